@@ -1,0 +1,64 @@
+# From a fresh clone, with nothing but Python (3.10 or newer) and make: `make demo`, `make test`.
+# PYTHON=python3.12 picks an interpreter, VENV=.venv-3.12 another folder for it, ARGS="-k asha" goes
+# to pytest.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: help demo test test-slurm24 chaos check fmt bench bench-quick cluster cluster-stop slurm \
+	screens clean
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
+	$(BIN)/python examples/digits.py
+
+test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
+	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \
+	SLURM_SWEEPS_SLURM=$$folder $(BIN)/python -m pytest -m cluster $(ARGS); }
+
+chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
+	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
+	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability $(ARGS)
+
+check: $(VENV)/.made-test ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fmt: $(VENV)/.made-test ## format, and fix what can be fixed by itself
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: ## this project and its peers side by side, into benchmarks/RESULTS.md; about an hour
+	$(PYTHON) benchmarks/bench.py
+
+bench-quick: ## the same with smaller numbers and fewer peers; under five minutes once installed
+	$(PYTHON) benchmarks/bench.py --quick
+
+cluster: slurm ## a Slurm of four nodes on this machine to play with
+	@PYTHONPATH=tests $(PYTHON) -m cluster_tools start
+
+cluster-stop: ## end that Slurm, and those that crashed test runs have left
+	@PYTHONPATH=tests $(PYTHON) -m cluster_tools stop
+
+slurm: # install Debian's packages where root may
+	@tools/need-slurm
+
+screens: # install a browser and tmux, for the tests of what people see, where root may
+	@tools/need-screens
+
+clean: ## remove what the tools have made here
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.made-demo: pyproject.toml tools/make-venv
+	tools/make-venv $(PYTHON) $(VENV) demo && touch $@
+
+$(VENV)/.made-test: pyproject.toml tools/make-venv
+	tools/make-venv $(PYTHON) $(VENV) test check && touch $@ $(VENV)/.made-demo

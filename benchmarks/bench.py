@@ -1,0 +1,250 @@
+"""Measure this project and its peers side by side, and write RESULTS.md.
+
+    python benchmarks/bench.py [--quick] [--only PEER ...] [--rounds 3]
+
+Each peer gets a virtual environment of its own, made here with pinned versions and kept in
+`~/.cache/slurm-sweeps-bench` (or below XDG_CACHE_HOME). A measure is taken in rounds, all peers in
+turn in each (A B C, A B C, …), so that what disturbs the machine disturbs all of them; a ratio is
+taken within its round. Every run prints a line of JSON; `results.jsonl` has them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import results
+from results import Run
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slurm-sweeps-bench"
+TIMEOUT_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is measured.
+
+    Args:
+        name: In the tables.
+        script: Of `peers/`.
+        packages: What its virtual environment has; empty for the project itself.
+        env: What tells the script which of its kinds is meant.
+        n_trivial: Trials of `trivial` in a full run; `--quick` takes half.
+        n_readme: Trials of `readme`; 0 if it only has `trivial`.
+        n_readme_quick: The same for `--quick`, less for slow ones.
+        reports: Whether it has reports with a verdict.
+        is_quick: Whether `--quick` measures it too.
+    """
+
+    name: str
+    script: str
+    packages: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    n_trivial: int = 100
+    n_readme: int = 200
+    n_readme_quick: int = 100
+    reports: bool = True
+    is_quick: bool = True
+
+
+ORIGINAL = ("slurm-sweeps==0.1.3", "numpy==2.4.6", "pandas==3.1.1")
+OPTUNA = ("optuna==4.6.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
+
+PEERS = (
+    Peer(results.OURS, "ours.py", n_trivial=1000),
+    Peer("slurm-sweeps 0.1.3", "original.py", ORIGINAL, n_trivial=20, n_readme_quick=20),
+    Peer(
+        "Optuna, in memory (threads)",
+        "optuna_storages.py",
+        OPTUNA,
+        (("BENCH_STORAGE", "memory"),),
+        n_trivial=2000,
+    ),
+    Peer(
+        "Optuna, journal file",
+        "optuna_storages.py",
+        OPTUNA,
+        (("BENCH_STORAGE", "journal"),),
+        n_trivial=300,
+    ),
+    Peer(
+        "Optuna, SQLite",
+        "optuna_storages.py",
+        OPTUNA,
+        (("BENCH_STORAGE", "sqlite"),),
+        n_trivial=60,
+    ),
+    Peer(
+        "submitit, local",
+        "submitit_local.py",
+        ("submitit==1.5.3",),
+        n_trivial=20,
+        n_readme_quick=20,
+        reports=False,
+    ),
+    Peer(
+        "Ray Tune",
+        "ray_tune.py",
+        ("ray[tune]==2.60.0", "numpy==2.4.6", "pandas==3.1.1"),
+        n_trivial=20,
+        n_readme=50,  # more take longer, its share stays
+        reports=False,
+        is_quick=False,
+    ),
+    Peer(
+        "Syne Tune, local back end",
+        "syne_tune_local.py",
+        ("syne-tune[basic]==0.16.0", "numpy==2.4.6", "pandas==3.1.1"),
+        n_trivial=20,
+        n_readme=50,
+        reports=False,
+        is_quick=False,
+    ),
+    Peer(
+        "HyperQueue, LocalCluster",
+        "hyperqueue_local.py",
+        ("hyperqueue==0.27.0", "cloudpickle==3.1.2"),
+        n_trivial=500,
+        reports=False,
+        is_quick=False,
+    ),
+    Peer(
+        "bare fork",
+        "bare.py",
+        ("submitit==1.5.3",),
+        (("BENCH_BARE", "fork"),),
+        n_trivial=2000,
+        n_readme=0,
+        reports=False,
+    ),
+    Peer(
+        "bare python -c",
+        "bare.py",
+        ("submitit==1.5.3",),
+        (("BENCH_BARE", "python"),),
+        n_trivial=200,
+        n_readme=0,
+        reports=False,
+    ),
+)
+
+
+def main() -> None:
+    """Make what is missing, measure, write."""
+    options = parse_options()
+    peers = [p for p in PEERS if not options.only or any(o in p.name for o in options.only)]
+    peers = [p for p in peers if p.is_quick or not options.quick]
+    pythons = {peer.name: make_environment(peer) for peer in peers}
+    runs = []
+    with (HERE / "results.jsonl").open("w") as file:
+        for run in measure_all(peers, pythons, options.quick, options.rounds):
+            runs.append(run)
+            line = json.dumps(asdict(run))
+            print(line, flush=True)
+            file.write(line + "\n")
+    sizes = {p.name: measure_size(pythons[p.name]) for p in peers if p.n_readme}
+    (HERE / "RESULTS.md").write_text(results.format_results(runs, sizes, options.quick, HERE))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer peers")
+    parser.add_argument("--only", nargs="*", help="parts of the names of the peers to measure")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+def make_environment(peer: Peer) -> Path:
+    """Return the Python of a peer's virtual environment, which is made if need be."""
+    name = "-".join(peer.packages) or "this checkout"
+    folder = CACHE / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
+    python, done = folder / "bin" / "python", folder / "done"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not done.exists():
+        print(f"making {folder}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([*install, *(peer.packages or [str(HERE.parent)])], check=True)
+        done.touch()
+    elif not peer.packages:  # the checkout may have changed since
+        again = ["--force-reinstall", "--no-deps", str(HERE.parent)]
+        subprocess.run([*install, *again], check=True)
+    return python
+
+
+def measure_all(
+    peers: list[Peer], pythons: dict[str, Path], quick: bool, rounds: int
+) -> Iterator[Run]:
+    """Take every measure, round by round, the peers in turn."""
+    history = 10_000 if quick else 100_000
+    for measure, rows in (
+        ("trivial", 0),
+        ("readme", 0),
+        ("first_line", 0),
+        ("report", 0),
+        ("report", history),
+    ):
+        for number in range(1, rounds + 1):
+            for peer in peers:
+                argv = build_argv(peer, measure, rows, quick)
+                if argv:
+                    yield run_one(peer, pythons[peer.name], argv, number)
+
+
+def build_argv(peer: Peer, measure: str, rows: int, quick: bool) -> list[str]:
+    """Return the arguments of a peer's script; none if it doesn't have the measure."""
+    if measure == "trivial":
+        return [measure, "--n", str(peer.n_trivial // 2 if quick else peer.n_trivial)]
+    if measure == "readme":
+        n = min(peer.n_readme, peer.n_readme_quick) if quick else peer.n_readme
+        return [measure, "--n", str(n)] if n else []
+    if measure == "first_line":
+        return [measure] if peer.n_readme else []
+    return [measure, "--rows", str(rows)] if peer.reports else []
+
+
+def run_one(peer: Peer, python: Path, argv: list[str], number: int) -> Run:
+    """Run one measure of one peer; a peer that fails is told of, and has no figure."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    env |= dict(peer.env)
+    load = os.getloadavg()[0]
+    command = [str(python), str(HERE / "peers" / peer.script), *argv]
+    name = argv[0] + (f" after {int(argv[2]):,} rows" if argv[0] == "report" else "")
+    error, said = None, {}
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+        if done.returncode == 0:
+            said = json.loads(done.stdout.splitlines()[-1])
+        else:
+            error = (done.stderr.strip() or "no word").splitlines()[-1]
+    except subprocess.TimeoutExpired:
+        error = f"took more than {TIMEOUT_S} s"
+    value, unit = said.pop("value", None), said.pop("unit", "")
+    if argv[0] in ("trivial", "readme") and said:
+        said["trials"] = int(argv[2])
+    return Run(peer.name, name, number, value, unit, said, round(load, 1), error)
+
+
+def measure_size(python: Path) -> results.Size:
+    """Count what a peer installs: distributions and bytes, without pip and setuptools."""
+    code = (
+        "import importlib.metadata as m, json, os\n"
+        "found = {d.metadata['Name']: sum(f.locate().stat().st_size for f in d.files or ()"
+        " if f.locate().exists()) for d in m.distributions()}\n"
+        "found = {k: v for k, v in found.items() if k not in ('pip', 'setuptools', 'wheel')}\n"
+        "print(json.dumps([len(found), sum(found.values())]))"
+    )
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    count, size = json.loads(done.stdout)
+    return results.Size(count, size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Workers in simulated time: what a tuner does with a table, event by event.
+
+A tuner is our `Sweep` or a peer's own objects behind the same three calls. Both get the same
+workers, the same time and the same rows. A trial that is started again goes on where it was, as
+one with checkpoints does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from replay_table import Array, Server, Table
+
+from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.sweep import Ended, Sweep
+from slurm_sweeps.trial import Status
+
+
+class Tuner(Protocol):
+    """What proposes configurations and stops trials."""
+
+    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+        """Return a trial's number and its point in the cube, [d]; None while there is none.
+
+        A number that was returned before is that of a paused trial, which goes on.
+        """
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Take a report; say whether the trial goes on."""
+
+    def end(self, number: int, completed: bool) -> None:
+        """Take note that a trial has ended, by itself or because it was told to."""
+
+
+class SweepTuner:
+    """The real `Sweep`, with the axes as spaces x0, x1, …"""
+
+    def __init__(self, sweep: Sweep, n_axes: int) -> None:
+        self._sweep = sweep
+        self._names = [f"x{i}" for i in range(n_axes)]
+
+    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+        trial = self._sweep.assign(slot, now)
+        if trial is None:
+            return None
+        return trial.number, np.array([trial.cfg[name] for name in self._names])
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        return self._sweep.report(number, epoch, {"loss": value}) is Decision.GO_ON
+
+    def end(self, number: int, completed: bool) -> None:
+        self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))
+
+
+@dataclass(slots=True)
+class _Run:
+    """A trial that was started at least once."""
+
+    number: int
+    row: int
+    epoch: int = 0
+
+
+class Simulation:
+    """One replay.
+
+    Args:
+        table: The learning curves.
+        tuner: What is tried on them.
+        workers: How many trials run at once.
+        delay_s: From a report to its decision, and from a free worker to its trial's start.
+    """
+
+    def __init__(self, table: Table, tuner: Tuner, workers: int, delay_s: float = 0.0) -> None:
+        self._table = table
+        self._tuner = tuner
+        self._delay_s = delay_s
+        self._server = Server(table)
+        self._runs: dict[int, _Run] = {}
+        self._idle = list(range(workers))
+        self._events: list[tuple[float, int, _Run]] = []
+        self.best = math.inf
+        self.n_reports = 0
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials were started."""
+        return len(self._runs)
+
+    def run(self, budgets: Sequence[float]) -> list[float]:
+        """Return the regret at each budget, ascending, in units of one full training."""
+        regrets = []
+        self._fill(0.0)
+        for budget in budgets:
+            end_s = budget * self._table.full_training_s
+            while self._events and self._events[0][0] <= end_s:
+                self._step(*heapq.heappop(self._events))
+            regrets.append(self._table.compute_regret(self.best))
+        return regrets
+
+    def _step(self, now: float, slot: int, run: _Run) -> None:
+        run.epoch += 1
+        value = float(self._table.loss[run.row, run.epoch - 1])
+        self.n_reports += 1
+        if value < self.best:
+            self.best = value
+        goes_on = self._tuner.report(run.number, run.epoch, value)
+        completed = run.epoch == self._table.n_epochs
+        if goes_on and not completed:
+            self._expect_report(now, slot, run)
+        else:
+            self._tuner.end(run.number, completed)
+            self._idle.append(slot)
+        self._fill(now)  # a report can let a paused trial go on, too
+
+    def _fill(self, now: float) -> None:
+        while self._idle:
+            job = self._tuner.assign(self._idle[-1], now)
+            if job is None:
+                return
+            number, unit = job
+            run = self._runs.get(number)
+            if run is None:
+                run = self._runs[number] = _Run(number, self._server.take(unit))
+            self._expect_report(now, self._idle.pop(), run)
+
+    def _expect_report(self, now: float, slot: int, run: _Run) -> None:
+        due = now + self._delay_s + float(self._table.seconds[run.row])
+        heapq.heappush(self._events, (due, slot, run))

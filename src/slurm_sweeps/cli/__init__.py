@@ -1,0 +1,48 @@
+"""The command `slurm-sweeps`: what people ask of a sweep, from any host that sees its database.
+
+Each verb is one function in one of the modules here; what they share is in `common`. Heavy
+libraries are imported where they are used, so that `slurm-sweeps list` answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from .asking import remove, retry, stop
+from .common import Commands
+from .completing import completion
+from .doctoring import doctor
+from .exporting import export, report
+from .looking import best, list_experiments, show, watch
+from .reading import logs, show_trial
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="slurm-sweeps")
+def main() -> None:
+    """Look at sweeps, while they run or afterwards, and steer them.
+
+    Everything is read from the database in the sweep's folder: --local-dir, or the environment
+    variable SLURM_SWEEPS_DIR, or ./slurm-sweeps. The exit code is 0 when all is well, 1 when
+    something could not be done, and 2 when the command was called wrongly or what it names is not
+    there.
+    """
+
+
+for command in (
+    list_experiments,
+    show,
+    watch,
+    best,
+    show_trial,
+    logs,
+    export,
+    report,
+    stop,
+    retry,
+    remove,
+    doctor,
+    completion,
+):
+    main.add_command(command)

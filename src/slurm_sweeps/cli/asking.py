@@ -1,0 +1,141 @@
+"""The verbs that ask something of a driver, or change what is stored: `stop`, `retry`, `rm`.
+
+No port is opened: what is asked is written into the database, where the driver looks about once a
+second.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from ..errors import SlurmSweepsError, StorageError, UsageError
+from ..storage.lease import build_owner, is_gone
+from ..trial import Status
+from .common import (
+    Store,
+    complete_trial,
+    find_trial,
+    local_dir_option,
+    name_argument,
+    open_store,
+)
+
+#: How long `stop` waits for the driver to take note, in seconds.
+_ANSWER_S = 10.0
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@click.option("--trial", metavar="ID", shell_complete=complete_trial, help="Prune this one only.")
+def stop(name: str, local_dir: Path, trial: str | None) -> None:
+    """Ask a running driver to stop, as if its job were told to end (TERM).
+
+    It starts nothing new and lets the running trials leave at their next report; its script ends
+    with 75, and restore=True goes on from there. With --trial that one trial is pruned and the
+    sweep goes on.
+    """
+    with open_store(local_dir, name, write=True) as store:
+        record = None if trial is None else find_trial(store, trial)
+        _check_driver(store)
+        if record is not None and record.status is not Status.RUNNING:
+            raise UsageError(
+                f"trial {record.trial_id} is {record.status}; only a running one can be pruned"
+            )
+        kind, argument = ("stop", None) if record is None else ("prune", record.trial_id)
+        store.database.add_request(store.experiment.id, kind, argument, time.time())
+        what = f"experiment {name!r}" if record is None else f"trial {record.trial_id}"
+        if _wait_until_seen(store):
+            click.echo(f"the driver is told: {what} is to stop")
+        else:
+            click.echo(
+                f"{what} is marked to stop; the driver has not looked within {_ANSWER_S:.0f} s, "
+                "it may be busy or gone"
+            )
+
+
+def _check_driver(store: Store) -> None:
+    lease = store.experiment.lease
+    if lease is None or is_gone(lease, time.time(), here=build_owner()):
+        raise SlurmSweepsError(
+            f"no driver is at work on experiment {store.experiment.name!r} "
+            f"({store.experiment.state}): there is nothing to stop"
+        )
+
+
+def _wait_until_seen(store: Store) -> bool:
+    end = time.monotonic() + _ANSWER_S
+    while time.monotonic() < end:
+        if not store.database.requests(store.experiment.id, unseen_only=True):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@click.command()
+@name_argument
+@click.argument("trials", metavar="[ID]...", nargs=-1, shell_complete=complete_trial)
+@local_dir_option
+@click.option("--failed", is_flag=True, help="All that have failed.")
+def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> None:
+    """Mark failed trials to be run again by the next restore.
+
+    Trials that were lost or interrupted are run again without a mark.
+    """
+    if bool(trials) == failed:
+        raise click.UsageError("name the trials, or say --failed for all that have failed")
+    with open_store(local_dir, name, write=True) as store:
+        if failed:
+            records = store.database.trials(store.experiment.id, statuses=[Status.FAILED])
+        else:
+            records = [find_trial(store, trial) for trial in trials]
+        for record in records:
+            if record.status is not Status.FAILED:
+                raise UsageError(
+                    f"trial {record.trial_id} is {record.status}; only a failed one can be marked"
+                )
+        for record in records:
+            store.database.add_request(store.experiment.id, "retry", record.trial_id, time.time())
+    click.echo(f"{len(records)} trials are run again by the next restore (restore=True)")
+
+
+@click.command("rm")
+@name_argument
+@local_dir_option
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+def remove(name: str, local_dir: Path, yes: bool) -> None:
+    """Delete an experiment: its rows in the database, and its folder."""
+    with open_store(local_dir, name, write=True) as store:
+        database = store.database
+        database.acquire_lease(  # refused while a driver is at work, and keeps others off
+            name,
+            owner := build_owner(),
+            time.time(),
+            lambda lease, now: is_gone(lease, now, here=owner),
+        )
+        try:
+            trials = sum(database.count_trials(store.experiment.id).values())
+            folder = store.layout.folder
+            question = f"Delete experiment {name!r}, its {trials} trials and the folder {folder}?"
+            if not yes and not click.confirm(question):
+                raise click.exceptions.Exit(1)
+            _remove_folder(folder)
+            database.delete_experiment(name)
+        finally:
+            database.release_lease(store.experiment.id, owner)
+    click.echo(f"deleted experiment {name!r}")
+
+
+def _remove_folder(folder: Path) -> None:
+    if not folder.exists():
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise StorageError(
+            f"the folder {folder} can't be removed: {error}. Mend that, then say rm again"
+        ) from error

@@ -1,0 +1,193 @@
+"""What all verbs share: options, the open database, finding a trial, printing, exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..errors import SlurmSweepsError, UsageError
+from ..storage.database import Database
+from ..storage.layout import Layout, build_database_path
+from ..storage.records import ExperimentRecord, TrialRecord
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: The width of a line where nobody looks at a terminal: all columns of a table.
+_ENDLESS = 100_000
+
+#: How long completion waits for the database: somebody waits at a prompt.
+_COMPLETION_TIMEOUT_S = 0.5
+
+
+class Commands(click.Group):
+    """The verbs; turns our errors into a line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb: 2 for what the caller got wrong, 1 for what could not be done."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            _fail(error, 2)
+        except SlurmSweepsError as error:
+            _fail(error, 1)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or suggest the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if close and close[0] not in error.message:
+                text = f"{error.message} Did you mean {close[0]!r}?"
+                raise click.UsageError(text, ctx) from error
+            raise
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order in which they were added."""
+        return list(self.commands)
+
+
+def _fail(error: Exception, code: int) -> None:
+    click.echo(f"slurm-sweeps: {error}", err=True)
+    sys.exit(code)
+
+
+def local_dir_option(function: Function) -> Function:
+    """Add `--local-dir`."""
+    return click.option(
+        "--local-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="./slurm-sweeps",
+        envvar="SLURM_SWEEPS_DIR",
+        show_default=True,
+        show_envvar=True,
+        help="The folder of the database.",
+    )(function)
+
+
+def json_option(function: Function) -> Function:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def name_argument(function: Function) -> Function:
+    """Add the experiment's name, with completion."""
+    return click.argument("name", shell_complete=_complete_name)(function)
+
+
+def trial_argument(function: Function) -> Function:
+    """Add a trial's id, with completion."""
+    return click.argument("trial", metavar="ID", shell_complete=complete_trial)(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open database, and the experiment in it that a verb is about."""
+
+    database: Database
+    experiment: ExperimentRecord
+    layout: Layout
+
+
+@contextmanager
+def open_store(local_dir: Path, name: str, write: bool = False) -> Iterator[Store]:
+    """Open the database of an experiment.
+
+    Raises:
+        ExperimentNotFoundError: It holds no such experiment; the message suggests one.
+        StorageError: There is no database, or it can't be read.
+    """
+    layout = Layout(local_dir, name)
+    with Database.open(layout.database, read_only=not write) as database:
+        yield Store(database, database.experiment(name), layout)
+
+
+def find_trial(store: Store, prefix: str) -> TrialRecord:
+    """Find the trial whose id begins with `prefix`.
+
+    Raises:
+        UsageError: There is none, or more than one; the message says which come near.
+    """
+    found = store.database.trials(store.experiment.id, id_prefix=prefix, limit=4)
+    where = f"experiment {store.experiment.name!r}"
+    if not found or not prefix:
+        known = [trial.trial_id for trial in store.database.trials(store.experiment.id)]
+        close = difflib.get_close_matches(prefix, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"{where} has no trial {prefix!r}{hint}")
+    if len(found) > 1:
+        some = ", ".join(trial.trial_id for trial in found[:3])
+        more = ", …" if len(found) > 3 else ""
+        raise UsageError(f"{prefix!r} could be more than one trial of {where}: {some}{more}")
+    return found[0]
+
+
+def print_json(data: Any) -> None:
+    """Print JSON; NaN and infinities, which JSON does not know, become null."""
+    click.echo(json.dumps(_make_json_able(data), indent=2, ensure_ascii=False))
+
+
+def _make_json_able(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): _make_json_able(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_make_json_able(each) for each in data]
+    return data
+
+
+def get_width() -> int:
+    """The width of the terminal, or no limit where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
+
+
+def dump_yaml(data: Any) -> str:
+    """Write a cfg as YAML that can be pasted."""
+    import yaml
+
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text.rstrip("\n")
+
+
+def _complete_name(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    try:
+        path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
+        with Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database:
+            names = [each.name for each in database.experiments()]
+    except SlurmSweepsError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def complete_trial(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the id of a trial of the experiment that was named before."""
+    try:
+        layout = Layout(
+            ctx.params.get("local_dir") or "./slurm-sweeps", str(ctx.params.get("name"))
+        )
+        with Database.open(
+            layout.database, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S
+        ) as database:
+            key = database.experiment(layout.name).id
+            found = database.trials(key, id_prefix=incomplete, limit=100)
+    except SlurmSweepsError:
+        return []
+    return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in found]

@@ -1,0 +1,199 @@
+"""`doctor`: what a trial would get here, and whether file system and database are sound.
+
+Nothing is started and nothing is changed, but for an empty file that is locked, and removed again,
+to see whether the file system locks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from ..errors import AllocationError, SlurmSweepsError
+from ..execution.allocation import check_not_inside_a_step, read_allocation
+from ..execution.config import SlurmCfg
+from ..execution.launcher import count_cpus
+from ..execution.launching import find_gpus
+from ..execution.shares import Slot
+from ..execution.slots import plan_slots
+from ..execution.spawning import build_argv
+from ..execution.srun import build_srun_argv
+from ..storage.database import Database
+from ..storage.faults import find_lock_refusal
+from ..storage.layout import build_database_path
+from .common import json_option, local_dir_option, print_json
+
+#: What is good to have beside the core: module, and what it is for.
+_EXTRAS = {
+    "plotly": "the report and Result.plot_…: pip install 'slurm-sweeps[report]'",
+    "sklearn": "what mattered, in the report: pip install 'slurm-sweeps[report]'",
+    "pyarrow": "export to parquet: pip install 'slurm-sweeps[parquet]'",
+}
+
+_MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        topic: What.
+        verdict: "ok", "note" (worth knowing) or "bad" (a sweep would not run, or not well).
+        text: What was found, and the remedy.
+    """
+
+    topic: str
+    verdict: str
+    text: str
+
+
+@click.command()
+@local_dir_option
+@json_option
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Per trial.")
+@click.option("--ntasks", type=click.IntRange(1), default=1, show_default=True, help="Per trial.")
+@click.option("--args", default="", help="Further srun options, as in SlurmCfg(args=…).")
+def doctor(local_dir: Path, as_json: bool, nodes: int, ntasks: int, args: str) -> None:
+    """Look whether sweeps can run here, and what an allocation gives a trial.
+
+    Run it where the sweep will run: within the job, it prints the exact srun line and the share of
+    each trial. Ends with 1 if something is bad.
+    """
+    cfg = SlurmCfg(nodes=nodes, ntasks=ntasks, args=args)
+    findings = [
+        *_look_at_programs(),
+        *_look_at_allocation(cfg),
+        *_look_at_folder(local_dir),
+        *_look_at_database(build_database_path(local_dir)),
+        *_look_at_extras(),
+    ]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.verdict]}  {finding.topic}: {finding.text}")
+    if any(finding.verdict == "bad" for finding in findings):
+        sys.exit(1)
+
+
+def _look_at_programs() -> Iterator[Finding]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(
+        "version", "ok", f"slurm-sweeps {__version__}, Python {python} ({sys.executable})"
+    )
+    srun = shutil.which("srun")
+    if srun is None:
+        yield Finding("Slurm", "note", "no srun on PATH: trials run as processes of this machine")
+        return
+    in_job = "SLURM_JOB_ID" in os.environ
+    try:
+        done = subprocess.run([srun, "--version"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding("Slurm", "bad" if in_job else "note", f"{srun} can't be run: {error}")
+        return
+    if done.returncode == 0:
+        yield Finding("Slurm", "ok", f"{done.stdout.strip()} ({srun})")
+    else:
+        why = f"{srun} is there and fails: {done.stderr.strip()}"
+        yield Finding("Slurm", "bad" if in_job else "note", why)
+
+
+def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
+    try:
+        check_not_inside_a_step(os.environ)
+        allocation = read_allocation(os.environ)
+        if allocation is None:
+            yield from _look_at_machine()
+            return
+        plan = plan_slots(allocation, cfg)
+    except (AllocationError, SlurmSweepsError) as error:
+        yield Finding("allocation", "bad", str(error))
+        return
+    nodes = ", ".join(node.name for node in allocation.nodes)
+    yield Finding(
+        "allocation", "ok", f"job {allocation.job_id} on {nodes}: {len(plan.slots)} trials at once"
+    )
+    yield Finding("share of a trial", "ok", _format_share(plan.slots[0]))
+    argv = build_srun_argv(plan.slots[0], cfg, build_argv("main", world_size=cfg.ntasks))
+    yield Finding("srun line of the first slot", "ok", shlex.join(argv))
+    for notice in plan.notices:
+        yield Finding("allocation", "note", notice)
+
+
+def _format_share(slot: Slot) -> str:
+    memory = f"{slot.mem_mb} MB" if slot.mem_mb else "memory as the job has it"
+    gpus = f"{slot.gpus} GPUs" if slot.gpus != 1 else "1 GPU"
+    tasks = f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with "
+    share = f"{slot.cpus_per_task} CPUs"
+    per_node = f"{memory} and {gpus} on each node"
+    return f"{tasks if slot.ntasks > 1 else ''}{share}; {per_node}"
+
+
+def _look_at_machine() -> Iterator[Finding]:
+    gpus = find_gpus()
+    slots = count_cpus()
+    yield Finding(
+        "allocation",
+        "note",
+        f"not inside a Slurm job: a sweep runs {slots} trials at once here, one a CPU; "
+        f"{len(gpus)} GPUs are visible, LocalCfg(gpus=…) deals them out",
+    )
+
+
+def _look_at_folder(local_dir: Path) -> Iterator[Finding]:
+    folder = local_dir.absolute()
+    while not folder.exists():  # it is made by the first sweep
+        folder = folder.parent
+    what = f"{local_dir} is there" if folder == local_dir.absolute() else f"{local_dir} can be made"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding("folder", "bad", f"{folder} can't be written; choose another --local-dir")
+        return
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    yield Finding(
+        "folder", "ok" if free_gb > 1 else "bad", f"{what}, {free_gb:.1f} GB are free there"
+    )
+    refusal = find_lock_refusal(folder)
+    if refusal is None:
+        yield Finding("locks", "ok", "the file system locks files")
+    else:
+        yield Finding("locks", "bad", f"the file system refuses locks ({refusal}); see the README")
+
+
+def _look_at_database(path: Path) -> Iterator[Finding]:
+    version = f"SQLite {sqlite3.sqlite_version}"
+    if not path.exists():
+        yield Finding("database", "note", f"none yet at {path} ({version})")
+        return
+    try:
+        with Database.open(path, read_only=True) as database:
+            problems = database.find_damage()
+            names = [experiment.name for experiment in database.experiments()]
+    except SlurmSweepsError as error:
+        yield Finding("database", "bad", str(error))
+        return
+    if problems:
+        yield Finding("database", "bad", f"{path} is damaged: {'; '.join(problems)}")
+    else:
+        size_mb = path.stat().st_size / 1e6
+        text = f"{path} is sound: {len(names)} experiments, {size_mb:.1f} MB ({version})"
+        yield Finding("database", "ok", text)
+
+
+def _look_at_extras(
+    is_there: Callable[[str], object] = importlib.util.find_spec,
+) -> Iterator[Finding]:
+    for module, use in _EXTRAS.items():
+        if is_there(module) is None:
+            yield Finding(module, "note", f"not installed; it is for {use}")

@@ -1,0 +1,84 @@
+"""The verbs that write files: `export` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import StorageError, UsageError
+from ..result import Result
+from .common import local_dir_option, name_argument, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SUFFIXES = (".csv", ".parquet", ".json")
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file ending in .csv, .parquet or .json; CSV is printed by default.",
+)
+@click.option("--metrics", is_flag=True, help="All that was logged, instead of one row a trial.")
+def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> None:
+    """Write the trials, or all that they have logged, as a table."""
+    if output is not None and output.suffix.lower() not in _SUFFIXES:
+        raise UsageError(
+            f"the suffix of {str(output)!r} says no known format; there are {', '.join(_SUFFIXES)}"
+        )
+    with open_store(local_dir, name):
+        pass  # says at once what is wrong with name or folder
+    result = Result(name, local_dir)
+    frame = result.metrics_dataframe() if metrics else result.to_dataframe()
+    if output is None:
+        frame.to_csv(sys.stdout, index=False)
+        return
+    try:
+        _write(frame, output)
+    except OSError as error:
+        raise StorageError(f"{output} can't be written: {error}") from error
+    click.echo(f"wrote {len(frame)} rows to {output}", err=True)
+
+
+def _write(frame: pd.DataFrame, output: Path) -> None:
+    suffix = output.suffix.lower()
+    if suffix == ".csv":
+        frame.to_csv(output, index=False)
+    elif suffix == ".json":
+        frame.to_json(output, orient="records", date_format="iso", date_unit="us", indent=1)
+    else:
+        try:
+            frame.to_parquet(output, index=False)
+        except ImportError as error:
+            raise UsageError(
+                "parquet needs pyarrow: pip install 'slurm-sweeps[parquet]', or write csv or json"
+            ) from error
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+)
+@click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
+def report(name: str, local_dir: Path, output: Path, open_it: bool) -> None:
+    """Write one HTML file that shows the whole sweep and opens anywhere, offline too."""
+    with open_store(local_dir, name):
+        pass
+    path = Result(name, local_dir).report(output)
+    click.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", err=True)
+    if open_it:
+        click.launch(str(path))

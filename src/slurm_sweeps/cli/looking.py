@@ -1,0 +1,231 @@
+"""The verbs that show many trials: `list`, `show`, `watch`, `best`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from ..result import choose_goal
+from ..storage.database import Database
+from ..storage.layout import Layout, build_database_path
+from ..trial import Status
+from ..views.formats import format_age, format_number
+from ..views.lines import format_block, format_share, format_state
+from ..views.summary import Row, Summary, get_best_value, read_summary
+from ..views.trials import check_columns, read_rows, sort_rows
+from .common import (
+    Store,
+    dump_yaml,
+    get_width,
+    json_option,
+    local_dir_option,
+    name_argument,
+    open_store,
+    print_json,
+)
+
+_STATUSES = click.Choice([status.value for status in Status])
+
+
+@click.command("list")
+@local_dir_option
+@json_option
+def list_experiments(local_dir: Path, as_json: bool) -> None:
+    """List the experiments: state, counts, best value, age."""
+    now = time.time()
+    with Database.open(build_database_path(local_dir), read_only=True) as database:
+        records = database.experiments()
+        found = [read_summary(database, Layout(local_dir, each.name), 0, now) for each in records]
+    if as_json:
+        print_json([_describe(summary, now) for summary in found])
+        return
+    lines = [
+        (
+            summary.name,
+            format_state(summary),
+            format_share(summary),
+            _format_best(summary),
+            f"{format_age(now - record.created_at)} ago",
+        )
+        for summary, record in zip(found, records, strict=True)
+    ]
+    _print_columns(("experiment", "state", "trials", "best", "begun"), lines)
+
+
+def _format_best(summary: Summary) -> str:
+    best = summary.best
+    return "-" if best is None else f"{summary.metric} {format_number(best.value)}"
+
+
+def _print_columns(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
+    for line in (titles, *lines):
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _describe(summary: Summary, now: float) -> dict[str, Any]:
+    best = summary.best
+    return {
+        "name": summary.name,
+        "state": summary.state,
+        "silent_s": summary.silent_s,
+        "counts": {status.value: count for status, count in summary.counts.items()},
+        "done": summary.done,
+        "n_trials": summary.n_trials,
+        "slots": summary.slots,
+        "elapsed_s": summary.compute_elapsed_s(now),
+        "left_s": summary.compute_left_s(now),
+        "metric": summary.metric,
+        "mode": summary.mode,
+        "best": None
+        if best is None
+        else {"trial_id": best.trial_id, "value": best.value, "iteration": best.iteration},
+    }
+
+
+def _describe_row(row: Row) -> dict[str, Any]:
+    return {
+        "trial_id": row.trial_id,
+        "status": row.status.value,
+        "iteration": row.iteration,
+        "runtime_s": row.runtime_s,
+        "best": row.best,
+        **row.more,
+        "cfg": dict(row.cfg),
+        "last": dict(row.metrics),
+    }
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@json_option
+@click.option(
+    "--sort", metavar="COLUMN", help="Sort by this column; by default the best come first."
+)
+@click.option("--reverse", is_flag=True, help="Sort the other way round.")
+@click.option("--status", "statuses", type=_STATUSES, multiple=True, help="Only these; repeatable.")
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
+@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
+def show(
+    name: str,
+    local_dir: Path,
+    as_json: bool,
+    sort: str | None,
+    reverse: bool,
+    statuses: tuple[str, ...],
+    limit: int,
+    columns: str | None,
+) -> None:
+    """Show an experiment: a summary, and a table of its trials.
+
+    Columns that don't fit the terminal are left out; all are there when the output is piped.
+    """
+    now = time.time()
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
+    chosen = [Status(status) for status in statuses] or None
+    with open_store(local_dir, name) as store:
+        summary = read_summary(store.database, store.layout, 0, now)
+        rows = read_rows(store.database, store.experiment, chosen, now)
+    check_columns(names or (), rows)
+    shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
+    if as_json:
+        described = _describe(summary, now)
+        print_json({**described, "trials": [_describe_row(row) for row in shown]})
+        return
+    _print_summary(replace(summary, rows=shown), True if names is None else names, now)
+    if len(rows) > len(shown):
+        click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
+
+
+def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
+    if not sys.stdout.isatty():
+        click.echo("\n".join(format_block(summary, columns, get_width(), now)))
+        return
+    from rich.console import Console
+
+    from ..views.drawing import draw_summary
+
+    console = Console(highlight=False)
+    console.print(draw_summary(summary, columns, console.size.width, now))
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
+@click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
+@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics.")
+def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str | None) -> None:
+    """Show the live table of a running experiment until it ends.
+
+    Ends with 0 when the sweep was completed, else with 1.
+    """
+    from ..views.live import LiveView
+
+    chosen = True if columns is None else [each.strip() for each in columns.split(",")]
+    path = Layout(local_dir, name).database
+    view = LiveView(path, name, interval_s=interval, rows=rows, columns=chosen)
+    try:
+        summary = view.watch()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if summary.state == "completed" else 1)
+
+
+@click.command()
+@name_argument
+@local_dir_option
+@json_option
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--metric", help="By default the one that ASHA was given.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="By default ASHA's.")
+def best(
+    name: str, local_dir: Path, as_json: bool, top: int, metric: str | None, mode: str | None
+) -> None:
+    """Print the best configuration as YAML, ready to paste."""
+    with open_store(local_dir, name) as store:
+        metric, mode = choose_goal(store.experiment, metric, mode)
+        found = _read_best(store, metric, mode, top)
+    if as_json:
+        print_json(found)
+        return
+    for number, each in enumerate(found):
+        click.echo("---\n" if number else "", nl=False)
+        click.echo(
+            f"# trial {each['trial_id']} ({each['status']}): {metric} "
+            f"{format_number(each['value'])} at iteration {each['iteration']}"
+        )
+        click.echo(dump_yaml(each["cfg"]))
+
+
+def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
+    key = store.experiment.id
+    found = []
+    for aggregate in store.database.best(key, metric, mode, top):
+        trial = store.database.trial(key, aggregate.number)
+        if trial is not None:
+            is_min = mode == "min"
+            found.append(
+                {
+                    "trial_id": trial.trial_id,
+                    "status": trial.status.value,
+                    "metric": metric,
+                    "value": get_best_value(aggregate, mode),
+                    "iteration": aggregate.min_iteration if is_min else aggregate.max_iteration,
+                    "cfg": json.loads(trial.cfg_json),
+                }
+            )
+    if not found:
+        logged = ", ".join(map(repr, store.database.metric_ids(key))) or "nothing yet"
+        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
+    return found

@@ -1,0 +1,200 @@
+"""The verbs about one trial: `trial` and `logs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from ..errors import StorageError
+from ..storage.layout import TrialLayout
+from ..storage.records import AttemptRecord, TrialRecord
+from ..trial import Status, TrialError
+from ..views.formats import clean, format_duration, format_number
+from ..views.sparkline import draw_sparkline
+from ..views.summary import compute_runtime_s
+from .common import (
+    Store,
+    dump_yaml,
+    find_trial,
+    json_option,
+    local_dir_option,
+    name_argument,
+    open_store,
+    print_json,
+    trial_argument,
+)
+
+#: How often a log is looked at for more, and the database for the trial's end, in seconds.
+_FOLLOW_S = 0.2
+_STATUS_S = 2.0
+
+
+@click.command("trial")
+@name_argument
+@trial_argument
+@local_dir_option
+@json_option
+def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
+    """Show one trial: cfg, status, attempts, metrics as small charts, and its error.
+
+    ID may be shortened, as long as it is unique.
+    """
+    with open_store(local_dir, name) as store:
+        record = find_trial(store, trial)
+        attempts = store.database.attempts(store.experiment.id, record.number)
+        metrics = store.database.metrics_of_trial(store.experiment.id, record.number)
+        files = store.layout.trial(record.trial_id)
+    if as_json:
+        print_json(_describe(record, attempts, metrics, files))
+    else:
+        click.echo("\n".join(_format(record, attempts, metrics, files)))
+
+
+def _describe(
+    record: TrialRecord,
+    attempts: list[AttemptRecord],
+    metrics: Mapping[str, Mapping[int, float]],
+    files: TrialLayout,
+) -> dict[str, Any]:
+    return {
+        "trial_id": record.trial_id,
+        "number": record.number,
+        "status": record.status.value,
+        "runtime_s": compute_runtime_s(record, time.time()),
+        "folder": str(files.folder),
+        "cfg": json.loads(record.cfg_json),
+        "attempts": [_describe_attempt(attempt) for attempt in attempts],
+        "metrics": metrics,
+    }
+
+
+def _describe_attempt(attempt: AttemptRecord) -> dict[str, Any]:
+    error = attempt.error
+    return {
+        "attempt": attempt.attempt,
+        "status": attempt.status.value,
+        "slot": attempt.slot,
+        "host": attempt.host,
+        "gpus": attempt.gpus,
+        "start_time": attempt.start_time,
+        "end_time": attempt.end_time,
+        "exit_code": attempt.exit_code,
+        "signal": attempt.signal,
+        "error": None
+        if error is None
+        else {"type": error.type, "message": error.message, "traceback": error.traceback},
+    }
+
+
+def _format(
+    record: TrialRecord,
+    attempts: list[AttemptRecord],
+    metrics: Mapping[str, Mapping[int, float]],
+    files: TrialLayout,
+) -> Iterator[str]:
+    runtime = format_duration(compute_runtime_s(record, time.time()))
+    yield f"trial {record.trial_id} (number {record.number}): {record.status}, {runtime}"
+    yield f"folder: {files.folder}"
+    yield "cfg:"
+    yield from (f"  {line}" for line in dump_yaml(json.loads(record.cfg_json)).splitlines())
+    yield "attempts:"
+    for attempt in attempts:
+        yield f"  {_format_attempt(attempt)}"
+    if metrics:
+        yield "metrics:"
+        yield from _format_metrics(metrics)
+    if record.error is not None:
+        yield from _format_error(record.error, files)
+
+
+def _format_attempt(attempt: AttemptRecord) -> str:
+    where = [] if attempt.host is None else [f"on {attempt.host}"]
+    where += [] if attempt.slot is None else [f"slot {attempt.slot}"]
+    where += [f"GPUs {attempt.gpus}"] if attempt.gpus else []
+    if attempt.start_time is not None:
+        where.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.start_time)))
+        if attempt.end_time is not None:
+            where.append(f"for {format_duration(attempt.end_time - attempt.start_time)}")
+    error = "" if attempt.error is None else f": {clean(attempt.error.type)}"
+    return f"{attempt.attempt}  {attempt.status}{error}  {', '.join(where)}"
+
+
+def _format_metrics(metrics: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
+    width = max(len(name) for name in metrics)
+    for name, curve in metrics.items():
+        values = list(curve.values())
+        yield (
+            f"  {name.ljust(width)}  {draw_sparkline(values)}  {format_number(values[-1])} at "
+            f"iteration {max(curve)}, from {format_number(min(values))} to "
+            f"{format_number(max(values))}"
+        )
+
+
+def _format_error(error: TrialError, files: TrialLayout) -> Iterator[str]:
+    yield f"error, see {files.stderr()}:"
+    text = error.traceback or f"{error.type}: {error.message}"
+    yield from (f"  {clean_line(line)}" for line in text.rstrip().splitlines())
+
+
+def clean_line(line: str) -> str:
+    """A line without control characters, its indentation kept."""
+    return line[: len(line) - len(line.lstrip(" "))] + clean(line)
+
+
+@click.command()
+@name_argument
+@trial_argument
+@local_dir_option
+@click.option("--follow", "-f", is_flag=True, help="Go on until the trial ends.")
+@click.option("--stderr", is_flag=True, help="Its standard error instead of its output.")
+@click.option("--rank", type=click.IntRange(0), default=0, help="Of a trial with several tasks.")
+def logs(name: str, trial: str, local_dir: Path, follow: bool, stderr: bool, rank: int) -> None:
+    """Print what a trial has printed."""
+    with open_store(local_dir, name) as store:
+        record = find_trial(store, trial)
+        files = store.layout.trial(record.trial_id)
+        path = files.stderr(rank) if stderr else files.stdout(rank)
+        try:
+            if not follow:
+                with path.open("rb") as file:
+                    _copy(file)
+                return
+            _follow(path, store, record)
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"there is no {path}: trial {record.trial_id} ({record.status}) has no such log"
+            ) from error
+
+
+def _follow(path: Path, store: Store, record: TrialRecord) -> None:
+    """Copy a growing file until its trial has ended and all of it is copied."""
+    while not path.exists() and _is_running(store, record):
+        time.sleep(_FOLLOW_S)
+    with path.open("rb") as file:
+        asked_at = 0.0
+        running = True
+        while True:
+            _copy(file)
+            if not running:
+                return
+            time.sleep(_FOLLOW_S)
+            if time.monotonic() - asked_at > _STATUS_S:
+                asked_at = time.monotonic()
+                running = _is_running(store, record)
+
+
+def _is_running(store: Store, record: TrialRecord) -> bool:
+    now = store.database.trial(store.experiment.id, record.number)
+    return now is not None and now.status in (Status.RUNNING, Status.SCHEDULED)
+
+
+def _copy(file: BinaryIO) -> None:
+    while chunk := file.read(1 << 16):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.flush()

@@ -1,0 +1,67 @@
+"""The exceptions, told apart by whose fault they are.
+
+Everything the library raises on purpose is a `SlurmSweepsError`, except the two that steer a
+running trial: `TrialPruned` and `TrialInterrupted` are control flow, not errors, and stand apart.
+Where a mistake also fits a built-in exception (`ValueError`, `TypeError`), the class is both.
+"""
+
+from __future__ import annotations
+
+
+class SlurmSweepsError(Exception):
+    """The root of all errors that slurm_sweeps raises on purpose."""
+
+
+class UsageError(SlurmSweepsError, ValueError):
+    """The caller passed a value that makes no sense; the message names it and the remedy."""
+
+
+class UsageTypeError(SlurmSweepsError, TypeError):
+    """The caller passed a value of a wrong type; the message names it and the remedy."""
+
+
+class ExperimentExistsError(UsageError):
+    """An experiment of this name is stored already and neither restore nor overwrite was asked."""
+
+
+class ExperimentNotFoundError(UsageError):
+    """No experiment of this name is stored in this local_dir."""
+
+
+class AllocationError(SlurmSweepsError):
+    """The Slurm allocation, or this machine, can't hold what a trial asks for."""
+
+
+class LaunchError(SlurmSweepsError):
+    """A worker, or the step around it, could not be started."""
+
+
+class TrainError(SlurmSweepsError):
+    """The train function can't be carried to a worker, or fails there before any trial begins."""
+
+
+class SweepFailedError(SlurmSweepsError):
+    """The sweep stopped as going on makes no sense: all first trials failed, or no slot is left."""
+
+
+class StorageError(SlurmSweepsError):
+    """The database or the experiment's folder can't be read or written."""
+
+
+class ExperimentLockedError(StorageError):
+    """Another driver is at work on this experiment."""
+
+
+class TrialPruned(Exception):  # noqa: N818 - control flow, not an error
+    """Raised by `log` in a trial that the pruner has stopped. Let it pass."""
+
+
+class TrialInterrupted(Exception):  # noqa: N818 - control flow, not an error
+    """Raised by `log` in a trial whose driver was told to stop. Let it pass; it is run again."""
+
+
+class SweepStopped(SystemExit):
+    """The driver was told to stop and has done so; all is kept, `restore` goes on from here.
+
+    A script that lets it pass ends with its `code`: 130 after Ctrl-C, else 75.
+    """

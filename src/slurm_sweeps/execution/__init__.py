@@ -1,0 +1,1 @@
+"""Running trials: the driver, its workers, and the channel between them."""

@@ -1,0 +1,280 @@
+"""The Slurm allocation that the driver runs in: its nodes and what the job has on each.
+
+The environment of a job tells its tasks and CPUs, but not the GPUs of the other nodes, nor the
+memory of a job that asked for none or for all (`--mem=0`); nor whether a core has two threads,
+which matters because steps are given whole cores. That is read from `scontrol show job -d` and
+`scontrol show node`. Where scontrol gives no answer, the environment has to do.
+
+All is pure but `read_allocation`, which asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import AllocationError, UsageError
+from .scontrol import JobNode, NodeFacts, parse_job_nodes, parse_node_facts, run_scontrol
+from .slurm_text import (
+    Gres,
+    count_gpus,
+    parse_counts,
+    parse_gres,
+    parse_mem,
+    parse_nodelist,
+)
+
+__all__ = [
+    "Allocation",
+    "Node",
+    "check_not_inside_a_step",
+    "inside_a_step",
+    "parse_allocation",
+    "parse_counts",
+    "parse_gres",
+    "parse_job_nodes",
+    "parse_mem",
+    "parse_node_facts",
+    "parse_nodelist",
+    "read_allocation",
+]
+
+#: Step ids that are no steps of srun: interactive, batch script, extern (slurm.h; an environment
+#: made by `salloc` with use_interactive_step has the first, seen on 22.05).
+_SPECIAL_STEP_IDS = {"4294967290", "4294967291", "4294967292"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the job has on one node.
+
+    Args:
+        name: The node's name in Slurm.
+        cpus: CPUs (hardware threads, unless the job was asked for one thread a core).
+        tasks: Tasks that Slurm lays on the node; 0 where the job names no number of tasks.
+        mem_mb: Memory in MB; None where Slurm does not count it or none could be learnt.
+        gres: Generic resources, GPUs among them.
+        threads_per_core: CPUs that are only given away together.
+        address: Where the node is reached; its name unless Slurm says otherwise.
+    """
+
+    name: str
+    cpus: int
+    tasks: int = 0
+    mem_mb: int | None = None
+    gres: tuple[Gres, ...] = ()
+    threads_per_core: int = 1
+    address: str = ""
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs of all types."""
+        return count_gpus(self.gres)
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A job's resources.
+
+    Args:
+        job_id: The job's id.
+        nodes: Its nodes, in Slurm's order.
+        ntasks: The number of tasks it was asked for; None where it names none.
+        cpus_per_task: The job's `--cpus-per-task`; None where it names none.
+        mem_per_cpu_mb: The job's `--mem-per-cpu`, in MB; None where it names none.
+        mem_per_gpu_mb: The job's `--mem-per-gpu`, in MB; None where it names none.
+        has_gres: Whether it has generic resources of any kind.
+        notices: What could not be learnt, for the user to read.
+    """
+
+    job_id: str
+    nodes: tuple[Node, ...]
+    ntasks: int | None = None
+    cpus_per_task: int | None = None
+    mem_per_cpu_mb: int | None = None
+    mem_per_gpu_mb: int | None = None
+    has_gres: bool = False
+    notices: tuple[str, ...] = ()
+
+    def find_node(self, name: str) -> Node:
+        """Give the node of this name; `KeyError` if the job has none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+
+def parse_allocation(
+    env: Mapping[str, str], job_text: str = "", node_text: str = ""
+) -> Allocation | None:
+    """Put together the allocation that an environment describes.
+
+    Args:
+        env: The driver's environment.
+        job_text: What `scontrol show job -d` printed; empty where it could not be had.
+        node_text: What `scontrol --oneliner show node` printed; empty likewise.
+
+    Returns:
+        The allocation, or None outside of Slurm (no `SLURM_JOB_ID`).
+
+    Raises:
+        AllocationError: The environment has a job but no list of nodes, or the job is a
+            heterogeneous one, whose parts can't be told apart as slots.
+    """
+    if not env.get("SLURM_JOB_ID"):
+        return None
+    _check_kind(env)
+    nodes = _nodes_of_environment(env)
+    nodes = _add_facts(nodes, env, parse_job_nodes(job_text), parse_node_facts(node_text))
+    job_gres = re.search(r"^\s*JOB_GRES=(\S+)", job_text, re.MULTILINE)
+    return Allocation(
+        job_id=env["SLURM_JOB_ID"],
+        nodes=nodes,
+        ntasks=_read_int(env, "SLURM_NTASKS"),
+        cpus_per_task=_read_int(env, "SLURM_CPUS_PER_TASK"),
+        mem_per_cpu_mb=_read_int(env, "SLURM_MEM_PER_CPU"),
+        mem_per_gpu_mb=_read_int(env, "SLURM_MEM_PER_GPU"),
+        has_gres=any(node.gres for node in nodes)
+        or (job_gres is not None and job_gres[1] != "(null)"),
+    )
+
+
+def _check_kind(env: Mapping[str, str]) -> None:
+    job = env["SLURM_JOB_ID"]
+    if not (env.get("SLURM_JOB_NODELIST") and env.get("SLURM_JOB_CPUS_PER_NODE")):
+        raise AllocationError(
+            f"SLURM_JOB_ID={job!r} says that this is a Slurm job, but SLURM_JOB_NODELIST or "
+            f"SLURM_JOB_CPUS_PER_NODE is missing: start the sweep from a script for sbatch or in "
+            f"the shell of salloc, or unset SLURM_JOB_ID to run on this machine alone"
+        )
+    if env.get("SLURM_HET_SIZE", "1") not in {"", "0", "1"}:
+        raise AllocationError(
+            f"job {job} is a heterogeneous job (SLURM_HET_SIZE={env['SLURM_HET_SIZE']!r}), which "
+            f"a sweep can't divide into equal slots: submit it as one component"
+        )
+
+
+def _nodes_of_environment(env: Mapping[str, str]) -> tuple[Node, ...]:
+    names = parse_nodelist(env["SLURM_JOB_NODELIST"])
+    cpus = parse_counts(env["SLURM_JOB_CPUS_PER_NODE"])
+    # Without a number of tasks, SLURM_TASKS_PER_NODE counts CPUs or nodes (22.05), not tasks.
+    tasks = parse_counts(env.get("SLURM_TASKS_PER_NODE", "0")) if env.get("SLURM_NTASKS") else []
+    if len(cpus) != len(names):
+        raise AllocationError(
+            f"SLURM_JOB_NODELIST={env['SLURM_JOB_NODELIST']!r} has {len(names)} nodes, but "
+            f"SLURM_JOB_CPUS_PER_NODE={env['SLURM_JOB_CPUS_PER_NODE']!r} has {len(cpus)}: start "
+            f"the sweep with the environment that sbatch or salloc made"
+        )
+    if len(tasks) != len(names):
+        tasks = [0] * len(names)
+    return tuple(
+        Node(name, cpu, task, address=name)
+        for name, cpu, task in zip(names, cpus, tasks, strict=True)
+    )
+
+
+def _add_facts(
+    nodes: Sequence[Node],
+    env: Mapping[str, str],
+    job_nodes: Mapping[str, JobNode],
+    facts: Mapping[str, NodeFacts],
+) -> tuple[Node, ...]:
+    guessed_gres = _guess_gres(nodes, env)
+    # A job asked for one thread a core counts cores as CPUs (22.05, 24.11: SLURM_THREADS_PER_CORE).
+    threads = _read_int(env, "SLURM_THREADS_PER_CORE")
+    complete = []
+    for node, gres in zip(nodes, guessed_gres, strict=True):
+        fact = facts.get(node.name, NodeFacts(1, node.name))
+        node = replace(
+            node,
+            threads_per_core=min(fact.threads_per_core, threads or fact.threads_per_core),
+            address=fact.address,
+            gres=gres,
+        )
+        known = job_nodes.get(node.name)
+        if known is None:
+            node = replace(node, mem_mb=_guess_mem(node, env))
+        else:
+            node = replace(node, mem_mb=known.mem_mb or None, gres=known.gres)
+        complete.append(node)
+    return tuple(complete)
+
+
+def _guess_mem(node: Node, env: Mapping[str, str]) -> int | None:
+    """Work out a node's memory from the environment; None where it does not tell."""
+    per_node = _read_int(env, "SLURM_MEM_PER_NODE")
+    per_cpu = _read_int(env, "SLURM_MEM_PER_CPU")
+    per_gpu = _read_int(env, "SLURM_MEM_PER_GPU")
+    mem = per_node or (per_cpu or 0) * node.cpus or (per_gpu or 0) * node.gpus
+    return mem or None
+
+
+def _guess_gres(nodes: Sequence[Node], env: Mapping[str, str]) -> list[tuple[Gres, ...]]:
+    """Work out each node's GPUs from the environment, which tells them for this node only."""
+    here = _read_int(env, "SLURM_GPUS_ON_NODE") or 0
+    total = env.get("SLURM_GPUS", "")
+    if total and len(nodes) > 1:
+        others = count_gpus(parse_gres(f"gpu:{total}")) - here
+        elsewhere = max(0, others) // (len(nodes) - 1)
+    else:
+        elsewhere = here
+    counts = [here if node.name == env.get("SLURMD_NODENAME") else elsewhere for node in nodes]
+    return [(Gres("gpu", None, count),) if count else () for count in counts]
+
+
+def _read_int(env: Mapping[str, str], name: str) -> int | None:
+    text = env.get(name, "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def read_allocation(env: Mapping[str, str]) -> Allocation | None:
+    """Learn the allocation that an environment describes, asking scontrol for the rest.
+
+    Args:
+        env: The driver's environment.
+
+    Returns:
+        The allocation, or None outside of Slurm. If scontrol can't be run, or does not answer
+        within 15 s, what the environment tells alone, with a notice.
+
+    Raises:
+        AllocationError: As `parse_allocation`.
+    """
+    if parse_allocation(env) is None:
+        return None
+    job_text, job_problem = run_scontrol(["show", "job", "-d", env["SLURM_JOB_ID"]], env)
+    node_text, node_problem = run_scontrol(
+        ["--oneliner", "show", "node", env["SLURM_JOB_NODELIST"]], env
+    )
+    allocation = parse_allocation(env, job_text, node_text)
+    if allocation is None:
+        return None
+    problem = job_problem or node_problem
+    return replace(allocation, notices=(problem,)) if problem else allocation
+
+
+def inside_a_step(env: Mapping[str, str]) -> bool:
+    """Tell whether this process is a task of a job step that srun started.
+
+    The batch script, and the shell of an interactive allocation, are none: steps may be started
+    from there.
+    """
+    step = env.get("SLURM_STEP_ID", "")
+    return step != "" and step not in _SPECIAL_STEP_IDS
+
+
+def check_not_inside_a_step(env: Mapping[str, str]) -> None:
+    """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
+
+    Raises:
+        UsageError: The environment is that of a task of a step.
+    """
+    if inside_a_step(env):
+        step = f"{env.get('SLURM_JOB_ID', '?')}.{env['SLURM_STEP_ID']}"
+        raise UsageError(
+            f"the sweep was started inside job step {step} (SLURM_STEP_ID="
+            f"{env['SLURM_STEP_ID']!r}): the steps of its trials would wait for ever for what this "
+            f"step holds. Start it without srun: `python sweep.py` in the sbatch script, or in "
+            f"the shell of salloc instead of `srun --pty bash`"
+        )

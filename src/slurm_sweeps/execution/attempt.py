@@ -1,0 +1,256 @@
+"""One attempt at a trial, in the process that is the trial's own.
+
+The worker forks this process (or starts it as a fresh interpreter, where forking isn't safe) and
+hands it a socket. `run_attempt` makes the process the trial's: a session of its own (so that all
+it starts can be ended with it), its folder, its output files, its environment; calls `train`; and
+says how that ended. Nothing here returns: the process ends with the attempt.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import cloudpickle
+
+from ..errors import TrialInterrupted, TrialPruned
+from . import session as session_module
+from .messages import Record
+from .session import Session, TrialContext
+
+Train = Callable[[dict[str, Any]], Any]
+
+#: What a traceback or message may take of the database, in characters; the logs have all of it.
+MAX_TRACEBACK_CHARS = 20_000
+MAX_MESSAGE_CHARS = 2_000
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def load_libc() -> ctypes.CDLL | None:
+    """Return the C library where it has prctl (Linux), else None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)  # looked up once, not in each fork
+    return libc
+
+
+def die_with_parent(libc: ctypes.CDLL | None, parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent dies, however that dies (Linux only)."""
+    if libc is None:
+        return
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the call
+        os._exit(1)
+
+
+def adopt_orphans(libc: ctypes.CDLL | None) -> None:
+    """Make this process the parent of every descendant whose own parent ends (Linux only)."""
+    if libc is not None:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a trial's process stands: its sockets, and its place among the trial's tasks."""
+
+    link: socket.socket
+    direct: socket.socket | None
+    rank: int
+    world_size: int
+
+
+def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
+    """Turn this process into the trial's, run `train`, tell the worker, end the process.
+
+    Args:
+        post: Its sockets and rank.
+        run: The driver's `run` record.
+        train: The user's function.
+    """
+    code = 1
+    try:
+        context = TrialContext(
+            run["trial"],
+            run["number"],
+            run["attempt"],
+            Path(run["dir"]),
+            post.rank,
+            post.world_size,
+        )
+        session = Session(post.link, context, post.direct)
+        _take_place(context, run)
+        session_module.activate(session)
+        code = _call(train, decode_cfg(run), session)
+    except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def encode_cfg(cfg: dict[str, Any]) -> Record:
+    """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
+    import json
+
+    try:
+        same = is_same(json.loads(json.dumps(cfg)), cfg)
+    except (TypeError, ValueError):
+        same = False
+    if same:
+        return {"cfg": cfg}
+    return {"cfg_pickle": base64.b64encode(cloudpickle.dumps(cfg)).decode()}
+
+
+def decode_cfg(run: Record) -> dict[str, Any]:
+    """Read the cfg of a `run` record."""
+    if "cfg" in run:
+        cfg: dict[str, Any] = run["cfg"]
+    else:
+        cfg = cloudpickle.loads(base64.b64decode(run["cfg_pickle"]))
+    return cfg
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two plain values are equal, in type too (True is not 1, a tuple is not a list)."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is dict:
+        return list(a) == list(b) and all(is_same(a[key], b[key]) for key in a)
+    if type(a) is list:
+        return len(a) == len(b) and all(map(is_same, a, b))
+    return bool(a == b) or (a != a and b != b)
+
+
+def _take_place(context: TrialContext, run: Record) -> None:
+    """Move into the trial's folder, with its environment and its output files."""
+    context.directory.mkdir(parents=True, exist_ok=True)
+    os.chdir(context.directory)
+    take_environment(run)
+    suffix = f".{context.rank}" if context.rank else ""
+    _redirect("stdout", f"stdout{suffix}.log", 1)
+    _redirect("stderr", f"stderr{suffix}.log", 2)
+    _reseed_numpy()
+
+
+def take_environment(run: Record) -> None:
+    """Set, or where the value is None unset, the variables that the driver named."""
+    for name, value in run["env"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _redirect(stream: str, file: str, target: int) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(fd, target)
+    os.close(fd)
+    text = open_stream(target)
+    setattr(sys, stream, text)
+    setattr(sys, f"__{stream}__", text)
+
+
+@functools.cache
+def open_stream(fd: int) -> TextIO:
+    """Return the text stream that a trial's prints take to a file descriptor, wherever it leads."""
+    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _reseed_numpy() -> None:
+    """Give each trial random numbers of its own, as a fresh process would have.
+
+    Python's `random` does so by itself after a fork; NumPy's global state would be a copy of the
+    worker's, the same in every trial.
+    """
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
+    """Run `train` and everything that a process does at its end; return the exit code."""
+    end = _outcome_of(train, cfg, session)
+    if end["how"] != "failed" and session.was_told_to_stop:
+        # It saw the request, so a plain return is no completion.
+        end = {"kind": "ended", "how": "interrupted"}
+    session.send_end(end)
+    if end["how"] == "failed":
+        with contextlib.suppress(Exception):  # train may have closed it
+            print(end["traceback"], file=sys.stderr)
+    _finish_process()
+    return int(end.get("exit_code", 0)) & 0xFF
+
+
+def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
+    try:
+        train(cfg)
+    except TrialPruned:
+        return {"kind": "ended", "how": "pruned"}
+    except TrialInterrupted:
+        return {"kind": "ended", "how": "interrupted"}
+    except SystemExit as error:
+        if error.code is None or error.code == 0:
+            # Lightning leaves by such an exit when it gets a TERM, wherever it is.
+            how = "interrupted" if session.was_sent_term else "completed"
+            return {"kind": "ended", "how": how}
+        return _describe_failure(error, _read_exit_code(error.code))
+    except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
+        return _describe_failure(error, 1)
+    return {"kind": "ended", "how": "completed"}
+
+
+def _read_exit_code(code: object) -> int:
+    """What `sys.exit` was given as a number that can be kept; a text counts as 1, as in Python."""
+    return code if isinstance(code, int) and abs(code) < 2**31 else 1
+
+
+def _describe_failure(error: BaseException, exit_code: int) -> Record:
+    """Tell what was raised; our own frames are left out of the traceback."""
+    frames: types.TracebackType | None = error.__traceback__
+    if frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return {
+        "kind": "ended",
+        "how": "failed",
+        "at": time.time(),
+        "exit_code": exit_code,
+        "error_type": type(error).__qualname__,
+        "message": _describe_message(error)[:MAX_MESSAGE_CHARS],
+        "traceback": text[-MAX_TRACEBACK_CHARS:],
+    }
+
+
+def _describe_message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return "<its message can't be shown: __str__ failed>"
+
+
+def _finish_process() -> None:
+    """Do what an interpreter does at its end, short of taking itself apart."""
+    with contextlib.suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined] # waits for the threads of train
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()

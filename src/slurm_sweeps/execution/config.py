@@ -1,0 +1,143 @@
+"""What a trial gets: `SlurmCfg` inside a Slurm allocation, `LocalCfg` on a machine of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import UsageError, UsageTypeError
+from .slurm_text import parse_mem
+from .step_options import StepOptions, parse_step_options
+
+#: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.
+MASTER_PORT_RANGE = (20000, 32000)
+
+
+def _check_int(owner: str, name: str, value: object, least: int) -> None:
+    # bool is an int to Python; `ntasks=True` is a slip all the same.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageTypeError(f"{owner}({name}={value!r}): give a whole number, {least} or more")
+    if value < least:
+        raise UsageError(f"{owner}({name}={value!r}): give {least} or more")
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmCfg:
+    """What each trial gets of the Slurm allocation.
+
+    A trial runs in one job step. What is left at None is the trial's share of the allocation: its
+    tasks' CPUs, the memory that goes with them, and its part of the GPUs.
+
+    Args:
+        exclusive: Give each trial CPUs, memory and GPUs of its own. If False, the trials of a node
+            overlap: each sees all that the job has there, and any number of them may run.
+        nodes: Nodes that a trial spans.
+        ntasks: Tasks (ranks) of a trial, spread evenly over its nodes.
+        args: Further options for srun, split as a shell splits. They win over what is worked out
+            here and over the fields below.
+        cpus_per_task: CPUs of each task. None: the job's `--cpus-per-task`, or an even share.
+        gpus: GPUs of a trial, over all its nodes; 0 for none. None: an even share.
+        mem: Memory of a trial, over all its nodes, as Slurm writes it: `"16G"`. None: its share.
+        fresh_step: Start a job step for every trial instead of one for each slot: needed for MPI
+            inside a trial and for accounting by trial. None is False, which is as safe.
+        requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
+        master_port_range: First and last port that `MASTER_PORT` is taken from.
+
+    Raises:
+        UsageError: A value makes no sense; the message names it and the remedy.
+        UsageTypeError: A value is of a wrong type.
+    """
+
+    exclusive: bool = True
+    nodes: int = 1
+    ntasks: int = 1
+    args: str = ""
+    cpus_per_task: int | None = field(default=None, kw_only=True)
+    gpus: int | None = field(default=None, kw_only=True)
+    mem: str | None = field(default=None, kw_only=True)
+    fresh_step: bool | None = field(default=None, kw_only=True)
+    requeue: bool = field(default=False, kw_only=True)
+    master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self._check_layout()
+        self._check_share()
+        _check_port_range(self.master_port_range)
+        # The only use here is the complaint about args that can't be read.
+        self.parse_args()
+
+    def _check_layout(self) -> None:
+        _check_int("SlurmCfg", "nodes", self.nodes, least=1)
+        _check_int("SlurmCfg", "ntasks", self.ntasks, least=1)
+        if self.ntasks < self.nodes:
+            raise UsageError(
+                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): {self.nodes} nodes need "
+                f"at least as many tasks; raise ntasks or lower nodes"
+            )
+        if self.ntasks % self.nodes:
+            raise UsageError(
+                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
+                f"evenly, so ntasks must be a multiple of nodes"
+            )
+
+    def _check_share(self) -> None:
+        if self.cpus_per_task is not None:
+            _check_int("SlurmCfg", "cpus_per_task", self.cpus_per_task, least=1)
+        if self.gpus is not None:
+            _check_int("SlurmCfg", "gpus", self.gpus, least=0)
+            if self.gpus % self.nodes:
+                raise UsageError(
+                    f"SlurmCfg(nodes={self.nodes!r}, gpus={self.gpus!r}): the GPUs of a trial are "
+                    f"spread evenly, so gpus must be a multiple of nodes"
+                )
+        if self.mem is None:
+            return
+        if not isinstance(self.mem, str):
+            raise UsageTypeError(f"SlurmCfg(mem={self.mem!r}): give a text with a unit, '16G'")
+        if parse_mem(self.mem) < self.nodes:
+            raise UsageError(f"SlurmCfg(mem={self.mem!r}): give at least 1M per node, or None")
+
+    def parse_args(self) -> StepOptions:
+        """Read `args`; see `parse_step_options`."""
+        if not isinstance(self.args, str):
+            raise UsageTypeError(
+                f"SlurmCfg(args={self.args!r}): give one text of options, '--mem=8G --mpi=pmi2'"
+            )
+        return parse_step_options(self.args)
+
+    @property
+    def mem_per_node_mb(self) -> int | None:
+        """The memory asked for on each node, in MB, rounded down; None where none is."""
+        return None if self.mem is None else parse_mem(self.mem) // self.nodes
+
+
+def _check_port_range(ports: object) -> None:
+    fine = (
+        isinstance(ports, tuple)
+        and len(ports) == 2
+        and all(isinstance(port, int) for port in ports)
+        and 1024 <= ports[0] <= ports[1] <= 65535
+    )
+    if not fine:
+        raise UsageError(
+            f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
+            f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCfg:
+    """What each trial gets of a machine that is used without Slurm.
+
+    Args:
+        gpus: GPUs of each trial, dealt out by `CUDA_VISIBLE_DEVICES`; the default concurrency is
+            then the machine's GPUs divided by it. 0: GPUs are left alone, every trial sees all.
+
+    Raises:
+        UsageError: `gpus` is negative.
+        UsageTypeError: `gpus` is no whole number.
+    """
+
+    gpus: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("LocalCfg", "gpus", self.gpus, least=0)

@@ -1,0 +1,211 @@
+"""The records that driver and worker exchange, and how they are found in a noisy stream.
+
+A record is one JSON object between the byte 0x1E and a newline (JSON text sequences, RFC 7464).
+JSON escapes both bytes inside strings, so a record can't contain its own marks. Everything between
+records is noise (a site's banner, a library's print): it is kept for the log and harms nothing.
+A record that is cut short or isn't an object with a `kind` is counted and treated as noise too.
+
+The streams of a job step reach srun line by line, and lines of different tasks are only kept whole
+up to about 1,000 bytes. What several tasks may say at the same time therefore goes out in parts
+(`encode_parts`) that the `Decoder` puts together again.
+
+Driver to worker: `init`, `run`, `decision`, `stop`. Worker to driver: `hello`, `ready`, `broken`,
+`started`, `report`, `ended`, `notice`. Between a worker and its trial: `report`, `await`, `told`,
+`ended` one way, `decision`, `stop` the other.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+Record = dict[str, Any]
+
+RECORD_SEPARATOR = 0x1E
+_SEPARATOR = b"\x1e"
+
+#: A record longer than this is taken for noise that happened to hold a separator.
+MAX_RECORD_BYTES = 64 * 2**20
+
+#: Payload of one part, in characters. Quotes and backslashes in it are escaped once more, so it may
+#: double; with its frame it still stays below what Slurm keeps in one piece.
+PART_CHARS = 450
+
+#: What a record of each kind must hold at least; more may come with it.
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "init": {"train": str},
+    "run": {"trial": str, "number": int, "attempt": int, "dir": str, "env": dict},
+    "decision": {"trial": int, "attempt": int, "iteration": int, "do": str},
+    "stop": {},
+    "hello": {"host": str, "pid": int},
+    "ready": {},
+    "broken": {"traceback": str},
+    "notice": {"text": str},
+    "started": {"trial": int, "pid": int},
+    "report": {"trial": int, "attempt": int, "iteration": int, "metrics": dict},
+    "await": {"iteration": int},
+    "told": {"do": str},
+    "ended": {"how": str},
+    "part": {"from": int, "text": str},
+}
+
+#: What else a record may hold (or hold as None), if it is of this type.
+OPTIONAL_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "exit_code": int,
+    "signal": int,
+    "port": int,
+    "at": (int, float),
+    "gpus": str,
+    "step": (str, dict),
+}
+
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def is_well_formed(record: Any) -> bool:
+    """Whether a decoded value is a record of a known kind that holds what its kind must."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return False
+    fields = FIELDS.get(record["kind"])
+    if fields is None or not all(_fits(record.get(key), fields[key]) for key in fields):
+        return False
+    if record["kind"] == "report":
+        return all(
+            type(value) is float and is_storable(name) for name, value in record["metrics"].items()
+        )
+    optional = OPTIONAL_FIELDS.keys() & record.keys()
+    return all(_fits_optional(record[key], OPTIONAL_FIELDS[key]) for key in optional)
+
+
+def _fits_optional(value: Any, wanted: type | tuple[type, ...]) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, int) and (type(value) is bool or abs(value) >= 2**63):
+        return False
+    return isinstance(value, wanted)
+
+
+def _fits(value: Any, wanted: type | tuple[type, ...]) -> bool:
+    if wanted is int:  # the database holds 64 bits, and True is no number here
+        return type(value) is int and 0 <= value < 2**63
+    return isinstance(value, wanted)
+
+
+def is_storable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair.
+
+    JSON carries such halves; Python makes them of file names that are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def make_storable(text: str) -> str:
+    """Write halves of surrogate pairs out, so that the text can be stored and printed."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def encode(record: Record) -> bytes:
+    """Write a record as the bytes that a `Decoder` finds again."""
+    return b"\x1e" + _encode_json(record).encode() + b"\n"
+
+
+def encode_parts(record: Record, sender: int) -> bytes:
+    """Write a record as lines short enough to survive beside the lines of other tasks.
+
+    Args:
+        record: The record.
+        sender: The rank that speaks; parts of different senders may arrive interleaved.
+    """
+    text = _encode_json(record)
+    pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
+    last = len(pieces) - 1
+    return b"".join(
+        encode({"kind": "part", "from": sender, "last": i == last, "text": piece})
+        for i, piece in enumerate(pieces)
+    )
+
+
+class Decoder:
+    """Finds records in a stream of bytes, however the stream is cut.
+
+    Attributes:
+        malformed: How many records were cut short or made no sense.
+    """
+
+    def __init__(self) -> None:
+        self.malformed = 0
+        self._buffer = b""
+        self._noise: list[bytes] = []
+        self._parts: dict[int, list[str]] = {}
+
+    def feed(self, data: bytes) -> list[Record]:
+        """Take the next bytes of the stream; return the records that are complete now, in order."""
+        buffer = self._buffer + data if self._buffer else data
+        records: list[Record] = []
+        start = 0
+        while True:
+            begin = buffer.find(_SEPARATOR, start)
+            if begin < 0:
+                self._add_noise(buffer[start:])
+                self._buffer = b""
+                return records
+            if begin > start:
+                self._add_noise(buffer[start:begin])
+            end = buffer.find(b"\n", begin)
+            if end < 0:
+                self._buffer = self._keep_incomplete(buffer, begin)
+                return records
+            restart = buffer.rfind(_SEPARATOR, begin + 1, end)
+            if restart >= 0:  # a record began inside another: the outer one was cut short
+                self._reject(buffer[begin:restart])
+                begin = restart
+            self._parse(buffer[begin : end + 1], records)
+            start = end + 1
+
+    def take_noise(self) -> bytes:
+        """Return what was found between records since the last call."""
+        noise = b"".join(self._noise)
+        self._noise.clear()
+        return noise
+
+    def _keep_incomplete(self, buffer: bytes, begin: int) -> bytes:
+        restart = buffer.rfind(_SEPARATOR, begin + 1)
+        if restart >= 0:
+            self._reject(buffer[begin:restart])
+            begin = restart
+        if len(buffer) - begin > MAX_RECORD_BYTES:
+            self._reject(buffer[begin:])
+            return b""
+        return buffer[begin:]
+
+    def _parse(self, line: bytes, records: list[Record]) -> None:
+        try:
+            record = json.loads(line[1:])
+        except (ValueError, RecursionError):  # bad JSON or UTF-8, or brackets without end
+            record = None
+        if not is_well_formed(record):
+            self._reject(line)
+        elif record["kind"] == "part":
+            self._join_part(record, records)
+        else:
+            records.append(record)
+
+    def _join_part(self, part: Record, records: list[Record]) -> None:
+        sender = part["from"]
+        self._parts.setdefault(sender, []).append(part["text"])
+        if part.get("last"):
+            whole = "".join(self._parts.pop(sender))
+            line = b"\x1e" + whole.encode("utf-8", "surrogatepass") + b"\n"
+            self._parse(line, records)
+
+    def _reject(self, data: bytes) -> None:
+        self.malformed += 1
+        self._add_noise(data)
+
+    def _add_noise(self, data: bytes) -> None:
+        if data:
+            self._noise.append(data)

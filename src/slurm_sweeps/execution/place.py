@@ -1,0 +1,105 @@
+"""What a worker in a job step makes of its surroundings for the trials it runs.
+
+Slurm describes the job in the environment of a step; a trial is to find itself described there
+(`srun.build_trial_environment`). And a distributed trial needs a port on its first node that no
+other trial has: rank 0's worker, which is on that node, looks for a free one in its slot's part of
+the range and tells the driver, which passes it on to all ranks of the trial. With it goes its
+address, under a name that can be looked up: not every name of a node in Slurm is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from .srun import build_trial_environment, iterate_master_ports
+
+#: How many ports in a row may be taken before the worker gives up looking.
+MAX_TRIES = 1_000
+
+
+class StepPlace:
+    """The surroundings of a worker in a job step.
+
+    Args:
+        described: The driver's `step` entry of the `init` record: `port_range`, `slot`, `slots`,
+            `salt`, `cpus_per_task`, `mem_mb` and `visible_gpus`.
+    """
+
+    def __init__(self, described: Mapping[str, Any]) -> None:
+        first, last = described["port_range"]
+        self._described = described
+        self._ports = iterate_master_ports(
+            (first, last), described["slot"], described["slots"], described["salt"]
+        )
+        self._address: str | None = None
+
+    def find_free_port(self) -> int:
+        """Return the next port of this slot's that nobody listens on here."""
+        port = next(self._ports)
+        for _ in range(MAX_TRIES):
+            if is_free(port):
+                break
+            port = next(self._ports)
+        return port
+
+    def find_address(self) -> str:
+        """Return a name or number by which other nodes reach this one."""
+        if self._address is None:
+            self._address = find_address(os.environ)
+        return self._address
+
+    def build_environment(self, port: int, address: str | None = None) -> dict[str, str | None]:
+        """Return what to set or unset for a trial with this MASTER_PORT and MASTER_ADDR."""
+        described = self._described
+        return build_trial_environment(
+            os.environ,
+            master_port=port,
+            master_addr=address,
+            cpus_per_task=described["cpus_per_task"],
+            mem_mb=described["mem_mb"],
+            visible_gpus=described["visible_gpus"],
+        )
+
+
+def is_free(port: int) -> bool:
+    """Whether a TCP port can be bound on this host."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
+        return True
+    return False
+
+
+def find_address(env: Mapping[str, str]) -> str:
+    """Return what other nodes of the step can reach this one by.
+
+    The node's name as Slurm has it, if that can be looked up; else this host's name; else the
+    number of the interface that faces the host of srun.
+    """
+    names = [env.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()]
+    for name in names:
+        if name and _resolves(name):
+            return name
+    return _find_facing_interface(env.get("SLURM_LAUNCH_NODE_IPADDR"))
+
+
+def _resolves(name: str) -> bool:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return False
+    return True
+
+
+def _find_facing_interface(host: str | None) -> str:
+    """Return the number of the interface that would be used to reach a host; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host or "127.0.0.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

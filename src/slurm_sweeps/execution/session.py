@@ -1,0 +1,346 @@
+"""What `train` may call while it runs: `log`, `should_stop`, and the trial's own places.
+
+In a trial's process one `Session` is active; it speaks with the worker (its parent) over a socket
+pair. On the driver's own host reports take a second socket, straight to the driver: each process
+that a report passes through costs it a wake-up, and those are most of its time. Outside a trial
+there is no session: `log` then prints, so that `train({...})` can be tried by hand.
+
+`log` is a collective call in a trial of several ranks, like any in DDP: rank 0 reports, and every
+rank that calls it waits for the decision on that iteration, so all leave together. Ranks other
+than 0 may also never call it. What all ranks must do alike (leave, stop) is therefore decided by
+the driver and carried by the decision, never by a signal that reaches the ranks at different times.
+
+Only the standard library is imported here: every trial pays for what this module loads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from types import FrameType
+from typing import Any, SupportsFloat, cast
+
+from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
+from .messages import Decoder, Record, encode, is_storable
+
+
+@dataclass(frozen=True, slots=True)
+class TrialContext:
+    """What a trial's process knows of its trial."""
+
+    trial_id: str
+    number: int
+    attempt: int
+    directory: Path
+    rank: int = 0
+    world_size: int = 1
+
+
+class Session:
+    """The trial's end of the channel.
+
+    Args:
+        link: The socket to the worker.
+        context: Which trial this is.
+        direct: A socket straight to the driver for reports, or None to report through the worker.
+
+    Attributes:
+        was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
+        was_sent_term: Whether this process got a TERM.
+    """
+
+    def __init__(
+        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
+    ) -> None:
+        self.context = context
+        self._link = link
+        self._reports = link if direct is None else direct
+        self._decoders = {link: Decoder(), self._reports: Decoder()}
+        self._decisions: deque[Record] = deque()
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._stop_asked = False
+        self._verdict: type[Exception] | None = None
+        self.was_told_to_stop = False
+        self.was_sent_term = False
+
+    def log(self, metrics: dict[str, Any], iteration: int) -> None:
+        """See `log` below."""
+        values = check_metrics(metrics)
+        step = check_iteration(iteration)
+        self._check_process()
+        with self._lock:
+            self._leave_if_told()
+            self._send(self._describe_report(step, values))
+            self._follow(self._wait_for_decision())
+
+    def should_stop(self) -> bool:
+        """See `should_stop` below."""
+        self._check_process()
+        if self.context.world_size == 1:
+            with self._lock:
+                if select.select([self._link], [], [], 0)[0]:
+                    self._receive(self._link)
+        self.was_told_to_stop = self.was_told_to_stop or self._stop_asked
+        return self._stop_asked
+
+    def ask_to_stop(self) -> None:
+        """Take note of a TERM, or of the driver's request.
+
+        The ranks of one trial get these at different times, so they wait for the driver, which
+        got the TERM too, to say it to all of them with one decision.
+        """
+        self.was_sent_term = True
+        if self.context.world_size == 1:
+            self._stop_asked = True
+
+    def send_end(self, record: Record) -> None:
+        """Tell the worker how the attempt ended; what a fork of `train` returns is not its end."""
+        if os.getpid() == self._pid:
+            self._tell_worker(record)
+
+    def _tell_worker(self, record: Record) -> None:
+        """Say something that needs no answer; a worker that is gone is no error here."""
+        try:
+            self._link.sendall(encode(record))
+        except OSError:  # the worker is gone, or the trial closed this socket itself
+            return
+
+    def _describe_report(self, iteration: int, metrics: dict[str, float]) -> Record:
+        if self.context.rank > 0:  # rank 0 reports for all
+            return {"kind": "await", "iteration": iteration}
+        return {
+            "kind": "report",
+            "trial": self.context.number,
+            "attempt": self.context.attempt,
+            "iteration": iteration,
+            "metrics": metrics,
+        }
+
+    def _wait_for_decision(self) -> Record:
+        while not self._decisions:
+            self._receive(self._reports)
+        return self._decisions.popleft()
+
+    def _follow(self, decision: Record) -> None:
+        if decision["do"] == "prune":
+            self._verdict = TrialPruned
+        elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
+            self._stop_asked = self.was_told_to_stop = True
+            self._verdict = TrialInterrupted
+        if self._verdict is not None:  # the worker sees to it that the trial does leave
+            self._tell_worker({"kind": "told", "do": decision["do"]})
+        self._leave_if_told()
+
+    def _leave_if_told(self) -> None:
+        if self._verdict is TrialPruned:
+            raise TrialPruned(f"trial {self.context.trial_id} is not among the best; it ends here")
+        if self._verdict is TrialInterrupted:
+            raise TrialInterrupted(f"trial {self.context.trial_id} was asked to stop")
+
+    def _receive(self, source: socket.socket) -> None:
+        try:
+            data = source.recv(65536)
+        except OSError as error:
+            raise SlurmSweepsError(_lost_link(error)) from error
+        if not data:
+            raise SlurmSweepsError(_lost_link("end of file"))
+        for record in self._decoders[source].feed(data):
+            if record["kind"] == "stop":
+                self.ask_to_stop()
+            elif record["kind"] == "decision" and self._is_mine(record):
+                self._decisions.append(record)
+
+    def _is_mine(self, decision: Record) -> bool:
+        """Whether a decision is no leftover that an earlier attempt did not live to read."""
+        mine = (self.context.number, self.context.attempt)
+        return (decision["trial"], decision["attempt"]) == mine
+
+    def _send(self, record: Record) -> None:
+        try:
+            self._reports.sendall(encode(record))
+        except OSError as error:
+            raise SlurmSweepsError(_lost_link(error)) from error
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise SlurmSweepsError(
+                f"slurm_sweeps was called in process {os.getpid()}, a child of the trial's process "
+                f"{self._pid}: report from the trial's own process, it holds the channel"
+            )
+
+
+def _lost_link(why: object) -> str:
+    return (
+        f"the connection from this trial to its worker is gone ({why}): "
+        "the worker has ended, or train closed file descriptors that it did not open"
+    )
+
+
+def check_metrics(metrics: Any) -> dict[str, float]:
+    """Return the metrics as plain floats.
+
+    Raises:
+        UsageTypeError: Not a dict of str to real numbers.
+    """
+    if not isinstance(metrics, dict):
+        raise UsageTypeError(
+            f"log needs a dict of metrics, like {{'loss': 0.1}}; got {type(metrics).__name__}"
+        )
+    return {check_name(name): check_value(name, value) for name, value in metrics.items()}
+
+
+def check_name(name: Any) -> str:
+    """Return the metric's name if it is one."""
+    if not isinstance(name, str):
+        raise UsageTypeError(f"the name of a metric is a str; got {name!r}")
+    if not name or "\0" in name:
+        raise UsageError(f"the name of a metric can't be empty or hold NUL; got {name!r}")
+    if not is_storable(name):
+        raise UsageError(f"the name of a metric must be writable as UTF-8; got {name!r}")
+    return name
+
+
+def check_value(name: str, value: Any) -> float:
+    """Return a metric's value as a float: real numbers only, NumPy's scalars included."""
+    kind = type(value)
+    if kind is float:
+        return cast(float, value)
+    if kind is not bool and isinstance(value, Real):
+        try:
+            return float(cast(SupportsFloat, value))
+        except OverflowError:
+            raise UsageError(f"metric {name!r} is too large for a float: {value!r}") from None
+    hint = ""
+    if callable(getattr(value, "item", None)):
+        hint = f"; pass {name}.item() of a tensor or array that holds one number"
+    raise UsageTypeError(
+        f"metric {name!r} must be a real number, not {kind.__module__}.{kind.__qualname__}{hint}"
+    )
+
+
+def check_iteration(iteration: Any) -> int:
+    """Return the iteration as an int: a whole number from 0 to 2**63 - 1."""
+    if isinstance(iteration, bool) or not isinstance(iteration, Integral):
+        raise UsageError(f"iteration must be a whole number (0, 1, 2, …); got {iteration!r}")
+    step = int(iteration)
+    if not 0 <= step < 2**63:
+        raise UsageError(f"iteration must be from 0 to 2**63 - 1; got {iteration!r}")
+    return step
+
+
+_active: Session | None = None
+
+
+def activate(session: Session) -> None:
+    """Make `session` the one that the functions below speak to, and TERM a request to stop."""
+    global _active
+    _active = session
+
+    def handle_term(signum: int, frame: FrameType | None) -> None:
+        session.ask_to_stop()
+
+    signal.signal(signal.SIGTERM, handle_term)
+    _give_term_back_to_children(handle_term)
+
+
+def _give_term_back_to_children(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Let TERM end the children that `train` forks, as multiprocessing counts on.
+
+    Python forgets signals that come to a child before it has taken its first steps; so that one
+    which comes then isn't lost, TERM waits meanwhile.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def let_go_in_child() -> None:
+        if signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
+
+
+def is_in_trial() -> bool:
+    """Tell whether a trial runs in this process."""
+    return _active is not None
+
+
+def _require_session(name: str) -> Session:
+    if _active is None:
+        raise UsageError(f"{name}() only makes sense inside a trial, and no trial runs here")
+    return _active
+
+
+def log(metrics: dict[str, Any], iteration: int) -> None:
+    """Report metrics of the running trial, and leave if the trial isn't worth going on with.
+
+    Returns when the decision on this report is there (a fraction of a millisecond). Outside a
+    trial it prints the metrics and goes on.
+
+    Args:
+        metrics: `{name: value}`; any names, values are real numbers (NumPy scalars included).
+            NaN and infinities are stored and never count as good.
+        iteration: Epoch, step or whatever counts the progress of `train`, from 0 or 1.
+
+    Raises:
+        TrialPruned: The pruner stops this trial. Let it pass.
+        TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
+        TypeError: A value is not a real number (bool, str and tensors are not).
+        ValueError: The iteration is negative or not a whole number.
+    """
+    if _active is not None:
+        _active.log(metrics, iteration)
+        return
+    values = check_metrics(metrics)
+    shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
+    print(f"iteration {check_iteration(iteration)}: {shown}", file=sys.stdout, flush=True)
+
+
+def should_stop() -> bool:
+    """Tell whether the driver has asked this trial to save its state and end.
+
+    In a trial of several ranks it changes only inside `log`, at the same report on every rank
+    that calls it. Outside a trial it is always False.
+    """
+    return _active is not None and _active.should_stop()
+
+
+def trial_id() -> str:
+    """Return the id of the running trial (12 hex digits); UsageError outside a trial."""
+    return _require_session("trial_id").context.trial_id
+
+
+def attempt() -> int:
+    """Return 1 in a trial's first run, 2 and more in its retries; 1 outside a trial."""
+    return 1 if _active is None else _active.context.attempt
+
+
+def trial_dir() -> Path:
+    """Return the running trial's folder, its working directory; the current one outside a trial."""
+    return Path.cwd() if _active is None else _active.context.directory
+
+
+def checkpoint_dir() -> Path:
+    """Return a folder for checkpoints that survives attempts of a trial; empty at first.
+
+    Outside a trial it is `./checkpoints`. The folder exists when this returns. Write a checkpoint
+    under another name and rename it, so that an attempt that is killed leaves the older one whole.
+    """
+    folder = trial_dir() / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

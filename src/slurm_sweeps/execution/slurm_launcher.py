@@ -1,0 +1,95 @@
+"""Workers as job steps: one srun for each slot, its standard streams the channel."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import LaunchError
+from ..storage.layout import Layout
+from .allocation import Allocation
+from .config import SlurmCfg
+from .link import Link, start_process
+from .messages import Record
+from .slots import Plan
+from .slurm_client import cancel_step
+from .spawning import build_argv
+from .srun import build_srun_argv, build_step_environment, is_step_waiting, parse_step_error
+
+
+class SlurmLauncher:
+    """Starts each slot's worker as a job step with the slot's share of the allocation.
+
+    Args:
+        allocation: The job.
+        plan: Its slots.
+        cfg: What the user asked for each trial.
+        layout: Where files go.
+    """
+
+    def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+        self.notices = plan.notices
+        self.world_size = cfg.ntasks
+        self.fresh_workers = bool(cfg.fresh_step)
+        self._allocation = allocation
+        self._slots = plan.slots
+        self._cfg = cfg
+        self._layout = layout
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+        return len(self._slots)
+
+    def get_nodes(self, slot: int) -> tuple[str, ...]:
+        """Name the nodes that a slot is on."""
+        return self._slots[slot].nodes
+
+    def start(self, slot: int) -> Link:
+        """Start a slot's step; what srun has to say comes over its streams."""
+        share = self._slots[slot]
+        command = build_argv("main", world_size=self.world_size)
+        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slot}")
+        env = build_step_environment(os.environ)
+        env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
+        try:
+            process = start_process(argv, env)
+        except OSError as error:
+            raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
+        return Link(process, self._layout.slot_log(slot))
+
+    def describe_slot(self, slot: int) -> Record:
+        """Tell a slot's worker what it needs to describe trials in their environment."""
+        share = self._slots[slot]
+        digits = "".join(filter(str.isdigit, self._allocation.job_id))
+        return {
+            "port_range": list(self._cfg.master_port_range),
+            "slot": slot,
+            "slots": len(self._slots),
+            "salt": int(digits or 0),
+            "cpus_per_task": share.cpus_per_task,
+            "mem_mb": share.mem_mb,
+            "visible_gpus": share.visible_gpus,
+        }
+
+    def build_environment(self, slot: int) -> dict[str, str | None]:
+        """Nothing from here: the worker, inside the step, knows better."""
+        return {}
+
+    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
+        """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
+        if step is not None:
+            cancel_step(f"{self._allocation.job_id}.{step}")
+
+    def explain(self, said: str) -> str | None:
+        """Pick out of a worker's output why its step could not be started."""
+        return parse_step_error(said)
+
+    def find_stall(self, said: str) -> str | None:
+        """Say so if srun waits for resources that the ledger believed free."""
+        if any(is_step_waiting(line) for line in said.splitlines()):
+            return (
+                "Slurm has no room for a step that should fit (srun is waiting). Is another step "
+                f"of job {self._allocation.job_id} running? If not, please report it with the "
+                "output of `scontrol show job -d`"
+            )
+        return None

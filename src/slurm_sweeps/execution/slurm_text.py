@@ -1,0 +1,159 @@
+"""The small languages that Slurm writes: lists of nodes, counts, memory, generic resources.
+
+Pure, and told by the manual pages of srun, sbatch and slurm.conf; what they leave open was seen on
+Slurm 22.05. Text that makes no sense is an `AllocationError` where Slurm wrote it and a
+`UsageError` where the user did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+from ..errors import AllocationError, UsageError
+
+_MEM = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+_MEM_UNITS_KB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2, "T": 1024**3}
+_COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+_COUNT_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+@dataclass(frozen=True, slots=True)
+class Gres:
+    """A count of one generic resource, such as `gpu:a100:4`; `type` is None where none is named."""
+
+    name: str
+    type: str | None
+    count: int
+
+
+def split_outside(text: str, opening: str, closing: str) -> list[str]:
+    """Split at the commas that stand outside of brackets; empty parts are left out."""
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        depth += (letter == opening) - (letter == closing)
+        if letter == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+    return [part for part in [*parts, text[start:]] if part]
+
+
+def parse_nodelist(text: str) -> list[str]:
+    """List the node names of a Slurm host list, in its order.
+
+    Args:
+        text: For instance `n[1-2,5],gpu-a[001-003]x` or `r[0-1]n[0-3]`; leading zeros are kept.
+
+    Raises:
+        AllocationError: A bracket is not closed, or a range is not one.
+
+    Source: the section on `NodeName` in slurm.conf(5).
+    """
+    return [name for part in split_outside(text, "[", "]") for name in _expand(part, text)]
+
+
+def _expand(part: str, text: str) -> list[str]:
+    # Splitting by a pattern with a group gives fixed text and bracket contents in turn.
+    pieces = re.split(r"\[([^][]*)\]", part)
+    if any(bracket in fixed for fixed in pieces[::2] for bracket in "[]"):
+        raise _nodelist_error(text)
+    choices = [
+        list(_expand_ranges(piece, text)) if position % 2 else [piece]
+        for position, piece in enumerate(pieces)
+    ]
+    return ["".join(combination) for combination in product(*choices)]
+
+
+def _expand_ranges(ranges: str, text: str) -> Iterable[str]:
+    for item in ranges.split(","):
+        first, dash, last = item.partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise _nodelist_error(text)
+        for number in range(int(first), int(last) + 1):
+            yield f"{number:0{len(first)}d}"
+
+
+def _nodelist_error(text: str) -> AllocationError:
+    return AllocationError(
+        f"can't read the list of nodes {text!r}: expected names such as 'n[1-2,5],gpu07', "
+        f"as `scontrol show hostnames` takes them"
+    )
+
+
+def parse_counts(text: str) -> list[int]:
+    """List one count per node from a text such as `72(x2),36` (three nodes).
+
+    Raises:
+        AllocationError: The text is no such list.
+
+    Source: SLURM_JOB_CPUS_PER_NODE and SLURM_TASKS_PER_NODE in sbatch(1).
+    """
+    counts: list[int] = []
+    for item in text.split(","):
+        match = _COUNT.fullmatch(item)
+        if match is None:
+            raise AllocationError(f"can't read the counts per node {text!r}: expected '72(x2),36'")
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
+
+
+def parse_mem(text: str) -> int:
+    """Read an amount of memory as Slurm does, in MB: `16G`, `500M`, `4000` (MB); K is rounded up.
+
+    Raises:
+        UsageError: The text is not a whole number with an optional unit K, M, G or T.
+
+    Source: `--mem` in srun(1).
+    """
+    match = _MEM.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"can't read the amount of memory {text!r}: write a whole number and a unit, '16G'"
+        )
+    return -(-int(match[1]) * _MEM_UNITS_KB[match[2].upper()] // 1024)
+
+
+def parse_gres(text: str) -> tuple[Gres, ...]:
+    """List the generic resources of a text such as `gpu:a100:3(IDX:0-2),gpu:v100:1(S:0)`.
+
+    Understands what jobs are asked with (`gpu`, `gpu:4`, `gres/gpu:a100=4`) and what `scontrol`
+    shows (`gpu:4(IDX:0,2-3)`, `(null)`).
+
+    Raises:
+        AllocationError: A count is not one.
+    """
+    if text in {"", "(null)", "none", "N/A"}:
+        return ()
+    return tuple(_parse_one_gres(part, text) for part in split_outside(text, "(", ")"))
+
+
+def _parse_one_gres(part: str, text: str) -> Gres:
+    bare = re.sub(r"\(.*?\)", "", part).removeprefix("gres/").removeprefix("gres:")
+    name, *rest = re.split(r"[:=]", bare)
+    count, gres_type = 1, None
+    if rest and rest[-1][:1].isdecimal():
+        count = _parse_gres_count(rest.pop(), text)
+    if rest:
+        gres_type = rest.pop(0)
+    if rest or not name:
+        raise _gres_error(text)
+    return Gres(name, gres_type, count)
+
+
+def _parse_gres_count(word: str, text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMGT]?)", word, re.IGNORECASE)
+    if match is None:
+        raise _gres_error(text)
+    return int(match[1]) * _COUNT_UNITS[match[2].upper()]
+
+
+def _gres_error(text: str) -> AllocationError:
+    return AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
+
+
+def count_gpus(gres: Iterable[Gres]) -> int:
+    """Add up the GPUs of all types."""
+    return sum(item.count for item in gres if item.name == "gpu")

@@ -1,0 +1,263 @@
+"""The srun line of a slot, the environment around it, and the one inside it. Pure.
+
+Why an option is there, and why a variable is not: srun reads about sixty variables as options, so
+that those of the job would change the step (`SLURM_GPUS_PER_NODE` makes steps wait for each other);
+and slurmstepd hands the job's variables on to a step, where `SLURM_NTASKS_PER_NODE`,
+`SLURM_NODELIST` or `SLURM_CPUS_PER_TASK` then are plainly wrong (seen on 22.05 and 24.11).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .slurm_text import parse_nodelist
+
+if TYPE_CHECKING:  # a worker has no use for what these import
+    from .config import SlurmCfg
+    from .shares import Slot
+
+#: Lines on the standard error of several tasks come out of srun whole up to this many bytes, the
+#: newline included; longer ones are torn into each other, and with --unbuffered all are (seen on
+#: 22.05: four tasks on two nodes, 20,000 lines of each length).
+LONGEST_WHOLE_LINE = 1024
+
+_TAKEN_OUT = re.compile(
+    r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC)_|PMI"
+    r"|(MASTER_ADDR|MASTER_PORT|RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE)$"
+)
+
+#: What srun needs to find its job and its controller, and wishes that are no resources.
+_KEPT = frozenset(
+    {
+        "SLURM_CLUSTER_NAME",
+        "SLURM_CONF",
+        "SLURM_CONF_SERVER",
+        "SLURM_HINT",
+        "SLURM_JOBID",
+        "SLURM_JOB_CPUS_PER_NODE",
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NAME",
+        "SLURM_JOB_NODELIST",
+        "SLURM_JOB_NUM_NODES",
+        "SLURM_JOB_PARTITION",
+        "SLURM_JWT",
+        "SLURM_MPI_TYPE",
+        "SLURM_NETWORK",
+        "SLURM_NODELIST",
+        "SLURM_STEPMGR",
+        "SLURM_SUBMIT_DIR",
+        "SLURM_WORKING_CLUSTER",
+    }
+)
+_KEPT_PREFIXES = ("SLURM_ARRAY_", "SLURM_SACK_")
+
+#: The variables by which CUDA, ROCm and OpenCL are told their GPUs; Slurm sets them all alike.
+_GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+
+#: Set for every rank so that `init_process_group("env://")` works in a trial of several tasks.
+_RANKS = {
+    "RANK": "SLURM_PROCID",
+    "WORLD_SIZE": "SLURM_STEP_NUM_TASKS",
+    "LOCAL_RANK": "SLURM_LOCALID",
+}
+
+
+def build_srun_argv(
+    slot: Slot,
+    cfg: SlurmCfg,
+    command: Sequence[str],
+    *,
+    srun: str = "srun",
+    job_name: str | None = None,
+    stderr: str | None = None,
+) -> list[str]:
+    """Build the command that starts a slot's job step.
+
+    The step gets the slot's share and nothing else, on the slot's nodes. With several tasks, all
+    get srun's stdin and rank 0's stdout comes back. The user's `args` come last, so they win; what
+    they say of CPUs, memory or GPUs is not said here too.
+
+    Args:
+        slot: The slot.
+        cfg: For the user's `args`.
+        command: What each task runs.
+        srun: The program.
+        job_name: Shown by sacct and squeue for the step.
+        stderr: A file for the standard error of all tasks, in place of srun's own.
+
+    Returns:
+        The argument list; run it with `build_step_environment`.
+    """
+    options = cfg.parse_args()
+    argv = [srun, "--exact", *([] if slot.exclusive else ["--overlap"])]
+    # -n always: without it the step has as many tasks as the job (22.05).
+    argv += [f"-N{len(slot.nodes)}", f"-n{slot.ntasks}"]
+    argv += [f"--ntasks-per-node={slot.tasks_per_node}", f"--nodelist={','.join(slot.nodes)}"]
+    if not options.sets_cpus:
+        # 22.05 dropped the inheritance of the job's, 23.11 brought it back: say it.
+        argv.append(f"-c{slot.step_cpus_per_task or slot.cpus_per_task}")
+    if not options.sets_mem:
+        # 0: as much as the job has, without keeping it from other steps (22.05).
+        argv.append(f"--mem={slot.mem_mb}M" if slot.mem_mb else "--mem=0")
+    if not options.sets_gpus and slot.gres is not None:
+        argv.append(f"--gres={slot.gres}")
+    # -K1: when one task dies, the others are not left waiting for it in a collective call.
+    argv += ["-K1", "--export=ALL"]
+    if slot.ntasks > 1:
+        argv.append("--output=0")
+    if stderr is not None or slot.ntasks > 1:
+        # --output=0 alone sends rank 0's stderr to srun's stdout and the others' nowhere (22.05).
+        argv.append(f"--error={stderr or 'all'}")
+    if job_name is not None:
+        argv.append(f"--job-name={job_name}")
+    return [*argv, *options.tokens, *command]
+
+
+def build_step_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment for srun: the driver's, without what would steer the step.
+
+    What describes the job's resources is taken out, as are the ranks and addresses of another
+    distributed run; what leads srun to its job and its controller stays.
+    """
+    kept = {
+        name: value
+        for name, value in env.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIXES) or not _TAKEN_OUT.match(name)
+    }
+    # Inside an interactive step this is Slurm's own setting for that step, not the user's wish.
+    if env.get("SLURM_STEP_ID"):
+        kept.pop("SLURM_MPI_TYPE", None)
+    return kept
+
+
+def build_trial_environment(
+    env: Mapping[str, str],
+    *,
+    master_port: int,
+    master_addr: str | None = None,
+    cpus_per_task: int | None = None,
+    mem_mb: int | None = None,
+    visible_gpus: Sequence[int] | None = None,
+) -> dict[str, str | None]:
+    """Say what a worker must set (None: unset) so that the environment describes the trial.
+
+    Args:
+        env: The environment of the worker: one task of a step, or a plain local process.
+        master_port: A free port on the trial's first node, no other trial's.
+        master_addr: That node's address. None: the first node's name, or this machine where the
+            worker is no task of a step.
+        cpus_per_task: The slot's, for the number of threads. None: as the step says.
+        mem_mb: The slot's memory on each node, in MB.
+        visible_gpus: The slot's positions in the list of GPUs that the worker sees. None: all.
+
+    Returns:
+        Variables to set or unset. Framework variables for ranks are set for a trial of several
+        tasks only: a lone task would be taken for a distributed run.
+    """
+    cpus = cpus_per_task or int(env.get("SLURM_CPUS_PER_TASK") or 0)
+    changes: dict[str, str | None] = {
+        "MASTER_ADDR": master_addr or _first_node(env),
+        "MASTER_PORT": str(master_port),
+        **dict.fromkeys([*_RANKS, "LOCAL_WORLD_SIZE"]),
+    }
+    if cpus and not env.get("OMP_NUM_THREADS"):
+        changes["OMP_NUM_THREADS"] = str(cpus)
+    if visible_gpus is not None:
+        changes |= _choose_gpus(env, visible_gpus)
+    if env.get("SLURM_STEP_NUM_TASKS"):
+        changes |= _describe_step(env, cpus, mem_mb)
+    return changes
+
+
+def _first_node(env: Mapping[str, str]) -> str:
+    nodes = env.get("SLURM_STEP_NODELIST")
+    return parse_nodelist(nodes)[0] if nodes else "127.0.0.1"
+
+
+def _describe_step(env: Mapping[str, str], cpus: int, mem_mb: int | None) -> dict[str, str | None]:
+    """Put the step in the place of the job in the variables that frameworks read."""
+    ntasks, nodes = env["SLURM_STEP_NUM_TASKS"], env.get("SLURM_STEP_NUM_NODES", "1")
+    tasks_per_node = int(ntasks) // int(nodes)
+    nodelist = env.get("SLURM_STEP_NODELIST")
+    repeated = f"(x{nodes})" if int(nodes) > 1 else ""
+    changes: dict[str, str | None] = {
+        **dict.fromkeys(["SLURM_NTASKS", "SLURM_NPROCS"], ntasks),
+        "SLURM_NTASKS_PER_NODE": str(tasks_per_node),
+        "SLURM_TASKS_PER_NODE": f"{tasks_per_node}{repeated}",
+        **dict.fromkeys(["SLURM_NNODES", "SLURM_JOB_NUM_NODES"], nodes),
+        **dict.fromkeys(["SLURM_NODELIST", "SLURM_JOB_NODELIST"], nodelist),
+        "SLURM_MEM_PER_NODE": str(mem_mb) if mem_mb else None,
+        **dict.fromkeys(["SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU", "SLURM_GPUS"]),
+        **dict.fromkeys(["SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK"]),
+    }
+    if cpus:
+        changes["SLURM_CPUS_PER_TASK"] = str(cpus)
+        changes["SLURM_JOB_CPUS_PER_NODE"] = f"{cpus * tasks_per_node}{repeated}"
+    if int(ntasks) > 1:
+        changes |= {name: env.get(source) for name, source in _RANKS.items()}
+        changes["LOCAL_WORLD_SIZE"] = str(tasks_per_node)
+    return changes
+
+
+def _choose_gpus(env: Mapping[str, str], positions: Sequence[int]) -> dict[str, str | None]:
+    """Narrow the GPUs that a process sees to those at some positions of its list."""
+    changes: dict[str, str | None] = {}
+    for name in _GPU_VARIABLES:
+        if name in env or name == "CUDA_VISIBLE_DEVICES":
+            seen = [gpu for gpu in env.get(name, "").split(",") if gpu]
+            chosen = [seen[at] if at < len(seen) else str(at) for at in positions]
+            changes[name] = ",".join(chosen)
+    return changes
+
+
+def iterate_master_ports(
+    port_range: tuple[int, int], slot_index: int, slots: int, salt: int = 0
+) -> Iterator[int]:
+    """List the ports that a slot may take for its trials, in the order to try them, without end.
+
+    Two slots of a sweep never get the same port as long as the range has one for each; trials of
+    a slot take the next port each time, because the last one's may still be closing.
+
+    Args:
+        port_range: First and last port.
+        slot_index: The slot's index.
+        slots: The number of slots of the sweep.
+        salt: Moves the beginning, so that two sweeps that share a node rarely meet; a job id, say.
+    """
+    first, last = port_range
+    rows = max(1, (last - first + 1) // slots)
+    row = salt % rows
+    while True:
+        yield first + (row * slots + slot_index) % (last - first + 1)
+        row = (row + 1) % rows
+
+
+_SLURM_LINE = re.compile(r"(?:srun|slurmstepd[^ :]*): (?:error: |fatal: )?(.*)")
+#: What is said of tasks that did start, where the worker knows better, and mere progress.
+_NO_REASON = re.compile(
+    r"tasks? [\d,-]+: |Job step aborted|forcing job termination|Terminat(?:ing|ed) StepId|"
+    r"CANCELLED AT \S+ \*|interrupt|Complete StepId|Timed out waiting for job step|"
+    r"Cancelled pending job step|step creation temporarily disabled|Step created for|"
+    r"cluster configuration lacks"
+)
+
+
+def parse_step_error(stderr: str) -> str | None:
+    """Give Slurm's own words on why a step did not start or was ended, None if it says nothing.
+
+    Args:
+        stderr: Everything that came on srun's standard error; lines of the tasks are passed over.
+
+    Returns:
+        For instance "unrecognized option '--nonsense'"; several reasons are joined by "; ".
+    """
+    said = [match[1] for match in map(_SLURM_LINE.match, stderr.splitlines()) if match]
+    reasons = [line for line in said if line and not _NO_REASON.search(line)]
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def is_step_waiting(line: str) -> bool:
+    """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
+    return line.startswith("srun: ") and "step creation temporarily disabled" in line

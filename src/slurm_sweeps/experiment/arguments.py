@@ -1,0 +1,130 @@
+"""What the user said to an experiment, checked where it enters."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError, UsageTypeError
+from ..execution.config import LocalCfg, SlurmCfg
+from ..search.checks import check_real
+from ..search.pruner import PrunerPlan
+
+
+@dataclass(frozen=True, slots=True)
+class RunCfg:
+    """The arguments of `Experiment.run`, checked."""
+
+    n_trials: int | None
+    max_concurrent_trials: int | None
+    max_retries: int
+    fail_fast: bool
+    grace_period_s: float
+    time_budget_s: float | None = None
+    target: float | None = None
+
+
+def choose_pruner(asha: Any, pruner: Any) -> PrunerPlan | None:
+    """Return the rule that was passed as `asha` or as `pruner`; both are an error."""
+    if asha is not None and pruner is not None:
+        raise UsageError(
+            f"asha={asha!r} and pruner={pruner!r} say the same thing: pass one of them"
+        )
+    for name, plan in (("asha", asha), ("pruner", pruner)):
+        # A class has the names too: ss.ASHA where ss.ASHA("loss", "min") was meant.
+        if plan is not None and (isinstance(plan, type) or not isinstance(plan, PrunerPlan)):
+            raise UsageTypeError(
+                f"{name} must be an instance of ss.ASHA, ss.MedianStopping, ss.Hyperband or of "
+                f"a class with the same methods; got {plan!r}"
+            )
+    chosen: PrunerPlan | None = pruner if asha is None else asha
+    return chosen
+
+
+def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
+    """Describe a rule for the experiment's settings, JSON-able."""
+    described: dict[str, Any] = {"rule": type(plan).__name__, "metric": plan.metric}
+    if dataclasses.is_dataclass(plan):
+        described |= dataclasses.asdict(plan)
+    rungs = getattr(plan, "rungs", None)
+    return described if rungs is None else described | {"rungs": list(rungs)}
+
+
+def check_arguments(
+    train: Any, slurm_cfg: Any, local_cfg: Any, restore: Any, overwrite: Any, seed: Any
+) -> None:
+    """Check the arguments of `Experiment` that no class of their own checks."""
+    if not callable(train):
+        raise UsageTypeError(f"train must be a function that takes a cfg dict; got {train!r}")
+    for name, value, kind in (
+        ("slurm_cfg", slurm_cfg, SlurmCfg),
+        ("local_cfg", local_cfg, LocalCfg),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise UsageTypeError(f"{name} must be an instance of ss.{kind.__name__}; got {value!r}")
+    if restore not in (True, False, "auto"):
+        raise UsageError(f'restore must be True, False or "auto"; got {restore!r}')
+    if restore and overwrite:
+        raise UsageError(
+            "restore and overwrite contradict each other: restore goes on with an experiment, "
+            "overwrite deletes it. Pass one of them"
+        )
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise UsageError(f"seed must be a whole number, 0 or more; got {seed!r}")
+
+
+def check_run(
+    n_trials: Any,
+    max_concurrent_trials: Any,
+    max_retries: Any,
+    fail_fast: bool,
+    grace_period_s: Any,
+    time_budget_s: Any = None,
+    target: Any = None,
+) -> RunCfg:
+    """Check the arguments of `Experiment.run` that decide how the sweep goes."""
+    if n_trials is not None:
+        check_count("n_trials", n_trials, 1)
+    elif time_budget_s is None and target is None:
+        raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
+    if time_budget_s is not None:
+        check_seconds("time_budget_in_sec", time_budget_s)
+    if target is not None:
+        target = check_real("run", "target", target)
+    if max_concurrent_trials is not None:
+        check_count("max_concurrent_trials", max_concurrent_trials, 1)
+    check_count("max_retries", max_retries, 0)
+    check_seconds("grace_period_in_sec", grace_period_s)
+    return RunCfg(
+        n_trials,
+        max_concurrent_trials,
+        max_retries,
+        fail_fast,
+        float(grace_period_s),
+        time_budget_s,
+        target,
+    )
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise UsageError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise UsageError unless `value` is a number of seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise UsageError(f"{name} must be a number of seconds, 0 or more; got {value!r}")
+
+
+def check_summary(interval_s: Any, rows: Any, columns: Any) -> None:
+    """Check what `run` was told about its summary."""
+    check_seconds("summary_interval_in_sec", interval_s)
+    check_count("nr_of_rows_in_summary", rows, 0)
+    names = isinstance(columns, list | tuple) and all(isinstance(c, str) for c in columns)
+    if not isinstance(columns, bool) and not names:
+        raise UsageError(
+            f"summarize_cfg_and_metrics must be True, False or a list of names; got {columns!r}"
+        )

@@ -1,0 +1,286 @@
+"""Experiment: checks what the user said, wires the parts, and runs the sweep.
+
+The order of `run` is the order of what can go wrong: first what can be checked on paper (settings,
+the space, whether the trials fit), then the database and its lease, and only then processes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import StorageError, SweepStopped
+from ..execution.config import LocalCfg, SlurmCfg
+from ..execution.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
+from ..execution.launcher import Launcher
+from ..execution.launching import build_launcher, requeue, watch_time_limit
+from ..execution.patience import Patience
+from ..execution.train_function import pickle_train, write_train
+from ..result import Result
+from ..search.points import fill_points
+from ..search.pruner import PrunerPlan
+from ..search.samplers import SamplerPlan
+from ..search.search_space import SearchSpace
+from ..storage.database import Database
+from ..storage.layout import Layout
+from ..storage.records import ExperimentRecord, LeaseOwner, Request, StateRecord
+from ..storage.writer import Writer
+from ..sweep import Sweep
+from ..views.live import LiveView
+from .arguments import RunCfg, check_arguments, check_run, check_summary, choose_pruner
+from .claim import Claim
+from .search import Search
+from .warm_start import Known, read_warm_start
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
+#: that is to be submitted again (EX_TEMPFAIL of sysexits.h).
+EXIT_STOPPED = 75
+#: Exit code after Ctrl-C, as shells have it.
+EXIT_CTRL_C = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a run is made of."""
+
+    sweep: Sweep
+    launcher: Launcher
+    database: Database
+    record: ExperimentRecord
+    owner: LeaseOwner
+    view: LiveView
+    train: bytes
+
+
+class Experiment:
+    """A sweep: one `train` function, tried with many configurations.
+
+    Args:
+        train: Called as `train(cfg)` in a process of its own for each trial; reports with `log`.
+        cfg: What it is called with: a dict, nested as one likes, with search spaces
+            (`Uniform(0, 1)`, …) where values are to be tried. Without any, `n_trials` repetitions
+            of the same trial are run.
+        name: The experiment's name, unique in `local_dir`, also the name of its folder.
+        local_dir: Folder for the database and the trials' files; all nodes must see it.
+        asha: Stops unpromising trials early; None runs every trial to its end.
+        slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
+        restore: Go on with the experiment of this name: what was unfinished is run again.
+            "auto" restores it if it exists and creates it otherwise.
+        overwrite: Delete the experiment of this name and begin anew.
+        seed: Makes the sweep repeatable; 0 or more. None draws one, which is kept with the
+            experiment, so that a restored sweep goes on as it would have.
+        local_cfg: What each trial gets of a machine that is used without Slurm.
+        sampler: Proposes configurations; None is random, or grid where the cfg has grids.
+        pruner: The same as `asha`, under the name that suits `MedianStopping`, `Hyperband` or a
+            rule of one's own.
+        points_to_evaluate: Configurations to try first. What one leaves out is drawn.
+        warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
+            sampler, and none of their points in a finite space is tried again.
+
+    Raises:
+        UsageError: A value makes no sense. (`ValueError`)
+        UsageTypeError: A value is of a wrong type. (`TypeError`)
+        ExperimentExistsError: There is an experiment of this name, and neither `restore` nor
+            `overwrite` was given.
+        ExperimentNotFoundError: `restore=True`, and there is none.
+    """
+
+    def __init__(
+        self,
+        train: Callable[[dict[str, Any]], Any],
+        cfg: dict[str, Any],
+        name: str = "MySweep",
+        local_dir: str | os.PathLike[str] = "./slurm-sweeps",
+        asha: PrunerPlan | None = None,
+        slurm_cfg: SlurmCfg | None = None,
+        restore: bool | str = False,
+        overwrite: bool = False,
+        *,
+        seed: int | None = None,
+        local_cfg: LocalCfg | None = None,
+        sampler: SamplerPlan | None = None,
+        pruner: PrunerPlan | None = None,
+        points_to_evaluate: Sequence[dict[str, Any]] = (),
+        warm_start: Result | pd.DataFrame | None = None,
+    ) -> None:
+        asha = choose_pruner(asha, pruner)
+        check_arguments(train, slurm_cfg, local_cfg, restore, overwrite, seed)
+        self._train = train
+        space = SearchSpace(cfg)
+        fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
+        known: Sequence[Known] = ()
+        if warm_start is not None:
+            known = read_warm_start(warm_start, space, asha.metric if asha else None)
+        self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
+        self._layout = Layout(Path(local_dir), name)
+        self._slurm_cfg = slurm_cfg or SlurmCfg()
+        self._local_cfg = local_cfg or LocalCfg()
+        self._claim = Claim(self._layout, restore, overwrite, self._search.describe)
+        self._claim.check()
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self._layout.name
+
+    @property
+    def local_dir(self) -> Path:
+        """The folder of the database and the experiment's folder."""
+        return self._layout.local_dir
+
+    def run(
+        self,
+        n_trials: int | None = 1,
+        max_concurrent_trials: int | None = None,
+        summary_interval_in_sec: float = 5.0,
+        nr_of_rows_in_summary: int = 10,
+        summarize_cfg_and_metrics: bool | list[str] = True,
+        *,
+        max_retries: int = 0,
+        fail_fast: bool = True,
+        grace_period_in_sec: float = 60.0,
+        report: bool = False,
+        time_budget_in_sec: float | None = None,
+        target: float | None = None,
+    ) -> Result:
+        """Run the sweep until all trials have ended.
+
+        Args:
+            n_trials: How many trials there are to be in total, those of a restored experiment
+                included. Ignored for a grid, whose points are all run. None: as many as come before
+                the time is up or the target reached.
+            max_concurrent_trials: How many run at once. None: the CPUs that this process may use,
+                or, in a Slurm allocation, its tasks divided by the tasks of a trial.
+            summary_interval_in_sec: Seconds between two summaries.
+            nr_of_rows_in_summary: Rows of its table of trials.
+            summarize_cfg_and_metrics: Whether it shows cfg and metrics, or the names of those that
+                it shows.
+            max_retries: How often a trial that fails is run again; its failures before a restore
+                count.
+            fail_fast: Stop when the first trials have all failed and none has logged a metric.
+            grace_period_in_sec: When told to stop (Ctrl-C, TERM, USR1): how long trials have to
+                reach their next report.
+            report: Keep an HTML report in the experiment's folder, `report.html`, up to date: it
+                is written anew about once a minute, and at the end.
+            time_budget_in_sec: When so many seconds have passed, nothing new is started and running
+                trials are asked to leave at their next report, as by a stop; `run` then returns.
+            target: The same when a trial reports the pruner's metric at this value or better.
+
+        Returns:
+            The result, which can be read again later with `Result(name, local_dir)`.
+
+        Raises:
+            SweepStopped: The driver was told to stop; a `SystemExit` with code 130 after Ctrl-C,
+                else 75.
+            SweepFailedError: Going on makes no sense; what is done is kept.
+            TrainError: `train` can't be pickled, or not be loaded in a worker.
+            AllocationError: A trial doesn't fit the allocation.
+            ExperimentLockedError: Another driver is at work on this experiment.
+            StorageError: The database can't be written.
+        """
+        cfg = check_run(
+            n_trials,
+            max_concurrent_trials,
+            max_retries,
+            fail_fast,
+            grace_period_in_sec,
+            time_budget_in_sec,
+            target,
+        )
+        check_summary(summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics)
+        view = LiveView(
+            self._layout.database,
+            self.name,
+            interval_s=summary_interval_in_sec,
+            rows=nr_of_rows_in_summary,
+            columns=summarize_cfg_and_metrics,
+            report=self._layout.report if report else None,
+        )
+        launcher = build_launcher(
+            self._layout, self._slurm_cfg, self._local_cfg, cfg.max_concurrent_trials
+        )
+        train = pickle_train(self._train)
+        stopped_by = None
+        with self._claim.hold(view.notify) as (database, record, owner):
+            sweep = self._search.build_sweep(database, record, cfg, launcher.slots)
+            if not sweep.is_done:
+                parts = _Parts(sweep, launcher, database, record, owner, view, train)
+                stopped_by = self._drive(parts, cfg)
+        if stopped_by not in (None, TIME_BUDGET, TARGET):
+            self._leave(stopped_by, view.notify)
+        return Result(self.name, self.local_dir)
+
+    def _drive(self, parts: _Parts, cfg: RunCfg) -> str | None:
+        """Run the sweep; return what stopped it before it was done, None if nothing did."""
+        try:
+            self._layout.slots.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"can't write into {self._layout.folder}: {error}. Choose a local_dir that you can "
+                "write, on a disk that has room"
+            ) from error
+        write_train(parts.train, self._layout.train)
+        patience = Patience(
+            stop_grace_s=cfg.grace_period_s, prune_grace_s=min(30.0, cfg.grace_period_s)
+        )
+        view, state = parts.view, "failed"
+        requests: SimpleQueue[Request] = SimpleQueue()
+        # What was asked of an earlier driver is not meant for this one.
+        parts.database.take_requests(parts.record.id, time.time())
+        writer = Writer(
+            parts.database,
+            parts.record.id,
+            parts.owner,
+            on_notice=view.notify,
+            on_request=requests.put,
+        )
+        try:
+            with watch_time_limit() as limit, view:
+                repetition = self._search.describe_repetition(parts.sweep.cfg.n_trials)
+                for text in filter(None, (*parts.launcher.notices, repetition)):
+                    view.notify(text)
+                writer.put(StateRecord("running"))
+                driver = Driver(
+                    parts.sweep,
+                    parts.launcher,
+                    writer,
+                    self._layout,
+                    view.notify,
+                    patience,
+                    limit,
+                    requests,
+                    cfg.time_budget_s,
+                )
+                driver.run()
+                state = "stopped" if driver.stopped_by else "completed"
+                writer.put(StateRecord(state))
+                writer.flush()
+        finally:
+            if state == "failed":
+                _put_quietly(writer, StateRecord(state))
+            writer.close()
+        return driver.stopped_by
+
+    def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
+        """End the script of a sweep that was stopped; have its job queued again if asked to."""
+        job_id = os.environ.get("SLURM_JOB_ID")
+        wanted = stopped_by in ("SIGINT", STOP_REQUEST)  # by a person, who wants it to end
+        if job_id and self._slurm_cfg.requeue and not wanted:
+            requeue(job_id, notify)
+        raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
+
+
+def _put_quietly(writer: Writer, record: StateRecord) -> None:
+    """Write on the way out of an error, which must not be hidden by another."""
+    try:
+        writer.put(record)
+    except StorageError:
+        return

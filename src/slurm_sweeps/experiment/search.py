@@ -1,0 +1,186 @@
+"""The search of one experiment: its space, its sampler, its rule; and the sweep made of them.
+
+A sweep that goes on is brought to where it stopped from the database: the sampler is told of all
+earlier trials, and the rule hears all their metrics again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import __version__
+from ..errors import UsageError
+from ..search.points import fill_points
+from ..search.pruner import Pruner, PrunerPlan
+from ..search.samplers import Problem, Sampler, SamplerPlan, bind_sampler
+from ..search.search_space import SearchSpace
+from ..storage.database import Database
+from ..storage.marks import find_unfinished
+from ..storage.records import ExperimentRecord, TrialRecord
+from ..sweep import Sweep, SweepCfg, TrialState
+from ..trial import TERMINATED, Status
+from .arguments import RunCfg, describe_pruner
+from .warm_start import Known
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is searched, and by which rules.
+
+    Args:
+        space: The search space.
+        pruner: Stops trials; None lets all run to their end.
+        sampler: Proposes configurations; None is random, or grid where the space has grids.
+        seed: The user's, None to draw one.
+        points: Configurations, or parts of some, to try first.
+        known: What an earlier sweep found, for the sampler.
+    """
+
+    space: SearchSpace
+    pruner: PrunerPlan | None
+    sampler: SamplerPlan | None
+    seed: int | None
+    points: tuple[dict[str, Any], ...] = ()
+    known: tuple[Known, ...] = ()
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that the sweep is after, if anybody said."""
+        return self.pruner.metric if self.pruner else None
+
+    def describe(self) -> dict[str, Any]:
+        """Write down the settings of a new experiment, JSON-able."""
+        return {
+            "version": __version__,
+            "seed": secrets.randbits(32) if self.seed is None else self.seed,
+            "space": self.space.describe(),
+            "metric": self.metric,
+            "mode": self.pruner.mode if self.pruner else None,
+            "asha": describe_pruner(self.pruner) if self.pruner else None,
+        }
+
+    def build_sweep(
+        self, database: Database, record: ExperimentRecord, cfg: RunCfg, slots: int
+    ) -> Sweep:
+        """Build the sweep, at its beginning or where it stopped, and write down its settings.
+
+        Raises:
+            UsageError: What is stored was begun with another space or seed.
+        """
+        if cfg.target is not None and self.metric is None:
+            raise UsageError(
+                f"target={cfg.target!r} needs a metric: pass asha=ss.ASHA(metric, mode) to the "
+                "experiment"
+            )
+        settings = dict(record.settings)
+        self._check_same(record.name, settings)
+        mode = self.pruner.mode if self.pruner else None
+        problem = Problem(self.space, settings["seed"], self.metric, mode)
+        pruner = self.pruner.build_pruner() if self.pruner else None
+        n_trials = self.space.n_grid_points if self.space.grids else cfg.n_trials
+        sweep = Sweep(
+            SweepCfg(
+                n_trials,
+                self.metric,
+                cfg.max_retries,
+                cfg.fail_fast,
+                slots,
+                cfg.target,
+                lower_is_better=mode != "max",
+            ),
+            self._build_sampler(problem),
+            pruner,
+            fill_points(self.points, self.space, settings["seed"]),
+        )
+        trials = database.trials(record.id)
+        if trials:
+            states = list(self._revive(database, record, trials))
+            unfinished = find_unfinished(trials, database.requests(record.id))
+            sweep.restore(states, unfinished, has_reported=bool(database.metric_ids(record.id)))
+        if pruner is not None and self.metric is not None:
+            _replay(pruner, database, record, self.metric, [trial.number for trial in trials])
+        settings |= {
+            **self.describe(),
+            "seed": settings["seed"],
+            "n_trials": n_trials,
+            "slots": slots,
+            "started_at": time.time(),
+            "done_before": sum(trial.status in TERMINATED for trial in trials),
+        }
+        database.set_settings(record.id, settings)
+        return sweep
+
+    def _build_sampler(self, problem: Problem) -> Sampler:
+        sampler: Any = bind_sampler(self.sampler, problem)
+        if self.known and not hasattr(sampler, "warm_up"):
+            raise UsageError(
+                "warm_start needs a sampler with a method warm_up(cfg, value), "
+                f"which {sampler!r} has not"
+            )
+        for cfg, value in self.known:
+            sampler.warm_up(cfg, value)
+        bound: Sampler = sampler
+        return bound
+
+    def describe_repetition(self, n_trials: int | None) -> str | None:
+        """Say if there are more trials than points; without any space that is what is meant."""
+        size, wanted = self.space.size, n_trials or 0
+        if not self.space.leaves or size is None or size >= wanted:
+            return None
+        return (
+            f"the search space has only {size} different configurations: {wanted - size} of "
+            f"the {wanted} trials repeat an earlier one"
+        )
+
+    def _check_same(self, name: str, settings: dict[str, Any]) -> None:
+        difference = self.space.describe_difference(settings["space"])
+        if difference:
+            raise UsageError(
+                f"experiment {name!r} was begun with another search space: {difference}. "
+                "Restore it with the same space, pass overwrite=True, or choose another name"
+            )
+        if self.seed is not None and self.seed != settings["seed"]:
+            raise UsageError(
+                f"experiment {name!r} was begun with seed={settings['seed']}, not "
+                f"{self.seed}: leave seed out when restoring, or pass overwrite=True"
+            )
+
+    def _revive(
+        self, database: Database, record: ExperimentRecord, trials: Sequence[TrialRecord]
+    ) -> Iterator[TrialState]:
+        metric = self.metric
+        known = {a.number: a for a in database.aggregates(record.id, metric)} if metric else {}
+        failed = Counter(
+            attempt.number
+            for attempt in database.attempts(record.id)
+            if attempt.status is Status.FAILED
+        )
+        for trial in trials:
+            last = known.get(trial.number)
+            yield TrialState(
+                number=trial.number,
+                trial_id=trial.trial_id,
+                repetition=trial.repetition,
+                cfg=self.space.revive(json.loads(trial.cfg_json)),
+                status=trial.status,
+                attempt=trial.attempt,
+                lost_count=trial.lost_count,
+                failed_count=failed[trial.number],
+                last_value=last.last_value if last else None,
+                last_iteration=last.last_iteration if last else None,
+            )
+
+
+def _replay(
+    pruner: Pruner, database: Database, record: ExperimentRecord, metric: str, numbers: list[int]
+) -> None:
+    """Let a rule hear all stored reports again."""
+    for number, (iterations, values) in database.curves(record.id, metric, numbers).items():
+        for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
+            pruner.report(number, iteration, value)

@@ -1,0 +1,111 @@
+"""Report to the sweep from a Hugging Face `Trainer`.
+
+from slurm_sweeps.integrations.transformers import SlurmSweepsCallback
+
+trainer = Trainer(callbacks=[SlurmSweepsCallback("eval_loss")], ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..execution import session
+from ._metrics import check_names, pick_metrics
+from ._wandb import WandbLog
+
+if TYPE_CHECKING:
+    TrainerCallback = object
+else:
+    try:
+        from transformers import TrainerCallback
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ImportError(
+            "slurm_sweeps.integrations.transformers needs Transformers and Accelerate: "
+            "pip install 'transformers[torch]'"
+        ) from error
+
+
+class SlurmSweepsCallback(TrainerCallback):
+    """Reports metrics after each evaluation, and ends the trial when the sweep says so.
+
+    The iteration is the number of the evaluation, from 1; with `eval_strategy="epoch"` that is the
+    number of epochs trained. Reported is as late as can be, when the checkpoint that belongs to an
+    evaluation has been written. Evaluations outside of `train()` are not reported.
+
+    Args:
+        metrics: Name or names to report, as the trainer has them (`"eval_loss"`).
+        log_to_wandb: True logs them to Weights & Biases too, in a run of the trial's own. None
+            does so if a run is open already (not that of `report_to="wandb"`, which logs by
+            itself). False never does.
+        wandb_init_kwargs: Arguments for `wandb.init`, with `log_to_wandb=True`.
+
+    Raises:
+        UsageError: An argument makes no sense; or, at the first evaluation, a metric is missing.
+    """
+
+    def __init__(
+        self,
+        metrics: str | Sequence[str],
+        log_to_wandb: bool | None = None,
+        wandb_init_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.metrics = check_names(metrics)
+        self._wandb = WandbLog(log_to_wandb, wandb_init_kwargs)
+        self._training = False
+        self._waiting: tuple[dict[str, float], int] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the W&B run."""
+        self._training = True
+        if state.is_world_process_zero:
+            self._wandb.open()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **kwargs: Any
+    ) -> None:
+        """Take the metrics down; a checkpoint may follow before they are reported."""
+        if self._training:
+            values = pick_metrics(self.metrics, metrics, "computed")
+            self._waiting = values, count_evaluations(args, state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report what waits."""
+        self._report(args, state)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report what waits: no checkpoint was to be written."""
+        self._report(args, state)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report what waits: no checkpoint was to be written."""
+        self._report(args, state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report what waits, and close the W&B run that was opened here."""
+        self._report(args, state)
+        self._training = False
+        self._wandb.close()
+
+    def _report(self, args: Any, state: Any) -> None:
+        """Report, on every rank: in a trial of several, `log` is a collective call."""
+        if self._waiting is None:
+            return
+        (values, iteration), self._waiting = self._waiting, None
+        if state.is_world_process_zero:
+            self._wandb.log(values, iteration, framework_logs="wandb" in args.report_to)
+        session.log(values, iteration)
+
+
+def count_evaluations(args: Any, state: Any) -> int:
+    """Return the number of the evaluation that has just been made, from 1."""
+    if args.eval_strategy == "epoch":
+        epochs: float = state.epoch
+        return round(epochs)
+    steps: float = state.global_step / state.eval_steps
+    return max(1, round(steps))
+
+
+__all__ = ["SlurmSweepsCallback"]

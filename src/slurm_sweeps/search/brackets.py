@@ -1,0 +1,56 @@
+"""Asynchronous Hyperband: several ASHAs side by side that differ in when they begin to judge.
+
+Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is judged
+among the trials of that bracket alone. Brackets get trials in the shares of Hyperband (Li et al.
+2018, arXiv 1603.06560), spread evenly over the trial numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect
+from collections.abc import Hashable
+from fractions import Fraction
+from itertools import accumulate
+
+from .pruner import Decision
+from .rungs import AshaPruner
+
+#: The golden ratio's fraction: its multiples are spread most evenly.
+_GOLDEN = 0.6180339887498949
+
+
+class HyperbandPruner:
+    """Asynchronous Hyperband: O(rungs · log n) a report.
+
+    Args:
+        mode: "min" or "max".
+        levels: The rungs' levels, ascending.
+        max_t: From this resource on a trial is never pruned.
+        factor: The reduction factor, 2 or more.
+    """
+
+    def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
+        n = len(levels)
+        self._brackets = [AshaPruner(mode, levels[b:], max_t, factor) for b in range(n)]
+        shares = [float(factor ** (n - 1 - b)) * n / (n - b) for b in range(n)]
+        self._bounds = [bound / sum(shares) for bound in accumulate(shares[:-1])]
+
+    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+        """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
+        return self._get_bracket(trial).report(trial, iteration, value)
+
+    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
+        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
+        self._get_bracket(trial).forget(trial, from_iteration)
+
+    def _get_bracket(self, trial: Hashable) -> AshaPruner:
+        return self._brackets[bisect(self._bounds, _spread(trial))]
+
+
+def _spread(trial: Hashable) -> float:
+    """Return a number in [0, 1) for a trial, the same in every process."""
+    if isinstance(trial, int):
+        return (trial + 1) * _GOLDEN % 1.0
+    digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

@@ -1,0 +1,129 @@
+"""What a forest of trees learns from the trials that have ended.
+
+A fit is made of a table of rows and values alone, so that it can be made in another thread. It
+holds a pool of candidates with every tree's prediction for each of them: proposing is then no more
+than averaging a few rows of numbers.
+
+Half of the candidates are drawn at random and half around the best trials. Values count by their
+rank alone: they are carried to a normal distribution, so that neither outliers nor the metric's
+scale matter, and a trial that failed or diverged is simply the worst.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from ...errors import UsageError
+from .encoding import Array, Encoding
+
+#: A fit is made of no more trials than this: the best third of them, the others at random.
+MAX_TRIALS = 900
+N_TREES = 50
+N_CANDIDATES = 1000
+
+#: The share of trials, and their largest number, around which candidates are drawn.
+BEST_SHARE = 0.2
+MAX_BEST = 30
+
+#: The narrowest that candidates are drawn around the best, in units.
+MIN_WIDTH = 0.08
+
+#: How likely a candidate near a trial picks another option.
+P_OTHER_OPTION = 0.15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """What a forest is fitted to.
+
+    Args:
+        rows: Of each trial, its row; [n, n_columns].
+        values: Their metric's last value, lower is better, infinite for those that have none; [n].
+        seed: Makes the fit repeatable.
+    """
+
+    rows: Array
+    values: Array
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A fitted forest's opinion on a pool of candidates.
+
+    Args:
+        candidates: Their rows; [n, n_columns].
+        predictions: What each tree expects of each candidate, lower is better; [trees, n].
+    """
+
+    candidates: Array
+    predictions: Array
+
+
+def check_installed() -> None:
+    """Raise UsageError if the library that forests are made with is not there."""
+    try:
+        import sklearn  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise UsageError(
+            f"samplers.Model() needs scikit-learn ({error}): pip install 'slurm-sweeps[model]'"
+        ) from error
+
+
+def fit(table: Table, encoding: Encoding) -> Fit:
+    """Fit a forest and ask it about a pool of candidates."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    rng = np.random.default_rng(table.seed)
+    order = np.argsort(table.values, kind="stable")
+    kept = _thin(order, rng)
+    forest = ExtraTreesRegressor(
+        N_TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)), n_jobs=1
+    )
+    forest.fit(encoding.show(table.rows[kept]), score(table.values)[kept])
+    candidates = draw_candidates(table.rows[order[: count_best(len(order))]], encoding, rng)
+    shown = encoding.show(candidates).astype(np.float32)
+    predictions = [tree.tree_.predict(shown)[:, 0] for tree in forest.estimators_]
+    return Fit(candidates, np.array(predictions))
+
+
+def score(values: Array) -> Array:
+    """Carry values to a normal distribution by their rank; ties share their mean rank."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts + 1) / 2
+    normal = NormalDist()
+    scores = [normal.inv_cdf((rank + 0.5) / len(values)) for rank in ranks]
+    scored: Array = np.array(scores)[group]
+    return scored
+
+
+def count_best(n: int) -> int:
+    """Around how many of n trials candidates are drawn."""
+    return min(n, MAX_BEST, max(5, math.ceil(BEST_SHARE * n)))
+
+
+def draw_candidates(best: Array, encoding: Encoding, rng: np.random.Generator) -> Array:
+    """Return rows to choose from, half of them near the best trials; [n, n_columns]."""
+    n, n_columns = N_CANDIDATES // 2, encoding.n_columns
+    anywhere = rng.random((N_CANDIDATES - n, n_columns))
+    centers = best[rng.integers(len(best), size=n)]
+    # Scott's rule: the fewer there are and the wider they lie, the wider is drawn.
+    width = np.maximum(MIN_WIDTH, best.std(axis=0) * len(best) ** (-1 / (4 + n_columns)))
+    near = np.abs(centers + width * rng.standard_normal((n, n_columns)))
+    near = np.clip(np.where(near > 1, 2 - near, near), 0, 1)
+    stays = rng.random((n, n_columns)) >= P_OTHER_OPTION
+    other = np.where(stays, centers, rng.random((n, n_columns)))
+    return np.concatenate([anywhere, np.where(encoding.counts > 0, other, near)])
+
+
+def _thin(order: Array, rng: np.random.Generator) -> Array:
+    """Choose the trials to fit to, from their numbers, the best first."""
+    if len(order) <= MAX_TRIALS:
+        return order
+    n_best = MAX_TRIALS // 3
+    rest = rng.choice(order[n_best:], MAX_TRIALS - n_best, replace=False)
+    return np.concatenate([order[:n_best], rest])

@@ -1,0 +1,196 @@
+"""Learning from the trials that have ended where good configurations lie.
+
+A forest is told each trial's last value, as if the trial were complete: replays of real learning
+curves say that this serves far better than leaving pruned trials out. Each proposal follows one
+of its trees, drawn at random (Thompson sampling): where trees agree it goes to what is best, where
+they differ it explores. As every proposal follows other trees and leaves the pool of candidates,
+many workers that ask at once are not sent to one place.
+
+`plan_study` and `learn` part the fit from the asking, so that a driver can fit in another thread;
+unless someone took this over (`studies_apart`), an ask fits by itself when enough was told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError
+from ...trial import Status
+from ..checks import check_integer, check_real
+from ..streams import Streams
+from .draw import Draw
+from .encoding import Array, Encoding
+from .forest import Fit, Table, check_installed, fit
+from .protocol import Observation, Problem
+from .unseen import Unseen
+
+#: How many trees are asked for one proposal. With more, replays of curves whose early values
+#: mislead stuck to the first good region.
+N_ASKED = 1
+
+#: The forest is fitted anew when there are so many more trials, as a share of those it knows.
+GROWTH = 0.05
+
+#: So many candidates at least are left in the pool; then the next fit can't wait.
+MIN_POOL = 300
+
+_ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Propose what a forest of trees, fitted to the trials that have ended, takes for good.
+
+    Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (that of the pruner).
+    Conditional and mixed spaces are modelled; trials that fail or diverge count as the worst.
+
+    Args:
+        n_startup: How many trials must have ended before the model is asked; random till then.
+        random_share: The share of proposals, from 0 to 1, that are drawn at random for ever.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        UsageTypeError: An argument is of a wrong type.
+    """
+
+    n_startup: int = 15
+    random_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        n_startup = check_integer("Model", "n_startup", self.n_startup)
+        share = check_real("Model", "random_share", self.random_share)
+        if n_startup < 1:
+            raise UsageError(f"Model: n_startup must be 1 or more, got {n_startup!r}")
+        if not 0 <= share <= 1:
+            raise UsageError(f"Model: random_share must be from 0 to 1, got {share!r}")
+        object.__setattr__(self, "n_startup", n_startup)
+        object.__setattr__(self, "random_share", share)
+
+    def bind(self, problem: Problem) -> ModelSampler:
+        """Return a sampler for this problem.
+
+        Raises:
+            UsageError: There is no metric to learn, or scikit-learn is missing.
+        """
+        if problem.metric is None:
+            raise UsageError(
+                "samplers.Model() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
+            )
+        check_installed()
+        return ModelSampler(self, problem)
+
+
+class ModelSampler:
+    """The model of one problem; see `Model`.
+
+    Attributes:
+        repeats: Whether all points of a finite space were tried and a further round has begun.
+        studies_apart: Whether someone else calls `plan_study` and `learn`.
+    """
+
+    def __init__(self, plan: Model, problem: Problem) -> None:
+        self._plan = plan
+        self._seed = problem.seed
+        self._sign = -1.0 if problem.mode == "max" else 1.0
+        self._encoding = Encoding(problem.space)
+        self._random = Draw(problem.space, problem.seed)
+        self._streams = Streams(problem.seed, "model")
+        self._fills = Streams(problem.seed, "what is not active")
+        self._unseen = Unseen(problem.space, problem.seed)
+        self._rows: dict[int, Array] = {}
+        self._values: dict[int, float] = {}
+        self._next = 0
+        self._n_known = 0
+        self._pool: _Pool | None = None
+        self.studies_apart = False
+
+    @property
+    def repeats(self) -> bool:
+        return self._unseen.repeats
+
+    def ask(self, now: float) -> dict[str, Any]:
+        number, self._next = self._next, self._next + 1
+        if not self.studies_apart and (study := self.plan_study()) is not None:
+            self.learn(study())
+        rng = self._streams.go_to(number)
+        if self._pool is None or rng.random() < self._plan.random_share:
+            self._random.go_to(number)
+            return self._unseen.find(self._random)
+        self._pool.begin(rng)
+        return self._unseen.find(self._pool)
+
+    def tell(self, trial: Observation) -> None:
+        if trial.number >= self._next:  # of an earlier run: it was asked for there
+            self._next = trial.number + 1
+            self._unseen.note(trial.cfg)
+        if trial.status in _ENDED:
+            self._take(trial.number, trial.cfg, trial.value)
+
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+        """Learn from a trial of another sweep; its point counts as tried."""
+        self._unseen.mark(cfg)
+        self._take(-1 - len(self._values), cfg, value)
+
+    def plan_study(self) -> Callable[[], Fit] | None:
+        """Return what makes the next fit, None while there is too little new; touches nothing."""
+        n = len(self._values)
+        is_short = self._pool is not None and self._pool.n_left < MIN_POOL
+        if n < self._plan.n_startup or not self._encoding.n_columns:
+            return None
+        if n <= (1 + GROWTH) * self._n_known and not is_short:
+            return None
+        numbers = list(self._values)
+        rows = np.array([self._rows[number] for number in numbers])
+        values = np.array([self._values[number] for number in numbers])
+        seed = int(self._streams.go_to(self._next).integers(2**62))
+        self._n_known = n
+        return partial(fit, Table(rows, values, seed), self._encoding)
+
+    def learn(self, result: Fit) -> None:
+        """Take in what a study found."""
+        self._pool = _Pool(result, self._encoding)
+
+    def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:
+        # The last that is told of a trial counts: one that was paused may have gone on.
+        if number not in self._rows:
+            row = self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
+            if row is None:
+                return
+            self._rows[number] = row
+        is_known = value is not None and math.isfinite(value)
+        self._values[number] = self._sign * value if is_known and value is not None else math.inf
+
+
+class _Pool:
+    """The candidates of one fit that nobody has got yet; drawn from as from `Draw`."""
+
+    def __init__(self, result: Fit, encoding: Encoding) -> None:
+        self._fit = result
+        self._encoding = encoding
+        self._is_taken = np.zeros(len(result.candidates), dtype=bool)
+        self._expected = result.predictions.mean(axis=0)
+        self.n_left = len(result.candidates)
+        self.rng = np.random.default_rng(0)
+        self.is_point = False
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Choose the tree that the next proposal follows."""
+        self.rng = rng
+        trees = rng.choice(len(self._fit.predictions), N_ASKED, replace=False)
+        self._expected = self._fit.predictions[trees].mean(axis=0)
+        self._expected[self._is_taken] = math.inf
+
+    def draw(self) -> dict[str, Any]:
+        """Return the best candidate that is left; each call another one."""
+        best = int(self._expected.argmin())
+        self._is_taken[best], self._expected[best] = True, math.inf
+        self.n_left -= 1
+        row = self._fit.candidates[best]
+        self.is_point = self._encoding.is_point(row)
+        return self._encoding.build(row)

@@ -1,0 +1,121 @@
+"""What a sampler is: it proposes configurations and is told what became of them.
+
+A sampler is made in two steps. What the user passes to an experiment is a plan, free of any search
+space (`Random()`); the experiment binds it: `plan.bind(problem)` gives the sampler that `ask` and
+`tell` are called on. A class of one's own can be both at once:
+
+    class Halves:
+        def bind(self, problem):
+            self.space, self.number = problem.space, 0
+            return self
+
+        def ask(self, now):
+            self.number += 1
+            return self.space.build(lambda leaf: 0.5 if self.number % 2 else 0.25)
+
+        def tell(self, trial):
+            self.number = max(self.number, trial.number + 1)
+
+The rules, which the property tests of `tests/search` hold every sampler to:
+
+- Trial numbers are given in the order of the asks: the first ask is trial 0's, the next trial 1's.
+- `tell` comes when a trial starts and when it ends, and, in an experiment that is resumed, for
+  each stored trial in the order of their numbers before the first ask. So it may come more than
+  once for a number, and the last one counts.
+- Told of the trials 0 to n-1 in a fresh process, with the same seed, a sampler asks for trial n
+  what it would have asked for undisturbed. One that learns does so when it was told the same in
+  the same order.
+- No clock and no global random state: `now` and the problem's seed are all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from ...trial import Status
+from ..search_space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a sampler is to search.
+
+    Args:
+        space: The search space.
+        seed: The sweep's seed, 0 or more; drawn once and stored where the user gave none.
+        metric: The metric that the sweep is after, or None if nobody said.
+        mode: "min" or "max"; None where `metric` is.
+    """
+
+    space: SearchSpace
+    seed: int
+    metric: str | None = None
+    mode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a sampler is told of a trial.
+
+    Args:
+        number: The trial's position in its sweep, from 0.
+        cfg: Its configuration.
+        status: RUNNING when it starts, what it ended as later.
+        iteration: The largest iteration that it logged the metric at; None if it never did.
+        value: The metric there; may be NaN or infinite.
+        curve: The metric by iteration, where the caller keeps it; else None.
+    """
+
+    number: int
+    cfg: dict[str, Any]
+    status: Status
+    iteration: int | None = None
+    value: float | None = None
+    curve: Mapping[int, float] | None = None
+
+
+class Sampler(Protocol):
+    """Proposes configurations for one problem.
+
+    A sampler may also have an attribute `repeats: bool`: whether it has begun to propose again
+    what it proposed before, because nothing new is left; and, to be used with `warm_start`, a
+    method `warm_up(cfg, value)` that is told of each trial of an earlier sweep before all else.
+    """
+
+    def ask(self, now: float) -> dict[str, Any] | None:
+        """Return the configuration of the next trial, or None when there will be no more.
+
+        Args:
+            now: Seconds on the caller's clock, real or simulated; never goes back.
+        """
+
+    def tell(self, trial: Observation) -> None:
+        """Take note of a trial that started, ended or was read from the store."""
+
+
+@runtime_checkable
+class StudyingSampler(Sampler, Protocol):
+    """A sampler that learns, in steps too long for an ask.
+
+    Attributes:
+        studies_apart: Set by a driver that calls `plan_study` and `learn` by itself; else an ask
+            does it.
+    """
+
+    studies_apart: bool
+
+    def plan_study(self) -> Callable[[], Any] | None:
+        """Return what is to be computed next, None for nothing; it may run in another thread."""
+
+    def learn(self, result: Any) -> None:
+        """Take in what a study returned."""
+
+
+@runtime_checkable
+class SamplerPlan(Protocol):
+    """A sampler as the user passes it, before it knows the problem."""
+
+    def bind(self, problem: Problem) -> Sampler:
+        """Return a sampler for this problem, in its first state."""

@@ -1,0 +1,57 @@
+"""Random draws, in a finite space never the same twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..search_space import SearchSpace
+from .draw import Draw
+from .protocol import Observation, Problem
+from .unseen import Unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Draw every configuration at random; a Grid in the cfg is drawn from like a Choice.
+
+    A point of a finite space is drawn again only when all have been; spaces with a seed of their
+    own follow their own stream.
+    """
+
+    def bind(self, problem: Problem) -> RandomSampler:
+        """Return a sampler for this problem."""
+        return RandomSampler(problem.space, problem.seed)
+
+
+class RandomSampler:
+    """Random draws for one problem; see `Random`.
+
+    Attributes:
+        repeats: Whether all points were tried and a further round has begun.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._draw = Draw(space, seed)
+        self._unseen = Unseen(space, seed)
+        self._next = 0
+
+    @property
+    def repeats(self) -> bool:
+        return self._unseen.repeats
+
+    def ask(self, now: float) -> dict[str, Any]:
+        number, self._next = self._next, self._next + 1
+        self._draw.go_to(number)
+        return self._unseen.find(self._draw)
+
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+        """Take a point that another sweep tried as tried."""
+        self._unseen.mark(cfg)
+
+    def tell(self, trial: Observation) -> None:
+        # Later news of a trial change nothing: its point was noted when it was asked for.
+        if trial.number >= self._next:
+            self._next = trial.number + 1
+            self._unseen.note(trial.cfg)

@@ -1,0 +1,170 @@
+"""SearchSpace: the cfg that the user wrote, spaces included, as samplers and the store see it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError, UsageTypeError
+from ..trial import canonical_json
+from .compile import compile_template, join_path
+from .difference import describe_difference
+from .space import Space
+from .template import Leaf, MappingNode, Node, NumberNode, OptionsNode, Pick, RowNode
+
+
+class SearchSpace:
+    """A cfg with search spaces in it, checked once. Nothing in it changes after that.
+
+    Args:
+        template: A dict, nested as one likes, with spaces among its values.
+
+    Attributes:
+        template: As given.
+        leaves: All places that hold a space, in the template's order, those in options included.
+        grids: The leaves that are Grids.
+        size: How many different configurations there are; None if they can't be counted to an end.
+
+    Raises:
+        UsageTypeError: `template` is no dict.
+        UsageError: Its keys can't be held by JSON, two of its values would have the same dotted
+            name, or a Grid lies in an option.
+    """
+
+    def __init__(self, template: dict[str, Any]) -> None:
+        if not isinstance(template, dict):
+            raise UsageTypeError(
+                f"cfg must be a dict, got {template!r} ({type(template).__name__})"
+            )
+        self.template = template
+        self._node = compile_template(template)
+        _check_names(template)
+        self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self._node))
+        self.grids = tuple(leaf for leaf in self.leaves if leaf.space.is_grid)
+        self.size = self._node.size
+
+    @property
+    def n_grid_points(self) -> int | None:
+        """How many points the grids have together; None where there is no grid."""
+        if not self.grids:
+            return None
+        return math.prod(len(leaf.space.options or ()) for leaf in self.grids)
+
+    def pick_grid_point(self, index: int) -> dict[Leaf, float]:
+        """Return each grid's unit at point number `index`; the last grid varies fastest."""
+        units = {}
+        for leaf in reversed(self.grids):
+            n_options = len(leaf.space.options or ())
+            index, digit = divmod(index, n_options)
+            units[leaf] = (digit + 0.5) / n_options
+        return units
+
+    def find_grid_point(self, units: Mapping[Leaf, float]) -> int:
+        """Return the number of the grid point that `units` (of all grids) belong to."""
+        index = 0
+        for leaf in self.grids:
+            n_options = len(leaf.space.options or ())
+            index = index * n_options + int(units[leaf] * n_options)
+        return index
+
+    def build(self, pick: Pick) -> dict[str, Any]:
+        """Return the configuration made of `pick(leaf)`, in [0, 1], for each active leaf.
+
+        The leaves are asked for in order; those in options that were not picked are not asked for.
+        """
+        return self._as_own(self._node.build(pick))
+
+    def sample(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw a configuration; grids are drawn like choices, and the spaces' seeds left aside."""
+        return self.build(lambda _leaf: rng.random())
+
+    def at(self, index: int) -> dict[str, Any]:
+        """Return the configuration number `index` (0 <= index < size) of a finite space."""
+        return self._as_own(self._node.at(index))
+
+    def revive(self, json_cfg: Any) -> dict[str, Any]:
+        """Return the configuration written as `json_cfg`: the inverse of `canonical_json`.
+
+        Constants and options are the template's own objects.
+
+        Raises:
+            UsageError: It is no configuration of this space; the message says where.
+        """
+        return self._as_own(self._node.read(json_cfg, {}))
+
+    def to_units(self, cfg: dict[str, Any]) -> dict[Leaf, float]:
+        """Return the unit of each leaf that is active in `cfg`: the inverse of `build`.
+
+        Raises:
+            UsageError: It is no configuration of this space; the message says where.
+        """
+        units: dict[Leaf, float] = {}
+        self._node.read(json.loads(canonical_json(cfg)), units)
+        return units
+
+    def flatten(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        """Return `cfg` with nested keys joined by dots; see `flatten`."""
+        return flatten(cfg)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what defines this space, as JSON can hold it, to store and to compare."""
+        described: dict[str, Any] = self._node.describe()
+        return described
+
+    def describe_difference(self, old: Any) -> str | None:
+        """Return one sentence on how this space differs from a stored description, None if not.
+
+        Args:
+            old: What `describe` returned then, through JSON or not.
+        """
+        return describe_difference(old, self.describe())
+
+    def _as_own(self, cfg: dict[str, Any]) -> dict[str, Any]:
+        # A template without spaces is one constant; each configuration is a dict of its own.
+        return dict(cfg) if cfg is self.template else cfg
+
+    def __repr__(self) -> str:
+        return f"SearchSpace({self.template!r})"
+
+
+def flatten(cfg: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested dict as a flat one, keys joined by dots; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        path = join_path(prefix, str(key))
+        flat.update(flatten(value, path) if isinstance(value, dict) and value else {path: value})
+    return flat
+
+
+def _walk_leaves(node: Node) -> Iterator[Leaf]:
+    if isinstance(node, (MappingNode, RowNode)):
+        children = node.children
+        for child in children.values() if isinstance(children, dict) else children:
+            yield from _walk_leaves(child)
+    elif isinstance(node, OptionsNode):
+        yield node.leaf
+        for option in node.options:
+            yield from _walk_leaves(option)
+    elif isinstance(node, NumberNode):
+        yield node.leaf
+
+
+def _check_names(template: Any, path: str = "") -> set[str]:
+    """Return the names that the values below `path` will have once flattened, if all differ."""
+    if isinstance(template, Space) and template.options is not None:
+        return set().union(*(_check_names(option, path) for option in template.options))
+    if not isinstance(template, dict) or not template:
+        return {path}
+    seen: set[str] = set()
+    for key, value in template.items():
+        names = _check_names(value, join_path(path, str(key)))
+        if both := seen & names:
+            raise UsageError(
+                f"cfg has two values with the dotted name {min(both)!r}; rename one of the keys"
+            )
+        seen |= names
+    return seen

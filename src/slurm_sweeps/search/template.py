@@ -1,0 +1,285 @@
+"""The tree behind a cfg with search spaces in it.
+
+`compile_template` turns the user's dict into nodes, once; every walk over it is then a method of
+four small classes: a constant, a mapping, a row (list or tuple), a number and a choice among
+options. Options may hold spaces themselves, at any depth; such a space is *active* only in
+configurations for which its option was picked.
+
+A configuration is made by asking for one number in [0, 1] per active leaf (`build`). So random
+draws, quasi-random points, grid points and the proposals of a model are one walk with different
+numbers, and `read` is its inverse: it turns a configuration, as JSON holds it, back into objects
+and into those numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import UsageError
+from ..trial import canonical_json
+from .space import Space, describe_space
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """A place in the template that holds a space; equal only to itself.
+
+    Args:
+        path: Where it is, keys and list positions joined by dots: `opt.lr`, `layers.0`. Leaves in
+            different options of one Choice may share a path.
+        space: The space.
+        parent: The Choice or Grid leaf in whose option it lies, or None.
+        option: The number of that option.
+    """
+
+    path: str
+    space: Space
+    parent: Leaf | None = None
+    option: int = 0
+
+
+#: Answers with a number in [0, 1] for a leaf.
+Pick = Callable[[Leaf], float]
+
+
+class Node(Protocol):
+    """One part of a template."""
+
+    @property
+    def size(self) -> int | None:
+        """How many different values it can take; None if they can't be counted to an end."""
+
+    def build(self, pick: Pick) -> Any:
+        """Return a value, made of `pick(leaf)` for every active leaf, in the template's order."""
+
+    def at(self, index: int) -> Any:
+        """Return the value number `index` of a finite node; the last leaf varies fastest."""
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+        """Return the value written as `json_value`, and note each active leaf's unit.
+
+        Raises:
+            UsageError: No value of this node is written so.
+        """
+
+    def describe(self) -> Any:
+        """Return what defines it, as JSON can hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantNode:
+    """A part without spaces: the user's own object, never copied."""
+
+    path: str
+    value: Any
+    key: str
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def build(self, pick: Pick) -> Any:
+        return self.value
+
+    def at(self, index: int) -> Any:
+        return self.value
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+        if canonical_json(json_value) != self.key:
+            raise UsageError(f"cfg{format_place(self.path)} is {json_value!r}, but here {self.key}")
+        return self.value
+
+    def describe(self) -> Any:
+        return json.loads(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class MappingNode:
+    """A dict with spaces somewhere in it."""
+
+    path: str
+    children: dict[Any, Node]
+    texts: dict[str, Any]
+
+    @property
+    def size(self) -> int | None:
+        return _multiply([child.size for child in self.children.values()])
+
+    def build(self, pick: Pick) -> dict[Any, Any]:
+        return {key: child.build(pick) for key, child in self.children.items()}
+
+    def at(self, index: int) -> dict[Any, Any]:
+        indices = _split_index(index, [child.size or 1 for child in self.children.values()])
+        return {k: c.at(i) for (k, c), i in zip(self.children.items(), indices, strict=True)}
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> dict[Any, Any]:
+        if not isinstance(json_value, dict) or json_value.keys() != self.texts.keys():
+            raise UsageError(
+                f"cfg{format_place(self.path)} is {json_value!r}, but here a dict with the keys "
+                f"{list(self.texts)!r}"
+            )
+        return {
+            key: self.children[key].read(json_value[text], units)
+            for text, key in self.texts.items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {text: self.children[key].describe() for text, key in self.texts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class RowNode:
+    """A list or a tuple with spaces somewhere in it."""
+
+    path: str
+    children: tuple[Node, ...]
+    make: Callable[[list[Any]], Any]
+
+    @property
+    def size(self) -> int | None:
+        return _multiply([child.size for child in self.children])
+
+    def build(self, pick: Pick) -> Any:
+        return self.make([child.build(pick) for child in self.children])
+
+    def at(self, index: int) -> Any:
+        indices = _split_index(index, [child.size or 1 for child in self.children])
+        return self.make([c.at(i) for c, i in zip(self.children, indices, strict=True)])
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+        if not isinstance(json_value, list) or len(json_value) != len(self.children):
+            raise UsageError(
+                f"cfg{format_place(self.path)} is {json_value!r}, but here a list of "
+                f"{len(self.children)}"
+            )
+        pairs = zip(self.children, json_value, strict=True)
+        return self.make([child.read(value, units) for child, value in pairs])
+
+    def describe(self) -> list[Any]:
+        return [child.describe() for child in self.children]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberNode:
+    """A space of numbers."""
+
+    leaf: Leaf
+
+    @property
+    def size(self) -> int | None:
+        return self.leaf.space.size
+
+    def build(self, pick: Pick) -> Any:
+        return self.leaf.space.from_unit(pick(self.leaf))
+
+    def at(self, index: int) -> Any:
+        return self.leaf.space.at(index)
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+        try:
+            value = self.leaf.space.revive(json_value)
+        except UsageError as error:
+            raise UsageError(f"cfg{format_place(self.leaf.path)}: {error}") from None
+        units[self.leaf] = self.leaf.space.to_unit(value)
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        return self.leaf.space.describe()
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsNode:
+    """A Choice or a Grid: one of several nodes.
+
+    Args:
+        name: How the space is called.
+        leaf: Where it is.
+        options: One node each.
+        numbers: Of each constant option's key, the number of the first such option.
+        distinct: The numbers of the options without those that say the same as an earlier one.
+    """
+
+    name: str
+    leaf: Leaf
+    options: tuple[Node, ...]
+    numbers: dict[str, int]
+    distinct: tuple[int, ...]
+
+    @property
+    def size(self) -> int | None:
+        sizes = [self.options[i].size for i in self.distinct]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    def build(self, pick: Pick) -> Any:
+        return self.options[pick_option(pick(self.leaf), len(self.options))].build(pick)
+
+    def at(self, index: int) -> Any:
+        for i in self.distinct:
+            size = self.options[i].size or 1
+            if index < size:
+                return self.options[i].at(index)
+            index -= size
+        raise IndexError(index)
+
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+        key = canonical_json(json_value)
+        number = self.numbers.get(key)
+        if number is None:
+            number, value, inner = self._find_option(json_value, key)
+        else:
+            value, inner = self.options[number].at(0), {}
+        units[self.leaf] = (number + 0.5) / len(self.options)
+        units.update(inner)
+        return value
+
+    def _find_option(self, json_value: Any, key: str) -> tuple[int, Any, dict[Leaf, float]]:
+        """Return the first option that would be written just so, else the first that can be read.
+
+        The two differ where a number space takes 1 for 1.0 and another option holds the integers.
+        """
+        readings = []
+        for number in self.distinct:
+            inner: dict[Leaf, float] = {}
+            try:
+                value = self.options[number].read(json_value, inner)
+            except UsageError:
+                continue
+            if canonical_json(value) == key:
+                return number, value, inner
+            readings.append((number, value, inner))
+        if readings:
+            return readings[0]
+        raise UsageError(
+            f"cfg{format_place(self.leaf.path)} is {json_value!r}, which is none of the options of "
+            f"{self.leaf.space!r}"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        options = [option.describe() for option in self.options]
+        return describe_space(self.name, [options], self.leaf.space.seed)
+
+
+def pick_option(u: float, n_options: int) -> int:
+    """Return the number of the option whose share of [0, 1] holds u; all shares are equal."""
+    return min(int(u * n_options), n_options - 1)
+
+
+def format_place(path: str) -> str:
+    """Write a path the way messages do: cfg['opt.lr'], or just cfg for the whole."""
+    return f"[{path!r}]" if path else ""
+
+
+def _multiply(sizes: list[int | None]) -> int | None:
+    return None if None in sizes else math.prod(size or 0 for size in sizes)
+
+
+def _split_index(index: int, sizes: list[int]) -> list[int]:
+    digits = []
+    for size in reversed(sizes):
+        index, digit = divmod(index, size)
+        digits.append(digit)
+    return digits[::-1]

@@ -1,0 +1,120 @@
+"""What SQLite's errors mean for a person: which file, what to do.
+
+SQLite's messages are told apart by their text: Python 3.10 does not give the error codes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import StorageError
+
+#: SQLite's own way to lock where the file system has none; see https://sqlite.org/vfs.html.
+#: All who use the database must set it.
+VFS_VARIABLE = "SLURM_SWEEPS_SQLITE_VFS"
+
+#: (a word of what SQLite says, what that means and what to do); the first that fits counts.
+_REMEDIES = (
+    ("not a database", "is not a database; move it away, or choose another local_dir"),
+    ("malformed", "is damaged; save what is left with: sqlite3 '{path}' .recover"),
+    ("full", "can't grow, its disk is full; free some space, then go on with restore=True"),
+    ("readonly", "can't be written; check the permissions of the file and of its folder"),
+    ("unable to open", "can't be opened; check that its folder is there and that you may use both"),
+    (
+        "disk I/O",
+        "can't be read or written; check its disk, your quota there and the network file system, "
+        "then go on with restore=True",
+    ),
+    ("FOREIGN KEY", "has no such trial or experiment (any more); it was removed, or never written"),
+    ("UNIQUE", "holds such an entry already"),
+)
+
+
+class DatabaseBusyError(StorageError):
+    """Another process has locked the database; it is worth trying again."""
+
+
+class EmptyDatabaseError(StorageError):
+    """The file holds no tables: the process that made it ended before it could make them."""
+
+
+@contextmanager
+def translate_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into a `StorageError` that names the file and the remedy."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain_error(error, path) from error
+
+
+def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
+    """Say what an error of SQLite means for the database at `path`."""
+    said = str(error)
+    locked = "locked" in said or "locking" in said
+    if locked or "disk I/O" in said:
+        refusal = find_lock_refusal(path.parent)
+        if refusal is not None:
+            return StorageError(_format_refusal(path, refusal))
+    if locked:
+        return DatabaseBusyError(_format_busy(path, said))
+    if not os.path.exists(path) and ("readonly" in said or "disk I/O" in said):
+        return StorageError(
+            f"{path} was removed or renamed while it was in use (SQLite: {said}); put it back, "
+            "then go on with restore=True"
+        )
+    for word, remedy in _REMEDIES:
+        if word in said:
+            return StorageError(f"{path} {remedy.format(path=path)} (SQLite: {said})")
+    return StorageError(f"{path} can't be used (SQLite: {type(error).__name__}: {said})")
+
+
+def _format_refusal(path: Path, refusal: str) -> str:
+    return (
+        f"{path} can't be locked, its file system refuses it ({refusal}); choose a local_dir on "
+        f"another file system, or set {VFS_VARIABLE}=unix-dotfile for all who use this database"
+    )
+
+
+def _format_busy(path: Path, said: str) -> str:
+    lock = path.with_name(f"{path.name}.lock")  # made by SQLite's unix-dotfile
+    if lock.exists():
+        return (
+            f"{path} is locked by {lock}; if nobody uses the database, remove that (SQLite: {said})"
+        )
+    return (
+        f"{path} is locked by another process (SQLite: {said}); wait until it is done, or find it "
+        f"with: fuser -v '{path}'"
+    )
+
+
+def find_lock_refusal(folder: Path) -> str | None:
+    """Try to lock a new file in a folder as SQLite would, with a POSIX advisory lock.
+
+    The database itself is never opened for this: closing it would drop this process's locks.
+
+    Returns:
+        What the file system said; None if it locks, if the folder can't be written, or if
+        `VFS_VARIABLE` chooses another way to lock.
+    """
+    import tempfile  # here: it is slow to import, and nearly never needed
+
+    if VFS_VARIABLE in os.environ:
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-test-") as file:
+            return _try_to_lock(file.fileno())
+    except OSError:
+        return None
+
+
+def _try_to_lock(descriptor: int) -> str | None:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return str(error)
+    return None

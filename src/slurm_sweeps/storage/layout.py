@@ -1,0 +1,161 @@
+"""The one place that knows every file name of a sweep.
+
+    local_dir/slurm-sweeps.db
+    local_dir/<experiment>/train.pkl
+    local_dir/<experiment>/report.html
+    local_dir/<experiment>/slots/slot-<k>.log
+    local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
+
+The other ranks of a trial with several tasks write `stdout.<rank>.log` and `stderr.<rank>.log`.
+Nothing here touches the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UsageError, UsageTypeError
+
+#: Most Linux file systems hold 255 bytes in one file name (NAME_MAX).
+MAX_NAME_BYTES = 255
+
+
+def check_name(name: str) -> str:
+    """Return an experiment's name if it can be a folder's name on every file system we meet.
+
+    Raises:
+        UsageTypeError: The name is not a string.
+        UsageError: It is empty, `.` or `..`, has blanks at an end, holds a slash, a NUL or another
+            control character, or is longer than a file name may be.
+    """
+    if not isinstance(name, str):
+        raise UsageTypeError(f"the experiment's name must be a string, not {name!r}")
+    fault = _find_fault(name)
+    if fault:
+        raise UsageError(
+            f"the experiment's name {name!r} {fault}; it becomes the name of a folder, "
+            "so choose one like 'my sweep-2'"
+        )
+    return name
+
+
+def _find_fault(name: str) -> str | None:
+    if not name:
+        return "is empty"
+    if name in (".", ".."):
+        return "means another folder"
+    if name != name.strip():
+        return "begins or ends with a blank"
+    if "/" in name:
+        return "holds a slash"
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        return "holds a control character"
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return "can't be written as a file name here"
+    if size > MAX_NAME_BYTES:
+        return f"is {size} bytes long, {MAX_NAME_BYTES} are the most"
+    return _find_clash(name)
+
+
+def _find_clash(name: str) -> str | None:
+    # SQLite puts its journal (and, elsewhere, -wal and -shm) beside the database.
+    taken = name.startswith(Layout.DATABASE)
+    return f"is kept for the database {Layout.DATABASE!r} and its side files" if taken else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLayout:
+    """The files of one trial.
+
+    Args:
+        folder: The trial's folder, which is also its working directory.
+    """
+
+    folder: Path
+
+    @property
+    def cfg(self) -> Path:
+        """The configuration as YAML."""
+        return self.folder / "cfg.yml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that survives attempts."""
+        return self.folder / "checkpoints"
+
+    def stdout(self, rank: int = 0) -> Path:
+        """What one rank of the trial printed."""
+        return self.folder / _build_log_name("stdout", rank)
+
+    def stderr(self, rank: int = 0) -> Path:
+        """What one rank of the trial printed to its standard error."""
+        return self.folder / _build_log_name("stderr", rank)
+
+
+def _build_log_name(stream: str, rank: int) -> str:
+    return f"{stream}.{rank}.log" if rank else f"{stream}.log"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Layout:
+    """The files of one experiment.
+
+    Args:
+        local_dir: The folder that holds the database and the experiments' folders; `~` is not
+            expanded, and a relative path stays relative.
+        name: The experiment's name, checked by `check_name`.
+
+    Raises:
+        UsageError: The name can't be a folder's name.
+    """
+
+    DATABASE = "slurm-sweeps.db"
+
+    local_dir: Path
+    name: str
+
+    def __init__(self, local_dir: str | os.PathLike[str], name: str) -> None:
+        object.__setattr__(self, "local_dir", Path(local_dir))
+        object.__setattr__(self, "name", check_name(name))
+
+    @property
+    def database(self) -> Path:
+        """The database, shared by all experiments of this `local_dir`."""
+        return build_database_path(self.local_dir)
+
+    @property
+    def folder(self) -> Path:
+        """The experiment's folder."""
+        return self.local_dir / self.name
+
+    @property
+    def train(self) -> Path:
+        """The pickled `train`; only workers read it."""
+        return self.folder / "train.pkl"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report that a running sweep keeps up to date."""
+        return self.folder / "report.html"
+
+    @property
+    def slots(self) -> Path:
+        """The folder of the slots' logs."""
+        return self.folder / "slots"
+
+    def slot_log(self, slot: int) -> Path:
+        """What a slot's worker, its launcher and the site's prologues printed."""
+        return self.slots / f"slot-{slot}.log"
+
+    def trial(self, trial_id: str) -> TrialLayout:
+        """The files of one trial."""
+        return TrialLayout(self.folder / trial_id)
+
+
+def build_database_path(local_dir: str | os.PathLike[str]) -> Path:
+    """Name the database of a `local_dir`."""
+    return Path(local_dir) / Layout.DATABASE

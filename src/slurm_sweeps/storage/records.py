@@ -1,0 +1,177 @@
+"""What goes into the database and what comes out, as plain records.
+
+Times are seconds since 1970 (UTC) as floats. A metric's value may be NaN or infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..trial import Status, TrialError
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """The state of a trial from now on; written once for every change of its status.
+
+    Args:
+        number: The trial's position in its sweep, from 0; with the experiment it is the key.
+        trial_id: 12 hex digits, unique in the experiment.
+        repetition: How many trials with an equal cfg came before.
+        cfg_json: The configuration as JSON text.
+        status: What it is at.
+        attempt: 1 for the first run, 2 and more for retries.
+        lost_count: How many of its attempts were lost.
+        slot: The slot it runs or ran in.
+        host: The (first) host it runs or ran on.
+        gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
+        start_time: When this attempt began.
+        end_time: When this attempt ended.
+        error: Why this attempt failed or was lost.
+        exit_code: What its process exited with.
+        signal: The signal that ended its process.
+    """
+
+    number: int
+    trial_id: str
+    repetition: int
+    cfg_json: str
+    status: Status
+    attempt: int = 1
+    lost_count: int = 0
+    slot: int | None = None
+    host: str | None = None
+    gpus: str | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    error: TrialError | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRecord:
+    """What a trial logged at one iteration; replaces what it logged there before."""
+
+    number: int
+    attempt: int
+    iteration: int
+    metrics: dict[str, float]
+    logged_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """The state of the whole experiment from now on, such as "running" or "completed"."""
+
+    state: str
+
+
+#: What a writer takes.
+Record = TrialRecord | ReportRecord | StateRecord
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One run of a trial: where, when, and how it ended."""
+
+    number: int
+    attempt: int
+    status: Status
+    slot: int | None
+    host: str | None
+    gpus: str | None
+    start_time: float | None
+    end_time: float | None
+    error: TrialError | None
+    exit_code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOwner:
+    """The driver that works on an experiment.
+
+    Args:
+        host: Its host's name.
+        pid: Its process id there.
+        job_id: Its Slurm job, if it runs in one.
+        start: Which process this pid is: the machine's boot and the process's start, so that a
+            pid that was given out again is not taken for the same process; empty if unknown.
+        nonce: Unique for each time a lease is taken.
+    """
+
+    host: str
+    pid: int
+    job_id: str | None
+    start: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who holds an experiment, and when it was last heard of."""
+
+    owner: LeaseOwner
+    heartbeat: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRecord:
+    """One experiment.
+
+    Args:
+        id: Its key in the database.
+        name: Its name, unique in the database.
+        created_at: When it was first run.
+        updated_at: When a driver last wrote to it.
+        state: What it is at, in the driver's words.
+        settings: What the driver wrote down about the sweep.
+        lease: Who works on it, None when nobody does.
+    """
+
+    id: int
+    name: str
+    created_at: float
+    updated_at: float
+    state: str
+    settings: Mapping[str, Any]
+    lease: Lease | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What is known of one metric of one trial without reading its rows.
+
+    First and last are by iteration. The extremes are taken over finite values only (None where
+    there is none), each at its earliest iteration.
+    """
+
+    number: int
+    count: int
+    first_iteration: int
+    first_value: float
+    last_iteration: int
+    last_value: float
+    min_value: float | None
+    min_iteration: int | None
+    max_value: float | None
+    max_iteration: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What someone outside asks of a running driver.
+
+    Args:
+        kind: "stop", "prune" or "retry".
+        argument: A trial id, where the kind needs one.
+    """
+
+    id: int
+    kind: str
+    argument: str | None
+    created_at: float
+    seen_at: float | None

@@ -1,0 +1,306 @@
+"""Writer: the thread through which a driver writes its database.
+
+Answering a trial's report must not wait for a disk. So `put` only appends to a queue in memory,
+and a thread writes what has gathered about ten times a second, in one transaction each time.
+
+Invariants:
+
+- Records are committed in the order in which they were put, whole groups at a time: whenever the
+  driver dies, the database holds a consistent prefix.
+- A record stays counted until it is committed, so what is in memory is bounded (`MAX_ROWS`).
+- A file locked by another process is waited for, however long. All else that goes wrong is final:
+  the thread ends, and `check`, `put`, `flush` and `close` raise what it was.
+
+The work in Python for each record is kept small and the rest is done by SQLite without the
+interpreter's lock, for the driver's main thread answers reports meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import StorageError
+from .database import Database
+from .faults import DatabaseBusyError
+from .records import LeaseOwner, Record, ReportRecord, Request
+
+#: How long a group of records gathers before it is written.
+COMMIT_INTERVAL_S = 0.1
+#: How long one try waits for another process's lock.
+LOCK_TIMEOUT_S = 1.0
+#: A lock that is held for so long is worth telling.
+NOTICE_AFTER_S = 3.0
+#: How often the lease is renewed when nothing is written.
+HEARTBEAT_INTERVAL_S = 10.0
+#: How often requests from outside are looked for.
+POLL_INTERVAL_S = 1.0
+#: Beyond so many rows in memory `put` waits.
+MAX_ROWS = 500_000
+#: A transaction takes about so many rows, to let others at the file between two of them.
+GROUP_ROWS = 20_000
+
+
+def _ignore(_: object) -> None:
+    """The callback of someone who does not care."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Records that are committed together."""
+
+    records: list[Record] = field(default_factory=list)
+    rows: int = 0
+
+
+class Writer:
+    """Writes records of one experiment from a thread of its own.
+
+    From here until `close` returns the database belongs to the writer.
+
+    Args:
+        database: Where to write; open for writing.
+        experiment_id: Whose records they are.
+        owner: Whose lease to renew with every transaction, and at least every
+            `HEARTBEAT_INTERVAL_S`; None to write without a lease.
+        clock: Tells the time for the lease, seconds since 1970.
+        on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
+            when it is free again. All callbacks are called from the writer's thread.
+        on_request: Called with each request from outside; None if nobody listens to them.
+        on_failure: Called once when the writer has failed for good; `check` tells why.
+        max_rows: Beyond so many rows in memory `put` waits until some are written.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        experiment_id: int,
+        owner: LeaseOwner | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_notice: Callable[[str], object] = _ignore,
+        on_request: Callable[[Request], object] | None = None,
+        on_failure: Callable[[StorageError], object] = _ignore,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
+        self._database = database
+        self._experiment_id = experiment_id
+        self._owner = owner
+        self._clock = clock
+        self._on_notice = on_notice
+        self._on_request = on_request
+        self._on_failure = on_failure
+        self._max_rows = max_rows
+
+        # Guarded by the lock of `_changed`, which also wakes whoever waits for any of it.
+        self._changed = threading.Condition()
+        self._groups: deque[_Group] = deque([_Group()])
+        self._rows = 0
+        self._put = 0
+        self._committed = 0
+        self._flush_goal = 0
+        self._idle = False
+        self._give_up_at: float | None = None
+        self._failure: StorageError | None = None
+
+        # Used by the thread alone.
+        self._renewed_at = time.monotonic()
+        self._polled_at = time.monotonic()
+
+        database.set_timeout(LOCK_TIMEOUT_S)
+        self._thread = threading.Thread(target=self._run, name="slurm-sweeps-writer", daemon=True)
+        self._thread.start()
+
+    # For the driver
+
+    def put(self, record: Record) -> None:
+        """Hand a record over; returns at once unless `max_rows` are waiting.
+
+        Raises:
+            StorageError: The writer has failed; see `check`.
+        """
+        rows = 1 + len(record.metrics) if type(record) is ReportRecord else 1
+        with self._changed:
+            while self._rows >= self._max_rows and self._failure is None:
+                self._changed.wait()
+            self._raise_failure()
+            self._refuse_closed(record)
+            group = self._groups[-1]
+            if group.rows >= GROUP_ROWS:
+                group = _Group()
+                self._groups.append(group)
+            group.records.append(record)
+            group.rows += rows
+            self._rows += rows
+            self._put += 1
+            if self._idle or group.rows >= GROUP_ROWS:
+                self._idle = False
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what went wrong for good, if anything did.
+
+        Raises:
+            StorageError: With the file and the remedy; `ExperimentLockedError` if another driver
+                has taken the experiment over.
+        """
+        with self._changed:
+            self._raise_failure()
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until all that was put before is committed.
+
+        Args:
+            timeout_s: How long to wait at the most; None for as long as it takes.
+
+        Raises:
+            StorageError: The writer has failed, or the time was not enough.
+        """
+        with self._changed:
+            goal = self._flush_goal = self._put
+            self._changed.notify_all()
+            done = self._changed.wait_for(
+                lambda: self._committed >= goal or self._failure is not None, timeout_s
+            )
+            self._raise_failure()
+            if not done:
+                raise StorageError(
+                    f"{goal - self._committed} records are not in {self._database.path} after "
+                    f"{timeout_s} s; it may be locked by another process, or its disk be slow"
+                )
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Write what is left and end the thread; the database is the caller's again.
+
+        Args:
+            timeout_s: How long to wait while another process has the file locked.
+
+        Raises:
+            StorageError: Something could not be written.
+        """
+        with self._changed:
+            if self._give_up_at is None:
+                self._give_up_at = time.monotonic() + timeout_s
+            self._changed.notify_all()
+        self._thread.join()
+        self.check()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refuse_closed(self, record: Record) -> None:
+        if self._is_closing():
+            raise StorageError(f"the writer of {self._database.path} is closed; lost: {record!r}")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            while (group := self._take_group()) is not None:
+                if group.records:
+                    self._commit(group)
+                self._do_chores()
+        except StorageError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - the border of the thread: the driver hears it
+            self._fail(_wrap_bug(error))
+
+    def _take_group(self) -> _Group | None:
+        """Wait for the next group; empty when only chores are due, None when all is done."""
+        with self._changed:
+            if not self._groups[0].records and not self._is_closing():
+                self._idle = True
+                self._changed.wait_for(self._has_work, POLL_INTERVAL_S)
+                self._idle = False
+            if self._groups[0].records:
+                self._changed.wait_for(self._is_ripe, COMMIT_INTERVAL_S)
+            if not self._groups[0].records and self._is_closing():
+                return None
+            group = self._groups.popleft()
+            if not self._groups:
+                self._groups.append(_Group())
+            return group
+
+    def _is_closing(self) -> bool:
+        return self._give_up_at is not None
+
+    def _has_work(self) -> bool:
+        return bool(self._groups[0].records) or self._is_closing()
+
+    def _is_ripe(self) -> bool:
+        asked = self._committed < self._flush_goal or self._is_closing()
+        return asked or self._groups[0].rows >= GROUP_ROWS
+
+    def _commit(self, group: _Group) -> None:
+        started_at = time.monotonic()
+        noticed = False
+        while not self._try_to_commit(group):
+            waited_s = time.monotonic() - started_at
+            if waited_s >= NOTICE_AFTER_S and not noticed:
+                noticed = True
+                self._on_notice(self._format_blocked(waited_s))
+        if noticed:
+            waited_s = time.monotonic() - started_at
+            self._on_notice(f"{self._database.path} is free again after {waited_s:.0f} s")
+        self._renewed_at = time.monotonic()
+        self._count_committed(group)
+
+    def _try_to_commit(self, group: _Group) -> bool:
+        try:
+            self._database.write(
+                self._experiment_id, group.records, owner=self._owner, now=self._clock()
+            )
+        except DatabaseBusyError:
+            if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
+                raise
+            return False
+        return True
+
+    def _count_committed(self, group: _Group) -> None:
+        with self._changed:
+            self._rows -= group.rows
+            self._committed += len(group.records)
+            self._changed.notify_all()
+
+    def _format_blocked(self, waited_s: float) -> str:
+        with self._changed:
+            rows = self._rows
+        return (
+            f"{self._database.path} has been locked by another process for {waited_s:.0f} s; the "
+            f"trials run on, {rows} rows wait to be written (fuser or lsof name that process)"
+        )
+
+    def _do_chores(self) -> None:
+        now = time.monotonic()
+        try:
+            if self._owner is not None and now - self._renewed_at >= HEARTBEAT_INTERVAL_S:
+                self._database.heartbeat(self._experiment_id, self._owner, self._clock())
+                self._renewed_at = now
+            if self._on_request is not None and now - self._polled_at >= POLL_INTERVAL_S:
+                self._polled_at = now
+                for request in self._database.take_requests(self._experiment_id, self._clock()):
+                    self._on_request(request)
+        except DatabaseBusyError:
+            return  # the next round tries again
+
+    def _fail(self, error: StorageError) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+        self._on_failure(error)
+
+
+def _wrap_bug(error: Exception) -> StorageError:
+    wrapped = StorageError(f"the writer ended with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,491 @@
+"""The sweep's state machine: events in, decisions out.
+
+`Sweep` decides which trial a free slot gets, whether a trial that reported goes on, and what
+follows when one has ended. It does no I/O and reads no clock: the live driver and the simulator
+feed the same object, so what runs on a cluster can be tried on paper with any number of slots.
+
+Invariants: a trial runs in one slot at a time; every change of status is one that
+`trial.TRANSITIONS` allows; trials that must be run again come before new ones; and the same events
+give the same decisions, also after `restore` in another process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .search.pruner import Decision, PromotingPruner, Pruner
+from .search.rungs import AshaPruner
+from .search.samplers import Observation, Sampler, StudyingSampler
+from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
+
+#: A lost trial is started again this often; then the fault is taken to be its own.
+MAX_LOST = 3
+
+#: At least this many trials have to fail before the sweep takes it for a rule.
+MIN_FAILURES = 3
+
+#: So many errors are kept to see what the first failures have in common.
+MAX_FIRST_ERRORS = 100
+
+#: This many names of metrics are kept to tell what was logged instead of the one that is needed.
+MAX_NAMES = 20
+
+
+@dataclass(slots=True)
+class TrialState:
+    """A trial that is scheduled or running.
+
+    Args:
+        number: Its position in the sweep, from 0.
+        trial_id: Its id.
+        repetition: How many trials with an equal cfg came before.
+        cfg: Its configuration.
+        status: What it is at.
+        attempt: Which run this is, from 1.
+        lost_count: How many attempts were lost (or interrupted though nobody asked).
+        failed_count: How many attempts failed.
+        slot: Where it runs.
+        last_value: The last value of the sweep's metric, None before the first.
+        last_iteration: The iteration of the latest report, None before the first.
+        told: What it was told to do by the latest decision, if not to go on.
+        resumes_after: The iteration at which it was paused, until it has reported again.
+    """
+
+    number: int
+    trial_id: str
+    repetition: int
+    cfg: dict[str, Any]
+    status: Status = Status.SCHEDULED
+    attempt: int = 1
+    lost_count: int = 0
+    failed_count: int = 0
+    slot: int | None = None
+    last_value: float | None = None
+    last_iteration: int | None = None
+    told: Decision | None = None
+    resumes_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, as the worker or the driver saw it."""
+
+    status: Status
+    error: TrialError | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt's end counts as, and whether the trial is run again by itself."""
+
+    status: Status
+    runs_again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SweepCfg:
+    """What the user asked of a sweep.
+
+    Args:
+        n_trials: How many trials there are to be in total, restored ones included; None for as
+            many as the sampler has.
+        metric: The metric that the pruner and the sampler go by.
+        max_retries: How often a failed trial is started again.
+        fail_fast: End the sweep when the first trials have all failed without any report.
+        slots: How many trials can run at once; "the first trials" are at least this many.
+        target: The sweep has what it is after when the metric is at this value or better.
+        lower_is_better: Which is better.
+    """
+
+    n_trials: int | None
+    metric: str | None = None
+    max_retries: int = 0
+    fail_fast: bool = True
+    slots: int = 1
+    target: float | None = None
+    lower_is_better: bool = True
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is needed to see that going on makes no sense."""
+
+    ended: int = 0
+    failed: int = 0
+    reported: bool = False
+    saw_metric: bool = False
+    saw_restart: bool = False
+    seen_metrics: set[str] = field(default_factory=set)  # some of them, for messages
+    first_errors: list[TrialError] = field(default_factory=list)
+
+
+class Sweep:
+    """See the module's docstring.
+
+    Args:
+        cfg: What the user asked for.
+        sampler: Draws configurations.
+        pruner: Stops trials; None lets all run to their end.
+        first: The configurations of the first trials; the sampler is asked for the others.
+
+    Attributes:
+        fatal: Why the sweep can't go on, None while it can.
+        counts: How many trials have which status.
+        reached: The id of the trial that reached the target, None while none has.
+        notices: What the user should know, one sentence each; whoever shows them takes them out.
+    """
+
+    def __init__(
+        self,
+        cfg: SweepCfg,
+        sampler: Sampler,
+        pruner: Pruner | None = None,
+        first: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.cfg = cfg
+        self.fatal: str | None = None
+        self.counts: Counter[Status] = Counter()
+        self.reached: str | None = None
+        self.notices: deque[str] = deque()
+        self._sampler = sampler
+        self._first = first
+        self._pruner = pruner
+        self._promoter = pruner if isinstance(pruner, PromotingPruner) else None
+        self._paused: dict[int, TrialState] = {}
+        self._drawn = 0
+        self._exhausted = False
+        self._stopping = False
+        self._running: dict[int, TrialState] = {}
+        self._waiting: deque[TrialState] = deque()
+        self._repetitions: dict[bytes, int] = {}
+        self._progress = _Progress()
+
+    @property
+    def running(self) -> Mapping[int, TrialState]:
+        """The running trials by number."""
+        return self._running
+
+    @property
+    def drawn(self) -> int:
+        """How many trials there are by now, whatever their status."""
+        return self._drawn
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing runs and nothing will be started any more."""
+        return not self._running and not self._has_more()
+
+    def _has_more(self) -> bool:
+        if self._stopping or self.fatal:
+            return False
+        return bool(self._waiting) or self._may_draw() or self._find_promotable() is not None
+
+    def _may_draw(self) -> bool:
+        total = self.cfg.n_trials
+        return not self._exhausted and (total is None or self._drawn < total)
+
+    def count_startable(self, limit: int) -> int:
+        """How many trials could be assigned now, as far as that is known; at most `limit`."""
+        if self._stopping or self.fatal:
+            return 0
+        total = self.cfg.n_trials
+        new = limit if total is None else max(0, total - self._drawn)
+        promotable = int(self._find_promotable() is not None)  # there may be more: ask again then
+        return min(limit, len(self._waiting) + promotable + (0 if self._exhausted else new))
+
+    # --- a slot is free -----------------------------------------------------------------------
+
+    def assign(self, slot: int, now: float) -> TrialState | None:
+        """Give a free slot its next trial, which is running from now on; None if there is none."""
+        if self._stopping or self.fatal:
+            return None
+        trial = self._waiting.popleft() if self._waiting else self._promote() or self._draw(now)
+        if trial is None:
+            return None
+        self._move(trial, Status.RUNNING)
+        trial.slot = slot
+        trial.told = None
+        self._running[trial.number] = trial
+        self._tell_sampler(trial)
+        return trial
+
+    def _find_promotable(self) -> TrialState | None:
+        number = None if self._promoter is None else self._promoter.find_promotable()
+        return self._paused.get(number) if isinstance(number, int) else None
+
+    def _promote(self) -> TrialState | None:
+        """Let a paused trial go on that has come to be among the best."""
+        trial = self._find_promotable()
+        if trial is None or self._promoter is None:
+            return None
+        self._promoter.promote(trial.number)
+        del self._paused[trial.number]
+        self._move(trial, Status.SCHEDULED)
+        trial.attempt += 1
+        trial.resumes_after = trial.last_iteration
+        return trial
+
+    def _draw(self, now: float) -> TrialState | None:
+        if not self._may_draw():
+            return None
+        is_first = self._drawn < len(self._first)
+        cfg = self._first[self._drawn] if is_first else self._sampler.ask(now)
+        if cfg is None:
+            self._exhausted = True
+            return None
+        trial_id = compute_trial_id(cfg)
+        repetition = self._count_repetition(trial_id)
+        if repetition:
+            trial_id = compute_trial_id(cfg, repetition)
+        trial = TrialState(self._drawn, trial_id, repetition, cfg)
+        self._drawn += 1
+        self.counts[Status.SCHEDULED] += 1
+        return trial
+
+    def _count_repetition(self, first_id: str) -> int:
+        """Count a trial; return how many before it had a cfg whose first id this is."""
+        key = bytes.fromhex(first_id)  # takes half the memory
+        repetition = self._repetitions.get(key, 0)
+        self._repetitions[key] = repetition + 1
+        return repetition
+
+    # --- a trial reported ---------------------------------------------------------------------
+
+    def report(self, number: int, iteration: int, metrics: Mapping[str, float]) -> Decision:
+        """Take a running trial's report; say whether it goes on."""
+        trial = self._running[number]
+        progress = self._progress
+        progress.reported = True
+        if len(progress.seen_metrics) < MAX_NAMES:
+            progress.seen_metrics.update(metrics)
+        trial.last_iteration = iteration
+        self._watch_resumption(trial, iteration)
+        decision = Decision.GO_ON
+        metric = self.cfg.metric
+        if metric is not None and metric in metrics:
+            progress.saw_metric = True
+            trial.last_value = metrics[metric]
+            self._watch_target(trial, trial.last_value)
+            if self._pruner is not None:
+                decision = self._pruner.report(number, iteration, trial.last_value)
+                self._watch_first_rung()
+        if trial.told is Decision.PRUNE or decision is Decision.PRUNE:
+            trial.told = Decision.PRUNE
+        elif trial.told is Decision.PAUSE or decision is Decision.PAUSE:
+            trial.told = Decision.PAUSE
+        elif self._stopping:
+            trial.told = Decision.STOP
+        return trial.told or decision
+
+    def _watch_target(self, trial: TrialState, value: float) -> None:
+        target = self.cfg.target
+        if target is None or self.reached is not None or not math.isfinite(value):
+            return
+        if value <= target if self.cfg.lower_is_better else value >= target:
+            self.reached = trial.trial_id
+
+    def _watch_resumption(self, trial: TrialState, iteration: int) -> None:
+        """Say it if a trial that was paused does not go on where it was."""
+        paused_at, trial.resumes_after = trial.resumes_after, None
+        if paused_at is None or iteration > paused_at or self._progress.saw_restart:
+            return
+        self._progress.saw_restart = True
+        self.notices.append(
+            f"trial {trial.trial_id} was paused at iteration {paused_at} and began again at "
+            f"iteration {iteration}: with promote=True, train should save its state in "
+            "ss.checkpoint_dir() and go on from there, else paused work is done twice"
+        )
+
+    def _watch_first_rung(self) -> None:
+        """Pass on what the pruner has to say of its own rule."""
+        doubt = self._pruner.pop_doubt() if isinstance(self._pruner, AshaPruner) else None
+        if doubt is not None:
+            self.notices.append(doubt)
+
+    # --- a trial ended ------------------------------------------------------------------------
+
+    def end(self, number: int, ended: Ended) -> Outcome:
+        """Take note that a running trial's attempt ended; say what it counts as."""
+        trial = self._running.pop(number)
+        status = self._judge(trial, ended)
+        self._move(trial, status)
+        self._tell_sampler(trial)
+        if status is Status.PAUSED and self._promoter is not None:
+            self._paused[number] = trial
+            trial.slot = None
+            self._promoter.pause(number)
+        if not self._runs_again(trial, status):
+            self._watch(trial, status, ended)
+            return Outcome(status, runs_again=False)
+        self._move(trial, Status.SCHEDULED)
+        trial.attempt += 1
+        trial.slot = None
+        self._waiting.append(trial)
+        return Outcome(status, runs_again=True)
+
+    def _judge(self, trial: TrialState, ended: Ended) -> Status:
+        """Say what an end means, given what the trial was told: told to leave, it was not lost."""
+        leaving = ended.status in (Status.LOST, Status.INTERRUPTED, Status.PRUNED)
+        if leaving and trial.told is Decision.PRUNE:
+            return Status.PRUNED
+        if leaving and trial.told is Decision.PAUSE:
+            return Status.PAUSED
+        if ended.status is Status.LOST and self._stopping:
+            return Status.INTERRUPTED
+        return ended.status
+
+    def _runs_again(self, trial: TrialState, status: Status) -> bool:
+        if status is Status.FAILED:
+            trial.failed_count += 1
+            return trial.failed_count <= self.cfg.max_retries
+        if status is Status.LOST or (status is Status.INTERRUPTED and not self._stopping):
+            trial.lost_count += 1
+            return trial.lost_count <= MAX_LOST
+        return False
+
+    def _watch(self, trial: TrialState, status: Status, ended: Ended) -> None:
+        """See whether going on makes sense, after the first trials that ended for good."""
+        progress = self._progress
+        if status in (Status.LOST, Status.INTERRUPTED):
+            return
+        progress.ended += 1
+        if status is Status.FAILED:
+            progress.failed += 1
+            if ended.error is not None and len(progress.first_errors) < MAX_FIRST_ERRORS:
+                progress.first_errors.append(ended.error)
+        elif status is Status.COMPLETED:
+            self._check_metric(trial)
+        needed = max(MIN_FAILURES, self.cfg.slots)
+        if (
+            self.cfg.fail_fast
+            and progress.ended == progress.failed == needed
+            and not progress.reported
+        ):
+            self.fatal = _describe_failures(progress)
+
+    def _check_metric(self, trial: TrialState) -> None:
+        metric, progress = self.cfg.metric, self._progress
+        if metric is None or progress.saw_metric or self._pruner is None:
+            return
+        names = sorted(map(repr, progress.seen_metrics))
+        logged = ", ".join(names[:MAX_NAMES]) or "nothing at all"
+        self.fatal = (
+            f"trial {trial.trial_id} is complete and never logged {metric!r}, the metric that "
+            f"decides which trials are stopped; it logged {logged}. Log {metric!r}, or name "
+            "another metric in ASHA"
+        )
+
+    def prune(self, number: int) -> bool:
+        """Let a running trial go, as someone asked; False if it doesn't run."""
+        trial = self._running.get(number)
+        if trial is None:
+            return False
+        trial.told = Decision.PRUNE
+        return True
+
+    # --- the driver was told to stop; a sweep goes on in another process ----------------------
+
+    def stop(self) -> None:
+        """Start nothing from now on, and tell every trial that reports to leave."""
+        self._stopping = True
+
+    def restore(
+        self,
+        trials: Iterable[TrialState],
+        unfinished: Iterable[int],
+        has_reported: bool = False,
+    ) -> None:
+        """Take up trials of an earlier run, in the order of their numbers, before any event.
+
+        The pruner is brought up by its own replay of the stored metrics.
+
+        Args:
+            trials: All trials of the experiment, with status, attempt and last value.
+            unfinished: The numbers of those to run (again) before new ones are drawn. A failed
+                trial that has retries left is none that failed for good, and is run again too.
+            has_reported: Whether any of them has ever logged a metric, be it another than the
+                sweep's.
+        """
+        again = set(unfinished)
+        self._progress.reported |= has_reported
+        for trial in trials:
+            self._count_repetition(compute_trial_id(trial.cfg))
+            self._drawn = trial.number + 1
+            self.counts[trial.status] += 1
+            self._tell_sampler(trial)
+            worked = trial.status in (Status.COMPLETED, Status.PRUNED)
+            self._progress.reported |= worked or trial.last_iteration is not None
+            self._progress.saw_metric |= trial.last_value is not None
+            if trial.number in again or self._has_retries_left(trial):
+                self._schedule_again(trial)
+            elif trial.status is Status.PAUSED and self._promoter is not None:
+                self._paused[trial.number] = trial
+                self._promoter.pause(trial.number)
+
+    def _has_retries_left(self, trial: TrialState) -> bool:
+        failed = trial.status is Status.FAILED
+        return failed and 0 < trial.failed_count <= self.cfg.max_retries
+
+    def _schedule_again(self, trial: TrialState) -> None:
+        if trial.status is Status.RUNNING:  # its driver died and could not say so
+            self._move(trial, Status.INTERRUPTED)
+        if trial.status is not Status.SCHEDULED:
+            self._move(trial, Status.SCHEDULED)
+            trial.attempt += 1
+        trial.slot = None
+        self._waiting.append(trial)
+
+    # --- the sampler learns, in another thread perhaps -----------------------------------------
+
+    def study_apart(self) -> bool:
+        """Leave all learning to whoever calls `plan_study` and `learn`; False if there is none."""
+        if not isinstance(self._sampler, StudyingSampler):
+            return False
+        self._sampler.studies_apart = True
+        return True
+
+    def plan_study(self) -> Callable[[], Any] | None:
+        """Return what the sampler has to compute, None for nothing; it may run in any thread."""
+        return self._sampler.plan_study() if isinstance(self._sampler, StudyingSampler) else None
+
+    def learn(self, result: Any) -> None:
+        """Hand the sampler what the computation returned."""
+        if isinstance(self._sampler, StudyingSampler):
+            self._sampler.learn(result)
+
+    # --- helpers ------------------------------------------------------------------------------
+
+    def _move(self, trial: TrialState, status: Status) -> None:
+        if status not in TRANSITIONS[trial.status]:
+            raise RuntimeError(
+                f"trial {trial.trial_id}: {trial.status} can't become {status}; this is a bug"
+            )
+        self.counts[trial.status] -= 1
+        self.counts[status] += 1
+        trial.status = status
+
+    def _tell_sampler(self, trial: TrialState) -> None:
+        self._sampler.tell(
+            Observation(
+                trial.number, trial.cfg, trial.status, trial.last_iteration, trial.last_value
+            )
+        )
+
+
+def _describe_failures(progress: _Progress) -> str:
+    common = Counter((error.type, error.message) for error in progress.first_errors).most_common(1)
+    text = f"the first {progress.failed} trials have all failed and none has logged a metric"
+    if not common:
+        return f"{text}; see their stderr.log"
+    (kind, message), shared = common[0]
+    example = next(error for error in progress.first_errors if error.type == kind)
+    return (
+        f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
+        f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
+    ).rstrip()

@@ -1,0 +1,218 @@
+"""Trial, its identity, and which status may follow which.
+
+A trial is one configuration and what became of it. Its status is recorded by whoever knows
+(`TRANSITIONS` says what may follow what); it is never guessed from exit codes or timestamps, with
+one exception that the documented interface asks for: a `Trial` that was given a live `process`
+answers with that process's state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """What a trial is at. The values are the words used in the database, tables and docs."""
+
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    PAUSED = "paused"
+    FAILED = "failed"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.SCHEDULED: frozenset({Status.RUNNING}),
+    Status.RUNNING: frozenset(
+        {
+            Status.COMPLETED,
+            Status.PRUNED,
+            Status.PAUSED,
+            Status.FAILED,
+            Status.LOST,
+            Status.INTERRUPTED,
+        }
+    ),
+    Status.PAUSED: frozenset({Status.SCHEDULED}),
+    Status.FAILED: frozenset({Status.SCHEDULED}),
+    Status.LOST: frozenset({Status.SCHEDULED}),
+    Status.INTERRUPTED: frozenset({Status.SCHEDULED}),
+    Status.COMPLETED: frozenset(),
+    Status.PRUNED: frozenset(),
+}
+
+#: No further attempt follows by itself.
+TERMINATED = frozenset({Status.COMPLETED, Status.PRUNED, Status.FAILED})
+
+
+def describe_value(value: Any) -> str:
+    """Name a cfg value that JSON can't hold, the same in every process.
+
+    Functions and classes give their qualified name, other objects their `repr`, or their type's
+    name where the `repr` holds a memory address.
+    """
+    name = getattr(value, "__qualname__", None)
+    if name is not None:
+        return f"{getattr(value, '__module__', '?')}.{name}"
+    text = repr(value)
+    return (
+        text if " at 0x" not in text else f"<{type(value).__module__}.{type(value).__qualname__}>"
+    )
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, default=describe_value)
+
+
+def canonical_json(cfg: Any) -> str:
+    """Write a cfg as JSON with sorted keys; what JSON can't hold goes through `describe_value`."""
+    return _ENCODER.encode(cfg)  # `json.dumps` would make an encoder each time
+
+
+def compute_trial_id(cfg: Any, repetition: int = 0) -> str:
+    """Identify a cfg: blake2s (6 bytes, 12 hex digits) of its canonical JSON.
+
+    Args:
+        cfg: The configuration.
+        repetition: 0 for the first trial with this cfg, 1 for the second, and so on; counted into
+            the hash so that repeated configurations have different ids.
+    """
+    text = canonical_json(cfg)
+    if repetition:
+        text += f"#{repetition}"
+    return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialError:
+    """Why a trial failed or was lost."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass
+class Trial:
+    """One configuration and what became of it.
+
+    Args:
+        cfg: The configuration as `train` received it.
+        process: A process that runs the trial by itself; while given, `status` is asked of it.
+        start_time: When the (latest) attempt began.
+        end_time: When the (latest) attempt ended.
+        status: The recorded status.
+        metrics: `{name: {iteration: value}}`.
+        repetition: How many trials with an equal cfg came before this one; part of the id.
+        number: The trial's position in its sweep, from 0.
+        attempt: 1 for the first run, 2 and more for retries.
+        host: The host that the (latest) attempt ran on.
+        error: Why it failed or was lost.
+    """
+
+    cfg: dict[str, Any]
+    process: subprocess.Popen[Any] | None = field(default=None, repr=False)
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    status: Status | None = None
+    metrics: dict[str, dict[int, float]] | None = field(default=None, repr=False)
+    repetition: int = field(default=0, kw_only=True, repr=False)
+    number: int | None = field(default=None, kw_only=True)
+    attempt: int = field(default=1, kw_only=True)
+    host: str | None = field(default=None, kw_only=True)
+    error: TrialError | None = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def trial_id(self) -> str:
+        """The 12 hex digits that name this trial in the database, on disk and in tables."""
+        return compute_trial_id(self.cfg, self.repetition)
+
+    @property
+    def runtime(self) -> timedelta | None:
+        """Time from start to end, or to now while it runs; None if it never started."""
+        if self.start_time is None:
+            return None
+        end = self.end_time
+        if end is None:
+            if self.is_terminated():
+                return None
+            end = datetime.now(self.start_time.tzinfo)
+        return end - self.start_time
+
+    def is_terminated(self) -> bool:
+        """Whether no further attempt follows by itself: completed, pruned or failed for good."""
+        return self.status in TERMINATED
+
+    def __str__(self) -> str:
+        return "\n".join(_format_lines(self))
+
+
+def _format_lines(trial: Trial) -> Iterator[str]:
+    """What `print(trial)` shows: the outcome, the cfg, and each metric's last value and range."""
+    again = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
+    runtime = "" if trial.runtime is None else f" after {trial.runtime}"
+    host = "" if trial.host is None else f" on {trial.host}"
+    yield f"Trial {trial.trial_id}: {trial.status or 'not run'}{runtime}{host}{again}"
+    if trial.error is not None:
+        yield f"  {trial.error.type}: {trial.error.message}"
+    yield from (f"  {key} = {value!r}" for key, value in flatten_cfg(trial.cfg).items())
+    for name, curve in (trial.metrics or {}).items():
+        yield f"  {name}: {_format_curve(curve)}"
+
+
+def _format_curve(curve: Mapping[int, float]) -> str:
+    if not curve:
+        return "never logged"
+    last = max(curve)
+    text = f"{curve[last]:.6g} at iteration {last}"
+    finite = {at: value for at, value in curve.items() if math.isfinite(value)}
+    if len(finite) < 2:
+        return text
+    lowest, highest = min(finite, key=finite.__getitem__), max(finite, key=finite.__getitem__)
+    return (
+        f"{text} (lowest {finite[lowest]:.6g} at {lowest}, "
+        f"highest {finite[highest]:.6g} at {highest})"
+    )
+
+
+def flatten_cfg(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join the keys of nested dicts by dots; an empty dict stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten_cfg(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _get_status(trial: Trial) -> Status | None:
+    recorded: Status | None = trial.__dict__.get("_status")
+    if trial.process is None or recorded in TERMINATED:
+        return recorded
+    code = trial.process.poll()
+    if code is None:
+        return Status.RUNNING
+    return Status.COMPLETED if code == 0 else Status.FAILED
+
+
+def _set_status(trial: Trial, status: Status | str | None) -> None:
+    trial.__dict__["_status"] = None if status is None else Status(status)
+
+
+# Set after the dataclass is made: a field that also is a property would lose its default.
+Trial.status = property(_get_status, _set_status)  # type: ignore[assignment] # see above

@@ -1,0 +1,1 @@
+"""What people see of a sweep; reads the database only."""

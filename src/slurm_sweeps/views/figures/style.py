@@ -1,0 +1,93 @@
+"""Colours and shapes that all figures share, and numbers short enough for a page. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Figure = dict[str, Any]
+
+#: Statuses in Okabe and Ito's palette ("Color Universal Design", 2008), which the colour-blind can
+#: tell apart, in tones that stand out on white and on black.
+COLORS = {
+    "completed": "#2f86d6",
+    "pruned": "#e69f00",
+    "paused": "#56b4e9",
+    "failed": "#d5504a",
+    "lost": "#cc79a7",
+    "interrupted": "#8d939c",
+    "running": "#009e73",
+    "scheduled": "#8d939c",
+}
+
+#: Shapes beside colours, for who sees none.
+SYMBOLS = {
+    "completed": "circle",
+    "pruned": "triangle-down",
+    "paused": "triangle-up",
+    "failed": "x",
+    "lost": "diamond",
+    "interrupted": "square",
+    "running": "star",
+    "scheduled": "circle-open",
+}
+
+#: From bad to good; legible for the colour-blind, and in grey. (Viridis, without its dark end,
+#: which would vanish on black, and its bright end, which would on white.)
+SCALE = [[0.0, "#c8b45a"], [0.35, "#5fa878"], [0.7, "#2a7f9e"], [1.0, "#6a4fb3"]]
+
+#: Figures are drawn this high, in pixels.
+HEIGHT = 420
+
+
+def build_layout(**more: Any) -> dict[str, Any]:
+    """The layout that all figures begin with."""
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 64, "r": 20, "t": 28, "b": 52},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        **more,
+    }
+
+
+def write_numbers(values: Iterable[float] | npt.NDArray[Any], digits: int = 5) -> list[Any]:
+    """Numbers for JSON: floats with few digits, NaN and infinities as null."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        return [int(value) for value in array]
+    return [
+        float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()
+    ]
+
+
+def build_metric_axis(name: str | None, is_log: bool, **more: Any) -> dict[str, Any]:
+    """The axis of the metric."""
+    axis = {"title": {"text": name or ""}, "type": "log" if is_log else "linear", **more}
+    if is_log:
+        axis |= {"dtick": 1, "exponentformat": "power"}
+    return axis
+
+
+def choose_unit(seconds: float) -> tuple[str, float]:
+    """The unit for a time axis of such a length: its name and its seconds."""
+    for name, size in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 3 * size:
+            return name, size
+    return "seconds", 1.0
+
+
+def build_empty(text: str) -> Figure:
+    """A figure that says why there is nothing to be seen."""
+    note = {"text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+    hidden = {"visible": False}
+    return {
+        "data": [],
+        "layout": build_layout(height=120, annotations=[note], xaxis=hidden, yaxis=hidden),
+    }

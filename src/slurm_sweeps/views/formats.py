@@ -1,0 +1,101 @@
+"""Values as text for people: numbers, times, configurations. Pure.
+
+Numbers have 4 significant digits in every view. What is shown where only so many characters fit
+goes through `shorten`; what comes from users and goes to a terminal goes through `clean`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+#: Significant digits of a number.
+DIGITS = 4
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def format_number(value: float | None) -> str:
+    """Write a number with 4 significant digits, exponents short (`1.5e-5`); None as a dash.
+
+    Whole numbers of type int are written in full up to 7 digits.
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, int) and abs(value) < 10_000_000:
+        return str(value)
+    if not math.isfinite(value):
+        return str(float(value))
+    text = f"{value:.{DIGITS}g}"
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text
+
+
+def format_value(value: Any) -> str:
+    """Write a value of a cfg in one line: numbers with 4 digits, the rest as it is."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, (int, float)):
+        return format_number(value)
+    if isinstance(value, str):
+        return clean(value) or '""'
+    return clean(json.dumps(_round(value), ensure_ascii=False, default=str))
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _round(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_round(each) for each in value]
+    return value
+
+
+def format_duration(seconds: float | None) -> str:
+    """Write a time span as `m:ss`, `h:mm:ss` or `2d 3:04:05`; None as a dash."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_span(seconds: float) -> str:
+    """Write a time span in words, in its two largest units: `2 min 56 s`, `3 h 12 min`."""
+    units = (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in units:
+        count, rest = divmod(rest, size)
+        if count or (parts and unit != "s") or unit == "s":
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def format_age(seconds: float) -> str:
+    """Write roughly how long ago something was: `5 s`, `12 min`, `3 h`, `2 days`."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= (2 if unit == "days" else 1) * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def clean(text: str) -> str:
+    """Return text in one line, without control characters, so that it can't steer a terminal."""
+    return _CONTROL.sub(" ", text).strip()
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut the end of a text that is longer than `width` characters."""
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
+
+
+def shorten_name(name: str, width: int) -> str:
+    """Cut the beginning of a dotted name that is too long: its last part says most."""
+    return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"

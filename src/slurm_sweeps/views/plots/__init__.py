@@ -1,0 +1,1 @@
+"""What is to be seen in each picture, as data: arrays in, arrays out, nothing is drawn here."""

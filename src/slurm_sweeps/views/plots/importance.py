@@ -1,0 +1,97 @@
+"""Which parameters mattered: permutation importance of a random forest.
+
+A random forest (scikit-learn) learns to tell a trial's rank from its parameters; a parameter
+matters as much as the forest's predictions suffer when its values are shuffled among the trials.
+Ranks, so that a few runaway losses don't decide. Source: Breiman, "Random Forests" (2001), section
+10; the method is scikit-learn's `permutation_importance`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .parameters import Axis, build_axes
+from .sweep_data import Floats, Ints, SweepData
+
+#: With fewer trials nothing can be said.
+MIN_TRIALS = 30
+
+#: More trials than these only cost time.
+MAX_TRIALS = 2000
+
+#: A forest that explains less than this has learnt next to nothing.
+MIN_SCORE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """The importance of each parameter.
+
+    Args:
+        names: The parameters, the most important first.
+        shares: Their shares, which add up to 1 (or all 0).
+        score: How much of the ranks' variance the forest explains for trials that it has not seen.
+        reason: Why nothing can be said, or what to take into account; empty if all is well.
+    """
+
+    names: Sequence[str]
+    shares: Sequence[float]
+    score: float
+    reason: str
+
+
+def compute_importance(data: SweepData) -> Importance:
+    """Estimate what mattered, from the trials with a finite value."""
+    axes = [axis for axis in build_axes(data) if len(np.unique(axis.positions)) > 1]
+    known = np.flatnonzero(np.isfinite(data.best))
+    if not axes:
+        return Importance([], [], 0.0, "no parameter varies")
+    if len(known) < MIN_TRIALS:
+        said = f"too few trials: {len(known)} have a value, {MIN_TRIALS} are needed"
+        return Importance([], [], 0.0, said)
+    if importlib.util.find_spec("sklearn") is None:
+        said = "this needs scikit-learn: pip install 'slurm-sweeps[report]'"
+        return Importance([], [], 0.0, said)
+    if len(np.unique(data.best[known])) < 2:
+        return Importance([], [], 0.0, "all trials have the same value")
+    if len(known) > MAX_TRIALS:
+        known = np.sort(np.random.default_rng(0).choice(known, MAX_TRIALS, replace=False))
+    return _measure(axes, _build_table(axes, known), _rank(data.best[known]))
+
+
+def _measure(axes: Sequence[Axis], table: Floats, ranks: Floats) -> Importance:
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.inspection import permutation_importance
+
+    forest = RandomForestRegressor(
+        n_estimators=200, min_samples_leaf=3, oob_score=True, random_state=0, max_features=0.6
+    )
+    forest.fit(table, ranks)
+    drop = permutation_importance(forest, table, ranks, n_repeats=5, random_state=0)
+    means = np.maximum(0.0, drop.importances_mean)
+    shares = means / means.sum() if means.sum() > 0 else means
+    order = np.argsort(-shares, kind="stable")
+    score = float(forest.oob_score_)
+    reason = "" if score >= MIN_SCORE else "the parameters explain next to nothing of the result"
+    names = [axes[at].name for at in order]
+    return Importance(names, [float(shares[at]) for at in order], score, reason)
+
+
+def _build_table(axes: Sequence[Axis], rows: Ints) -> Floats:
+    """One column an axis; a missing parameter is a value of its own, below all others."""
+    columns = []
+    for axis in axes:
+        finite = axis.positions[np.isfinite(axis.positions)]
+        below = float(finite.min()) - 1.0 - float(np.ptp(finite))
+        columns.append(np.where(np.isfinite(axis.positions), axis.positions, below)[rows])
+    return np.stack(columns, axis=1)
+
+
+def _rank(values: Floats) -> Floats:
+    """Ranks between 0 and 1; equal values have equal ranks."""
+    _, inverse = np.unique(values, return_inverse=True)
+    return inverse / max(1, int(inverse.max()))

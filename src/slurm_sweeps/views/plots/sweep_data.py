@@ -1,0 +1,173 @@
+"""SweepData: all of a sweep that its pictures are made of, read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...storage.database import Database
+from ...storage.reading import REPORT_FIELDS
+from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
+from ...trial import flatten_cfg
+from ..space import Parameter, list_parameters
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+#: How many trials are read at a time, so that the driver can write in between.
+PORTION = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SweepData:
+    """A sweep as arrays, one entry a trial, in the order of `trials`.
+
+    Args:
+        name: The experiment.
+        state: What its driver said last.
+        settings: What its driver wrote down.
+        metric: The metric that the pictures are about; None where nothing was ever logged.
+        mode: "min" or "max"; None where nobody said which is best.
+        now: When this was read, seconds since 1970.
+        created_at: When the experiment was first run.
+        trials: The trials by number.
+        cfgs: Their cfgs, nested keys joined by dots.
+        best: The best finite value of the metric (the last one where `mode` is None), else NaN.
+        best_iteration: Where that was; -1 where there is none.
+        last: The latest value of each metric by name, NaN where it was not logged.
+        iterations: How many iterations each has logged.
+        reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
+        attempts: All attempts, by trial.
+        parameters: What varies.
+    """
+
+    name: str
+    state: str
+    settings: Mapping[str, Any]
+    metric: str | None
+    mode: str | None
+    now: float
+    created_at: float
+    trials: Sequence[TrialRecord]
+    cfgs: Sequence[Mapping[str, Any]]
+    best: Floats
+    best_iteration: Ints
+    last: Mapping[str, Floats]
+    iterations: Ints
+    reports: npt.NDArray[np.void]
+    attempts: Sequence[AttemptRecord]
+    parameters: Sequence[Parameter]
+
+    @property
+    def statuses(self) -> list[str]:
+        """The status of each trial."""
+        return [trial.status.value for trial in self.trials]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the metric's values are better seen on a logarithmic axis."""
+        values = self.reports["value"][np.isfinite(self.reports["value"])]
+        return len(values) > 1 and values.min() > 0 and values.max() / values.min() > 300
+
+    def order_by_best(self) -> Ints:
+        """The positions of the trials that have a best value, the best first."""
+        known = np.flatnonzero(np.isfinite(self.best))
+        keys = -self.best[known] if self.mode == "max" else self.best[known]
+        return known[np.argsort(keys, kind="stable")]
+
+
+def read_sweep_data(
+    database: Database,
+    experiment: ExperimentRecord,
+    now: float,
+    metric: str | None = None,
+    mode: str | None = None,
+) -> SweepData:
+    """Read a sweep.
+
+    Args:
+        database: The database.
+        experiment: The experiment.
+        now: The time, seconds since 1970.
+        metric: The metric to look at; by default the sweep's, else the first that was logged.
+        mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
+    """
+    metric, mode = _choose_metric(database, experiment, metric, mode)
+    trials = database.trials(experiment.id)
+    best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
+    last, iterations = _read_last(database, experiment.id, len(trials))
+    return SweepData(
+        name=experiment.name,
+        state=experiment.state,
+        settings=experiment.settings,
+        metric=metric,
+        mode=mode,
+        now=now,
+        created_at=experiment.created_at,
+        trials=trials,
+        cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
+        best=best,
+        best_iteration=best_iteration,
+        last=last,
+        iterations=iterations,
+        reports=_read_reports(database, experiment.id, metric, len(trials)),
+        attempts=[a for a in database.attempts(experiment.id) if a.number < len(trials)],
+        parameters=list_parameters(experiment.settings.get("space")),
+    )
+
+
+def _choose_metric(
+    database: Database, experiment: ExperimentRecord, metric: str | None, mode: str | None
+) -> tuple[str | None, str | None]:
+    own = experiment.settings.get("metric")
+    metric = metric or own or next(iter(database.metric_ids(experiment.id)), None)
+    if mode is None and metric == own:
+        mode = experiment.settings.get("mode")
+    return metric, mode
+
+
+def _read_best(
+    database: Database, experiment_id: int, metric: str | None, mode: str | None, count: int
+) -> tuple[Floats, Ints]:
+    best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
+    for each in database.aggregates(experiment_id, metric) if metric else ():
+        value, iteration = {
+            "min": (each.min_value, each.min_iteration),
+            "max": (each.max_value, each.max_iteration),
+        }.get(mode or "", (each.last_value, each.last_iteration))
+        if each.number < count and value is not None and iteration is not None:
+            best[each.number], at[each.number] = value, iteration
+    best[~np.isfinite(best)] = np.nan
+    return best, at
+
+
+def _read_last(
+    database: Database, experiment_id: int, count: int
+) -> tuple[dict[str, Floats], Ints]:
+    aggregates = database.aggregate_rows(experiment_id)
+    iterations = np.zeros(count, dtype=np.int64)
+    last = {}
+    for metric_id, name in aggregates.names.items():
+        table = aggregates.table[aggregates.table["metric_id"] == metric_id]
+        table = table[table["number"] < count]  # of trials that were added meanwhile nothing
+        np.maximum.at(iterations, table["number"], table["count"])
+        last[name] = np.full(count, np.nan)
+        last[name][table["number"]] = table["last"]
+    return last, iterations
+
+
+def _read_reports(
+    database: Database, experiment_id: int, metric: str | None, count: int
+) -> npt.NDArray[np.void]:
+    if metric is None:
+        return np.empty(0, dtype=REPORT_FIELDS)
+    portions = [
+        database.reports(experiment_id, metric, range(first, min(first + PORTION, count)))
+        for first in range(0, count, PORTION)
+    ]
+    return np.concatenate(portions) if portions else np.empty(0, dtype=REPORT_FIELDS)

@@ -1,0 +1,101 @@
+"""Reporter: keeps the HTML report of a running sweep up to date, from a process of its own.
+
+Making a report takes seconds of computing; in the driver's own process it would delay the answers
+to trials. So it is a child process, `slurm-sweeps report`, at most one at a time.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ..storage.layout import Layout
+from .report.page import check_plotly
+
+#: Between the end of one report and the begin of the next, in seconds.
+PAUSE_S = 60.0
+
+#: The first one comes sooner, so that people see where it is.
+FIRST_S = 5.0
+
+#: How long the last one may take, in seconds.
+LAST_S = 120.0
+
+
+class Reporter:
+    """See the module's docstring.
+
+    Args:
+        layout: The experiment.
+        path: The file to write.
+
+    Raises:
+        UsageError: plotly is not installed.
+    """
+
+    def __init__(self, layout: Layout, path: Path) -> None:
+        check_plotly()
+        # fmt: off
+        self._argv = [
+            sys.executable, "-m", "slurm_sweeps", "report", "--local-dir",
+            str(layout.local_dir.absolute()), "--output", str(path.absolute()), "--", layout.name,
+        ]
+        # fmt: on
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due: float | None = None
+
+    def keep_up(self, now: float) -> None:
+        """Begin a report if one is due; `now` is in seconds of any clock."""
+        if self._due is None:
+            self._due = now + FIRST_S
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self._process.communicate()
+            self._process, self._due = None, now + PAUSE_S
+        if now >= self._due:
+            self._process = self._start()
+
+    def finish(self, in_a_hurry: bool) -> str | None:
+        """Write the report of the end; return why that failed, None if it did not.
+
+        Args:
+            in_a_hurry: Don't wait for it: the job may be killed any moment.
+        """
+        if self._process is not None:
+            self._end(self._process)
+        if in_a_hurry:
+            # Left to itself; nobody is to warn that it isn't waited for.
+            self._start(subprocess.DEVNULL).returncode = 0
+            return None
+        process = self._start()
+        try:
+            _, said = process.communicate(timeout=LAST_S)
+        except subprocess.TimeoutExpired:
+            self._end(process)
+            return f"the report took more than {LAST_S:.0f} s and was given up"
+        if process.returncode == 0:
+            return None
+        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        return f"the report could not be written: {''.join(last) or process.returncode}"
+
+    def _start(self, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C is for the driver, which ends this in its own time
+        )
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        """End a report that is under way; by Ctrl-C, so that it removes its half-written file."""
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,327 @@
+"""Each verb of the command, on a stored sweep: what it prints, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from slurm_sweeps.cli import main
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.lease import build_owner
+from slurm_sweeps.trial import Status
+from views_samples import write_sample
+
+STATUSES = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.LOST]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one sweep."""
+    write_sample(tmp_path, statuses=STATUSES)
+    return tmp_path
+
+
+def call(folder: Path, *arguments: str, code: int = 0, say: str | None = None) -> Result:
+    """Call the command; its exit code must be `code`."""
+    env = {"SLURM_SWEEPS_DIR": str(folder)}
+    result = CliRunner().invoke(main, list(arguments), env=env, input=say)
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def read_ids(folder: Path) -> list[str]:
+    with Database.open(folder / "slurm-sweeps.db", read_only=True) as database:
+        return [trial.trial_id for trial in database.trials(database.experiment("sample").id)]
+
+
+def load(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("verb", list(main.commands))
+def test_every_verb_explains_itself(verb: str, tmp_path: Path) -> None:
+    text = call(tmp_path, verb, "--help").stdout
+    assert text.startswith("Usage: ")
+    assert verb == "completion" or "--local-dir" in text
+
+
+def test_list(folder: Path) -> None:
+    text = call(folder, "list").stdout
+    assert "sample" in text
+    assert "5 of 5 done (100%)" in text
+    assert "loss 0.1667" in text
+    (found,) = load(call(folder, "list", "--json"))
+    assert found["counts"] == {"completed": 1, "failed": 1, "lost": 1, "pruned": 2}
+    assert found["best"]["value"] == pytest.approx(1 / 6)
+
+
+def test_the_folder_can_be_said(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["list", "--local-dir", str(folder)])
+    assert "sample" in result.stdout
+
+
+def test_show(folder: Path) -> None:
+    lines = call(folder, "show", "sample").stdout.splitlines()
+    ids = read_ids(folder)
+    assert lines[0].endswith("sample: completed, 5 of 5 done (100%), took " + lines[0].split()[-1])
+    table = [line for line in lines if line[2:14] in ids]
+    assert [line[2:14] for line in table] == ids
+    assert table[0].startswith("* ")
+
+
+def test_show_sorts_chooses_and_limits(folder: Path) -> None:
+    ids = read_ids(folder)
+    asked = ["show", "sample", "--json", "--sort", "number", "--reverse", "--status", "pruned"]
+    found = load(call(folder, *asked))["trials"]
+    assert [trial["trial_id"] for trial in found] == [ids[3], ids[1]]
+    result = call(folder, "show", "sample", "--limit", "2", "--columns", "host,opt.lr")
+    assert "2 of 5 trials; --limit shows more" in result.stdout
+    assert "host" in result.stdout
+    assert "val/acc" not in result.stdout
+
+
+def test_unknown_columns(folder: Path) -> None:
+    for option in ("--sort", "--columns"):
+        result = call(folder, "show", "sample", option, "nothing", code=2)
+        assert "there is no column 'nothing'; there are: trial, status, iter" in result.stderr
+
+
+def test_best(folder: Path) -> None:
+    text = call(folder, "best", "sample").stdout
+    assert text.startswith(f"# trial {read_ids(folder)[0]} (completed): loss 0.1667 at iteration 6")
+    assert yaml.safe_load(text)["fixed"] == "yes"
+    assert len(list(yaml.safe_load_all(call(folder, "best", "sample", "--top", "3").stdout))) == 3
+    (found,) = load(
+        call(folder, "best", "sample", "--json", "--metric", "val/acc", "--mode", "max")
+    )
+    assert found["value"] == pytest.approx(1 - 1 / 6)
+    result = call(folder, "best", "sample", "--metric", "x", "--mode", "min", code=2)
+    assert "no trial has logged a finite value of 'x'; logged: 'loss', 'val/acc'" in result.stderr
+
+
+def test_trial(folder: Path) -> None:
+    failed = read_ids(folder)[2]
+    text = call(folder, "trial", "sample", failed[:6]).stdout
+    assert f"trial {failed} (number 2): failed, 0:10" in text
+    assert "  fixed: 'yes'" in text
+    assert "1  failed: ValueError  on n0, slot 0" in text
+    assert "loss     ▅  3 at iteration 1, from 3 to 3" in text
+    assert f"error, see {folder}/sample/{failed}/stderr.log:" in text
+    assert "ValueError: x" in text
+    found = load(call(folder, "trial", "sample", failed, "--json"))
+    assert found["metrics"] == {"loss": {"1": 3.0}, "val/acc": {"1": 0.0}}
+    assert found["attempts"][0]["error"]["type"] == "ValueError"
+
+
+def test_trials_that_are_not_there(folder: Path) -> None:
+    first = read_ids(folder)[0]
+    wrong = first[:-1] + ("0" if first[-1] != "0" else "1")
+    result = call(folder, "trial", "sample", wrong, code=2)
+    assert f"no trial {wrong!r}; did you mean {first!r}?" in result.stderr
+    result = call(folder, "trial", "sample", "", code=2)
+    assert "has no trial ''" in result.stderr
+
+
+def test_an_ambiguous_prefix(tmp_path: Path) -> None:
+    write_sample(tmp_path, statuses=[Status.COMPLETED] * 40)
+    ids = read_ids(tmp_path)
+    first = next(each[0] for each in ids if sum(other[0] == each[0] for other in ids) > 1)
+    result = call(tmp_path, "trial", "sample", first, code=2)
+    assert f"{first!r} could be more than one trial of experiment 'sample': " in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["show", "watch", "best", "export", "report", "stop", "rm"])
+def test_an_unknown_experiment_gets_the_nearest(folder: Path, verb: str) -> None:
+    result = call(folder, verb, "sampel", code=2)
+    assert "there is no experiment 'sampel'" in result.stderr
+    assert "did you mean 'sample'?" in result.stderr
+
+
+def test_an_unknown_verb_gets_the_nearest(folder: Path) -> None:
+    assert "'export'" in call(folder, "exprt", code=2).stderr
+
+
+def test_no_database(tmp_path: Path) -> None:
+    result = call(tmp_path, "list", code=1)
+    assert f"there is no database at {tmp_path}/slurm-sweeps.db" in result.stderr
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "slurm-sweeps.db").write_text("this is not a database, but a text of some length")
+    assert "is not a database" in call(tmp_path, "list", code=1).stderr
+
+
+def test_logs(folder: Path) -> None:
+    first = read_ids(folder)[0]
+    trial = folder / "sample" / first
+    trial.mkdir(parents=True)
+    (trial / "stdout.log").write_text("hello\n")
+    (trial / "stderr.1.log").write_text("from rank 1\n")
+    assert call(folder, "logs", "sample", first).stdout == "hello\n"
+    assert call(folder, "logs", "sample", first, "--follow").stdout == "hello\n"
+    text = call(folder, "logs", "sample", first, "--stderr", "--rank", "1").stdout
+    assert text == "from rank 1\n"
+    result = call(folder, "logs", "sample", first, "--stderr", code=1)
+    assert (
+        f"there is no {trial}/stderr.log: trial {first} (completed) has no such log"
+        in result.stderr
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])
+def test_export(folder: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "json": pd.read_json}[suffix]
+    call(folder, "export", "sample", "-o", str(folder / f"trials.{suffix}"))
+    trials = read(folder / f"trials.{suffix}")
+    assert list(trials["status"]) == [status.value for status in STATUSES]
+    call(folder, "export", "sample", "--metrics", "-o", str(folder / f"metrics.{suffix}"))
+    metrics = read(folder / f"metrics.{suffix}")
+    assert list(metrics.columns) == ["trial_id", "iteration", "metric", "value", "logged_at"]
+
+
+def test_parquet_without_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "fastparquet", None)
+    result = call(folder, "export", "sample", "-o", str(folder / "a.parquet"), code=2)
+    assert "parquet needs pyarrow: pip install 'slurm-sweeps[parquet]'" in result.stderr
+
+
+def test_a_folder_that_can_not_be_removed(folder: Path) -> None:
+    (folder / "sample").write_text("a file where the folder should be")
+    result = call(folder, "rm", "sample", "--yes", code=1)
+    assert f"the folder {folder}/sample can't be removed: " in result.stderr
+    assert "sample" in call(folder, "list").stdout
+
+
+def test_export_prints_csv(folder: Path) -> None:
+    assert call(folder, "export", "sample").stdout.startswith("trial_id,status,start_time")
+
+
+def test_export_mistakes(folder: Path) -> None:
+    result = call(folder, "export", "sample", "-o", "trials.xls", code=2)
+    assert "the suffix of 'trials.xls' says no known format" in result.stderr
+    result = call(folder, "export", "sample", "-o", str(folder / "no" / "a.csv"), code=1)
+    assert f"{folder}/no/a.csv can't be written" in result.stderr
+
+
+def test_stop_needs_a_driver(folder: Path) -> None:
+    result = call(folder, "stop", "sample", code=1)
+    assert "no driver is at work on experiment 'sample' (completed)" in result.stderr
+
+
+def test_retry(folder: Path) -> None:
+    ids = read_ids(folder)
+    assert "1 trials are run again" in call(folder, "retry", "sample", "--failed").stdout
+    assert "1 trials are run again" in call(folder, "retry", "sample", ids[2][:8]).stdout
+    with Database.open(folder / "slurm-sweeps.db") as database:
+        marks = database.requests(database.experiment("sample").id)
+    assert [(mark.kind, mark.argument) for mark in marks] == [("retry", ids[2])] * 2
+    result = call(folder, "retry", "sample", ids[0], code=2)
+    assert f"trial {ids[0]} is completed; only a failed one can be marked" in result.stderr
+    assert "or say --failed" in call(folder, "retry", "sample", code=2).stderr
+
+
+def test_rm_asks_first(folder: Path) -> None:
+    (folder / "sample").mkdir()
+    (folder / "sample" / "train.pkl").touch()
+    result = call(folder, "rm", "sample", code=1, say="n\n")
+    assert f"its 5 trials and the folder {folder}/sample?" in result.stdout
+    assert (folder / "sample" / "train.pkl").exists()
+    assert "deleted experiment 'sample'" in call(folder, "rm", "sample", say="y\n").stdout
+    assert not (folder / "sample").exists()
+    assert call(folder, "list", "--json").stdout == "[]\n"
+
+
+def test_rm_spares_a_sweep_that_runs(folder: Path) -> None:
+    other = build_owner()
+    other = type(other)("elsewhere", 1, None, "", "nonce")
+    with Database.open(folder / "slurm-sweeps.db") as database:
+        database.acquire_lease("sample", other, time.time(), lambda lease, now: False)
+    result = call(folder, "rm", "sample", "--yes", code=1)
+    assert "is in use by another driver: host 'elsewhere'" in result.stderr
+
+
+def test_watch_ends_with_the_sweep(folder: Path) -> None:
+    assert "sample: completed" in call(folder, "watch", "sample").stdout
+
+
+def test_watch_of_a_stopped_sweep_tells_so(tmp_path: Path) -> None:
+    write_sample(tmp_path, statuses=STATUSES, state="stopped")
+    assert "sample: stopped" in call(tmp_path, "watch", "sample", code=1).stdout
+
+
+def test_completion() -> None:
+    for shell in ("bash", "zsh"):
+        result = CliRunner().invoke(main, ["completion", shell])
+        assert "_SLURM_SWEEPS_COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("slurm-sweeps show s", "sample"), ("slurm-sweeps wa", "watch")]
+)
+def test_completion_knows_names(folder: Path, words: str, expected: str) -> None:
+    env = {
+        "SLURM_SWEEPS_DIR": str(folder),
+        "_SLURM_SWEEPS_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    result = CliRunner().invoke(main, [], env=env, prog_name="slurm-sweeps")
+    assert expected in result.stdout
+
+
+def test_completion_of_trials(folder: Path) -> None:
+    env = {
+        "SLURM_SWEEPS_DIR": str(folder),
+        "_SLURM_SWEEPS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "slurm-sweeps trial sample ",
+        "COMP_CWORD": "3",
+    }
+    result = CliRunner().invoke(main, [], env=env, prog_name="slurm-sweeps")
+    assert read_ids(folder)[0] in result.stdout
+
+
+def test_doctor_outside_of_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    text = call(folder, "doctor").stdout
+    assert "no srun on PATH" in text
+    assert "not inside a Slurm job" in text
+    assert "the file system locks files" in text
+    assert "is sound: 1 experiments" in text
+
+
+def test_doctor_inside_of_a_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_NTASKS": "4",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SLURM_JOB_CPUS_PER_NODE": "8(x2)",
+        "SLURM_TASKS_PER_NODE": "2(x2)",
+        "SLURM_MEM_PER_CPU": "1000",
+    }
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "/nowhere")
+    findings = {each["topic"]: each["text"] for each in load(call(folder, "doctor", "--json"))}
+    assert "4 CPUs; 4000 MB" in findings["share of a trial"]
+    assert "srun --exact -N1 -n1" in findings["srun line of the first slot"]
+
+
+def test_doctor_finds_what_is_bad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "slurm-sweeps.db").write_bytes(b"no database at all, but some bytes")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    text = call(folder, "doctor", code=1).stdout
+    assert "BAD   allocation: " in text
+    assert "BAD   database: " in text

@@ -1,0 +1,79 @@
+"""Fixtures for all tests: a clean environment, and a real Slurm for those that use `cluster`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from cluster_tools import (
+    SlurmCluster,
+    SlurmInstall,
+    is_leaking,
+    reason_unavailable,
+    stop_orphans,
+)
+from cluster_tools.processes import end_processes, leftover_processes
+from cluster_tools.requirement import require
+from sweep_scripts import Scripts
+
+# No test asserts on time: a busy machine must not make one fail. In continuous integration all
+# examples are the same in every run, so that a change fails for what it changes.
+settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses the cluster, so that `-m "not cluster"` never misses one."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the allocation that the tests themselves may run in."""
+    for name in filter(is_leaking, list(os.environ)):
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Iterator[Scripts]:
+    """A folder for scripts; afterwards, no process of theirs may be left."""
+    scripts = Scripts(tmp_path)
+    yield scripts
+    left = leftover_processes(scripts.mark)
+    end_processes(left, grace_s=0.0)
+    assert not left, f"processes were left: {left}"
+
+
+@pytest.fixture(scope="session")
+def install() -> SlurmInstall:
+    """This machine's Slurm, or that of the folder in SLURM_SWEEPS_SLURM (`make test-slurm24`)."""
+    folder = os.environ.get("SLURM_SWEEPS_SLURM")
+    return SlurmInstall.in_folder(Path(folder)) if folder else SlurmInstall()
+
+
+@pytest.fixture(scope="session")
+def needs_slurm(install: SlurmInstall) -> None:
+    """Skip where no cluster can be started; in continuous integration (`CI=true`), fail."""
+    require(reason_unavailable(install), os.environ)
+
+
+@pytest.fixture(scope="session")
+def cluster(needs_slurm: None, install: SlurmInstall) -> Iterator[SlurmCluster]:
+    """The real Slurm of four nodes with four fake GPUs each, started at first use."""
+    stop_orphans()
+    with SlurmCluster(install=install, owner=os.getpid(), label="tests") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the jobs that a test has left, so that the next one finds idle nodes."""
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").clear()

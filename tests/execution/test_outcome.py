@@ -1,0 +1,119 @@
+"""How an attempt ended, from what is known of it; and that its children end with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_tools.processes import read_process
+from slurm_sweeps.execution import outcome
+from slurm_sweeps.execution.outcome import judge
+
+COMPLETED = {"kind": "ended", "how": "completed"}
+FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError"}
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "exit_code", "oom", "how"),
+    [
+        (COMPLETED, None, 0, False, "completed"),
+        (FAILED, None, 1, False, "failed"),
+        (None, None, 0, False, "completed"),  # os._exit(0) in train
+        (None, None, 3, False, "failed"),
+        (None, None, -signal.SIGKILL, False, "lost"),
+        (None, None, -signal.SIGKILL, True, "lost"),
+        (None, None, -signal.SIGTERM, False, "lost"),
+        (None, None, -signal.SIGSEGV, False, "failed"),
+        (None, None, -signal.SIGABRT, True, "failed"),
+        # What was said counts, whatever happened to the process afterwards.
+        (COMPLETED, None, -signal.SIGKILL, True, "completed"),
+        ({"how": "interrupted"}, "stop", -signal.SIGTERM, False, "interrupted"),
+        (FAILED, "stop", 1, False, "failed"),
+        # Told to leave, the trial is pruned, however it took that.
+        (None, "prune", 0, False, "pruned"),
+        (COMPLETED, "prune", 0, False, "pruned"),
+        (FAILED, "prune", 1, False, "pruned"),
+        (None, "prune", -signal.SIGKILL, True, "pruned"),
+        (None, "stop", -signal.SIGKILL, False, "interrupted"),
+        (None, "stop", -signal.SIGTERM, False, "interrupted"),
+        (None, "stop", 1, False, "failed"),
+        (None, "stop", -signal.SIGSEGV, False, "failed"),
+    ],
+)
+def test_how_an_attempt_ended(
+    said: Any, told: str | None, exit_code: int, oom: bool, how: str
+) -> None:
+    assert judge(said, told, exit_code, oom)["how"] == how
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "oom", "told", "error_type", "message"),
+    [
+        (3, False, None, "ExitStatus", "the trial's process exited with status 3"),
+        (-11, False, None, "SIGSEGV", "crashed (SIGSEGV, Segmentation fault)"),
+        (-9, False, None, "SIGKILL", "the trial's process was killed by SIGKILL"),
+        (-9, True, None, "OutOfMemory", "the kernel killed the trial's process: out of memory"),
+        (-15, True, None, "SIGTERM", "was killed by SIGTERM"),
+        (-9, False, "stop", "SIGKILL", "ended by SIGKILL when told to stop"),
+        (-signal.SIGRTMIN - 1, False, None, "SIGRTMIN+1", "was killed by SIGRTMIN+1"),
+    ],
+)
+def test_what_is_said_about_it(
+    exit_code: int, oom: bool, told: str | None, error_type: str, message: str
+) -> None:
+    end = judge(None, told, exit_code, oom)
+    assert end["error_type"] == error_type
+    assert message in end["message"]
+
+
+def test_out_of_memory_kills_can_be_counted() -> None:
+    assert outcome.count_oom_kills() >= 0
+
+
+def test_the_cgroups_own_count_is_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\noom 3\noom_kill 2\n")
+    monkeypatch.setattr(outcome, "_cgroup_files", [(events, "oom_kill")])
+    assert outcome.count_oom_kills() == 2
+
+
+SCRIPT = """
+import os, sys
+from slurm_sweeps.execution import attempt, outcome
+attempt.adopt_orphans(attempt.load_libc())
+read, write = os.pipe()
+pids = []
+if os.fork() == 0:  # a daemon: its own session, its parent gone
+    os.setsid()
+    if os.fork() == 0:
+        if os.fork():
+            os.write(write, b"%d\\n" % os.getpid())
+        else:
+            os.write(write, b"%d\\n" % os.getpid())
+        os.close(write)
+        os.execvp("sleep", ["sleep", "600"])
+    os._exit(0)
+os.close(write)
+pids = open(read).read().split()
+outcome.kill_children()
+print(*pids)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
+def test_children_that_became_daemons_are_killed_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True
+    )
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    assert [pid for pid in pids if read_process(pid) is not None] == []
+    assert os.getpid() not in pids

@@ -1,0 +1,122 @@
+"""The small languages that Slurm writes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm_sweeps.errors import AllocationError, UsageError
+from slurm_sweeps.execution.slurm_text import (
+    Gres,
+    count_gpus,
+    parse_counts,
+    parse_gres,
+    parse_mem,
+    parse_nodelist,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", []),
+        ("n1", ["n1"]),
+        ("n1,n2", ["n1", "n2"]),
+        ("n[1-2,5],gpu-a[001-003]x", ["n1", "n2", "n5", "gpu-a001x", "gpu-a002x", "gpu-a003x"]),
+        ("n[1-3,07]", ["n1", "n2", "n3", "n07"]),
+        ("n[08-11]", ["n08", "n09", "n10", "n11"]),
+        ("n[9-11]", ["n9", "n10", "n11"]),
+        ("r[0-1]n[0-1]", ["r0n0", "r0n1", "r1n0", "r1n1"]),
+        ("r[1,3]c2n[4].site.org,x", ["r1c2n4.site.org", "r3c2n4.site.org", "x"]),
+    ],
+)
+def test_node_lists_are_expanded(text: str, names: list[str]) -> None:
+    assert parse_nodelist(text) == names
+
+
+@pytest.mark.parametrize("text", ["n[1-2", "n1]", "n[2-1]", "n[a-b]", "n[]", "n[1,,2]", "n[[1]]"])
+def test_a_broken_node_list_is_quoted(text: str) -> None:
+    with pytest.raises(AllocationError, match="can't read the list of nodes") as caught:
+        parse_nodelist(text)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 9)), min_size=1, max_size=5))
+def test_ranges_hold_every_number_with_its_width(ranges: list[tuple[int, int]]) -> None:
+    text = ",".join(f"{first:03d}-{first + more:03d}" for first, more in ranges)
+    numbers = [number for first, more in ranges for number in range(first, first + more + 1)]
+    assert parse_nodelist(f"a[{text}]b") == [f"a{number:03d}b" for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("4", [4]), ("72(x2),36", [72, 72, 36]), ("1(x3)", [1, 1, 1]), ("7,1", [7, 1])],
+)
+def test_counts_are_repeated(text: str, counts: list[int]) -> None:
+    assert parse_counts(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", "4(2)", "a", "4,", "4(x2"])
+def test_broken_counts_are_quoted(text: str) -> None:
+    with pytest.raises(AllocationError, match=r"counts per node .*expected '72\(x2\),36'"):
+        parse_counts(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mb"),
+    [
+        ("4000", 4000),
+        ("16G", 16384),
+        ("1g", 1024),
+        ("500MB", 500),
+        ("1T", 1024**2),
+        ("1K", 1),
+        ("1025K", 2),
+        ("0", 0),
+    ],
+)
+def test_memory_is_read_in_megabytes(text: str, mb: int) -> None:
+    assert parse_mem(text) == mb
+
+
+@pytest.mark.parametrize("text", ["", "much", "1.5G", "-1", "16 G", "16P"])
+def test_unreadable_memory_is_quoted(text: str) -> None:
+    with pytest.raises(UsageError, match=r"amount of memory .*'16G'") as caught:
+        parse_mem(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "gres"),
+    [
+        ("", ()),
+        ("(null)", ()),
+        ("gpu", (Gres("gpu", None, 1),)),
+        ("gpu:4", (Gres("gpu", None, 4),)),
+        ("gpu:4(S:0-1)", (Gres("gpu", None, 4),)),
+        ("gpu:3(IDX:0,2-3),shard:8", (Gres("gpu", None, 3), Gres("shard", None, 8))),
+        ("gpu:a100:4", (Gres("gpu", "a100", 4),)),
+        ("gpu:a100", (Gres("gpu", "a100", 1),)),
+        ("gres:gpu:a100:4", (Gres("gpu", "a100", 4),)),
+        ("gres/gpu:a100=4", (Gres("gpu", "a100", 4),)),
+        ("gres/gpu=4", (Gres("gpu", None, 4),)),
+        ("tmp:2K", (Gres("tmp", None, 2048),)),
+        (
+            "gpu:a100:3(IDX:0-2),gpu:v100:1(IDX:4)",
+            (Gres("gpu", "a100", 3), Gres("gpu", "v100", 1)),
+        ),
+    ],
+)
+def test_gres_are_read(text: str, gres: tuple[Gres, ...]) -> None:
+    assert parse_gres(text) == gres
+
+
+@pytest.mark.parametrize("text", ["gpu:a100:4:5", ":4", "gpu:4x"])
+def test_broken_gres_are_quoted(text: str) -> None:
+    with pytest.raises(AllocationError, match=r"generic resources .*expected 'gpu:a100:4'"):
+        parse_gres(text)
+
+
+def test_only_gpus_count_as_gpus() -> None:
+    assert count_gpus(parse_gres("gpu:a100:3,gpu:v100:1,tmp:7")) == 4

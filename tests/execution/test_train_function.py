@@ -1,0 +1,263 @@
+"""Carrying `train` to a process that has never heard of it, and when forking that is unsafe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.execution import train_function
+from slurm_sweeps.execution.train_function import (
+    find_fork_hazard,
+    import_ahead,
+    pickle_train,
+    read_train,
+    write_train,
+)
+
+READ = """
+import sys
+from pathlib import Path
+from slurm_sweeps.execution.train_function import read_train
+print(read_train(Path(sys.argv[1]))({"x": 20}))
+"""
+
+
+def carry(tmp_path: Path, script: str) -> str:
+    """Run a script that defines `train`; call what it wrote in a process of its own."""
+    path = tmp_path / "experiment" / "train.pkl"
+    source = textwrap.dedent(script) + textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from slurm_sweeps.execution.train_function import pickle_train, write_train
+        write_train(pickle_train(train), Path(sys.argv[1]))
+        """
+    )
+    (tmp_path / "script.py").write_text(source)
+    run_python(tmp_path, ["script.py", str(path)])
+    return run_python(tmp_path, ["-c", READ, str(path)]).strip()
+
+
+def run_python(cwd: Path, arguments: list[str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_main_with_its_globals(tmp_path: Path) -> None:
+    script = """
+    import math
+    OFFSET = 1
+    def helper(x):
+        return math.floor(x) + OFFSET
+    def train(cfg):
+        return helper(cfg["x"])
+    """
+    assert carry(tmp_path, script) == "21"
+
+
+def test_from_a_module_beside_the_script(tmp_path: Path) -> None:
+    (tmp_path / "mymodel.py").write_text("def train(cfg):\n    return cfg['x'] + 2\n")
+    assert carry(tmp_path, "from mymodel import train") == "22"
+
+
+def test_a_closure(tmp_path: Path) -> None:
+    script = """
+    def build(n):
+        def inner(cfg):
+            return cfg["x"] + n
+        return inner
+    train = build(3)
+    """
+    assert carry(tmp_path, script) == "23"
+
+
+def test_a_partial_and_a_lambda(tmp_path: Path) -> None:
+    script = """
+    import functools
+    train = functools.partial(lambda n, cfg: cfg["x"] + n, 4)
+    """
+    assert carry(tmp_path, script) == "24"
+
+
+def test_a_callable_object_and_a_bound_method(tmp_path: Path) -> None:
+    script = """
+    class Trainer:
+        def __init__(self):
+            self.n = 5
+        def __call__(self, cfg):
+            return cfg["x"] + self.n
+    train = Trainer().__call__
+    """
+    assert carry(tmp_path, script) == "25"
+    assert carry(tmp_path, script.replace(".__call__\n", "\n")) == "25"
+
+
+def test_from_a_notebook_cell(tmp_path: Path) -> None:
+    # A cell is compiled code run in __main__; its source is in no file.
+    script = """
+    cell = "N = 6\\ndef train(cfg):\\n    return cfg['x'] + N\\n"
+    exec(compile(cell, "<ipython-input-1>", "exec"))
+    """
+    assert carry(tmp_path, script) == "26"
+
+
+def test_the_folder_becomes_the_users_own(tmp_path: Path) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    write_train(pickle_train(len), folder / "train.pkl")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert os.listdir(folder) == ["train.pkl"]
+
+
+@pytest.mark.parametrize("build", [threading.Lock, lambda: (i for i in ())])
+def test_what_can_not_travel_is_named(build: Callable[[], Any]) -> None:
+    thing = build()
+
+    def train(cfg: dict[str, Any]) -> None:
+        print(thing)
+
+    with pytest.raises(ss.TrainError) as refused:
+        pickle_train(train)
+    text = str(refused.value)
+    assert text.startswith("train (<function test_what_can_not_travel_is_named.<locals>.train at")
+    assert "can't be pickled: TypeError: cannot pickle" in text
+    assert "Create what can't travel (locks, files, connections" in text
+
+
+def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").write_text("a file, where the folder should be")
+    with pytest.raises(ss.StorageError, match=r"can't write .*experiment/train.pkl: .*exists"):
+        write_train(pickle_train(len), tmp_path / "experiment" / "train.pkl")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "experiment" / "train.pkl"
+    write_train(pickle_train(len), path)
+    path.parent.chmod(mode)
+    with pytest.raises(ss.TrainError) as refused:
+        read_train(path)
+    text = str(refused.value)
+    assert f"{path.parent} can be written by others (mode {mode:o}): refused" in text
+    assert f"chmod go-w '{path.parent}'" in text
+
+
+def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "experiment" / "train.pkl"
+    write_train(pickle_train(len), path)
+    path.chmod(0o622)
+    with pytest.raises(ss.TrainError, match=r"train.pkl can be written by others \(mode 622\)"):
+        read_train(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_belongs_to_another_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "experiment" / "train.pkl"
+    write_train(pickle_train(len), path)
+    place = path if what == "file" else path.parent
+    os.chown(place, 12345, -1)
+    with pytest.raises(ss.TrainError, match=r"belongs to user 12345, not to you \(0\): refused"):
+        read_train(path)
+
+
+# --- what train imports ---------------------------------------------------------------------------
+
+
+def write_modules(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_modules(tmp_path, "ahead_a", "ahead_b", "ahead_c", "ahead_pkg/__init__", "ahead_pkg/sub")
+    (tmp_path / "ahead_broken.py").write_text("raise RuntimeError('not here')\n")
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    return tmp_path
+
+
+def test_imports_in_the_body_and_in_what_it_calls_are_done_ahead(modules: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "user_script"}
+    exec(
+        textwrap.dedent(
+            """
+            def helper():
+                import ahead_b as b
+                return [lambda: __import__("x") for _ in b.xs]
+            def train(cfg):
+                import ahead_a
+                from ahead_pkg import sub, missing
+                import ahead_broken
+                import ahead_that_is_not_there
+                def inner():
+                    import ahead_c
+                helper()
+            """
+        ),
+        namespace,
+    )
+    import_ahead(namespace["train"])
+    for name in ("ahead_a", "ahead_b", "ahead_c", "ahead_pkg", "ahead_pkg.sub"):
+        assert name in sys.modules
+    assert "ahead_broken" not in sys.modules
+
+
+@pytest.mark.parametrize("train", [len, print, type("T", (), {})(), int])
+def test_what_has_no_body_is_left_alone(train: Any) -> None:
+    import_ahead(train)
+
+
+# --- is forking safe? -----------------------------------------------------------------------------
+
+
+def test_a_python_thread_is_a_hazard() -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name="prefetcher")
+    thread.start()
+    try:
+        hazard = find_fork_hazard()
+    finally:
+        release.set()
+        thread.join()
+    assert hazard is not None
+    assert hazard.startswith("importing what train needs has started threads (")
+    assert "prefetcher" in hazard
+
+
+def test_an_open_accelerator_is_a_hazard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "nvidia0"
+    device.write_text("")
+    monkeypatch.setattr(train_function, "ACCELERATORS", (str(tmp_path / "nvidia"),))
+    with device.open():
+        hazard = find_fork_hazard()
+    assert hazard == f"importing what train needs has opened the accelerator {device}"
+
+
+CLEAN = """
+import numpy, sys
+import numpy.linalg
+from slurm_sweeps.execution import train_function
+numpy.linalg.svd(numpy.ones((300, 300)))  # OpenBLAS starts its threads, if it has more than one
+print(train_function.find_fork_hazard())
+"""
+
+
+def test_numpy_is_no_hazard(tmp_path: Path) -> None:
+    assert run_python(tmp_path, ["-c", CLEAN]).strip() == "None"

@@ -1,0 +1,83 @@
+"""On a real Slurm: the distributed examples, as they are."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from rank_jobs import TIMEOUT_S, read_result, run_sweep
+
+from cluster_tools import SlurmCluster, wait_until
+from frameworks import require_module
+from slurm_sweeps import Result
+
+# Importing torch takes each rank many seconds where the machine has few cores.
+ONE_SLOT = ("-N2", "--ntasks-per-node=2", "-t5")
+ONE_NODE = ("-N1", "-n2", "-t5")
+#: All may be pruned: of a few trials each can be the second best at some rung.
+ENDED = {"completed", "pruned"}
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def frameworks() -> None:
+    for name in ("torch", "lightning", "transformers", "accelerate"):
+        require_module(name)
+
+
+def count(result: Result) -> dict[str, int]:
+    statuses = [str(trial.status) for trial in result.trials]
+    return {status: statuses.count(status) for status in set(statuses)}
+
+
+def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
+    """Submit the example's own script, with less to do."""
+    shutil.copy(EXAMPLES / "lightning_ddp.py", folder)
+    script = (EXAMPLES / "lightning_ddp.slurm").read_text()
+    assert '"$@"' in script
+    smaller = script.replace('"$@"', "--trials 6 --epochs 32")
+    job = ("--ntasks-per-node=2", "--mem-per-cpu=500M", f"--export=ALL,PYTHON={sys.executable}")
+    return cluster.sbatch(smaller, *job, cwd=folder)
+
+
+def test_lightning_goes_on_after_an_interruption(
+    frameworks: None, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    job_id = start_lightning_example(cluster, tmp_path)
+    checkpoints = "slurm-sweeps/lightning-ddp/*/checkpoints/last.ckpt"
+    wait_until(
+        lambda: list(tmp_path.glob(checkpoints)), TIMEOUT_S, lambda: cluster.job_output(job_id)
+    )
+    cluster.cancel(job_id, "--batch", "--signal=USR1")
+    assert cluster.wait_job(job_id, TIMEOUT_S).exit_code == 75, cluster.job_output(job_id)
+    assert count(read_result(tmp_path, "lightning-ddp"))["interrupted"] > 0
+
+    job_id = start_lightning_example(cluster, tmp_path)
+    assert cluster.wait_job(job_id, TIMEOUT_S).exit_code == 0, cluster.job_output(job_id)
+    result = read_result(tmp_path, "lightning-ddp")
+    assert len(result.trials) == 6
+    assert set(count(result)) <= ENDED
+    logs = [log.read_text() for log in tmp_path.glob("slurm-sweeps/lightning-ddp/*/stderr.log")]
+    assert any("Restored all states from the checkpoint" in log for log in logs)
+    assert all("GLOBAL_RANK: 0, MEMBER: 1/2" in log for log in logs)
+
+
+def test_plain_torch(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+    arguments = ("--nodes", "2", "--tasks", "4", "--trials", "3")
+    run_sweep(cluster, tmp_path, EXAMPLES / "pytorch_ddp.py", *arguments, job=ONE_SLOT)
+    result = read_result(tmp_path, "pytorch-ddp")
+    assert len(result.trials) == 3
+    assert set(count(result)) <= ENDED
+    assert all(set(trial.metrics["world_size"].values()) == {4.0} for trial in result.trials)
+
+
+def test_transformers(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+    run_sweep(
+        cluster, tmp_path, EXAMPLES / "transformers_trainer.py", "--trials", "2", job=ONE_NODE
+    )
+    result = read_result(tmp_path, "transformers")
+    assert len(result.trials) == 2
+    assert set(count(result)) <= ENDED
+    assert list(tmp_path.glob("slurm-sweeps/transformers/*/checkpoints/checkpoint-*"))

@@ -1,0 +1,359 @@
+"""Faults on a real Slurm. The scenarios run side by side on a cluster of their own, for most of
+their time is waiting: for a time limit, for KillWait, for a node to be given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from reliable_sweeps import (
+    IS_CHAOS,
+    SWEEP,
+    WAIT_S,
+    Script,
+    assert_complete,
+    count_status,
+    read_attempts,
+    read_trials,
+)
+
+from cluster_tools import SlurmCluster
+from cluster_tools.config import ClusterSpec, SlurmInstall
+from cluster_tools.jobs import FINAL_STATES, JobEnd
+from cluster_tools.processes import leftover_processes, wait_until
+from slurm_sweeps.trial import Status
+
+#: Seconds between TERM and KILL, and seconds of silence after which a node is given up.
+KILL_WAIT_S, SLURMD_TIMEOUT_S = 10, 15
+
+pytestmark = pytest.mark.cluster
+
+
+class SlurmSweep(Script):
+    """The sweep as a batch job.
+
+    Args:
+        cluster: Where.
+        folder: Its own.
+        options: For sbatch, apart from two tasks of one CPU; n1 or n2 unless they say where.
+        settings: As of `Script`.
+    """
+
+    def __init__(
+        self, cluster: SlurmCluster, folder: Path, *options: str, **settings: object
+    ) -> None:
+        super().__init__(folder, SWEEP, **settings)
+        self.cluster = cluster
+        self.options = options or ("-xn3,n4",)
+        self.job = 0
+        self.stopped: set[Status] = set()
+        self.restarts_before = 0
+
+    def submit(self, command: str = "") -> SlurmSweep:
+        """Hand it in, again if it was before; `command` runs it in another way than once."""
+        names = {name: value for name, value in self.env.items() if name not in os.environ}
+        names |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        exports = "".join(f"export {name}='{value}'\n" for name, value in names.items())
+        text = f"#!/bin/bash\n{exports}{command or f'exec {sys.executable} -u {self.path}'}\n"
+        self.job = self.cluster.sbatch(
+            text, "-n2", "-c1", "--mem=500M", "--requeue", "--open-mode=append",
+            f"--output={self.output}", *self.options, cwd=self.folder,
+        )  # fmt: skip
+        return self
+
+    def wait_for_status(self, status: Status, count: int) -> None:
+        wait_until(
+            lambda: count_status(self.database, status) >= count,
+            WAIT_S,
+            lambda: f"no {count} trials {status}: {read_trials(self.database)}\n{self.printed()}",
+        )
+
+    def wait(self, timeout_s: float = 2 * WAIT_S) -> JobEnd:
+        """Wait for the job's end; when it is queued again, let it start at once."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            job = self.cluster.job(self.job)
+            if job["JobState"] in FINAL_STATES:
+                return self.cluster.wait_job(self.job, WAIT_S)
+            self.start_now(job)
+            time.sleep(1.0)
+        raise AssertionError(f"{self.cluster.job(self.job)}\n{self.printed()}")
+
+    def note_stop(self) -> SlurmSweep:
+        """Take down how it was left by a job that has ended, of which nothing may be left."""
+        self.wait_until_gone()
+        self.stopped = {trial.status for trial in read_trials(self.database)}
+        self.restarts_before = self.restarts()
+        return self
+
+    def go_on(self) -> SlurmSweep:
+        """Hand the same script in again; it must finish."""
+        assert self.submit().wait().exit_code == 0, self.printed()
+        return self
+
+    def start_now(self, job: dict[str, str]) -> None:
+        """A job that was queued again waits for two minutes (reason BeginTime) unless told.
+
+        Told too early, Slurm may take the end of its former run for that of the next.
+        """
+        if job["JobState"] == "PENDING" and job.get("Reason") == "BeginTime":
+            self.wait_until_gone()
+            time.sleep(2.0)
+            argv = ["scontrol", "update", f"JobId={self.job}", "StartTime=now"]
+            self.cluster.run(argv, check=False)
+
+    def find(self, *words: str) -> list[int]:
+        """The pids of this sweep's processes whose command line holds all words, by age."""
+        found = sorted(leftover_processes(self.mark), key=lambda process: process.start_ticks)
+        return [p.pid for p in found if all(word in p.command for word in words)]
+
+    def kill(self, find: Callable[[], list[int]], which: int = -1) -> None:
+        """Kill one process of those found, when there is one; the youngest is the last."""
+
+        def kill_one() -> bool:
+            with contextlib.suppress(IndexError, ProcessLookupError):
+                os.kill(find()[which], signal.SIGKILL)
+                return True
+            return False
+
+        wait_until(kill_one, WAIT_S, self.printed)
+
+    def list_losses(self) -> list[str]:
+        """How each lost attempt was lost."""
+        attempts = read_attempts(self.database)
+        return [a.error.type for a in attempts if a.status is Status.LOST and a.error]
+
+    def restarts(self) -> int:
+        return int(self.cluster.job(self.job)["Restarts"])
+
+
+# --- the scenarios --------------------------------------------------------------------------------
+
+
+def meet_a_time_limit(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """One minute is allowed, the sweep takes longer; nobody has asked for a signal in time."""
+    n_trials = 90 if IS_CHAOS else 28
+    sweep = SlurmSweep(cluster, folder, "-xn3,n4", "-t1", N_TRIALS=n_trials, PAUSE_S=1, REQUEUE=1)
+    sweep.submit().wait(timeout_s=900)
+    return sweep
+
+
+def be_preempted(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """A job of the higher partition needs the node."""
+    sweep = SlurmSweep(cluster, folder, "-wn4", N_TRIALS=12, PAUSE_S=0.2, REQUEUE=1)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    urgent = cluster.sbatch("sleep 1", "-purgent", "-wn4", "--exclusive", cwd=folder)
+    cluster.wait_job(urgent, WAIT_S)
+    sweep.wait()
+    return sweep
+
+
+def be_cancelled(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=8, PAUSE_S=0.4, REQUEUE=1)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    cluster.cancel(sweep.job)
+    assert sweep.wait().state == "CANCELLED"
+    return sweep.note_stop().go_on()
+
+
+def get_a_signal_from_sbatch(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """USR1 to the batch script alone, as `--signal=B:USR1@300` sends it; no requeue asked."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=8, PAUSE_S=0.4)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    cluster.cancel(sweep.job, "--signal=USR1", "--batch")
+    assert sweep.wait().exit_code == 75, sweep.printed()
+    return sweep.note_stop().go_on()
+
+
+def lose_processes(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """An srun, a worker and a trial are killed, one after another."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=14, PAUSE_S=1.2)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    sweep.kill(lambda: sweep.find("srun", "--job-name=slot-0"), which=0)  # it has a helper
+    sweep.wait_for_status(Status.COMPLETED, 4)
+    sweep.kill(sweep.find_workers)
+    sweep.wait_for_status(Status.COMPLETED, 6)
+    while "SIGKILL" not in sweep.list_losses():  # one that has just ended can't be killed
+        sweep.kill(sweep.find_trials)
+        time.sleep(1.0)
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    sweep.wait_until_gone()
+    return sweep
+
+
+def be_killed(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """The driver is killed at random moments, each time in a job of its own."""
+    randomness = random.Random(3)
+    n_trials, rounds = (100, 12) if IS_CHAOS else (12, 2)
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=n_trials, PAUSE_S=0.1)
+    for _ in range(rounds):
+        sweep.submit()
+        cluster.wait_state(sweep.job, ["RUNNING", *FINAL_STATES], WAIT_S)
+        time.sleep(randomness.uniform(0.5, 6.0))
+        for pid in sweep.find("sweep.py"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        sweep.wait()
+        sweep.wait_until_gone()
+    assert sweep.submit().wait().exit_code == 0, sweep.printed()
+    return sweep
+
+
+def be_killed_within_a_job(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """The batch script starts the driver again at once, while its steps may still be ending."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=12, PAUSE_S=0.3)
+    sweep.submit(f"until {sys.executable} -u {sweep.path}; do echo again; done")
+    for count in (2, 5, 8):
+        sweep.wait_for_status(Status.COMPLETED, count)
+        sweep.kill(lambda: sweep.find(sys.executable, "sweep.py"))
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    assert sweep.printed().count("again") == 3
+    sweep.wait_until_gone()
+    return sweep
+
+
+def lose_a_node(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """A slurmd is killed: Slurm gives its node up, ends the job after KillWait, and queues it."""
+    where = ("-N2", "--ntasks-per-node=1", "-wn2,n3")
+    sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=40, PAUSE_S=0.8, PAUSE_AGAIN_S=0.05)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    cluster.kill_node("n3")
+    try:
+        wait_until(lambda: sweep.restarts() > 0, WAIT_S, sweep.printed)
+    finally:
+        cluster.start_node("n3")
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    return sweep
+
+
+BAD_NODE = """
+import os
+import slurm_sweeps as ss
+
+class Trap:  # ends whoever unpickles it on one of the nodes
+    def __reduce__(self):
+        return exec, ("import os; os.getenv('SLURMD_NODENAME') == 'n3' and os._exit(9)",)
+
+def train(cfg, trap=Trap()):
+    for iteration in range(1, 5):
+        ss.log({"loss": cfg["x"] / iteration}, iteration)
+
+if __name__ == "__main__":
+    experiment = ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", "out", restore="auto")
+    experiment.run(int(os.environ["N_TRIALS"]), summary_interval_in_sec=1)
+"""
+
+
+def leave_a_node_out(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """On one of two nodes every worker ends at once."""
+    where = ("-N2", "--ntasks-per-node=1", "-wn1,n3")
+    sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=400)
+    sweep.path.write_text(BAD_NODE)
+    return sweep.go_on()
+
+
+SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
+    meet_a_time_limit,
+    lose_a_node,
+    be_preempted,
+    be_cancelled,
+    get_a_signal_from_sbatch,
+    lose_processes,
+    be_killed,
+    be_killed_within_a_job,
+    leave_a_node_out,
+)
+
+Played = dict[str, "Future[SlurmSweep]"]
+
+
+@pytest.fixture(scope="module")
+def played(
+    needs_slurm: None, install: SlurmInstall, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Played]:
+    """All scenarios, started at once; each test waits for its own."""
+    folder = tmp_path_factory.mktemp("slurm")
+    spec = ClusterSpec(kill_wait_s=KILL_WAIT_S, slurmd_timeout_s=SLURMD_TIMEOUT_S)
+    with (
+        SlurmCluster(spec, install=install, owner=os.getpid(), label="reliability") as cluster,
+        ThreadPoolExecutor(len(SCENARIOS)) as pool,
+    ):
+        yield {
+            play.__name__: pool.submit(play, cluster, folder / play.__name__) for play in SCENARIOS
+        }
+
+
+# --- what must hold -------------------------------------------------------------------------------
+
+
+def test_a_time_limit_is_met_and_the_job_queued_again_until_done(played: Played) -> None:
+    sweep = played["meet_a_time_limit"].result()
+    assert sweep.wait().exit_code == 0, f"{sweep.cluster.job(sweep.job)}\n{sweep.printed()}"
+    assert sweep.restarts() >= (3 if IS_CHAOS else 1)
+    assert "time limit: starting nothing new" in sweep.printed()
+    assert_complete(sweep.database, 90 if IS_CHAOS else 28, 4)
+
+
+def test_a_preempted_sweep_goes_on_by_itself(played: Played) -> None:
+    sweep = played["be_preempted"].result()
+    assert sweep.wait().state == "COMPLETED", sweep.printed()
+    assert sweep.restarts() == 1
+    assert "SIGTERM: starting nothing new" in sweep.printed()
+    assert Status.INTERRUPTED in {a.status for a in read_attempts(sweep.database)}
+    assert Status.LOST not in {a.status for a in read_attempts(sweep.database)}
+    assert_complete(sweep.database, 12, 4)
+
+
+def test_a_cancelled_sweep_stays_so_until_it_is_submitted_again(played: Played) -> None:
+    sweep = played["be_cancelled"].result()
+    assert sweep.stopped == {Status.COMPLETED, Status.INTERRUPTED}
+    assert sweep.restarts_before == 0
+    assert "was cancelled: it is not queued again" in sweep.printed()
+    assert_complete(sweep.database, 8, 4)
+
+
+def test_a_signal_before_the_end_stops_the_sweep(played: Played) -> None:
+    sweep = played["get_a_signal_from_sbatch"].result()
+    assert "SIGUSR1: starting nothing new" in sweep.printed()
+    assert sweep.stopped == {Status.COMPLETED, Status.INTERRUPTED}
+    assert sweep.restarts_before == 0
+    assert_complete(sweep.database, 8, 4)
+
+
+def test_killed_sruns_workers_and_trials_are_made_up_for(played: Played) -> None:
+    sweep = played["lose_processes"].result()
+    losses = sweep.list_losses()
+    assert set(losses) == {"SIGKILL", "WorkerLost"}
+    assert losses.count("WorkerLost") == 2
+    assert_complete(sweep.database, 14, 4)
+
+
+def test_a_killed_driver_is_made_up_for(played: Played) -> None:
+    sweep = played["be_killed"].result()
+    assert_complete(sweep.database, 100 if IS_CHAOS else 12, 4)
+
+
+def test_a_driver_that_is_started_again_at_once_goes_on(played: Played) -> None:
+    sweep = played["be_killed_within_a_job"].result()
+    assert_complete(sweep.database, 12, 4)
+
+
+def test_a_lost_node_costs_a_restart_and_nothing_else(played: Played) -> None:
+    sweep = played["lose_a_node"].result()
+    assert_complete(sweep.database, 40, 4)
+
+
+def test_a_node_on_which_workers_keep_dying_is_left_out(played: Played) -> None:
+    sweep = played["leave_a_node_out"].result()
+    assert "n3 is left out from now on: 3 workers in a row ended there" in sweep.printed()
+    assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
+    assert_complete(sweep.database, 400, 4)

@@ -1,0 +1,174 @@
+"""A sweep that goes on in another process, as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reliable_trains as trains
+from reliable_sweeps import NAME, Runs, Script, assert_complete, read_trials
+
+import slurm_sweeps as ss
+from slurm_sweeps.errors import ExperimentLockedError, UsageError
+from slurm_sweeps.execution import launcher
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.lease import SILENT_S
+from slurm_sweeps.storage.records import LeaseOwner
+from slurm_sweeps.trial import Status
+
+MakeScript = Callable[..., Script]
+
+
+def read_cfgs(database: Path) -> list[Any]:
+    return [json.loads(trial.cfg_json) for trial in read_trials(database)]
+
+
+def test_n_trials_is_the_total_and_what_is_done_stays(runs: Runs, tmp_path: Path) -> None:
+    runs.run(trains.succeed, 3)
+    before = read_trials(runs.database)
+    runs.run(trains.succeed, 7)
+    assert read_trials(runs.database)[:3] == before
+    undisturbed = Runs(tmp_path / "undisturbed")
+    undisturbed.run(trains.succeed, 7)
+    assert read_cfgs(runs.database) == read_cfgs(undisturbed.database)
+
+
+@pytest.mark.parametrize("wanted", [5, 2])
+def test_what_is_complete_is_returned_without_a_worker(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, wanted: int
+) -> None:
+    runs.run(trains.succeed, 5)
+    before = read_trials(runs.database)
+
+    def start(*_: object) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(launcher, "start_process", start)
+    result = runs.run(trains.succeed, wanted)
+    assert [trial.status for trial in result.trials] == [Status.COMPLETED] * 5
+    assert read_trials(runs.database) == before
+
+
+def test_the_unfinished_are_run_first(runs: Runs) -> None:
+    runs.run(trains.kill_itself, 2)
+    assert runs.statuses() == [Status.LOST] * 2
+    runs.run(trains.succeed, 4, slots=1)
+    trials = read_trials(runs.database)
+    starts = [trial.start_time or 0.0 for trial in trials]
+    assert starts == sorted(starts)
+    assert [trial.attempt for trial in trials] == [5, 5, 1, 1]
+
+
+def test_a_mended_train_is_taken(runs: Runs) -> None:
+    with pytest.raises(ss.errors.SweepFailedError):
+        runs.run(trains.fail, 6)
+    ended = len(read_trials(runs.database))
+    runs.run(trains.succeed, 6)
+    assert runs.statuses() == [Status.FAILED] * ended + [Status.COMPLETED] * (6 - ended)
+
+
+@pytest.mark.parametrize(
+    ("space", "difference"),
+    [
+        ({"x": ss.Uniform(0, 2)}, "cfg['x'] was Uniform(0.0, 1.0) and is now Uniform(0.0, 2.0)"),
+        ({"x": ss.Uniform(0, 1), "n": ss.Choice([1, 2])}, "cfg['n'] is new: Choice([1, 2])"),
+        ({"y": ss.Uniform(0, 1)}, "cfg['x'] was Uniform(0.0, 1.0) and is gone"),
+        ({"x": 0.5}, "cfg['x'] was Uniform(0.0, 1.0) and is now 0.5"),
+    ],
+)
+def test_a_changed_space_is_named(runs: Runs, space: dict[str, Any], difference: str) -> None:
+    runs.run(trains.succeed, 1)
+    before = read_trials(runs.database)
+    with pytest.raises(UsageError, match="was begun with another search space") as caught:
+        runs.run(trains.succeed, 2, space=space)
+    assert difference in str(caught.value)
+    assert "pass overwrite=True" in str(caught.value)
+    assert read_trials(runs.database) == before
+
+
+def test_a_checkpoint_survives_the_attempt(runs: Runs) -> None:
+    (trial,) = runs.run(trains.go_on_from_checkpoint, 1).trials
+    assert trial.attempt == 2
+    x = trial.cfg["x"]
+    assert trial.metrics is not None
+    assert trial.metrics["loss"] == pytest.approx({epoch: epoch * x for epoch in range(1, 9)})
+    assert trial.metrics["first"] == {
+        **dict.fromkeys(range(1, 5), 1),
+        **dict.fromkeys(range(5, 9), 5),
+    }
+
+
+# The lease
+
+
+def test_a_second_driver_is_told_who_is_at_work(make_script: MakeScript) -> None:
+    script = make_script("sweep", N_TRIALS=4, ITERATIONS=40, SLURM_JOB_NAME="x")
+    with script.start() as first:
+        script.wait_for_files("out/sweep/*/cfg.yml")
+        before = script.printed()
+        script.run(code=1)
+        said = script.printed().removeprefix(before)
+        assert "ExperimentLockedError: experiment 'sweep' in " in said
+        assert f"host {socket.gethostname()!r}, pid {first.pid}, last heard of " in said
+        assert first.wait(60) == 0
+    assert_complete(script.database, 4, 40)
+
+
+def test_a_dead_driver_is_taken_over_from_with_a_notice(make_script: MakeScript) -> None:
+    script = make_script("sweep", N_TRIALS=4, ITERATIONS=10)
+    with script.start() as first:
+        script.wait_for_files("out/sweep/*/cfg.yml")
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    script.run()
+    notice = f"took 'sweep' over from a driver that is gone (host {socket.gethostname()}, pid "
+    assert f"{notice}{first.pid})" in script.printed()
+    assert_complete(script.database, 4, 10)
+
+
+def hold(database: Path, age_s: float, job_id: str | None = None) -> None:
+    """Have a driver on another host hold the experiment, last heard of some time ago."""
+    import time
+
+    owner = LeaseOwner(host="another", pid=4711, job_id=job_id, start="", nonce="n")
+    with Database.open(database) as opened:
+        opened.acquire_lease(NAME, owner, time.time() - age_s, lambda *_: False)
+
+
+def test_on_another_host_silence_counts(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    runs.run(trains.succeed, 1)
+    hold(runs.database, age_s=SILENT_S - 60)
+    with pytest.raises(ExperimentLockedError, match="host 'another', pid 4711, last heard of 6"):
+        runs.run(trains.succeed, 2)
+    with Database.open(runs.database) as opened:
+        held = opened.experiment(NAME)
+        assert held.lease is not None
+        opened.release_lease(held.id, held.lease.owner)
+    hold(runs.database, age_s=SILENT_S + 5)
+    runs.run(trains.succeed, 2)
+    assert "is gone (host another, pid 4711)" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("restarts", "taken"), [("1", True), (None, False)])
+def test_a_job_that_was_queued_again_takes_over_from_its_former_self(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, restarts: str | None, taken: bool
+) -> None:
+    """Asked about that job, Slurm would say that it runs."""
+    runs.run(trains.succeed, 1)
+    hold(runs.database, age_s=1, job_id="17")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "2")
+    if restarts:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    if taken:
+        runs.run(trains.succeed, 1)  # complete: no step is needed for it
+        return
+    with pytest.raises(ExperimentLockedError, match="Slurm job 17, last heard of"):
+        runs.run(trains.succeed, 1)

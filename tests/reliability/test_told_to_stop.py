@@ -1,0 +1,98 @@
+"""A driver that is told to stop: everything kept, nothing left, and an exit code that says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from reliable_sweeps import TRAIN, Script, read_attempts, read_curves, read_trials
+
+from slurm_sweeps.trial import Status
+
+MakeScript = Callable[..., Script]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
+def test_trials_end_at_their_next_report(
+    make_script: MakeScript, number: signal.Signals, code: int
+) -> None:
+    script = make_script("sweep", TRAIN, TRAIN="log_until_told")
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/last", 2)
+        driver.send_signal(number)
+        assert driver.wait(60) == code, script.printed()
+    script.wait_until_gone()
+    hint = " (Ctrl-C again ends them at once)" if number == signal.SIGINT else ""
+    assert (
+        f"{number.name}: starting nothing new; 2 running trials have 60 s to reach their next "
+        f"report{hint}" in script.printed()
+    )
+    assert "Traceback" not in script.printed()
+    trials = read_trials(script.database)
+    assert [trial.status for trial in trials] == [Status.INTERRUPTED] * 2
+    curves = read_curves(script.database)
+    for trial in trials:  # the report that raised is stored, and so are all before
+        folder = script.folder / "out" / "sweep" / trial.trial_id
+        assert (folder / "interrupted").exists()
+        last = int((folder / "last").read_text())
+        assert sorted(curves[trial.number]) == list(range(1, last + 2))
+
+    script.run()
+    trials = read_trials(script.database)
+    assert [trial.status for trial in trials] == [Status.COMPLETED] * 2
+    assert [trial.attempt for trial in trials] == [2, 2]
+
+
+def test_a_trial_that_asks_is_told_and_may_save_and_return(make_script: MakeScript) -> None:
+    script = make_script("sweep", TRAIN, TRAIN="look_at_should_stop")
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/began1", 2)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 75
+    assert len(script.wait_for_files("out/sweep/*/checkpoints/saved", 2)) == 2
+    assert {a.status for a in read_attempts(script.database)} == {Status.INTERRUPTED}
+    script.run()
+    assert {trial.status for trial in read_trials(script.database)} == {Status.COMPLETED}
+
+
+def test_a_trial_that_does_not_listen_is_ended_after_the_grace(make_script: MakeScript) -> None:
+    script = make_script("sweep", TRAIN, TRAIN="never_listen", GRACE_S=0.5)
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/began1", 2)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 75
+    script.wait_until_gone()
+    assert {a.status for a in read_attempts(script.database)} == {Status.INTERRUPTED}
+    script.run()
+    assert {trial.status for trial in read_trials(script.database)} == {Status.COMPLETED}
+
+
+def test_a_second_ctrl_c_ends_it_at_once(make_script: MakeScript) -> None:
+    """The first leaves the trials an hour, which the second takes away."""
+    script = make_script("sweep", TRAIN, TRAIN="never_listen", GRACE_S=3600)
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/began1", 2)
+        driver.send_signal(signal.SIGINT)
+        script.wait_for_print("SIGINT: starting nothing new")
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60) == 130
+    script.wait_until_gone()
+    assert {trial.status for trial in read_trials(script.database)} == {Status.INTERRUPTED}
+    assert "Traceback" not in script.printed()
+
+
+def test_a_term_to_a_trial_that_nobody_told_to_stop(make_script: MakeScript) -> None:
+    """As Slurm's, which reaches trials before the driver can say anything: not lost, run again."""
+    script = make_script("sweep", TRAIN, TRAIN="log_until_told")
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/last", 2)
+        for pid in (*script.find_workers(), *script.find_trials()):
+            os.kill(pid, signal.SIGTERM)
+        assert driver.wait(60) == 0, script.printed()
+    attempts = read_attempts(script.database)
+    assert [a.status for a in attempts if a.attempt == 1] == [Status.INTERRUPTED] * 2
+    assert {trial.status for trial in read_trials(script.database)} == {Status.COMPLETED}

@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import math
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from storage_samples import (
+    OWNER,
+    RIVAL,
+    assert_sound,
+    is_same,
+    make_report,
+    make_trial,
+    open_in_memory,
+)
+
+from slurm_sweeps.errors import (
+    ExperimentExistsError,
+    ExperimentLockedError,
+    ExperimentNotFoundError,
+    StorageError,
+)
+from slurm_sweeps.storage import reading
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.records import Lease, StateRecord, TrialRecord
+from slurm_sweeps.storage.schema import APPLICATION_ID, VERSION
+from slurm_sweeps.trial import Status, TrialError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "süß & sour 100%? #1" / "slurm-sweeps.db"
+
+
+# Opening
+
+
+def test_create_makes_folder_and_file_and_is_found_again(path: Path) -> None:
+    with Database.open(path, create=True) as database:
+        made = database.create_experiment("a", {"seed": 1}, now=7.0)
+
+    with Database.open(path, read_only=True) as database:
+        assert database.experiment("a") == made
+        assert made.settings == {"seed": 1}
+        assert (made.created_at, made.state, made.lease) == (7.0, "created", None)
+    assert_sound(path)
+
+
+def test_what_is_not_there_is_not_made(path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no database at .*; check local_dir"):
+        Database.open(path)
+
+    assert not path.parent.exists()
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "slurm-sweeps.db"
+    path.touch()
+
+    with pytest.raises(StorageError, match="is empty; a sweep makes its tables"):
+        Database.open(path)
+
+    Database.open(path, create=True).close()
+    Database.open(path).close()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "slurm-sweeps.db"
+    path.write_text("dear diary, " * 100)
+
+    for create in (False, True):
+        with pytest.raises(StorageError, match="is not a database; move it away, or choose"):
+            Database.open(path, create=create)
+
+    assert path.read_text() == "dear diary, " * 100
+
+
+def test_a_database_of_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "slurm-sweeps.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE birds (name TEXT)")
+    connection.close()
+
+    with pytest.raises(StorageError, match=r"but not one of slurm_sweeps .* choose another"):
+        Database.open(path, create=True)
+
+
+def test_a_newer_version(path: Path) -> None:
+    Database.open(path, create=True).close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.close()
+
+    with pytest.raises(StorageError) as caught:
+        Database.open(path)
+
+    assert "was written by a newer slurm_sweeps" in str(caught.value)
+    assert f"of version {VERSION + 1}, this one knows {VERSION}" in str(caught.value)
+    assert "pip install -U slurm-sweeps" in str(caught.value)
+
+
+def test_a_damaged_file(path: Path) -> None:
+    with Database.open(path, create=True) as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(number) for number in range(1000)])
+    size = path.stat().st_size
+    with path.open("r+b") as file:  # nobody has it open now
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 4))
+
+    with (
+        Database.open(path, read_only=True) as database,
+        pytest.raises(StorageError, match=r"is damaged; save what is left with: sqlite3 '.*'"),
+    ):
+        database.trials(key)
+
+
+def test_after_close_nothing_works(path: Path) -> None:
+    database = Database.open(path, create=True)
+    database.close()
+
+    with pytest.raises(StorageError, match=r"can't be used .*Cannot operate on a closed database"):
+        database.experiments()
+
+
+def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StorageError, match=r"can't be made \(Not a directory\); choose another"):
+        Database.open(tmp_path / "file" / "x" / "slurm-sweeps.db", create=True)
+
+
+def test_read_only_refuses_to_write(path: Path) -> None:
+    Database.open(path, create=True).close()
+
+    with (
+        Database.open(path, read_only=True) as database,
+        pytest.raises(StorageError, match="can't be written; check the permissions"),
+    ):
+        database.create_experiment("a", {}, 0.0)
+
+
+def test_close_twice(path: Path) -> None:
+    database = Database.open(path, create=True)
+
+    database.close()
+    database.close()
+
+
+# Experiments
+
+
+def test_an_experiment_has_its_name_alone() -> None:
+    with open_in_memory() as database:
+        database.create_experiment("a", {}, 0.0)
+
+        with pytest.raises(ExperimentExistsError) as caught:
+            database.create_experiment("a", {}, 0.0)
+
+    assert "'a' is stored in" in str(caught.value)
+    assert "restore=True" in str(caught.value)
+    assert "overwrite=True" in str(caught.value)
+
+
+def test_an_unknown_experiment_gets_the_nearest_name() -> None:
+    with open_in_memory() as database:
+        with pytest.raises(ExperimentNotFoundError, match="it holds none yet"):
+            database.experiment("a")
+        for name in ("digits", "cifar", *(f"number {index}" for index in range(30))):
+            database.create_experiment(name, {}, 0.0)
+
+        with pytest.raises(ExperimentNotFoundError) as caught:
+            database.experiment("digit")
+
+    assert "did you mean 'digits'? There are: 'digits', 'cifar'," in str(caught.value)
+    assert str(caught.value).endswith("'number 17', …")
+
+
+def test_state_and_settings_change() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {"n_trials": 1}, 0.0).id
+
+        database.set_state(key, "running")
+        database.set_settings(key, {"n_trials": 2})
+        assert database.experiment("a").state == "running"
+        assert database.experiment("a").settings == {"n_trials": 2}
+
+        database.write(key, [StateRecord("interrupted"), StateRecord("completed")])
+        assert database.experiment("a").state == "completed"
+
+
+@pytest.mark.parametrize("others", [[], ["b"]])
+def test_delete_takes_all_that_belongs_to_it(others: list[str]) -> None:
+    with open_in_memory() as database:
+        for name in ["a", *others]:
+            key = database.create_experiment(name, {}, 0.0).id
+            database.write(key, [make_trial(0), make_report(0, 1)])
+            database.add_request(key, "stop", None, 0.0)
+
+        database.delete_experiment("a")
+
+        assert [each.name for each in database.experiments()] == others
+        again = database.create_experiment("a", {}, 0.0)
+        assert database.trials(again.id) == []
+        assert database.metric_ids(again.id) == {}
+        assert database.requests(again.id) == []
+        assert len(database.metric_rows(again.id).value) == 0
+        database.write(again.id, [make_trial(0), make_report(0, 1)])
+        for each in database.experiments():
+            assert len(database.metric_rows(each.id).value) == 1
+
+        with pytest.raises(ExperimentNotFoundError):
+            database.delete_experiment("c")
+
+
+# Trials
+
+TEXT = st.text(st.characters(exclude_categories=[]), max_size=8)  # surrogates and NUL included
+TIMES = st.none() | st.floats(0, 4e9)
+TRIALS = st.builds(
+    TrialRecord,
+    number=st.just(3),
+    trial_id=st.just("0123456789ab"),
+    repetition=st.integers(0, 9),
+    cfg_json=st.just('{"x": NaN}'),
+    status=st.sampled_from(Status),
+    attempt=st.integers(1, 9),
+    lost_count=st.integers(0, 9),
+    slot=st.none() | st.integers(0, 499),
+    host=st.none() | st.just("nöde"),
+    gpus=st.none() | st.just("0,1"),
+    start_time=TIMES,
+    end_time=TIMES,
+    error=st.none() | st.builds(TrialError, TEXT, TEXT, TEXT),
+    exit_code=st.none() | st.integers(0, 255),
+    signal=st.none() | st.integers(1, 64),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(TRIALS, min_size=1, max_size=4))
+def test_a_trial_comes_back_as_it_was_last_written(records: list[TrialRecord]) -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+
+        database.write(key, records[:1])
+        database.write(key, records)
+
+        last = records[-1]
+        found = database.trial(key, 3)
+        assert found is not None
+        assert database.trials(key) == [found]
+        assert _without_error(found) == _without_error(last)
+        assert _escape(found.error) == _escape(last.error)
+        begun = {record.attempt for record in records if record.status is not Status.SCHEDULED}
+        assert [each.attempt for each in database.attempts(key)] == sorted(begun)
+
+
+def _without_error(record: TrialRecord) -> tuple[object, ...]:
+    return tuple(getattr(record, name) for name in record.__slots__ if name != "error")
+
+
+def _escape(error: TrialError | None) -> list[bytes] | None:
+    if error is None:
+        return None
+    texts = (error.type, error.message, error.traceback)
+    return [text.encode("utf-8", "backslashreplace") for text in texts]
+
+
+def test_attempts_keep_what_the_trial_forgets() -> None:
+    boom = TrialError("ValueError", "boom", "Traceback …")
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        for record in (
+            make_trial(0, Status.SCHEDULED),
+            make_trial(0, Status.RUNNING, slot=1, start_time=1.0),
+            make_trial(0, Status.FAILED, slot=1, start_time=1.0, end_time=2.0, error=boom),
+            make_trial(0, Status.SCHEDULED, attempt=2),
+            make_trial(0, Status.RUNNING, attempt=2, slot=5, host="n2", start_time=3.0),
+        ):
+            database.write(key, [record])
+
+        first, second = database.attempts(key, 0)
+        assert (first.status, first.slot, first.end_time) == (Status.FAILED, 1, 2.0)
+        assert first.error == boom
+        assert (second.status, second.slot, second.host) == (Status.RUNNING, 5, "n2")
+        assert database.trial(key, 0) == make_trial(
+            0, Status.RUNNING, attempt=2, slot=5, host="n2", start_time=3.0
+        )
+        assert database.attempts(key, 1) == []
+        assert database.trial(key, 1) is None
+
+
+def test_trials_are_chosen_and_ordered() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        statuses = [Status.COMPLETED, Status.FAILED, Status.RUNNING, Status.COMPLETED]
+        database.write(key, [make_trial(n, status) for n, status in enumerate(statuses)])
+
+        def numbers(**choice: object) -> list[int]:
+            return [each.number for each in database.trials(key, **choice)]  # type: ignore[arg-type] # as each case has it
+
+        assert numbers() == [0, 1, 2, 3]
+        assert numbers(statuses=[Status.COMPLETED]) == [0, 3]
+        assert numbers(statuses=[Status.FAILED, Status.RUNNING]) == [1, 2]
+        assert numbers(statuses=[]) == []
+        assert numbers(newest_first=True, limit=2) == [3, 2]
+        assert numbers(id_prefix="000000000002") == [2]
+        assert numbers(id_prefix="0000") == [0, 1, 2, 3]
+        assert numbers(id_prefix="%") == []
+        assert database.count_trials(key) == {
+            Status.COMPLETED: 2,
+            Status.FAILED: 1,
+            Status.RUNNING: 1,
+        }
+
+
+def test_two_trials_can_not_share_an_id() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", Status.RUNNING)
+
+        with pytest.raises(StorageError, match=r"holds such an entry already .*trial_id"):
+            database.write(key, [make_trial(0), twin])
+
+        assert database.trials(key) == []
+
+
+def test_a_report_needs_its_trial_and_all_of_a_transaction_is_written_or_nothing() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+
+        with pytest.raises(StorageError, match="has no such trial or experiment"):
+            database.write(key, [make_trial(0), make_report(0, 1), make_report(1, 1)])
+
+        assert database.trials(key) == []
+        assert database.metric_ids(key) == {}
+        database.write(key, [make_trial(0), make_report(0, 1)])  # and nothing stale is remembered
+        assert database.metrics_of_trial(key, 0) == {"loss": {1: 0.5}}
+
+
+# Metrics
+
+
+def test_values_come_back_as_they_were() -> None:
+    values = [0.1, -0.0, 1e308, 5e-324, math.inf, -math.inf, math.nan, 2.0**53 + 2, 1 / 3]
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(0)])
+        for iteration, value in enumerate(values):
+            database.write(key, [make_report(0, iteration, **{"val/loss": value})])
+
+        found = database.metrics_of_trial(key, 0)["val/loss"]
+        assert list(found) == list(range(len(values)))
+        assert is_same(found.values(), values)
+        assert is_same(database.metric_rows(key).value.tolist(), values)
+        iterations, curve = database.curves(key, "val/loss", [0])[0]
+        assert iterations.tolist() == list(range(len(values)))
+        assert is_same(curve.tolist(), values)
+
+
+def test_any_metric_name() -> None:
+    names = ["val/loss", "a b", "β", "", "'; DROP TABLE metrics; --", "half \ud800", "x" * 1000]
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(0), make_report(0, 1, **dict.fromkeys(names, 1.0))])
+        database.write(key, [make_report(0, 2, **dict.fromkeys(names, 2.0))])
+
+        shown = [name.replace("\ud800", "\\ud800") for name in names]
+        assert list(database.metric_ids(key)) == shown
+        assert database.metrics_of_trial(key, 0) == {name: {1: 1.0, 2: 2.0} for name in shown}
+
+
+def test_metric_rows_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(number) for number in range(3)])
+        reports = [make_report(n, i, b=float(n), a=float(i)) for n in range(3) for i in range(5)]
+        database.write(key, reports)
+        whole = database.metric_rows(key)
+
+        for portion in (1, 4, 15, 30, 31):
+            monkeypatch.setattr(reading, "PORTION", portion)
+            rows = database.metric_rows(key)
+            assert rows.names == {1: "b", 2: "a"}
+            for field, _ in reading.METRIC_FIELDS:
+                assert getattr(rows, field).tolist() == getattr(whole, field).tolist()
+        keys = list(
+            zip(whole.number.tolist(), whole.metric_id.tolist(), whole.iteration, strict=True)
+        )
+        assert keys == sorted(keys)
+        assert len(keys) == 30
+
+
+def test_best() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(number) for number in range(5)])
+        for number, value in enumerate([2.0, 1.0, math.nan, 1.0, -math.inf]):
+            database.write(
+                key, [make_report(number, 1, loss=value), make_report(number, 2, loss=9.0)]
+            )
+        database.write(key, [make_report(2, 2, loss=math.inf)])
+
+        assert [each.number for each in database.best(key, "loss", "min", 9)] == [1, 3, 0, 4]
+        assert [each.number for each in database.best(key, "loss", "max", 2)] == [0, 1]
+        assert database.best(key, "accuracy", "max") == []
+        assert database.aggregates(key, "accuracy") == []
+        assert database.curves(key, "accuracy", [0])[0][0].tolist() == []
+
+
+# Lease
+
+
+def test_a_lease_keeps_a_second_driver_off() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        assert database.acquire_lease("a", OWNER, 100.0, _never) is None
+        assert database.experiment("a").lease == Lease(OWNER, 100.0)
+
+        with pytest.raises(ExperimentLockedError) as caught:
+            database.acquire_lease("a", RIVAL, 142.0, _never)
+        for part in ("'a'", "host 'node1'", "pid 4711", "Slurm job 17", "42 s ago"):
+            assert part in str(caught.value)
+
+        database.heartbeat(key, OWNER, 200.0)
+        assert database.experiment("a").lease == Lease(OWNER, 200.0)
+        database.release_lease(key, RIVAL)
+        assert database.experiment("a").lease is not None
+        database.release_lease(key, OWNER)
+        assert database.experiment("a").lease is None
+        assert database.acquire_lease("a", RIVAL, 300.0, _never) is None
+
+
+def test_the_age_of_a_heartbeat_is_never_negative() -> None:
+    with open_in_memory() as database:
+        database.create_experiment("a", {}, 0.0)
+        database.acquire_lease("a", RIVAL, 3600.0, _never)
+
+        with pytest.raises(ExperimentLockedError, match=r"pid 1234, last heard of 0 s ago"):
+            database.acquire_lease("a", OWNER, 0.0, _never)
+
+
+def test_a_driver_that_lost_its_lease_writes_nothing_more() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.acquire_lease("a", OWNER, 100.0, _never)
+        database.write(key, [make_trial(0)], owner=OWNER, now=101.0)
+        seen: list[tuple[Lease, float]] = []
+
+        def is_gone(lease: Lease, now: float) -> bool:
+            seen.append((lease, now))
+            return True
+
+        taken = database.acquire_lease("a", RIVAL, 500.0, is_gone)
+
+        assert taken == Lease(OWNER, 101.0)
+        assert seen == [(taken, 500.0)]
+        with pytest.raises(ExperimentLockedError, match=r"in use by another driver: host 'node2'"):
+            database.write(key, [make_trial(1)], owner=OWNER, now=501.0)
+        with pytest.raises(ExperimentLockedError, match="host 'node2'"):
+            database.heartbeat(key, OWNER, 501.0)
+        assert [trial.number for trial in database.trials(key)] == [0]
+
+        database.delete_experiment("a")
+        with pytest.raises(ExperimentLockedError, match="removed it or gave it free"):
+            database.heartbeat(key, RIVAL, 502.0)
+
+
+def test_a_lease_needs_an_experiment() -> None:
+    with (
+        open_in_memory() as database,
+        pytest.raises(ExperimentNotFoundError, match="no experiment"),
+    ):
+        database.acquire_lease("a", OWNER, 0.0, _never)
+
+
+def _never(lease: Lease, now: float) -> bool:
+    return False
+
+
+# Requests
+
+
+def test_requests_are_handed_out_once() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        other = database.create_experiment("b", {}, 0.0).id
+        assert database.take_requests(key, 1.0) == []
+
+        database.add_request(key, "prune", "0123456789ab", 1.0)
+        database.add_request(other, "stop", None, 1.5)
+        database.add_request(key, "stop", None, 2.0)
+
+        taken = database.take_requests(key, 3.0)
+        assert [(each.kind, each.argument, each.created_at) for each in taken] == [
+            ("prune", "0123456789ab", 1.0),
+            ("stop", None, 2.0),
+        ]
+        assert database.take_requests(key, 4.0) == []
+        assert [each.seen_at for each in database.requests(key)] == [3.0, 3.0]
+        assert [each.kind for each in database.requests(other, unseen_only=True)] == ["stop"]
+
+
+# Snapshots
+
+
+def test_reads_of_a_snapshot_agree(path: Path) -> None:
+    with (
+        Database.open(path, create=True) as writer,
+        Database.open(path, read_only=True, timeout_s=0) as reader,
+    ):
+        key = writer.create_experiment("a", {}, 0.0).id
+        writer.set_timeout(0)
+        with reader.snapshot():
+            assert reader.trials(key) == []
+            with pytest.raises(StorageError, match=r"is locked by another process .*fuser -v"):
+                writer.write(key, [make_trial(0)])
+            assert reader.best(key, "loss", "min") == []
+        writer.write(key, [make_trial(0)])
+        assert len(reader.trials(key)) == 1

@@ -1,0 +1,236 @@
+"""The writer's thread, against real files; what other processes do to it is in *_faults.py."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from storage_samples import (
+    OWNER,
+    RIVAL,
+    assert_sound,
+    count_prefix,
+    make_record,
+    make_report,
+    make_trial,
+)
+
+from slurm_sweeps.errors import ExperimentLockedError, StorageError
+from slurm_sweeps.storage import writer as writer_module
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.records import Request, StateRecord
+from slurm_sweeps.storage.writer import Writer
+
+WAIT_S = 60.0  # how long a test waits for what must come
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "slurm-sweeps.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    with Database.open(path, create=True) as opened:
+        opened.create_experiment("a", {}, 0.0)
+        yield opened
+
+
+@pytest.fixture
+def reader(database: Database, path: Path) -> Iterator[Database]:
+    with Database.open(path, read_only=True) as opened:
+        yield opened
+
+
+def test_all_that_was_put_is_there_after_close(database: Database, path: Path) -> None:
+    with Writer(database, 1) as writer:
+        for index in range(5000):
+            writer.put(make_record(index))
+        writer.put(StateRecord("completed"))
+
+    assert count_prefix(database, 1) == 5000
+    assert database.experiment("a").state == "completed"
+    assert_sound(path)
+
+
+def test_flush_makes_what_was_put_visible_to_others(database: Database, reader: Database) -> None:
+    with Writer(database, 1) as writer:
+        writer.flush(WAIT_S)  # with nothing to do
+        for index in range(100):
+            writer.put(make_record(index))
+            if index % 10 == 0:
+                writer.flush(WAIT_S)
+                assert count_prefix(reader, 1) == index + 1
+
+
+def test_it_writes_by_itself(database: Database, reader: Database) -> None:
+    written = threading.Event()
+    original = database.write
+
+    def write(*args: object, **kwargs: object) -> None:
+        original(*args, **kwargs)  # type: ignore[arg-type] # passed on as they come
+        written.set()
+
+    database.write = write  # type: ignore[method-assign] # to hear of it without looking again and again
+    with Writer(database, 1) as writer:
+        writer.put(make_record(0))
+
+        assert written.wait(WAIT_S)
+        assert count_prefix(reader, 1) == 1
+
+
+def test_many_threads_may_put(database: Database) -> None:
+    def log(number: int) -> None:
+        for iteration in range(500):
+            writer.put(make_report(number, iteration))
+
+    with Writer(database, 1) as writer:
+        threads = [threading.Thread(target=log, args=[number]) for number in range(4)]
+        for number in range(4):
+            writer.put(make_trial(number))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(database.metric_rows(1).value) == 2000
+
+
+def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:
+    progress: list[int] = []
+    full = threading.Event()
+
+    def put_many() -> None:
+        for index in range(300):
+            if index == 101:  # one beyond the bound: the first hundred rows and what fits with them
+                full.set()
+            writer.put(make_record(index))
+            progress.append(index)
+
+    with (
+        Database.open(path) as locker,
+        Writer(database, 1, max_rows=100) as writer,
+    ):
+        thread = threading.Thread(target=put_many)
+        with locker._writing():  # nothing can be written now
+            thread.start()
+            assert not full.wait(1.0)
+            assert len(progress) <= 100
+        thread.join(WAIT_S)
+
+    assert len(progress) == 300
+    assert count_prefix(database, 1) == 300
+
+
+def test_a_big_backlog_is_written_in_several_transactions(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "GROUP_ROWS", 50)
+    sizes: list[int] = []
+    original = database.write
+
+    def write(experiment_id: int, records: list[object], **kwargs: object) -> None:
+        sizes.append(len(records))
+        original(experiment_id, records, **kwargs)  # type: ignore[arg-type] # passed on as they come
+
+    database.write = write  # type: ignore[assignment, method-assign] # to see the transactions
+    with Writer(database, 1) as writer:
+        for index in range(1000):
+            writer.put(make_record(index))
+
+    assert max(sizes) <= 50
+    assert count_prefix(database, 1) == 1000
+
+
+def test_it_renews_the_lease(
+    database: Database, reader: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "HEARTBEAT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(writer_module, "POLL_INTERVAL_S", 0.01)
+    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
+    twice = threading.Semaphore(0)
+
+    def clock() -> float:
+        twice.release()
+        return 7.0
+
+    with Writer(database, 1, OWNER, clock=clock):
+        assert twice.acquire(timeout=WAIT_S)
+        assert twice.acquire(timeout=WAIT_S)  # asked again: the first is committed
+
+        lease = reader.experiment("a").lease
+
+    assert lease is not None
+    assert lease.heartbeat == 7.0
+
+
+def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Path) -> None:
+    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
+    failed = threading.Event()
+    writer = Writer(database, 1, OWNER, on_failure=lambda error: failed.set())
+    writer.put(make_record(0))
+    writer.flush(WAIT_S)
+
+    with Database.open(path) as other:
+        other.acquire_lease("a", RIVAL, 2.0, lambda lease, now: True)
+    writer.put(make_record(1))
+
+    assert failed.wait(WAIT_S)
+    for call in (
+        writer.check,
+        writer.flush,
+        writer.close,
+        lambda: writer.put(make_record(2)),
+    ):
+        with pytest.raises(ExperimentLockedError, match=r"in use by another driver: host 'node2'"):
+            call()
+    assert count_prefix(database, 1) == 1
+
+
+def test_requests_from_outside_arrive(
+    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "POLL_INTERVAL_S", 0.01)
+    heard: list[Request] = []
+    came = threading.Event()
+
+    def listen(request: Request) -> None:
+        heard.append(request)
+        came.set()
+
+    with Writer(database, 1, on_request=listen), Database.open(path) as outsider:
+        outsider.add_request(1, "stop", None, 5.0)
+        assert came.wait(WAIT_S)
+
+    assert [(request.kind, request.created_at) for request in heard] == [("stop", 5.0)]
+
+
+def test_what_can_not_be_written_ends_it_and_is_told(database: Database) -> None:
+    writer = Writer(database, 1)
+    writer.check()
+    writer.put(make_report(7, 1))  # of a trial that was never written
+
+    with pytest.raises(StorageError, match="has no such trial or experiment"):
+        writer.flush(WAIT_S)
+    with pytest.raises(StorageError, match="has no such trial or experiment"):
+        writer.close()
+
+
+def test_a_bug_ends_it_and_is_told(database: Database) -> None:
+    writer = Writer(database, 1)
+    writer.put(make_trial(0))
+    writer.put(make_report(0, 2**70))
+
+    with pytest.raises(StorageError, match=r"the writer ended with OverflowError: .*too large"):
+        writer.close()
+
+
+def test_putting_into_a_closed_writer(database: Database) -> None:
+    writer = Writer(database, 1)
+    writer.close()
+    writer.close()
+
+    with pytest.raises(StorageError, match=r"writer of .* is closed; lost: StateRecord"):
+        writer.put(StateRecord("completed"))

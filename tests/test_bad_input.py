@@ -1,0 +1,454 @@
+"""What bad input gets: an error that holds the value, the place and the next step; nothing lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.lease import build_owner, read_process_start
+from slurm_sweeps.trial import Status
+from sweep_scripts import Scripts
+
+SPACE = {"x": ss.Uniform(0, 1)}
+
+
+def train(cfg: dict[str, Any]) -> None:
+    """One report."""
+    ss.log({"loss": cfg.get("x", 0)}, 1)
+
+
+def build(tmp_path: Path, *args: Any, **kwargs: Any) -> ss.Experiment:
+    """Make an experiment of which all is right but what the test says."""
+    kwargs = {"local_dir": tmp_path, "cfg": SPACE, "train": train, "name": "mine"} | kwargs
+    return ss.Experiment(kwargs.pop("train"), kwargs.pop("cfg"), **kwargs)
+
+
+def run_one(tmp_path: Path, **kwargs: Any) -> ss.Result:
+    return build(tmp_path, **kwargs).run(summary_interval_in_sec=60)
+
+
+def refuse(kind: type[Exception], *words: str) -> Any:
+    """Expect an error whose text holds all of these words."""
+    return pytest.raises(kind, match="(?s)" + ".*".join(map(re.escape, words)))
+
+
+# --- which experiment -----------------------------------------------------------------------------
+
+
+def test_an_experiment_that_exists(tmp_path: Path) -> None:
+    run_one(tmp_path)
+    words = ("'mine' exists in", str(tmp_path), "restore=True", "overwrite=True", "another name")
+    with refuse(ss.ExperimentExistsError, *words):
+        build(tmp_path)
+    assert isinstance(ss.ExperimentExistsError("x"), ValueError)
+    assert len(ss.Result("mine", tmp_path).trials) == 1
+
+
+def test_an_experiment_that_came_into_being_meanwhile(tmp_path: Path) -> None:
+    first, second = build(tmp_path), build(tmp_path)
+    first.run(summary_interval_in_sec=60)
+    with refuse(ss.ExperimentExistsError, "'mine' exists in"):
+        second.run()
+    assert len(ss.Result("mine", tmp_path).trials) == 1
+
+
+def test_restoring_what_is_not_there(tmp_path: Path) -> None:
+    words = ("there is no experiment 'mine' in", str(tmp_path), 'restore="auto"', "local_dir")
+    with refuse(ss.ExperimentNotFoundError, *words):
+        build(tmp_path, restore=True)
+    assert not any(tmp_path.iterdir())
+    assert len(run_one(tmp_path, restore="auto").trials) == 1
+    with refuse(ss.ExperimentNotFoundError, "no experiment 'other' in"):
+        build(tmp_path, name="other", restore=True)
+
+
+def test_restore_and_overwrite_together(tmp_path: Path) -> None:
+    with refuse(ss.UsageError, "restore and overwrite contradict each other", "Pass one of them"):
+        build(tmp_path, restore=True, overwrite=True)
+    with refuse(ss.UsageError, "restore and overwrite contradict"):
+        build(tmp_path, restore="auto", overwrite=True)
+
+
+@pytest.mark.parametrize("restore", ["yes", None, 2])
+def test_restore_that_is_neither(tmp_path: Path, restore: Any) -> None:
+    with refuse(ss.UsageError, 'restore must be True, False or "auto"; got', repr(restore)):
+        build(tmp_path, restore=restore)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a/b", "holds a slash"),
+        ("/etc", "holds a slash"),
+        ("../up", "holds a slash"),
+        ("a\0b", "holds a control character"),
+        ("a\nb", "holds a control character"),
+        ("..", "means another folder"),
+        (".", "means another folder"),
+        ("", "is empty"),
+        (" a", "begins or ends with a blank"),
+        ("x" * 256, "is 256 bytes long, 255 are the most"),
+        ("slurm-sweeps.db", ""),
+    ],
+)
+def test_names_that_can_not_be_a_folders(tmp_path: Path, name: str, fault: str) -> None:
+    with refuse(ss.UsageError, "the experiment's name", repr(name), fault, "'my sweep-2'"):
+        build(tmp_path, name=name)
+    with refuse(ss.UsageError, repr(name)):
+        ss.Result(name, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    with refuse(ss.UsageTypeError, "the experiment's name must be a string, not 5"):
+        build(tmp_path, name=5)
+
+
+def test_a_folder_that_is_somebody_elses(tmp_path: Path) -> None:
+    thesis = tmp_path / "mine" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    thesis.parent.chmod(0o755)
+    for overwrite in (False, True):
+        words = (f"the folder {thesis.parent} exists and holds 'thesis.tex'", "another name")
+        with refuse(ss.ExperimentExistsError, *words):
+            build(tmp_path, overwrite=overwrite)
+    assert thesis.read_text() == "years of work"
+    assert thesis.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_another_search_space_than_it_was_begun_with(tmp_path: Path) -> None:
+    run_one(tmp_path)
+    words = ("'mine' was begun with another search space", "overwrite=True", "another name")
+    with refuse(ss.UsageError, *words):
+        build(tmp_path, cfg={"x": ss.Uniform(0, 2)}, restore=True).run()
+    assert len(ss.Result("mine", tmp_path).trials) == 1
+
+
+def test_another_seed_than_it_was_begun_with(tmp_path: Path) -> None:
+    run_one(tmp_path, seed=1)
+    with refuse(ss.UsageError, "'mine' was begun with seed=1, not 2: leave seed out"):
+        build(tmp_path, seed=2, restore=True).run()
+
+
+def test_an_experiment_that_another_driver_is_at(tmp_path: Path) -> None:
+    run_one(tmp_path)
+    other = build_owner(None)
+    with Database.open(tmp_path / "slurm-sweeps.db") as database:
+        # The parent of this process, which lives, holds the lease.
+        start = read_process_start(os.getppid())
+        parent = dataclasses.replace(other, pid=os.getppid(), start=start)
+        database.acquire_lease("mine", parent, 1e12, lambda lease, now: False)
+    with refuse(ss.ExperimentLockedError, "'mine'", other.host, str(os.getppid())):
+        build(tmp_path, restore=True).run(n_trials=2)
+    assert len(ss.Result("mine", tmp_path).trials) == 1
+
+
+# --- what to try ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cfg", "kind", "words"),
+    [
+        (None, ss.UsageTypeError, "cfg must be a dict, got None (NoneType)"),
+        ([ss.Uniform(0, 1)], ss.UsageTypeError, "cfg must be a dict, got [Uniform"),
+        ({("a", "b"): 1}, ss.UsageError, "('a', 'b')"),
+        ({"a": {b"b": 1}}, ss.UsageError, "b'b'"),
+        ({"a.b": 1, "a": {"b": 2}}, ss.UsageError, "the dotted name 'a.b'"),
+    ],
+)
+def test_cfgs_that_are_none(tmp_path: Path, cfg: Any, kind: type[Exception], words: str) -> None:
+    with refuse(kind, words):
+        build(tmp_path, cfg=cfg)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("space", "args", "words"),
+    [
+        (ss.Uniform, (1, 1), "needs low < high, got low=1.0, high=1.0"),
+        (ss.Uniform, (2, 1), "2"),
+        (ss.Uniform, (0, NAN), "nan"),
+        (ss.Uniform, (0, float("inf")), "inf"),
+        (ss.LogUniform, (0, 1), "0"),
+        (ss.LogUniform, (-1, 1), "-1"),
+        (ss.LogUniform, (2, 1), "2"),
+        (ss.Integer, (5, 4), "5"),
+        (ss.LogInteger, (0, 10), "0"),
+        (ss.Normal, (0, 0), "0"),
+        (ss.Normal, (0, -1), "-1"),
+        (ss.Choice, ([],), "at least one option, got []"),
+        (ss.Grid, ([],), "at least one option, got []"),
+        (ss.Quantized, (ss.Uniform(0, 1), 0), "0"),
+        (ss.Quantized, (ss.Uniform(0, 1), -0.5), "-0.5"),
+    ],
+)
+def test_spaces_that_are_none(space: Any, args: tuple[Any, ...], words: str) -> None:
+    with refuse(ValueError, space.__name__, words):
+        space(*args)
+
+
+@pytest.mark.parametrize(
+    ("space", "args"),
+    [
+        (ss.Uniform, ("0", 1)),
+        (ss.Uniform, (True, 2)),
+        (ss.Integer, (0.5, 2)),
+        (ss.Choice, ("abc",)),
+        (ss.Choice, (5,)),
+        (ss.Quantized, ([1], 1)),
+    ],
+)
+def test_spaces_of_something_else(space: Any, args: tuple[Any, ...]) -> None:
+    with refuse((TypeError, ValueError), space.__name__, repr(args[0])):  # type: ignore[arg-type]
+        space(*args)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", True])
+def test_seeds_that_are_none(tmp_path: Path, seed: Any) -> None:
+    with refuse(ss.UsageError, "seed must be a whole number, 0 or more; got", repr(seed)):
+        build(tmp_path, seed=seed)
+    with refuse((TypeError, ValueError), "seed", repr(seed)):  # type: ignore[arg-type]
+        ss.Uniform(0, 1, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "kind", "words"),
+    [
+        ({"mode": "low"}, ss.UsageError, 'mode must be "min" or "max", got \'low\''),
+        ({"mode": None}, ss.UsageError, 'mode must be "min" or "max", got None'),
+        ({"reduction_factor": 1}, ss.UsageError, "reduction_factor must be 2 or more, got 1"),
+        ({"reduction_factor": "4"}, ss.UsageTypeError, "'4'"),
+        ({"min_t": 0}, ss.UsageError, "min_t must be 1 or more, got 0"),
+        ({"min_t": 1.5}, ss.UsageTypeError, "1.5"),
+        ({"min_t": 10, "max_t": 9}, ss.UsageError, "max_t must be min_t=10 or more, got 9"),
+        ({"metric": ""}, ss.UsageError, "metric must be the name of a metric, got ''"),
+        ({"metric": None}, ss.UsageTypeError, "metric must be the name of a metric, got None"),
+    ],
+)
+def test_ashas_that_are_none(kwargs: Any, kind: type[Exception], words: str) -> None:
+    with refuse(kind, "ASHA", words):
+        ss.ASHA(**({"metric": "loss", "mode": "min"} | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        (
+            {"asha": ss.ASHA},
+            "asha must be an instance of ss.ASHA, ss.MedianStopping, ss.Hyperband or of a class "
+            "with the same methods; got <class",
+        ),
+        ({"asha": "loss"}, "or of a class with the same methods; got 'loss'"),
+        ({"slurm_cfg": {"ntasks": 4}}, "slurm_cfg must be an instance of ss.SlurmCfg; got {"),
+        ({"local_cfg": 1}, "local_cfg must be an instance of ss.LocalCfg; got 1"),
+        ({"train": "train"}, "train must be a function that takes a cfg dict; got 'train'"),
+        ({"train": None}, "got None"),
+    ],
+)
+def test_arguments_of_a_wrong_kind(tmp_path: Path, kwargs: Any, words: str) -> None:
+    with refuse(ss.UsageTypeError, words):
+        build(tmp_path, **kwargs)
+
+
+def test_a_sampler_that_is_none(tmp_path: Path) -> None:
+    with refuse(ss.UsageTypeError, "sampler must have a method bind(problem)"):
+        build(tmp_path, sampler="random").run()
+
+
+# --- how to run -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("name", ["n_trials", "max_concurrent_trials"])
+def test_counts_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
+    with refuse(ss.UsageError, f"{name} must be a whole number of at least 1; got {value!r}"):
+        build(tmp_path).run(**{name: value})
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"max_retries": -1}, "max_retries must be a whole number of at least 0; got -1"),
+        ({"grace_period_in_sec": -1}, "grace_period_in_sec must be a number of seconds"),
+        ({"grace_period_in_sec": NAN}, "0 or more; got nan"),
+        ({"summary_interval_in_sec": "5"}, "summary_interval_in_sec must be a number of seconds"),
+        ({"nr_of_rows_in_summary": -1}, "nr_of_rows_in_summary must be a whole number of at"),
+        ({"summarize_cfg_and_metrics": "loss"}, "True, False or a list of names; got 'loss'"),
+        ({"summarize_cfg_and_metrics": [1]}, "True, False or a list of names; got [1]"),
+    ],
+)
+def test_other_arguments_of_run(tmp_path: Path, kwargs: Any, words: str) -> None:
+    with refuse(ss.UsageError, words):
+        build(tmp_path).run(**kwargs)
+    assert not any(tmp_path.iterdir())
+
+
+def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with refuse(ss.AllocationError, "LocalCfg(gpus=3)", "2"):
+        build(tmp_path, local_cfg=ss.LocalCfg(gpus=3)).run()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_driver_inside_a_job_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with refuse(ss.UsageError, "srun", "sbatch"):
+        build(tmp_path).run()
+    assert not any(tmp_path.iterdir())
+
+
+# --- the train function ---------------------------------------------------------------------------
+
+
+def test_a_train_that_can_not_be_pickled_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def train(cfg: dict[str, Any]) -> None:
+        with lock:
+            pass
+
+    experiment = build(tmp_path, train=train)
+    words = ("can't be pickled: TypeError: cannot pickle '_thread.lock' object", "inside train")
+    with refuse(ss.TrainError, *words):
+        experiment.run()
+    assert not any(tmp_path.iterdir())
+    assert len(run_one(tmp_path).trials) == 1
+
+
+def test_a_train_that_can_not_be_imported_in_the_worker(scripts: Scripts) -> None:
+    # The module can be imported once only: in the driver.
+    scripts.write("import os\nos.mkdir('imported')\ndef train(cfg): pass\n", "once.py")
+    source = """
+    import slurm_sweeps as ss
+    from once import train
+    ss.Experiment(train, {"x": ss.Uniform(0, 1)}, local_dir="out").run(n_trials=1000)
+    """
+    done = scripts.run(source, code=1)
+    assert "TrainError: train can't be loaded in a worker on " in done.stderr
+    # One error, with the worker's traceback, instead of a thousand failed trials.
+    assert done.stderr.count("FileExistsError: [Errno 17] File exists: 'imported'") == 1
+    assert "once.py" in done.stderr
+    # Nothing came of it, so the same script can simply be run again once it is mended.
+    scripts.write("def train(cfg): pass\n", "once.py")
+    scripts.run(source.replace("1000", "2"))
+    assert len(ss.Result("MySweep", scripts.folder / "out").trials) == 2
+
+
+def test_a_train_that_can_not_be_written(tmp_path: Path) -> None:
+    run_one(tmp_path)
+    file = tmp_path / "mine" / "train.pkl"
+    file.unlink()
+    file.mkdir()
+    with refuse(ss.StorageError, f"can't write {file}", "Choose a local_dir"):
+        build(tmp_path, restore=True).run(n_trials=2)
+
+
+def test_a_metric_that_asha_needs_and_trials_never_log(tmp_path: Path) -> None:
+    asha = ss.ASHA("val_loss", "min")
+    words = ("is complete and never logged 'val_loss'", "it logged 'loss'", "Log 'val_loss', or")
+    with refuse(ss.SweepFailedError, *words):
+        build(tmp_path, asha=asha).run(n_trials=1000, summary_interval_in_sec=60)
+    assert len(ss.Result("mine", tmp_path).trials) < 20
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("ss.log({'loss': True}, 1)", "metric 'loss' must be a real number, not builtins.bool"),
+        ("ss.log({'loss': '1'}, 1)", "metric 'loss' must be a real number, not builtins.str"),
+        ("ss.log({'loss': 1}, -1)", "iteration must be from 0 to 2**63 - 1; got -1"),
+        ("ss.log({'loss': 1}, 0.5)", "iteration must be a whole number (0, 1, 2, …); got 0.5"),
+    ],
+)
+def test_bad_reports_fail_their_trial(tmp_path: Path, call: str, words: str) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        exec(call, {"ss": ss})
+
+    (trial,) = run_one(tmp_path, train=train).trials
+    assert trial.status is Status.FAILED
+    assert trial.error is not None
+    assert words in trial.error.message
+
+
+def test_an_error_whose_text_is_not_utf_8(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        open(b"no such \xff file")  # noqa: SIM115 - it is not there
+
+    (trial,) = run_one(tmp_path, train=train).trials
+    assert trial.error is not None
+    assert trial.error.type == "FileNotFoundError"
+    assert "no such \\udcff file" in trial.error.message or "\\xff" in trial.error.message
+
+
+# --- where it is kept -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_local_dir_that_can_not_be(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    place = tmp_path / "file" / below
+    with refuse(ss.StorageError, str(tmp_path / "file")):
+        build(place).run()
+
+
+def test_a_local_dir_that_can_not_be_written(tmp_path: Path) -> None:
+    place = Path("/proc/sys/kernel") if os.geteuid() == 0 else tmp_path / "locked"
+    if os.geteuid() != 0:
+        place.mkdir(mode=0o555)
+    with refuse(ss.StorageError, str(place), "local_dir"):
+        build(place).run()
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "slurm-sweeps.db").write_text("Dear diary, " * 1000)
+    for attempt in (build, lambda place: ss.Result("mine", place)):
+        with refuse(ss.StorageError, "slurm-sweeps.db is not a database", "choose another"):
+            attempt(tmp_path)
+    assert (tmp_path / "slurm-sweeps.db").read_text().startswith("Dear diary")
+
+
+def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
+    run_one(tmp_path)
+    database = sqlite3.connect(tmp_path / "slurm-sweeps.db")
+    database.execute("PRAGMA user_version = 9999")
+    database.close()
+    for attempt in (build, lambda place: ss.Result("mine", place)):
+        with refuse(ss.StorageError, "slurm-sweeps.db", "newer", "9999", "pip install -U"):
+            attempt(tmp_path)
+
+
+def test_a_database_that_is_not_ours(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "slurm-sweeps.db")
+    database.execute("CREATE TABLE cars (name)")
+    database.close()
+    with refuse(ss.StorageError, "slurm-sweeps.db is a SQLite database, but not one of"):
+        build(tmp_path)
+
+
+def test_a_database_whose_driver_was_killed_before_it_made_the_tables(tmp_path: Path) -> None:
+    (tmp_path / "slurm-sweeps.db").touch()
+    with refuse(ss.StorageError, "slurm-sweeps.db is empty"):
+        ss.Result("mine", tmp_path)
+    assert len(run_one(tmp_path).trials) == 1
+
+
+def test_a_result_that_is_not_there(tmp_path: Path) -> None:
+    with refuse(ss.ExperimentNotFoundError, "there is no experiment 'mine'", "local_dir"):
+        ss.Result("mine", tmp_path)
+    run_one(tmp_path)
+    with refuse(ss.ExperimentNotFoundError, "'other'", "'mine'"):
+        ss.Result("other", tmp_path)

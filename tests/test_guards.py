@@ -1,0 +1,181 @@
+"""What must stay true of the whole: who imports whom, what is loaded, what is public, README."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import slurm_sweeps as ss
+from sweep_scripts import Scripts
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "slurm_sweeps"
+
+#: What each part may import besides itself. It only points downwards: no part is named before it
+#: has a line of its own.
+MAY_IMPORT: dict[str, set[str]] = {"errors": set()}
+MAY_IMPORT["trial"] = {"errors"}
+MAY_IMPORT["search"] = {"errors", "trial"}
+MAY_IMPORT["sweep"] = {"errors", "trial", "search"}
+MAY_IMPORT["asha"] = {"errors", "search"}
+MAY_IMPORT["pruners"] = {"errors", "search"}
+MAY_IMPORT["storage"] = {"errors", "trial"}
+MAY_IMPORT["execution"] = {"errors", "trial", "search", "sweep", "storage"}
+MAY_IMPORT["views"] = {"errors", "trial", "storage"}
+MAY_IMPORT["result"] = {"errors", "trial", "storage", "views"}
+MAY_IMPORT["experiment"] = set(MAY_IMPORT)
+MAY_IMPORT["cli"] = {"errors", "trial", "storage", "execution", "views", "result"}
+MAY_IMPORT["integrations"] = {"errors", "execution"}
+MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT["__init__"] = set(MAY_IMPORT)
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def read_imports(file: Path) -> Iterator[tuple[str, ...]]:
+    """Yield each import of a module of ours, as its path below the package."""
+    package = file.relative_to(PACKAGE).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            path = base + tuple((node.module or "").split(".") if node.module else ())
+            yield from [path] if path else [(alias.name,) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slurm_sweeps"):
+            yield ("absolute", node.module or "")
+        elif isinstance(node, ast.Import):
+            yield from (
+                ("absolute", alias.name) for alias in node.names if "slurm_sweeps" in alias.name
+            )
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=[str(file.relative_to(PACKAGE)) for file in SOURCES])
+def test_imports_point_downwards(file: Path) -> None:
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in MAY_IMPORT, f"{file}: say in MAY_IMPORT what this new part may use"
+    allowed = MAY_IMPORT[part] | {part, "__version__"}
+    wrong = [path for path in read_imports(file) if path[0] not in allowed]
+    assert not wrong, f"{file} imports {wrong}; allowed are, relatively, {sorted(allowed)}"
+
+
+PURE = ["search", "sweep.py", "trial.py", "asha.py", "pruners.py", "errors.py"]
+IMPURE = {"os", "subprocess", "socket", "time", "logging", "threading", "sqlite3", "pathlib"}
+
+
+@pytest.mark.parametrize("place", PURE)
+def test_what_decides_is_pure(place: str) -> None:
+    path = PACKAGE / place
+    for file in [path] if path.is_file() else path.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.split(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [(node.module or "").split(".")[0]]
+            allowed = {"subprocess"} if place == "trial.py" else set()  # the type of a Popen
+            assert not set(names) & (IMPURE - allowed), f"{file}: {names}"
+
+
+HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing", "asyncio"]
+
+
+@pytest.mark.parametrize(
+    ("code", "may"),
+    [
+        ("import slurm_sweeps", set()),
+        ("import slurm_sweeps.execution.worker", set()),
+        # What every trial does first; its process is a fork of one that has loaded the worker.
+        ("import slurm_sweeps; slurm_sweeps.log", set()),
+        ("import slurm_sweeps; slurm_sweeps.Experiment, slurm_sweeps.Uniform", {*HEAVY}),
+        ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich"}),
+    ],
+)
+def test_what_is_loaded(code: str, may: set[str]) -> None:
+    show = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", show], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert loaded <= may
+    assert "pandas" not in loaded  # it alone takes half a second
+
+
+def test_all_is_what_there_is() -> None:
+    assert sorted(ss.__all__) == ss.__all__
+    assert set(ss.__all__) == set(ss._HOME_OF)
+    for name in ss.__all__:
+        assert getattr(ss, name) is not None
+    assert set(dir(ss)) == {*ss.__all__, "__version__"}
+
+
+def test_the_type_checker_sees_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    seen = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If)
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert seen == set(ss.__all__)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'slurm_sweeps' has no attribute 'Unifrom'"):
+        _ = ss.Unifrom
+    with pytest.raises(ImportError, match="cannot import name 'Unifrom'"):
+        exec("from slurm_sweeps import Unifrom")
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for file in SOURCES:
+        assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))), file
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in ss.__all__:
+        assert (getattr(ss, name).__doc__ or "").strip(), name
+
+
+def test_the_version_is_the_distributions() -> None:
+    metadata = importlib.import_module("importlib.metadata")
+    assert re.match(r"\d+\.\d+", metadata.version("slurm-sweeps"))
+    assert (PACKAGE / "py.typed").exists()
+
+
+# --- README ---------------------------------------------------------------------------------------
+
+
+def read_code(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_script_of_the_readme_runs(scripts: Scripts) -> None:
+    (source,) = read_code("python")
+    assert "n_trials=200" in source
+    hasty = source.replace("sleep(0.05)", "sleep(0)").replace("n_trials=200", "n_trials=30")
+    done = scripts.run(hasty)
+    assert re.search(r"\nTrial [0-9a-f]{12}: completed after 0:00:\d\d.*\n  x = 0\.", done.stdout)
+    # As it says: run again with more trials, it goes on.
+    scripts.run(hasty.replace("n_trials=30", "n_trials=32"))
+    assert len(ss.Result("first", scripts.folder / "slurm-sweeps").trials) == 32
+
+
+def test_the_readme_links_to_what_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_readme_names_make_targets_that_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", "\n".join(read_code("bash")), flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

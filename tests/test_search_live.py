@@ -1,0 +1,191 @@
+"""Pausing and going on, other pruners and samplers: as events, and with real processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.search.samplers import Problem, bind_sampler
+from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.marks import UNFINISHED
+from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
+from slurm_sweeps.trial import Status
+
+PROMOTE = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=True)
+PRUNED = Ended(Status.PRUNED)  # what a worker says of any trial that was told to leave
+
+
+def build_sweep(n_trials: int) -> Sweep:
+    problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
+    cfg = SweepCfg(n_trials, "loss")
+    return Sweep(cfg, bind_sampler(None, problem), PROMOTE.build_pruner())
+
+
+def begin(sweep: Sweep, *losses: float) -> None:
+    """Run new trials one after the other; each reports once, and leaves if it is told to."""
+    for loss in losses:
+        trial = sweep.assign(0, 0.0)
+        assert trial is not None
+        if sweep.report(trial.number, 1, {"loss": loss}) is Decision.PAUSE:
+            assert sweep.end(trial.number, PRUNED).status is Status.PAUSED
+
+
+def test_a_paused_trial_goes_on_as_a_further_attempt() -> None:
+    sweep = build_sweep(4)
+    begin(sweep, 0.1, 0.2, 0.3)  # the first runs on, the second is promotable once the third is in
+    assert sweep.count_startable(9) == 2
+    again = sweep.assign(1, 0.0)
+    assert again is not None
+    assert (again.number, again.attempt, again.status) == (1, 2, Status.RUNNING)
+    assert sweep.report(1, 2, {"loss": 0.15}) is Decision.GO_ON
+    assert not sweep.notices
+
+
+def test_a_sweep_with_nothing_left_to_promote_is_done() -> None:
+    sweep = build_sweep(2)
+    begin(sweep, 0.1, 0.2)
+    assert not sweep.is_done
+    sweep.end(0, Ended(Status.COMPLETED))
+    assert sweep.is_done
+    assert dict(+sweep.counts) == {Status.COMPLETED: 1, Status.PAUSED: 1}
+
+
+def test_one_that_begins_again_after_a_pause_is_told_of_once() -> None:
+    sweep = build_sweep(20)
+    begin(sweep, 0.1, 0.2, 0.3)
+    again = sweep.assign(1, 0.0)
+    assert again is not None
+    sweep.report(again.number, 1, {"loss": 0.2})
+    (text,) = sweep.notices
+    assert (
+        f"trial {again.trial_id} was paused at iteration 1 and began again at iteration 1" in text
+    )
+    assert "ss.checkpoint_dir()" in text
+
+
+@pytest.mark.parametrize("how", [Status.PRUNED, Status.LOST, Status.INTERRUPTED])
+def test_who_was_told_to_pause_is_paused_however_it_left(how: Status) -> None:
+    sweep = build_sweep(4)
+    begin(sweep, 0.1)
+    trial = sweep.assign(1, 0.0)
+    assert trial is not None
+    assert sweep.report(trial.number, 1, {"loss": 0.2}) is Decision.PAUSE
+    assert sweep.end(trial.number, Ended(how)).status is Status.PAUSED
+
+
+def test_a_restored_sweep_knows_who_waits() -> None:
+    first = build_sweep(5)
+    begin(first, 0.1, 0.2)
+    states = [first.running[0], *first._paused.values()]
+    second = build_sweep(5)
+    second.restore(states, [0])
+    for number, loss in ((0, 0.1), (1, 0.2)):
+        assert second._pruner is not None
+        second._pruner.report(number, 1, loss)
+    assert [trial.number for trial in (second.assign(0, 0.0), second.assign(1, 0.0)) if trial] == [
+        0,
+        2,
+    ]
+    second.report(2, 1, {"loss": 0.3})
+    second.end(2, PRUNED)
+    resumed = second.assign(1, 0.0)
+    assert resumed is not None
+    assert resumed.number == 1
+    assert Status.PAUSED not in UNFINISHED
+
+
+def train(cfg: dict[str, Any]) -> None:
+    state = ss.checkpoint_dir() / "epoch"
+    epoch = int(state.read_text()) if state.exists() else 0
+    while epoch < 8:
+        epoch += 1
+        state.write_text(str(epoch))
+        ss.log({"loss": cfg["x"] + 1 / epoch, "attempt": ss.attempt()}, epoch)
+
+
+def test_real_trials_pause_and_go_on_from_their_checkpoints(tmp_path: Path) -> None:
+    space = {"x": ss.Uniform(0, 1)}
+    experiment = ss.Experiment(train, space, local_dir=tmp_path, asha=PROMOTE, seed=4)
+    trials = experiment.run(12, 2, summarize_cfg_and_metrics=False).trials
+    statuses = {trial.status for trial in trials}
+    assert statuses == {Status.COMPLETED, Status.PAUSED}
+    resumed = [trial for trial in trials if trial.attempt > 1]
+    assert resumed
+    for trial in trials:  # each iteration once: whoever was resumed went on where it was
+        assert trial.metrics is not None
+        iterations = sorted(trial.metrics["loss"])
+        assert iterations == list(range(1, len(iterations) + 1))
+        assert trial.metrics["attempt"][iterations[0]] == 1
+    best = min(trials, key=lambda trial: trial.cfg["x"])
+    assert best.status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "plan", [ss.Hyperband("loss", "min", 8, 2), ss.MedianStopping("loss", "min")]
+)
+def test_other_pruners_in_a_real_sweep(tmp_path: Path, plan: Any) -> None:
+    space = {"x": ss.Uniform(0, 1)}
+    experiment = ss.Experiment(train, space, local_dir=tmp_path, pruner=plan, seed=4)
+    result = experiment.run(12, 2)
+    assert {trial.status for trial in result.trials} == {Status.COMPLETED, Status.PRUNED}
+    assert result.best_trial().cfg["x"] == min(trial.cfg["x"] for trial in result.trials)
+
+
+def test_a_pruner_has_one_name_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="say the same thing: pass one of them"):
+        ss.Experiment(train, {}, local_dir=tmp_path, asha=PROMOTE, pruner=PROMOTE)
+    with pytest.raises(TypeError, match=r"pruner must be an instance of ss\.ASHA"):
+        ss.Experiment(train, {}, local_dir=tmp_path, pruner=ss.Hyperband)  # type: ignore[arg-type] # the test
+
+
+def test_a_model_in_a_real_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    experiment = ss.Experiment(
+        train,
+        {"x": ss.Uniform(0, 1), "opt": ss.Choice([{"name": "sgd", "m": ss.Uniform(0, 1)}, "adam"])},
+        local_dir=tmp_path,
+        asha=ss.ASHA("loss", "min", 2, max_t=8),
+        sampler=ss.samplers.Model(n_startup=5),
+        seed=1,
+    )
+    trials = experiment.run(30, 2).trials
+    assert len({trial.trial_id for trial in trials}) == 30
+    assert {trial.status for trial in trials} == {Status.COMPLETED, Status.PRUNED}
+
+
+def train_slowly(cfg: dict[str, Any]) -> None:
+    for epoch in range(1, 100_000):
+        ss.log({"loss": 1 / epoch}, epoch)
+
+
+def test_a_sweep_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    experiment = ss.Experiment(train_slowly, {"x": ss.Uniform(0, 1)}, local_dir=tmp_path)
+    result = experiment.run(None, 2, time_budget_in_sec=1.5)
+    # On a machine that is busy no trial may have begun by then.
+    assert {trial.status for trial in result.trials} <= {Status.INTERRUPTED}
+
+
+@pytest.mark.parametrize(("mode", "target"), [("min", 0.01), ("max", 1.0)])
+def test_a_sweep_ends_when_the_target_is_reached(tmp_path: Path, mode: str, target: float) -> None:
+    plan = ss.MedianStopping("loss", mode, min_trials=100)
+    experiment = ss.Experiment(
+        train_slowly, {"x": ss.Uniform(0, 1)}, local_dir=tmp_path, pruner=plan
+    )
+    result = experiment.run(None, 1, target=target)
+    (trial,) = result.trials
+    assert trial.metrics is not None
+    assert trial.metrics["loss"][100 if mode == "min" else 1] == target
+
+
+def test_what_never_ends_or_has_no_metric_is_named(tmp_path: Path) -> None:
+    experiment = ss.Experiment(train_slowly, {}, local_dir=tmp_path)
+    with pytest.raises(ValueError, match="n_trials=None never ends: pass time_budget_in_sec or"):
+        experiment.run(None)
+    with pytest.raises(ValueError, match=r"target=0\.1 needs a metric: pass asha="):
+        experiment.run(target=0.1)
+    with pytest.raises(ValueError, match="time_budget_in_sec must be a number of seconds"):
+        experiment.run(None, time_budget_in_sec=-1)

@@ -1,0 +1,198 @@
+"""The sweep's state machine: what it decides, event by event, without a process or a clock."""
+
+from __future__ import annotations
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.sweep import MAX_LOST, Ended
+from slurm_sweeps.trial import Status
+from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start
+
+
+def test_an_undisturbed_sweep() -> None:
+    sweep = build_sweep(n_trials=3)
+    for number in range(3):
+        assert not sweep.is_done
+        trial = start(sweep)
+        assert (trial.number, trial.attempt, trial.status) == (number, 1, Status.RUNNING)
+        assert sweep.report(number, 1, {"loss": 0.1}) is Decision.GO_ON
+        assert sweep.end(number, COMPLETED).status is Status.COMPLETED
+    assert sweep.assign(0, 0.0) is None
+    assert sweep.is_done
+    assert dict(+sweep.counts) == {Status.COMPLETED: 3}
+
+
+def test_a_grid_ends_when_it_is_through() -> None:
+    sweep = build_sweep("grid", n_trials=None)
+    seen = []
+    while (trial := sweep.assign(0, 0.0)) is not None:
+        seen.append(trial.cfg["a"])
+        sweep.end(trial.number, COMPLETED)
+    assert seen == [1, 2, 3]
+    assert sweep.is_done
+
+
+def test_repetitions_of_a_cfg_have_ids_of_their_own() -> None:
+    sweep = build_sweep("constant", n_trials=3)
+    trials = [start(sweep, slot) for slot in range(3)]
+    assert [trial.repetition for trial in trials] == [0, 1, 2]
+    assert len({trial.trial_id for trial in trials}) == 3
+    assert trials[1].trial_id == ss.Trial({"a": 1}, repetition=1).trial_id
+
+
+def test_how_many_can_be_started() -> None:
+    sweep = build_sweep(n_trials=3)
+    assert sweep.count_startable(2) == 2
+    assert sweep.count_startable(9) == 3
+    start(sweep)
+    assert sweep.count_startable(9) == 2
+    sweep.end(0, LOST)
+    assert sweep.count_startable(9) == 3
+    sweep.stop()
+    assert sweep.count_startable(9) == 0
+
+
+# --- run again ------------------------------------------------------------------------------------
+
+
+def test_a_failed_trial_is_run_again_as_often_as_asked() -> None:
+    sweep = build_sweep(n_trials=2, max_retries=2)
+    for attempt in (1, 2, 3):
+        trial = start(sweep)  # what must be run again comes before what is new
+        assert (trial.number, trial.attempt) == (0, attempt)
+        outcome = sweep.end(0, FAILED)
+        assert (outcome.status, outcome.runs_again) == (Status.FAILED, attempt < 3)
+    assert start(sweep).number == 1
+
+
+def test_a_lost_trial_is_run_again_three_times() -> None:
+    sweep = build_sweep(n_trials=1)
+    for attempt in range(1, MAX_LOST + 2):
+        assert start(sweep).attempt == attempt
+        outcome = sweep.end(0, LOST)
+        assert (outcome.status, outcome.runs_again) == (Status.LOST, attempt <= MAX_LOST)
+    assert sweep.is_done
+
+
+def test_a_trial_that_was_told_to_leave_was_not_lost() -> None:
+    sweep = build_sweep(asha=True)
+    start(sweep, 0)
+    start(sweep, 1)
+    assert sweep.report(0, 1, {"loss": 0.1}) is Decision.GO_ON
+    assert sweep.report(1, 1, {"loss": 0.2}) is Decision.PRUNE
+    assert sweep.end(1, LOST).status is Status.PRUNED
+    sweep.stop()
+    outcome = sweep.end(0, LOST)
+    assert (outcome.status, outcome.runs_again) == (Status.INTERRUPTED, False)
+
+
+def test_a_pruned_trial_that_goes_on_reporting_stays_pruned() -> None:
+    sweep = build_sweep(asha=True)
+    start(sweep, 0)
+    start(sweep, 1)
+    sweep.report(0, 1, {"loss": 0.1})
+    assert sweep.report(1, 1, {"loss": 0.2}) is Decision.PRUNE
+    assert sweep.report(1, 2, {"loss": 0.0}) is Decision.PRUNE
+    assert sweep.report(1, 3, {"other": 0.0}) is Decision.PRUNE
+
+
+def test_a_report_without_the_metric_is_judged_by_nobody() -> None:
+    sweep = build_sweep(asha=True)
+    trial = start(sweep)
+    assert sweep.report(0, 1, {"other": 0.0}) is Decision.GO_ON
+    assert (trial.last_value, trial.last_iteration) == (None, 1)
+
+
+def test_a_sweep_that_is_stopped_tells_every_trial_at_its_next_report() -> None:
+    sweep = build_sweep()
+    start(sweep, 0)
+    sweep.stop()
+    assert sweep.assign(1, 0.0) is None
+    assert not sweep.is_done
+    assert sweep.report(0, 1, {"loss": 0.1}) is Decision.STOP
+    assert sweep.end(0, INTERRUPTED).runs_again is False
+    assert sweep.is_done
+
+
+# --- when going on makes no sense -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slots", "needed"), [(1, 3), (3, 3), (5, 5)])
+def test_a_sweep_whose_first_trials_all_fail_is_ended(slots: int, needed: int) -> None:
+    sweep = build_sweep(n_trials=100, slots=slots)
+    for number in range(needed):
+        assert sweep.fatal is None
+        start(sweep)
+        sweep.end(number, FAILED)
+    assert sweep.assign(0, 0.0) is None
+    assert sweep.is_done
+    assert f"the first {needed} trials have all failed and none has logged a metric" in sweep.fatal
+    assert f"{needed} of them with ValueError: no" in sweep.fatal
+    assert "fail_fast=False" in sweep.fatal
+    assert "Traceback: no" in sweep.fatal
+
+
+def test_attempts_that_are_run_again_are_no_failed_trials_yet() -> None:
+    sweep = build_sweep(n_trials=100, max_retries=5)
+    for _ in range(6):
+        start(sweep)
+        sweep.end(0, FAILED)
+    assert sweep.fatal is None
+    assert start(sweep).number == 1
+
+
+@pytest.mark.parametrize("what", ["off", "reported", "one completed"])
+def test_a_sweep_whose_trials_fail_goes_on_if(what: str) -> None:
+    sweep = build_sweep(n_trials=100, fail_fast=what != "off")
+    for number in range(50):
+        start(sweep)
+        if number == 1 and what == "reported":
+            sweep.report(number, 1, {"loss": 1.0})
+        done = number == 1 and what == "one completed"
+        sweep.end(number, COMPLETED if done else FAILED)
+    assert sweep.fatal is None
+
+
+def test_a_metric_that_is_never_logged_is_told_at_the_end_of_the_first_trial() -> None:
+    sweep = build_sweep(asha=True, n_trials=1000)
+    trial = start(sweep)
+    sweep.report(0, 1, {"Loss": 1.0, "acc": 0.5})
+    sweep.end(0, COMPLETED)
+    assert sweep.fatal == (
+        f"trial {trial.trial_id} is complete and never logged 'loss', the metric that decides "
+        "which trials are stopped; it logged 'Loss', 'acc'. Log 'loss', or name another metric "
+        "in ASHA"
+    )
+
+
+def test_a_trial_that_logs_nothing_at_all_is_told_of_too() -> None:
+    sweep = build_sweep(asha=True)
+    start(sweep)
+    sweep.end(0, COMPLETED)
+    assert "it logged nothing at all" in sweep.fatal
+
+
+def test_the_metric_is_found_among_hundreds() -> None:
+    sweep = build_sweep(asha=True)
+    start(sweep)
+    for iteration in range(1, 200):
+        sweep.report(0, iteration, {f"metric {iteration}": 0.0})
+    sweep.report(0, 200, {"loss": 1.0})
+    sweep.end(0, COMPLETED)
+    assert sweep.fatal is None
+
+
+def test_nobody_needs_a_metric_without_a_pruner() -> None:
+    sweep = build_sweep()
+    start(sweep)
+    sweep.end(0, COMPLETED)
+    assert sweep.fatal is None
+
+
+def test_a_transition_that_is_none_is_a_bug_and_says_so() -> None:
+    sweep = build_sweep()
+    trial = start(sweep)
+    with pytest.raises(RuntimeError, match=f"{trial.trial_id}: running can't become scheduled"):
+        sweep.end(0, Ended(Status.SCHEDULED))

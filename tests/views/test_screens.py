@@ -1,0 +1,186 @@
+"""Where a live view is shown: a file, a terminal, a notebook; and that it does no harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cluster_tools.processes import wait_until
+from cluster_tools.requirement import require
+from slurm_sweeps.trial import Status
+from slurm_sweeps.views.live import LiveView
+from slurm_sweeps.views.screens import PlainScreen, TerminalScreen, choose_screen
+from slurm_sweeps.views.summary import Summary
+from views_samples import START, write_sample
+
+SUMMARY = Summary("β sweep", "running", counts={Status.COMPLETED: 3}, n_trials=9, started_at=START)
+
+SCRIPT = """
+import sys, time
+import slurm_sweeps as ss
+
+def train(cfg):
+    if cfg["x"] > 0.9:
+        raise ValueError("too large")
+    for i in range(1, 5):
+        time.sleep(0.02)
+        ss.log({"loss": cfg["x"] / i}, i)
+
+if __name__ == "__main__":
+    cfg = {"x": ss.Uniform(0, 1), "nested": {"y": ss.LogUniform(1e-6, 1)}}
+    asha = ss.ASHA("loss", "min", max_t=4)
+    experiment = ss.Experiment(train, cfg, name="live", asha=asha, seed=1)
+    experiment.run(int(sys.argv[1]), 2, summary_interval_in_sec=0.2)
+    print("the script goes on")
+"""
+
+
+def test_a_file_gets_plain_lines_and_nothing_twice() -> None:
+    stream = io.StringIO()
+    screen = choose_screen(stream, True)
+    assert isinstance(screen, PlainScreen)
+    screen.show(SUMMARY, START + 10)
+    screen.show(SUMMARY, START + 20)  # only the clock went on
+    screen.notify("a message")
+    assert stream.getvalue().count("β sweep: running, 3 of 9 done (33%)") == 1
+    assert "a message\n" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_stream_that_knows_no_greek() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, "ascii")
+    PlainScreen(stream, True).show(SUMMARY, START)
+    assert b"? sweep: running" in raw.getvalue()
+
+
+def test_a_stream_that_is_gone_harms_nothing() -> None:
+    stream = io.StringIO()
+    stream.close()
+    PlainScreen(stream, True).show(SUMMARY, START)
+    screen = TerminalScreen(stream, True)
+    screen.show(SUMMARY, START)
+    screen.close()
+
+
+def test_a_locked_database_is_tried_again(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=[Status.COMPLETED])
+    view = LiveView(layout.database, "sample", stream=io.StringIO())
+    with sqlite3.connect(layout.database) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert view.refresh() is None
+    other.close()
+    summary = view.refresh()
+    assert summary is not None
+    assert summary.done == 1
+
+
+@pytest.fixture
+def needs_tmux() -> None:
+    """Skip without tmux; in continuous integration (`CI=true`), fail."""
+    reason = None if shutil.which("tmux") else "tmux is missing (apt-get install tmux)"
+    require(reason, os.environ, "terminal")
+
+
+class Terminal:
+    """A real terminal of tmux, with a command in it."""
+
+    def __init__(self, folder: Path, width: int, height: int, command: list[str]) -> None:
+        self._socket = f"slurm-sweeps-test-{uuid.uuid4().hex}"
+        self._run("new-session", "-d", "-x", str(width), "-y", str(height), "-c", str(folder), "sh")
+        self._run("set-option", "-g", "remain-on-exit", "on")
+        self.type(" ".join(command) + "; echo code=$?")
+
+    def _run(self, *arguments: str) -> str:
+        argv = ["tmux", "-L", self._socket, "-f", "/dev/null", *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def type(self, text: str) -> None:
+        self._run("send-keys", text, "Enter")
+
+    def press(self, key: str) -> None:
+        self._run("send-keys", key)
+
+    def read(self) -> str:
+        return self._run("capture-pane", "-p")
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run("kill-server")
+
+
+@pytest.mark.usefixtures("needs_tmux")
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
+def test_a_terminal_shows_one_table_in_place(tmp_path: Path, width: int, height: int) -> None:
+    (tmp_path / "sweep.py").write_text(SCRIPT)
+    with Terminal(tmp_path, width, height, [sys.executable, "sweep.py", "40"]) as terminal:
+        wait_until(lambda: "code=0" in terminal.read(), 60, terminal.read)
+        text = terminal.read()
+    assert text.count("live  completed") == 1
+    assert "40 of 40 done (100%)" in text
+    assert "━━━" in text
+    assert re.search(r"best loss \S+ at iteration \d, trial [0-9a-f]{12}", text)
+    assert "nested.y" in text
+    assert "newest failure, trial" in text
+    assert "ValueError: too large" in text
+    assert text.index("newest failure") < text.index("the script goes on")
+    assert len([line for line in text.splitlines() if " completed " in line]) <= 11
+
+
+@pytest.mark.usefixtures("needs_tmux")
+def test_ctrl_c_leaves_the_last_state_readable(tmp_path: Path) -> None:
+    (tmp_path / "sweep.py").write_text(SCRIPT)
+    with Terminal(tmp_path, 80, 24, [sys.executable, "sweep.py", "100000"]) as terminal:
+        wait_until(lambda: " pruned" in terminal.read(), 60, terminal.read)
+        terminal.press("C-c")
+        wait_until(lambda: "code=130" in terminal.read(), 60, terminal.read)
+        text = terminal.read()
+    assert "SIGINT: starting nothing new" in text
+    assert "live  stopped" in text
+    assert "of 100000 done" in text
+    assert "Traceback" not in text
+
+
+def test_a_notebook_updates_one_table(tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [
+        nbformat.v4.new_code_cell(
+            "import time, slurm_sweeps as ss\n"
+            "def train(cfg):\n"
+            "    for i in range(1, 4):\n"
+            "        time.sleep(0.02)\n"
+            "        ss.log({'loss': cfg['x'] / i}, i)\n"
+            "asha = ss.ASHA('loss', 'min', max_t=4)\n"
+            "experiment = ss.Experiment(train, {'x': ss.Uniform(0, 1)}, name='cell', asha=asha)\n"
+            "result = experiment.run(30, 2, summary_interval_in_sec=0.2)\n"
+        )
+    ]
+    client = nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    tables = [o for o in notebook.cells[0].outputs if "text/html" in o.get("data", {})]
+    assert len(tables) == 1
+    assert "30 of 30 done (100%)" in tables[0]["data"]["text/html"]
+    assert "cell: completed" in tables[0]["data"]["text/plain"]
+
+
+def test_watching_costs_the_database_little(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=[Status.COMPLETED] * 3)
+    view = LiveView(layout.database, "sample", interval_s=0.0, stream=io.StringIO())
+    assert view._choose_pause_s(0.1) == pytest.approx(5.0)  # a fiftieth of the time at the most

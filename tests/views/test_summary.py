@@ -1,0 +1,178 @@
+"""What a live view shows: the data, the table that fits, the lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import slurm_sweeps as ss
+from slurm_sweeps.errors import ExperimentNotFoundError
+from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.lease import build_owner
+from slurm_sweeps.trial import Status
+from slurm_sweeps.views.grid import build_grid
+from slurm_sweeps.views.lines import format_block
+from slurm_sweeps.views.space import list_parameters
+from slurm_sweeps.views.summary import Row, Summary, read_summary
+from views_samples import SPACE, START, write_sample
+
+MIXED = [
+    Status.COMPLETED,
+    Status.PRUNED,
+    Status.FAILED,
+    Status.PRUNED,
+    Status.RUNNING,
+    Status.RUNNING,
+]
+
+
+def read(local_dir: Path, rows: int = 10, now: float = START + 60, **sample: object) -> Summary:
+    layout = write_sample(local_dir, statuses=sample.pop("statuses", MIXED), **sample)  # type: ignore[arg-type]
+    with Database.open(layout.database, read_only=True) as database:
+        return read_summary(database, layout, rows, now)
+
+
+def test_counts_best_and_time(tmp_path: Path) -> None:
+    summary = read(tmp_path, state="running")
+    assert summary.counts == {
+        Status.COMPLETED: 1,
+        Status.PRUNED: 2,
+        Status.FAILED: 1,
+        Status.RUNNING: 2,
+    }
+    assert (summary.done, summary.running, summary.n_trials) == (4, 2, 9)
+    assert summary.best is not None
+    assert (summary.best.value, summary.best.iteration) == (pytest.approx(1 / 6), 6)
+    assert summary.compute_elapsed_s(START + 60) == 60
+    assert summary.compute_left_s(START + 60) == 75  # 4 in 60 s, 5 to come
+
+
+def test_rows_are_the_best_then_the_running(tmp_path: Path) -> None:
+    summary = read(tmp_path, rows=4, state="running")
+    assert [row.status for row in summary.rows] == [
+        Status.COMPLETED,
+        Status.PRUNED,
+        Status.RUNNING,
+        Status.RUNNING,
+    ]
+    assert summary.rows[0].is_best
+    assert summary.rows[0].metrics["val/acc"] == pytest.approx(1 - 1 / 6)
+    assert summary.rows[0].cfg["fixed"] == "yes"
+
+
+def test_running_trials_get_their_half_of_the_rows(tmp_path: Path) -> None:
+    statuses = [Status.COMPLETED] * 10 + [Status.RUNNING] * 3
+    summary = read(tmp_path, rows=6, statuses=statuses)
+    assert [row.status for row in summary.rows].count(Status.RUNNING) == 3
+
+
+def test_without_a_metric_the_newest_are_shown(tmp_path: Path) -> None:
+    summary = read(tmp_path, asha=False, rows=4)
+    assert summary.best is None
+    assert [row.more["number"] for row in summary.rows] == [4, 5, 3, 2]
+
+
+def test_the_newest_failure_with_its_log(tmp_path: Path) -> None:
+    failure = read(tmp_path).failure
+    assert failure is not None
+    assert failure.line == "ValueError: the <b>rate</b> is too large"
+    assert failure.log == tmp_path / "sample" / failure.trial_id / "stderr.log"
+
+
+def test_a_silent_driver_is_told(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=MIXED, state="running")
+    with Database.open(layout.database) as database:
+        database.acquire_lease("sample", build_owner(), START, lambda lease, now: False)
+        assert read_summary(database, layout, 0, START + 60).silent_s is None
+        silent = read_summary(database, layout, 0, START + 600)
+    assert silent.silent_s == 600
+    assert "its driver was last heard of 10 min ago" in format_block(silent, True, 100, START)[0]
+
+
+def test_an_unknown_experiment(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path)
+    other = dataclasses.replace(layout)
+    object.__setattr__(other, "name", "samples")
+    with (
+        Database.open(layout.database, read_only=True) as database,
+        pytest.raises(ExperimentNotFoundError, match="did you mean 'sample'"),
+    ):
+        read_summary(database, other, 0, START)
+
+
+def test_parameters_of_a_space() -> None:
+    found = {each.name: each for each in list_parameters(SearchSpace(SPACE).describe())}
+    assert list(found) == ["opt.lr", "opt.name", "width", "extra.kind", "extra.p"]
+    assert found["opt.lr"].is_log
+    assert found["opt.lr"].text == "LogUniform(1e-5, 1)"
+    assert found["opt.name"].text == "Choice(['adam', 'sgd', None])"
+    mixed = SearchSpace(
+        {"a": ss.Choice([None, {"b": {"c": 1}}]), "q": ss.Quantized(ss.LogUniform(1, 9), 1)}
+    )
+    assert [each.name for each in list_parameters(mixed.describe())] == ["a", "a.b.c", "q"]
+    assert list_parameters(mixed.describe())[2].is_log
+    assert list_parameters(None) == []
+    foreign = {"x": {"$space": "Mine", "low": 1, "high": 2.5}}
+    assert list_parameters(foreign)[0].text == "Mine(1, 2.5)"
+
+
+rows_strategy = st.lists(
+    st.builds(
+        Row,
+        trial_id=st.just("0123456789ab"),
+        status=st.sampled_from(Status),
+        iteration=st.none() | st.integers(0, 10**9),
+        runtime_s=st.none() | st.floats(0, 1e7),
+        best=st.none() | st.floats(),
+        cfg=st.dictionaries(
+            st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60),
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
+            max_size=40,
+        ),
+        metrics=st.dictionaries(st.sampled_from(["loss", "val/acc", "x" * 40]), st.floats()),
+        is_best=st.just(False),
+    ),
+    max_size=5,
+)
+
+
+@given(rows_strategy, st.integers(60, 250))
+def test_no_line_is_longer_than_the_terminal(rows: list[Row], width: int) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row.cfg))
+    summary = Summary(
+        "s", "running", metric="loss", mode="min", parameters=names, metrics=["val/acc"], rows=rows
+    )
+    grid = build_grid(summary, True, width)
+    assert sum(grid.widths) + 2 * (len(grid.widths) - 1) <= width
+    shown = [column.title for column in grid.columns][4:]
+    assert sorted(shown + list(grid.hidden)) == sorted(["loss", "best", *names, "val/acc"])
+    assert all(len(line) <= width for line in format_block(summary, True, width, 0.0))
+
+
+def test_asked_columns_in_their_order(tmp_path: Path) -> None:
+    summary = read(tmp_path)
+    fixed = ["trial", "status", "iter", "time"]
+
+    def titles(columns: bool | list[str]) -> list[str]:
+        return [column.title for column in build_grid(summary, columns, 200).columns]
+
+    assert titles(False) == fixed
+    assert titles(["val/acc", "opt.lr", "host"]) == [*fixed, "val/acc", "opt.lr", "host"]
+    assert titles(True)[:6] == [*fixed, "loss", "best"]
+
+
+def test_the_block_of_a_file(tmp_path: Path) -> None:
+    summary = dataclasses.replace(read(tmp_path, state="running"), silent_s=None)
+    text = "\n".join(format_block(summary, ["opt.lr"], 80, START + 60))
+    assert "sample: running" in text
+    assert "4 of 9 done (44%), elapsed 1:00, about 1:15 left" in text
+    assert "1 completed, 2 pruned, 1 failed, 2 running, 2 of 2 slots busy" in text
+    assert "best loss 0.1667 at iteration 6, trial " in text
+    assert "newest failure, trial " in text
+    assert f"{tmp_path}/sample/" in text
+    assert "\x1b" not in text

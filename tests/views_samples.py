@@ -1,0 +1,119 @@
+"""Sweeps for the tests of views, written into a real database without running any trial."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import slurm_sweeps as ss
+from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.layout import Layout
+from slurm_sweeps.storage.records import ReportRecord, StateRecord, TrialRecord
+from slurm_sweeps.trial import Status, TrialError, compute_trial_id
+
+#: When all samples began, seconds since 1970.
+START = 1_700_000_000.0
+
+SPACE: dict[str, Any] = {
+    "opt": {"lr": ss.LogUniform(1e-5, 1.0), "name": ss.Choice(["adam", "sgd", None])},
+    "width": ss.LogInteger(8, 512),
+    "extra": ss.Choice([{"kind": "a", "p": ss.Uniform(0, 1)}, {"kind": "b"}]),
+    "fixed": "yes",
+}
+
+
+def write_sample(
+    local_dir: Path,
+    name: str = "sample",
+    statuses: Sequence[Status] = (),
+    *,
+    iterations: int = 6,
+    space: dict[str, Any] | None = None,
+    nan: bool = False,
+    state: str = "completed",
+    slots: int = 2,
+    asha: bool = True,
+) -> Layout:
+    """Write an experiment whose trial number k reports `loss` = k + 1/iteration.
+
+    A pruned trial stops after 2 iterations, a failed one after 1; a running one is at its 3rd.
+
+    Args:
+        statuses: One for each trial.
+        nan: Whether all values are NaN.
+    """
+    search = SearchSpace(SPACE if space is None else space)
+    settings: dict[str, Any] = {
+        "version": "1.0.0",
+        "seed": 1,
+        "space": search.describe(),
+        "metric": "loss" if asha else None,
+        "mode": "min" if asha else None,
+        "asha": None,
+        "n_trials": len(statuses) + (3 if state == "running" else 0),
+        "slots": slots,
+        "started_at": START,
+        "done_before": 0,
+    }
+    if asha:
+        settings["asha"] = {"metric": "loss", "mode": "min", "max_t": iterations, "rungs": [1, 4]}
+    layout = Layout(local_dir, name)
+    rng = np.random.default_rng(0)
+    with Database.open(layout.database, create=True) as database:
+        key = database.create_experiment(name, settings, START).id
+        records: list[Any] = []
+        for number, status in enumerate(statuses):
+            cfg = search.sample(rng)
+            records += build_trial(number, cfg, status, iterations, nan, slots)
+        database.write(key, [*records, StateRecord(state)])
+    return layout
+
+
+def build_trial(
+    number: int, cfg: dict[str, Any], status: Status, iterations: int, nan: bool, slots: int
+) -> list[Any]:
+    """The records of one trial; it takes 10 s, one after another in each slot."""
+    begin = START + 10.0 * (number // slots)
+    error = None
+    if status is Status.FAILED:
+        error = TrialError(
+            "ValueError", "the <b>rate</b>\nis too large", "Traceback\nValueError: x"
+        )
+    length = {Status.PRUNED: 2, Status.FAILED: 1, Status.RUNNING: 3}.get(status, iterations)
+    trial = TrialRecord(
+        number,
+        compute_trial_id(cfg, number),
+        number,
+        json.dumps(cfg),
+        Status.RUNNING,
+        slot=number % slots,
+        host=f"n{number % slots}",
+        start_time=begin,
+    )
+    reports = [
+        ReportRecord(
+            number,
+            1,
+            at,
+            {"loss": math.nan if nan else number + 1 / at, "val/acc": 1 - 1 / at},
+            begin + 10.0 * at / length,
+        )
+        for at in range(1, length + 1)
+    ]
+    if status is Status.RUNNING:
+        return [trial, *reports]
+    ended = TrialRecord(
+        **{
+            **{name: getattr(trial, name) for name in trial.__slots__},
+            "status": status,
+            "end_time": begin + 10.0,
+            "error": error,
+        }
+    )
+    return [trial, *reports, ended]
