@@ -36,7 +36,7 @@ fmt: $(VENV)/.made-test ## format, and fix what can be fixed by itself
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: ## this project and its peers side by side, into benchmarks/RESULTS.md; about an hour
+bench: ## this project and its peers side by side, into benchmarks/RESULTS.md; about half an hour
 	$(PYTHON) benchmarks/bench.py
 
 bench-quick: ## the same with smaller numbers and fewer peers; under five minutes once installed

@@ -37,8 +37,9 @@ class Peer:
         packages: What its virtual environment has; empty for the project itself.
         env: What tells the script which of its kinds is meant.
         n_trivial: Trials of `trivial` in a full run; `--quick` takes half.
-        n_readme: Trials of `readme`; 0 if it only has `trivial`.
-        n_readme_quick: The same for `--quick`, less for slow ones.
+        n_readme: Trials of `readme`, fewer for slow ones, whose share more would not change; 0 if
+            it only has `trivial`.
+        n_readme_quick: The same for `--quick`.
         reports: Whether it has reports with a verdict.
         is_quick: Whether `--quick` measures it too.
     """
@@ -59,7 +60,14 @@ OPTUNA = ("optuna==4.6.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
 
 PEERS = (
     Peer(results.OURS, "ours.py", n_trivial=1000),
-    Peer("slurm-sweeps 0.1.3", "original.py", ORIGINAL, n_trivial=20, n_readme_quick=20),
+    Peer(
+        "slurm-sweeps 0.1.3",
+        "original.py",
+        ORIGINAL,
+        n_trivial=20,
+        n_readme=50,
+        n_readme_quick=20,
+    ),
     Peer(
         "Optuna, in memory (threads)",
         "optuna_storages.py",
@@ -86,6 +94,7 @@ PEERS = (
         "submitit_local.py",
         ("submitit==1.5.3",),
         n_trivial=20,
+        n_readme=40,
         n_readme_quick=20,
         reports=False,
     ),
@@ -93,8 +102,8 @@ PEERS = (
         "Ray Tune",
         "ray_tune.py",
         ("ray[tune]==2.60.0", "numpy==2.4.6", "pandas==3.1.1"),
-        n_trivial=20,
-        n_readme=50,  # more take longer, its share stays
+        n_trivial=12,
+        n_readme=24,
         reports=False,
         is_quick=False,
     ),
@@ -103,7 +112,7 @@ PEERS = (
         "syne_tune_local.py",
         ("syne-tune[basic]==0.16.0", "numpy==2.4.6", "pandas==3.1.1"),
         n_trivial=20,
-        n_readme=50,
+        n_readme=30,
         reports=False,
         is_quick=False,
     ),
@@ -111,7 +120,8 @@ PEERS = (
         "HyperQueue, LocalCluster",
         "hyperqueue_local.py",
         ("hyperqueue==0.27.0", "cloudpickle==3.1.2"),
-        n_trivial=500,
+        n_trivial=100,
+        n_readme=60,
         reports=False,
         is_quick=False,
     ),
@@ -183,7 +193,7 @@ def measure_all(
     peers: list[Peer], pythons: dict[str, Path], quick: bool, rounds: int
 ) -> Iterator[Run]:
     """Take every measure, round by round, the peers in turn."""
-    history = 10_000 if quick else 100_000
+    history = 10_000 if quick else 30_000  # some peers take a minute to write them
     for measure, rows in (
         ("trivial", 0),
         ("readme", 0),

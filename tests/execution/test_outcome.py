@@ -40,6 +40,7 @@ FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError"}
         (COMPLETED, "prune", 0, False, "pruned"),
         (FAILED, "prune", 1, False, "pruned"),
         (None, "prune", -signal.SIGKILL, True, "pruned"),
+        (COMPLETED, "pause", 0, False, "pruned"),
         (None, "stop", -signal.SIGKILL, False, "interrupted"),
         (None, "stop", -signal.SIGTERM, False, "interrupted"),
         (None, "stop", 1, False, "failed"),

@@ -212,8 +212,11 @@ def test_a_report_goes_out_and_the_trial_goes_on(session: Session, peer: Peer) -
     assert (second["iteration"], repr(second["metrics"])) == (2, "{'loss': nan}")
 
 
-def test_a_pruned_trial_is_told_again_when_it_goes_on(session: Session, peer: Peer) -> None:
-    peer.answers = [[decide("prune")]]
+@pytest.mark.parametrize("word", ["prune", "pause"])
+def test_a_pruned_trial_is_told_again_when_it_goes_on(
+    session: Session, peer: Peer, word: str
+) -> None:
+    peer.answers = [[decide(word)]]
     peer.start()
     for iteration in (1, 2, 3):
         with pytest.raises(ss.TrialPruned, match="trial 0123456789ab is not among the best"):
@@ -221,7 +224,7 @@ def test_a_pruned_trial_is_told_again_when_it_goes_on(session: Session, peer: Pe
     hang_up(session, peer)
     # It is not asked about again, and the worker knows that it was told.
     assert [record["kind"] for record in peer.heard] == ["report", "told"]
-    assert peer.heard[1]["do"] == "prune"
+    assert peer.heard[1]["do"] == word
 
 
 def test_a_trial_told_to_stop_is_interrupted(session: Session, peer: Peer) -> None:

@@ -77,6 +77,20 @@ class Post:
     world_size: int
 
 
+def rehearse(post: Post) -> None:
+    """Walk most of the way to `train` and its first report, for nothing, while there is time.
+
+    A fork copies each page that it writes to, and in Python reading writes: the first steps of a
+    process take several times as long as the same steps would once more.
+    """
+    context = TrialContext("", 0, 1, Path(), post.rank, post.world_size)
+    Session(post.link, context, post.direct).rehearse()
+    context.directory.mkdir(exist_ok=True)
+    os.chdir(context.directory)
+    take_environment({"env": {}})
+    _redirect("stdout", os.devnull, 1)
+
+
 def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
     """Turn this process into the trial's, run `train`, tell the worker, end the process.
 
@@ -107,13 +121,7 @@ def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
 
 def encode_cfg(cfg: dict[str, Any]) -> Record:
     """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
-    import json
-
-    try:
-        same = is_same(json.loads(json.dumps(cfg)), cfg)
-    except (TypeError, ValueError):
-        same = False
-    if same:
+    if is_plain(cfg):
         return {"cfg": cfg}
     return {"cfg_pickle": base64.b64encode(cloudpickle.dumps(cfg)).decode()}
 
@@ -127,15 +135,14 @@ def decode_cfg(run: Record) -> dict[str, Any]:
     return cfg
 
 
-def is_same(a: Any, b: Any) -> bool:
-    """Whether two plain values are equal, in type too (True is not 1, a tuple is not a list)."""
-    if type(a) is not type(b):
-        return False
-    if type(a) is dict:
-        return list(a) == list(b) and all(is_same(a[key], b[key]) for key in a)
-    if type(a) is list:
-        return len(a) == len(b) and all(map(is_same, a, b))
-    return bool(a == b) or (a != a and b != b)
+def is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and is_plain(value[key]) for key in value)
+    if kind is list:
+        return all(map(is_plain, value))
+    return value is None or kind in (str, float, int, bool)
 
 
 def _take_place(context: TrialContext, run: Record) -> None:
@@ -194,7 +201,8 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
     if end["how"] == "failed":
         with contextlib.suppress(Exception):  # train may have closed it
             print(end["traceback"], file=sys.stderr)
-    _finish_process()
+    finish_process()
+    session.hang_up()
     return int(end.get("exit_code", 0)) & 0xFF
 
 
@@ -245,7 +253,7 @@ def _describe_message(error: BaseException) -> str:
         return "<its message can't be shown: __str__ failed>"
 
 
-def _finish_process() -> None:
+def finish_process() -> None:
     """Do what an interpreter does at its end, short of taking itself apart."""
     with contextlib.suppress(Exception):
         threading._shutdown()  # type: ignore[attr-defined] # waits for the threads of train

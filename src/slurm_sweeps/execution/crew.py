@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -256,8 +255,7 @@ class Crew:
             link.close_input()
         deadline = time.monotonic() + LEAVE_S
         for link in links:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                link.process.wait(max(0.0, deadline - time.monotonic()))
+            link.wait(max(0.0, deadline - time.monotonic()))
         for slot in self.slots:
             if slot.link is None:
                 continue

@@ -343,8 +343,7 @@ class Driver:
             "trial": number,
             "attempt": attempt,
             "iteration": iteration,
-            # For the trial there is no difference: it leaves, and may be started again.
-            "do": (Decision.PRUNE if decision is Decision.PAUSE else decision).value,
+            "do": decision.value,
         }
         link.answer(fd, answer)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, time.time()))

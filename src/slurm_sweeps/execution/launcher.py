@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ..errors import LaunchError
@@ -37,6 +39,13 @@ class Launcher(Protocol):
     @property
     def fresh_workers(self) -> bool:
         """Whether every trial gets a worker of its own."""
+        ...
+
+    def prepare(self, count: int | None) -> AbstractContextManager[None]:
+        """Begin to start the first `count` workers (None: all), where that costs nobody anything.
+
+        Those that nobody has asked for by the end of the context end with it.
+        """
         ...
 
     def start(self, slot: int) -> Link:
@@ -96,9 +105,27 @@ class LocalLauncher:
         self._gpus_per_trial = gpus_per_trial
         self._gpus = gpus
         self._host = socket.gethostname()
+        self._prepared: dict[int, Link] = {}
+
+    @contextlib.contextmanager
+    def prepare(self, count: int | None) -> Iterator[None]:
+        """Start as many workers as there are CPUs for them beside the driver, or one."""
+        try:
+            with contextlib.suppress(LaunchError):  # `start` will say it
+                wanted = self.slots if count is None else min(self.slots, count)
+                for slot in range(min(wanted, max(1, count_cpus() - 1))):
+                    self._prepared[slot] = self._launch(slot)
+            yield
+        finally:
+            for link in self._prepared.values():
+                link.end()
+            self._prepared.clear()
 
     def start(self, slot: int) -> Link:
         """Start a worker with a socket for the reports of its trials."""
+        return self._prepared.pop(slot, None) or self._launch(slot)
+
+    def _launch(self, slot: int) -> Link:
         mine, its = socket.socketpair()
         env = dict(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // self.slots)))

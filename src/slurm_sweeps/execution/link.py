@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,15 @@ class Link:
         with contextlib.suppress(OSError):
             if self.process.stdin is not None:
                 self.process.stdin.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the process to end by itself; for its output first, which tells it at once."""
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._stdout, 0)  # an end is told unasked
+        poll.poll(timeout_s * 1000)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, deadline - time.monotonic()))
 
     def end(self, grace_s: float = 0.0) -> int:
         """Close everything and return the process's exit code; kill it if it doesn't end in time.

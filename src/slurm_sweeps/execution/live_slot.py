@@ -17,6 +17,9 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
 
+_encode_json = json.JSONEncoder(default=describe_value).encode
+
+
 class SlotState(Enum):
     """What a slot is at."""
 
@@ -123,7 +126,7 @@ def build_trial_record(slot: LiveSlot, trial: TrialState, status: Status) -> Tri
         number=trial.number,
         trial_id=trial.trial_id,
         repetition=trial.repetition,
-        cfg_json=json.dumps(trial.cfg, default=describe_value),
+        cfg_json=_encode_json(trial.cfg),
         status=status,
         attempt=trial.attempt,
         lost_count=trial.lost_count,

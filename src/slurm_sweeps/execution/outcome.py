@@ -33,7 +33,7 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
 
     Args:
         said: What the trial said of its end, if it could.
-        told: "prune" or "stop" if it was told to leave.
+        told: "prune", "pause" or "stop" if it was told to leave.
         exit_code: Its exit status; negative is the number of the signal that ended it.
         oom: Whether the kernel's out-of-memory killer struck here while it ran.
 
@@ -41,7 +41,7 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
         `how` (completed, pruned, failed, lost, interrupted) with `exit_code`, `signal`,
         `error_type`, `message` and `traceback` where they apply.
     """
-    if told == "prune":
+    if told in ("prune", "pause"):
         return {"how": "pruned"}
     if said is not None:
         return said

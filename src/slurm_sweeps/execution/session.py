@@ -15,6 +15,7 @@ Only the standard library is imported here: every trial pays for what this modul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -108,6 +109,18 @@ class Session:
         if os.getpid() == self._pid:
             self._tell_worker(record)
 
+    def hang_up(self) -> None:
+        """Tell the worker that nothing more comes: all that is left of this process is its exit."""
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):  # train may have closed it
+                self._link.shutdown(socket.SHUT_WR)
+
+    def rehearse(self) -> None:
+        """Do what `log` does, short of sending it."""
+        report = self._describe_report(check_iteration(0), check_metrics({"loss": 0.0}))
+        with self._lock:
+            Decoder().feed(encode(report))
+
     def _tell_worker(self, record: Record) -> None:
         """Say something that needs no answer; a worker that is gone is no error here."""
         try:
@@ -132,7 +145,7 @@ class Session:
         return self._decisions.popleft()
 
     def _follow(self, decision: Record) -> None:
-        if decision["do"] == "prune":
+        if decision["do"] in ("prune", "pause"):
             self._verdict = TrialPruned
         elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
             self._stop_asked = self.was_told_to_stop = True

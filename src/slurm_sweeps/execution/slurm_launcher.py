@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import LaunchError
 from ..storage.layout import Layout
@@ -43,6 +44,10 @@ class SlurmLauncher:
     def get_nodes(self, slot: int) -> tuple[str, ...]:
         """Name the nodes that a slot is on."""
         return self._slots[slot].nodes
+
+    def prepare(self, count: int | None) -> AbstractContextManager[None]:
+        """Nothing: a step is only asked for when it is needed."""
+        return nullcontext()
 
     def start(self, slot: int) -> Link:
         """Start a slot's step; what srun has to say comes over its streams."""

@@ -131,7 +131,10 @@ class Spawner:
                 if fd > 2:
                     os.close(fd)
             post = attempt.Post(link, nest.direct, nest.rank, nest.world_size)
-            attempt.run_attempt(post, run or _wait_for_run(link), nest.train)
+            if run is None:
+                attempt.rehearse(post)
+                run = _wait_for_run(link)
+            attempt.run_attempt(post, run, nest.train)
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
         finally:
@@ -174,11 +177,14 @@ def _reset_signals() -> None:
 
 
 def _wait_for_run(link: socket.socket) -> Record:
-    """Wait for the worker to say what to run; end if there is nothing any more."""
+    """Wait for the worker to say what to run; end if there is nothing any more.
+
+    What it says next, a request to stop perhaps, stays in the socket for the session.
+    """
     decoder = Decoder()
     while True:
-        data = link.recv(65536)
+        data = link.recv(65536, socket.MSG_PEEK)
         if not data:
             os._exit(0)
-        for record in decoder.feed(data):
+        for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
             return record

@@ -47,7 +47,8 @@ class RunningTrial:
     link: socket.socket
     decoder: Decoder
     said: Record | None = None  # how it ended, by its own account
-    told: str | None = None  # "prune" or "stop": what it was told to do
+    is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
+    told: str | None = None  # "prune", "pause" or "stop": what it was told to do
     ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
     deadline: float | None = None  # when to go further
     awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
@@ -79,6 +80,7 @@ class Worker:
         self._world_size = world_size
         self._direct = direct
         self._decoder = Decoder()
+        self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
@@ -151,8 +153,16 @@ class Worker:
         if not data:
             self._gone = True
             return
-        for record in self._decoder.feed(data):
-            kind = record["kind"]
+        self._heard.extend(self._decoder.feed(data))
+        self._follow_driver()
+
+    def _follow_driver(self) -> None:
+        """Do what the driver said, in order; a `run` waits until the trial before has exited."""
+        while self._heard:
+            kind = self._heard[0]["kind"]
+            if kind == "run" and self._trial is not None and self._trial.is_told_of:
+                return
+            record = self._heard.popleft()
             if kind == "decision":
                 self._pass_decision(record)
             elif kind == "run":
@@ -228,7 +238,7 @@ class Worker:
 
     def _note_told(self, trial: RunningTrial, do: str) -> None:
         """Remember that a trial was told to leave, and from when on it is made to."""
-        if do == "go_on" or trial.told == "prune":
+        if do == "go_on" or trial.told in ("prune", "pause"):
             return
         trial.told = do
         self._set_deadline(trial, "asked", self._init["prune_grace_s"])
@@ -272,6 +282,7 @@ class Worker:
             data = b""
         if not data:
             self._poll.unregister(trial.link)
+            self._end_early(trial)
             return
         self._take_records(trial, data)
         if trial.said is not None and trial.ending is None:
@@ -345,8 +356,25 @@ class Worker:
         outcome.kill_children(None if spare is None else spare.pid)
         self._drain(trial)
         self._trial = None
-        oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
-        end = outcome.judge(trial.said, trial.told, exit_code, oom)
+        if not trial.is_told_of:
+            oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
+            self._tell_end(trial, outcome.judge(trial.said, trial.told, exit_code, oom))
+        self._follow_driver()
+
+    def _end_early(self, trial: RunningTrial) -> None:
+        """Tell the end of a trial that has nothing left to do but to exit.
+
+        The kernel takes its time for that; meanwhile the driver finds the next trial. One that may
+        be started again, perhaps in another slot, must have gone before that is known.
+        """
+        said = trial.said
+        if said is None or said["how"] not in ("completed", "pruned"):
+            return
+        if trial.told != "pause" and not self._init.get("fresh"):
+            trial.is_told_of = True
+            self._tell_end(trial, outcome.judge(said, trial.told, 0, False))
+
+    def _tell_end(self, trial: RunningTrial, end: Record) -> None:
         if self._world_size > 1:  # the driver looks which rank was the first
             end = {"at": time.time(), **end}
         number = trial.run["number"]
@@ -386,6 +414,8 @@ def main(arguments: Record) -> None:
     os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
     socket_to_driver = None if direct is None else socket.socket(fileno=direct)
     Worker(channel_in, channel_out, rank, world_size, socket_to_driver).serve()
+    attempt.finish_process()
+    os._exit(0)  # the driver waits: an interpreter takes its time to take itself apart
 
 
 def trial_main(arguments: Record) -> None:

@@ -52,6 +52,12 @@ class Claim:
         self._restore = restore
         self._overwrite = overwrite
         self._describe_settings = describe_settings
+        self._exists = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the experiment begins anew, as far as `check` or the last `hold` could tell."""
+        return self._overwrite or not self._exists
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
@@ -60,10 +66,10 @@ class Claim:
             return
         try:
             with Database.open(self._layout.database, read_only=True) as database:
-                exists = self._is_in(database)
+                self._exists = self._is_in(database)
         except EmptyDatabaseError:  # a driver was killed, or the disk full, as it was made
-            exists = False
-        self._check_claim(exists)
+            self._exists = False
+        self._check_claim(self._exists)
 
     def _is_in(self, database: Database) -> bool:
         return any(found.name == self._name for found in database.experiments())
@@ -117,11 +123,12 @@ class Claim:
                 record = database.experiment(self._name)
                 key = record.id
                 self._restore, self._overwrite = True, False  # a further run goes on from here
+                self._exists = True
                 yield database, record, owner
             except (TrainError, LaunchError):
                 if not database.trials(key):  # nothing came of it: it must not stand in the way
                     database.delete_experiment(self._name)
-                    self._restore = asked
+                    self._restore, self._exists = asked, False
                 raise
             finally:
                 # One that can't be given back is taken from a process that has ended.

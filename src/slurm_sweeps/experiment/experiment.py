@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -209,7 +210,10 @@ class Experiment:
         )
         train = pickle_train(self._train)
         stopped_by = None
-        with self._claim.hold(view.notify) as (database, record, owner):
+        # A worker takes as long to start as the database to be opened and begun in. One that is
+        # there may have nothing left to do.
+        ahead = launcher.prepare(cfg.n_trials) if self._claim.is_new else nullcontext()
+        with ahead, self._claim.hold(view.notify) as (database, record, owner):
             sweep = self._search.build_sweep(database, record, cfg, launcher.slots)
             if not sweep.is_done:
                 parts = _Parts(sweep, launcher, database, record, owner, view, train)
