@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+import signal
 import sqlite3
 import threading
 from pathlib import Path
@@ -106,6 +108,55 @@ def test_names_that_can_not_be_a_folders(tmp_path: Path, name: str, fault: str) 
     with refuse(ss.UsageError, repr(name)):
         ss.Result(name, tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_two_drivers_that_begin_at_the_same_moment(tmp_path: Path, scripts: Scripts) -> None:
+    """One comes just when the other has found that there is no such experiment yet."""
+    rival = """
+    import sys, time
+    import slurm_sweeps as ss
+    def train(cfg):
+        ss.log({"loss": 1}, 1)
+        time.sleep(600)
+    ss.Experiment(train, {}, "mine", "out").run()
+    """
+    with contextlib.ExitStack() as stack:
+
+        class Plan:
+            metric = "loss"
+
+            @property
+            def mode(self) -> str:  # asked for when the settings of a new experiment are made
+                if not (scripts.folder / "out" / "mine").exists():
+                    stack.enter_context(scripts.start(rival))
+                    scripts.wait_for_file("out/mine/*/stdout.log")
+                return "min"
+
+            def build_pruner(self) -> Any:
+                return ss.ASHA("loss", "min").build_pruner()
+
+        driver = build(tmp_path, local_dir=tmp_path / "out", restore="auto", asha=Plan())
+        with refuse(ss.ExperimentLockedError, "'mine'", "is in use by another driver"):
+            driver.run(summary_interval_in_sec=60)
+    scripts.wait_until_gone(60)
+
+
+def test_overwriting_that_was_killed_half_way(tmp_path: Path, scripts: Scripts) -> None:
+    """The experiment's files are gone, its rows may still be there: it can be overwritten."""
+    run_one(tmp_path)
+    script = f"""
+    import os, shutil, signal
+    import slurm_sweeps as ss
+    remove = shutil.rmtree
+    def remove_and_die(*args, **kwargs):
+        remove(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    shutil.rmtree = remove_and_die
+    ss.Experiment(print, {{}}, "mine", {str(tmp_path)!r}, overwrite=True).run()
+    """
+    scripts.run(script, code=-signal.SIGKILL)
+    assert not (tmp_path / "mine").exists()
+    assert len(run_one(tmp_path, overwrite=True).trials) == 1
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:

@@ -127,13 +127,6 @@ def test_memory_that_slurm_does_not_count_is_unknown() -> None:
     assert [node.mem_mb for node in allocation.nodes] == [None, None]
 
 
-def test_nodes_are_found_by_name() -> None:
-    allocation = load_allocation("unlike_nodes")
-    assert allocation.find_node("s1").cpus == 64
-    with pytest.raises(KeyError):
-        allocation.find_node("n2")
-
-
 def test_lines_per_node_are_read() -> None:
     found = parse_job_nodes(read_job("gpus_uneven")[1])
     assert {name: node.mem_mb for name, node in found.items()} == {"n1": 16384, "n2": 4096}

@@ -122,6 +122,18 @@ def test_the_folder_becomes_the_users_own(tmp_path: Path) -> None:
     assert os.listdir(folder) == ["train.pkl"]
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+def test_what_was_written_can_be_read_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "experiment" / "train.pkl"
+    before = os.umask(umask)
+    try:
+        write_train(pickle_train(len), path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_train(path) is len
+
+
 @pytest.mark.parametrize("build", [threading.Lock, lambda: (i for i in ())])
 def test_what_can_not_travel_is_named(build: Callable[[], Any]) -> None:
     thing = build()

@@ -98,10 +98,11 @@ def open_(path: str, _: str) -> None:
     """Open or make a database, write to it, and say what came of it."""
     from slurm_sweeps.errors import StorageError
     from slurm_sweeps.storage.database import Database
+    from slurm_sweeps.storage.records import StateRecord
 
     try:
         with Database.open(path, create=True, timeout_s=0.1) as database:
-            database.set_state(1, "running")
+            database.write(1, [StateRecord("running")])
             print("fine", flush=True)
     except StorageError as error:
         print(type(error).__name__, error, flush=True)

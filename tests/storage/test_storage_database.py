@@ -184,7 +184,7 @@ def test_state_and_settings_change() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {"n_trials": 1}, 0.0).id
 
-        database.set_state(key, "running")
+        database.write(key, [StateRecord("running")])
         database.set_settings(key, {"n_trials": 2})
         assert database.experiment("a").state == "running"
         assert database.experiment("a").settings == {"n_trials": 2}

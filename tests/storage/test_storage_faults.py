@@ -21,6 +21,7 @@ from slurm_sweeps.errors import StorageError
 from slurm_sweeps.storage import writer as writer_module
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.faults import VFS_VARIABLE, DatabaseBusyError, find_lock_refusal
+from slurm_sweeps.storage.records import StateRecord
 from slurm_sweeps.storage.writer import Writer
 
 WAIT_S = 60.0  # how long a test waits for what must come
@@ -328,4 +329,4 @@ def test_what_can_not_be_written_can_be_read(read_only_folder: Path) -> None:
         Database.open(path) as database,
         pytest.raises(StorageError, match="can't be written; check the permissions"),
     ):
-        database.set_state(1, "running")
+        database.write(1, [StateRecord("running")])

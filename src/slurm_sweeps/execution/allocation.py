@@ -97,13 +97,6 @@ class Allocation:
     has_gres: bool = False
     notices: tuple[str, ...] = ()
 
-    def find_node(self, name: str) -> Node:
-        """Give the node of this name; `KeyError` if the job has none."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
-
 
 def parse_allocation(
     env: Mapping[str, str], job_text: str = "", node_text: str = ""

@@ -27,6 +27,7 @@ from typing import Any, cast
 import cloudpickle
 
 from ..errors import StorageError, TrainError
+from ..storage.layout import build_draft_path
 
 Train = Callable[[dict[str, Any]], Any]
 
@@ -67,8 +68,10 @@ def write_train(data: bytes, path: Path) -> None:
 def _write(data: bytes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data)
+    temporary = build_draft_path(path)
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)  # whatever the umask: `read_train` is strict
+        file.write(data)
     temporary.replace(path)
 
 

@@ -96,7 +96,7 @@ class Claim:
 
     def _find_foreign_file(self) -> Path | None:
         """Find a file in the experiment's folder that a run without any trial has not left."""
-        own = {self._layout.train.name, self._layout.slots.name}
+        own = {path.name for path in self._layout.without_trials}
         try:
             files = sorted(self._layout.folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -110,16 +110,11 @@ class Claim:
         """Open the database and hold the experiment's lease."""
         owner = build_owner(os.environ.get("SLURM_JOB_ID"))
         with Database.open(self._layout.database, create=True) as database:
-            exists = self._is_in(database)
-            self._check_claim(exists)
-            if not exists:
-                database.create_experiment(self._name, self._describe_settings(), time.time())
-            self._acquire(database, owner, notify)
+            exists = self._take(database, owner, notify)
             key, asked = database.experiment(self._name).id, self._restore
             try:
                 if exists and self._overwrite:
-                    self._delete(database)
-                    self._acquire(database, owner, notify)
+                    self._replace(database, owner)
                 record = database.experiment(self._name)
                 key = record.id
                 self._restore, self._overwrite = True, False  # a further run goes on from here
@@ -134,6 +129,23 @@ class Claim:
                 # One that can't be given back is taken from a process that has ended.
                 with contextlib.suppress(StorageError):
                     database.release_lease(key, owner)
+
+    def _take(self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]) -> bool:
+        """Take the experiment, a new one if there is none; tell whether there was one."""
+        while True:  # another driver may come or go between a look and what follows from it
+            exists = self._is_in(database)
+            self._check_claim(exists)
+            with contextlib.suppress(ExperimentExistsError, ExperimentNotFoundError):
+                if exists:
+                    self._acquire(database, owner, notify)
+                else:
+                    self._create(database, owner)
+                return exists
+
+    def _create(self, database: Database, owner: LeaseOwner, replace: bool = False) -> None:
+        database.create_experiment(
+            self._name, self._describe_settings(), time.time(), owner=owner, replace=replace
+        )
 
     def _acquire(
         self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]
@@ -155,7 +167,7 @@ class Claim:
                 f"{before.pid}{job})"
             )
 
-    def _delete(self, database: Database) -> None:
-        database.delete_experiment(self._name)
+    def _replace(self, database: Database, owner: LeaseOwner) -> None:
+        # The folder first: without its rows it would be taken for somebody else's.
         shutil.rmtree(self._layout.folder, ignore_errors=True)
-        database.create_experiment(self._name, self._describe_settings(), time.time())
+        self._create(database, owner, replace=True)

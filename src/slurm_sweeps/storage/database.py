@@ -41,7 +41,7 @@ from .records import (
     Request,
     TrialRecord,
 )
-from .writing import write_records, write_state
+from .writing import write_records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,21 +126,34 @@ class Database:
     # Experiments
 
     def create_experiment(
-        self, name: str, settings: Mapping[str, Any], now: float, state: str = "created"
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        now: float,
+        state: str = "created",
+        *,
+        owner: LeaseOwner | None = None,
+        replace: bool = False,
     ) -> ExperimentRecord:
-        """Add an experiment.
+        """Add an experiment, in one transaction with all that is asked for.
 
         Args:
             name: Its name; see `layout.check_name`.
             settings: What to write down about it; JSON-able.
             now: The time, seconds since 1970.
             state: Its first state.
+            owner: The driver that takes it.
+            replace: Remove what there is of this name.
 
         Raises:
             ExperimentExistsError: There is one of this name.
         """
         with self._writing() as connection:
-            experiments.add_experiment(connection, self.path, name, settings, now, state)
+            if replace:
+                experiments.delete_experiment(connection, self.path, name)
+            key = experiments.add_experiment(connection, self.path, name, settings, now, state)
+            if owner is not None:
+                experiments.take_lease(connection, key, owner, now)
         return self.experiment(name)
 
     def experiments(self) -> list[ExperimentRecord]:
@@ -157,11 +170,6 @@ class Database:
         with self._reading() as connection:
             return experiments.read_experiment(connection, self.path, name)
 
-    def set_state(self, experiment_id: int, state: str) -> None:
-        """Change the state of an experiment."""
-        with self._writing() as connection:
-            write_state(connection, experiment_id, state)
-
     def set_settings(self, experiment_id: int, settings: Mapping[str, Any]) -> None:
         """Replace the settings of an experiment."""
         with self._writing() as connection:
@@ -174,9 +182,8 @@ class Database:
             ExperimentNotFoundError: There is none of this name.
         """
         with self._writing() as connection:
-            experiment = experiments.read_experiment(connection, self.path, name)
-            experiments.delete_experiment(connection, experiment.id)
-        self._metric_ids.pop(experiment.id, None)
+            experiments.delete_experiment(connection, self.path, name)
+        self._metric_ids.clear()
 
     # Records
 

@@ -34,18 +34,19 @@ def add_experiment(
     settings: Mapping[str, Any],
     now: float,
     state: str,
-) -> None:
-    """Add an experiment, or raise ExperimentExistsError."""
+) -> int:
+    """Add an experiment and return its key, or raise ExperimentExistsError."""
     if connection.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
         raise ExperimentExistsError(
             f"experiment {name!r} is stored in {path} already; go on with it by restore=True, "
             "replace it by overwrite=True, or choose another name"
         )
-    connection.execute(
+    added = connection.execute(
         "INSERT INTO experiments (name, created_at, updated_at, state, settings) "
         "VALUES (?, ?, ?, ?, ?)",
         (name, now, now, state, json.dumps(dict(settings))),
     )
+    return int(added.lastrowid or 0)
 
 
 def read_experiments(connection: sqlite3.Connection) -> list[ExperimentRecord]:
@@ -86,11 +87,12 @@ def write_settings(
     )
 
 
-def delete_experiment(connection: sqlite3.Connection, experiment_id: int) -> None:
-    """Remove an experiment and all that belongs to it."""
+def delete_experiment(connection: sqlite3.Connection, path: Path, name: str) -> None:
+    """Remove an experiment and all that belongs to it, or raise ExperimentNotFoundError."""
+    key = read_experiment(connection, path, name).id
     for table in TABLES_BY_DEPENDENCE:
-        connection.execute(f"DELETE FROM {table} WHERE experiment_id = ?", (experiment_id,))
-    connection.execute("DELETE FROM experiments WHERE id = ?", (experiment_id,))
+        connection.execute(f"DELETE FROM {table} WHERE experiment_id = ?", (key,))
+    connection.execute("DELETE FROM experiments WHERE id = ?", (key,))
 
 
 def format_not_found(name: str, path: Path, names: Sequence[str]) -> str:

@@ -147,6 +147,11 @@ class Layout:
         """The folder of the slots' logs."""
         return self.folder / "slots"
 
+    @property
+    def without_trials(self) -> tuple[Path, ...]:
+        """What the experiment's folder may hold before its first trial has begun."""
+        return (self.train, build_draft_path(self.train), self.report, self.slots)
+
     def slot_log(self, slot: int) -> Path:
         """What a slot's worker, its launcher and the site's prologues printed."""
         return self.slots / f"slot-{slot}.log"
@@ -154,6 +159,11 @@ class Layout:
     def trial(self, trial_id: str) -> TrialLayout:
         """The files of one trial."""
         return TrialLayout(self.folder / trial_id)
+
+
+def build_draft_path(path: Path) -> Path:
+    """Name a file while it is written, before it is renamed to `path`."""
+    return path.with_name(f"{path.name}.new")
 
 
 def build_database_path(local_dir: str | os.PathLike[str]) -> Path:
