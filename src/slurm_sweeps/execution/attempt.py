@@ -85,8 +85,9 @@ def rehearse(post: Post) -> None:
     """
     context = TrialContext("", 0, 1, Path(), post.rank, post.world_size)
     Session(post.link, context, post.direct).rehearse()
-    context.directory.mkdir(exist_ok=True)
-    os.chdir(context.directory)
+    with contextlib.suppress(OSError):  # the folder that the sweep was started in may be gone
+        context.directory.mkdir(exist_ok=True)
+        os.chdir(context.directory)
     take_environment({"env": {}})
     _redirect("stdout", os.devnull, 1)
 

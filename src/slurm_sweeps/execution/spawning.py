@@ -2,7 +2,8 @@
 
 While a trial runs, the process of the next one is forked already and waits on its socket for what
 to run. A fork, with the pages that a Python process copies in its first moments, takes 2 to 3 ms;
-done ahead, it costs the slot nothing between two trials.
+done ahead, it costs the slot nothing between two trials. It isn't done at once, for the trial that
+begins copies pages too; but at the latest when that has said how it ended.
 
 Where forking isn't safe (`find_fork_hazard`), each trial gets a fresh interpreter when it begins.
 """
@@ -76,23 +77,27 @@ class Spawner:
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
+        is_due: Whether it is to be forked yet: once for each trial, whatever becomes of it.
     """
 
     def __init__(self, nest: Nest) -> None:
         self.spare: Child | None = None
+        self.is_due = nest.train is not None
         self._nest = nest
         self._libc = attempt.load_libc()
         for fd in (1, 2):
             attempt.open_stream(fd)  # once, ahead, instead of in every fork
 
     def prepare(self) -> None:
-        """Fork the process of the next trial, unless it is there or forking isn't safe."""
-        if self.spare is None and self._nest.train is not None:
+        """Fork the process of the next trial, unless that was done or forking isn't safe."""
+        if self.is_due:
+            self.is_due = False
             self.spare = self._spawn(None)
 
     def start(self, run: Record) -> Child:
         """Start a trial in the process that waits for it, or in a new one."""
         child, self.spare = self.spare, None
+        self.is_due = self._nest.train is not None
         if child is None:
             return self._spawn(run)
         try:

@@ -26,33 +26,20 @@ import time
 import traceback
 import warnings
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import attempt, outcome, train_function
 from .messages import Decoder, Record, encode, encode_parts
+from .running_trial import RunningTrial
 from .spawning import WARNINGS, Nest, Spawner
 
 if TYPE_CHECKING:
     from .place import StepPlace
 
 
-@dataclass(slots=True)
-class RunningTrial:
-    """The attempt that this worker runs now."""
-
-    run: Record
-    pid: int
-    link: socket.socket
-    decoder: Decoder
-    said: Record | None = None  # how it ended, by its own account
-    is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
-    told: str | None = None  # "prune", "pause" or "stop": what it was told to do
-    ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
-    deadline: float | None = None  # when to go further
-    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
-    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
+#: How long a trial has the CPU for itself before the process of the next is forked, in ms.
+FORK_DELAY_MS = 3.0
 
 
 class Worker:
@@ -98,7 +85,10 @@ class Worker:
         self._poll.register(self._wake, select.POLLIN)
         self._say_hello()
         while not self._gone:
-            for fd, _ in self._poll.poll(self._poll_timeout_ms()):
+            events = self._poll.poll(self._poll_timeout_ms())
+            if not events:
+                self._prepare_next()
+            for fd, _ in events:
                 if fd == self._in:
                     self._hear_driver()
                 elif fd == self._wake:
@@ -223,14 +213,13 @@ class Worker:
         self._trial = RunningTrial(run, child.pid, child.link, Decoder())
         self._poll.register(child.link, select.POLLIN)
         self._send({"kind": "started", "trial": run["number"], "pid": child.pid})
-        self._spawner.prepare()
 
     def _pass_decision(self, decision: Record) -> None:
         trial = self._trial
         if trial is None or decision["trial"] != trial.run["number"]:
             return
         if self._rank == 0:
-            self._tell_trial(trial, decision)
+            trial.tell(decision)
             return
         trial.decisions.append(decision)
         self._answer(trial)
@@ -241,7 +230,7 @@ class Worker:
         if do == "go_on" or trial.told in ("prune", "pause"):
             return
         trial.told = do
-        self._set_deadline(trial, "asked", self._init["prune_grace_s"])
+        trial.set_deadline("asked", self._init["prune_grace_s"])
 
     def _answer(self, trial: RunningTrial) -> None:
         """In ranks other than 0: give the trial the decision that it waits for, once it is there.
@@ -252,23 +241,15 @@ class Worker:
             decision = trial.decisions.popleft()
             if decision["iteration"] >= trial.awaits or decision["do"] != "go_on":
                 trial.awaits = None
-                self._tell_trial(trial, decision)
+                trial.tell(decision)
 
     def _ask_to_stop(self, stop: Record) -> None:
         trial = self._trial
         if trial is None or stop["trial"] != trial.run["number"]:
             return
         trial.told = trial.told or "stop"
-        self._tell_trial(trial, {"kind": "stop"})
-        self._set_deadline(trial, "asked", stop["grace_s"])
-
-    def _tell_trial(self, trial: RunningTrial, record: Record) -> None:
-        try:
-            trial.link.setblocking(True)
-            trial.link.sendall(encode(record))
-            trial.link.setblocking(False)
-        except OSError:  # it has ended, or closed the socket; its end is seen elsewhere
-            return
+        trial.tell({"kind": "stop"})
+        trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------
 
@@ -285,8 +266,10 @@ class Worker:
             self._end_early(trial)
             return
         self._take_records(trial, data)
-        if trial.said is not None and trial.ending is None:
-            self._set_deadline(trial, "asked", self._init["exit_grace_s"])
+        if trial.said is not None:
+            self._prepare_next()
+            if trial.ending is None:
+                trial.set_deadline("asked", self._init["exit_grace_s"])
 
     def _take_records(self, trial: RunningTrial, data: bytes) -> None:
         for record in trial.decoder.feed(data):
@@ -303,15 +286,18 @@ class Worker:
 
     # --- how a trial ends ---------------------------------------------------------------------
 
-    def _set_deadline(self, trial: RunningTrial, ending: str, wait_s: float) -> None:
-        if trial.ending in (None, "asked") or ending != "asked":
-            trial.ending = ending
-            trial.deadline = time.monotonic() + wait_s
-
     def _poll_timeout_ms(self) -> float | None:
-        if self._trial is None or self._trial.deadline is None:
-            return None
-        return max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1)
+        wait_ms = None
+        if self._trial is not None and self._trial.deadline is not None:
+            wait_ms = max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1)
+        if self._spawner is not None and self._spawner.is_due:
+            wait_ms = min(wait_ms or FORK_DELAY_MS, FORK_DELAY_MS)
+        return wait_ms
+
+    def _prepare_next(self) -> None:
+        """Fork the process of the next trial, if that is to be done."""
+        if self._spawner is not None:
+            self._spawner.prepare()
 
     def _go_further(self) -> None:
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
@@ -319,18 +305,11 @@ class Worker:
         if trial is None or trial.deadline is None or time.monotonic() < trial.deadline:
             return
         if trial.ending == "asked":
-            self._set_deadline(trial, "TERM", self._init["term_grace_s"])
-            self._signal_trial(trial, signal.SIGTERM)
+            trial.set_deadline("TERM", self._init["term_grace_s"])
+            trial.signal(signal.SIGTERM)
         else:
-            self._set_deadline(trial, "KILL", 1.0)
-            self._signal_trial(trial, signal.SIGKILL)
-
-    def _signal_trial(self, trial: RunningTrial, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(trial.pid, number)
-        if number == signal.SIGKILL:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(trial.pid, number)
+            trial.set_deadline("KILL", 1.0)
+            trial.signal(signal.SIGKILL)
 
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
@@ -397,7 +376,7 @@ class Worker:
     def _abandon(self) -> None:
         """The driver is gone: nothing may stay behind."""
         if self._trial is not None:
-            self._signal_trial(self._trial, signal.SIGKILL)
+            self._trial.signal(signal.SIGKILL)
         outcome.kill_children()
 
 
