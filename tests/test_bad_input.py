@@ -120,6 +120,7 @@ def test_two_drivers_that_begin_at_the_same_moment(tmp_path: Path, scripts: Scri
         time.sleep(600)
     ss.Experiment(train, {}, "mine", "out").run()
     """
+    is_told = False
     with contextlib.ExitStack() as stack:
 
         class Plan:
@@ -127,7 +128,7 @@ def test_two_drivers_that_begin_at_the_same_moment(tmp_path: Path, scripts: Scri
 
             @property
             def mode(self) -> str:  # asked for when the settings of a new experiment are made
-                if not (scripts.folder / "out" / "mine").exists():
+                if is_told and not (scripts.folder / "out" / "mine").exists():
                     stack.enter_context(scripts.start(rival))
                     scripts.wait_for_file("out/mine/*/stdout.log")
                 return "min"
@@ -136,26 +137,29 @@ def test_two_drivers_that_begin_at_the_same_moment(tmp_path: Path, scripts: Scri
                 return ss.ASHA("loss", "min").build_pruner()
 
         driver = build(tmp_path, local_dir=tmp_path / "out", restore="auto", asha=Plan())
+        is_told = True
         with refuse(ss.ExperimentLockedError, "'mine'", "is in use by another driver"):
             driver.run(summary_interval_in_sec=60)
     scripts.wait_until_gone(60)
 
 
-def test_overwriting_that_was_killed_half_way(tmp_path: Path, scripts: Scripts) -> None:
-    """The experiment's files are gone, its rows may still be there: it can be overwritten."""
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_overwriting_that_was_killed_half_way(tmp_path: Path, scripts: Scripts, when: str) -> None:
+    """When the experiment's files were to be deleted, and when they had been."""
     run_one(tmp_path)
     script = f"""
     import os, shutil, signal
     import slurm_sweeps as ss
     remove = shutil.rmtree
     def remove_and_die(*args, **kwargs):
-        remove(*args, **kwargs)
+        if {when!r} == "after":
+            remove(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)
     shutil.rmtree = remove_and_die
     ss.Experiment(print, {{}}, "mine", {str(tmp_path)!r}, overwrite=True).run()
     """
     scripts.run(script, code=-signal.SIGKILL)
-    assert not (tmp_path / "mine").exists()
+    assert (tmp_path / "mine").exists() == (when == "before")
     assert len(run_one(tmp_path, overwrite=True).trials) == 1
 
 
