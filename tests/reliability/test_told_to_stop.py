@@ -85,6 +85,75 @@ def test_a_second_ctrl_c_ends_it_at_once(make_script: MakeScript) -> None:
     assert "Traceback" not in script.printed()
 
 
+BEGIN = """
+import os, signal
+import slurm_sweeps as ss
+
+class Train:
+    def __call__(self, cfg):
+        ss.log({"loss": cfg["x"]}, 1)
+    def __reduce__(self):  # before the first worker
+        for name in os.environ.get("SIGNALS", "").split():
+            os.kill(os.getpid(), getattr(signal, name))
+        return Train, ()
+
+if __name__ == "__main__":
+    ss.Experiment(Train(), {"x": ss.Uniform(0, 1)}, "sweep", "out", restore="auto").run(3)
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130), ("SIGINT SIGINT", 130)]
+)
+def test_a_signal_before_the_first_worker(make_script: MakeScript, signals: str, code: int) -> None:
+    script = make_script("sweep", BEGIN)
+    said = script.run(code, SIGNALS=signals)
+    assert "Traceback" not in said
+    assert (f"{signals}: starting nothing new; 0 running trials" in said) == (" " not in signals)
+    assert read_trials(script.database) == []
+    assert "went on" in script.run()
+    assert [trial.status for trial in read_trials(script.database)] == [Status.COMPLETED] * 3
+
+
+END = """
+import os, signal
+import slurm_sweeps as ss
+from slurm_sweeps.storage.writer import Writer
+
+flush = Writer.flush
+def flush_when_told(self):
+    for name in os.environ.get("SIGNALS", "").split():
+        os.kill(os.getpid(), getattr(signal, name))
+    flush(self)
+Writer.flush = flush_when_told
+
+def train(cfg):
+    ss.log({"loss": cfg["x"]}, 1)
+
+if __name__ == "__main__":
+    ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", "out", restore="auto").run(3)
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130), ("SIGINT SIGINT", 130)]
+)
+def test_a_signal_during_the_last_flush(make_script: MakeScript, signals: str, code: int) -> None:
+    """All is kept, the script ends as it was told, and goes on from there."""
+    script = make_script("sweep", END)
+    said = script.run(code, SIGNALS=signals)
+    assert "Traceback" not in said
+    assert "went on" not in said
+    assert (f"{signals}: the sweep was over already" in said) == (" " not in signals)
+    trials = read_trials(script.database)
+    assert [trial.status for trial in trials] == [Status.COMPLETED] * 3
+    assert [len(curve) for curve in read_curves(script.database).values()] == [1] * 3
+    assert "went on" in script.run()
+    assert read_trials(script.database) == trials
+
+
 def test_a_term_to_a_trial_that_nobody_told_to_stop(make_script: MakeScript) -> None:
     """As Slurm's, which reaches trials before the driver can say anything: not lost, run again."""
     script = make_script("sweep", TRAIN, TRAIN="log_until_told")

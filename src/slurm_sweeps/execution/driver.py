@@ -142,8 +142,11 @@ class Driver:
         self._kill_at = float("inf")
         self.stopped_by: str | None = None
 
-    def run(self) -> None:
+    def run(self, signals: StopSignals) -> None:
         """Run the sweep until it is done, or until this process is told to stop.
+
+        Args:
+            signals: Entered: what tells it to stop, from before it began too.
 
         Raises:
             SweepFailedError: Going on makes no sense, or no slot is left.
@@ -151,20 +154,19 @@ class Driver:
             LaunchError: No worker could be started.
             StorageError: Writing has failed for good.
         """
-        with StopSignals() as signals:
-            self._selector.register(signals.fd, selectors.EVENT_READ, None)
-            try:
-                while not self._is_done():
-                    self._tick(signals)
-                    wait_s = 0.01 if self._crew.has_unsent() else TICK_S
-                    for key, _ in self._selector.select(wait_s):
-                        if key.data is not None:
-                            self._hear(key.data, key.fd)
-            finally:
-                self._studies.close()
-                self._crew.dismiss()
-                self._selector.close()
-                self._tell_malformed()
+        self._selector.register(signals.fd, selectors.EVENT_READ, None)
+        try:
+            while not self._is_done():
+                self._tick(signals)
+                wait_s = 0.01 if self._crew.has_unsent() else TICK_S
+                for key, _ in self._selector.select(wait_s):
+                    if key.data is not None:
+                        self._hear(key.data, key.fd)
+        finally:
+            self._studies.close()
+            self._crew.dismiss()
+            self._selector.close()
+            self._tell_malformed()
         if self._sweep.fatal:
             raise SweepFailedError(self._sweep.fatal)
 

@@ -1,4 +1,4 @@
-"""The signals by which a driver is told to stop, heard inside its event loop."""
+"""The signals by which a driver is told to stop, kept until somebody asks for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopSignals:
     """While entered, stop signals are collected instead of ending the process.
 
-    Python only lets the main thread set handlers; elsewhere nothing is collected.
+    Python only lets the main thread set handlers; elsewhere nothing is collected. A second Ctrl-C
+    before anybody has asked for the first one raises KeyboardInterrupt: what runs takes too long.
 
     Attributes:
         fd: Becomes readable when a signal came.
@@ -54,4 +55,6 @@ class StopSignals:
         return came
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT in self._came:
+            raise KeyboardInterrupt
         self._came.append(signal.Signals(number))

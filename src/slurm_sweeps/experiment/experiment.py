@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +20,7 @@ from ..execution.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..execution.launcher import Launcher
 from ..execution.launching import build_launcher, requeue, watch_time_limit
 from ..execution.patience import Patience
+from ..execution.stop_signals import StopSignals
 from ..execution.train_function import pickle_train, write_train
 from ..result import Result
 from ..search.points import fill_points
@@ -40,6 +40,9 @@ from .warm_start import Known, read_warm_start
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: What a sweep is stopped by that ended as its user wanted; None is nothing.
+AS_WANTED = (None, TIME_BUDGET, TARGET)
 
 #: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
 #: that is to be submitted again (EX_TEMPFAIL of sysexits.h).
@@ -205,24 +208,34 @@ class Experiment:
             columns=summarize_cfg_and_metrics,
             report=self._layout.report if report else None,
         )
+        with StopSignals() as signals:
+            try:
+                stopped_by = self._run(cfg, view, signals)
+            except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
+                raise SweepStopped(EXIT_CTRL_C) from None
+        if stopped_by not in AS_WANTED:
+            self._leave(stopped_by, view.notify)
+        return Result(self.name, self.local_dir)
+
+    def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
+        """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
         launcher = build_launcher(
             self._layout, self._slurm_cfg, self._local_cfg, cfg.max_concurrent_trials
         )
         train = pickle_train(self._train)
         stopped_by = None
-        # A worker takes as long to start as the database to be opened and begun in. One that is
-        # there may have nothing left to do.
-        ahead = launcher.prepare(cfg.n_trials) if self._claim.is_new else nullcontext()
-        with ahead, self._claim.hold(view.notify) as (database, record, owner):
+        with self._claim.hold(view.notify) as (database, record, owner):
             sweep = self._search.build_sweep(database, record, cfg, launcher.slots)
             if not sweep.is_done:
                 parts = _Parts(sweep, launcher, database, record, owner, view, train)
-                stopped_by = self._drive(parts, cfg)
-        if stopped_by not in (None, TIME_BUDGET, TARGET):
-            self._leave(stopped_by, view.notify)
-        return Result(self.name, self.local_dir)
+                stopped_by = self._drive(parts, cfg, signals)
+        late = signals.take()
+        if late and stopped_by in AS_WANTED:
+            view.notify(f"{late[0].name}: the sweep was over already, and is kept")
+            stopped_by = late[0].name
+        return stopped_by
 
-    def _drive(self, parts: _Parts, cfg: RunCfg) -> str | None:
+    def _drive(self, parts: _Parts, cfg: RunCfg, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it before it was done, None if nothing did."""
         try:
             self._layout.slots.mkdir(parents=True, exist_ok=True)
@@ -263,13 +276,15 @@ class Experiment:
                     requests,
                     cfg.time_budget_s,
                 )
-                driver.run()
+                driver.run(signals)
                 state = "stopped" if driver.stopped_by else "completed"
                 writer.put(StateRecord(state))
                 writer.flush()
+        except KeyboardInterrupt:
+            state = "stopped" if state == "failed" else state
+            raise
         finally:
-            if state == "failed":
-                _put_quietly(writer, StateRecord(state))
+            _put_quietly(writer, StateRecord(state))
             writer.close()
         return driver.stopped_by
 
