@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import signal
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,31 @@ def test_cfgs_that_are_none(tmp_path: Path, cfg: Any, kind: type[Exception], wor
         build(tmp_path, cfg=cfg)
 
 
+def test_a_cfg_that_holds_itself(tmp_path: Path) -> None:
+    cfg: dict[str, Any] = {"x": ss.Uniform(0, 1)}
+    cfg["again"] = [cfg]
+    with refuse(ss.UsageError, "nested without an end: a part of it holds itself"):
+        build(tmp_path, cfg=cfg)
+
+
+def test_a_class_of_spaces(tmp_path: Path) -> None:
+    words = "cfg['o.x'] is the class Uniform; make a space of it, such as Uniform(0, 1)"
+    with refuse(ss.UsageTypeError, words):
+        build(tmp_path, cfg={"o": {"x": ss.Uniform}})
+    with refuse(ss.UsageTypeError, "is the class Uniform"):
+        ss.Choice([1, ss.Uniform])
+
+
+@pytest.mark.parametrize(
+    "cfg", [{"a": {"b": threading.Lock()}}, {"a": ss.Choice([1, threading.Lock()])}]
+)
+def test_a_cfg_that_can_not_travel(tmp_path: Path, cfg: Any) -> None:
+    experiment = build(tmp_path, cfg=cfg)
+    with refuse(ss.UsageTypeError, "cfg can't be pickled: TypeError", "lock", "inside train"):
+        experiment.run()
+    assert not (tmp_path / "slurm-sweeps.db").exists()
+
+
 NAN = float("nan")
 
 
@@ -315,6 +342,21 @@ def test_ashas_that_are_none(kwargs: Any, kind: type[Exception], words: str) -> 
 def test_arguments_of_a_wrong_kind(tmp_path: Path, kwargs: Any, words: str) -> None:
     with refuse(ss.UsageTypeError, words):
         build(tmp_path, **kwargs)
+
+
+async def train_in_a_loop(cfg: dict[str, Any]) -> None:
+    train(cfg)
+
+
+def train_in_steps(cfg: dict[str, Any]) -> Iterator[None]:
+    yield train(cfg)
+
+
+@pytest.mark.parametrize("function", [train_in_a_loop, train_in_steps])
+def test_a_train_whose_call_runs_nothing_of_it(tmp_path: Path, function: Any) -> None:
+    for each in (function, functools.partial(function)):
+        with refuse(ss.UsageTypeError, "is a generator or async function", "would run nothing"):
+            build(tmp_path, train=each)
 
 
 def test_a_sampler_that_is_none(tmp_path: Path) -> None:
@@ -426,6 +468,7 @@ def test_a_metric_that_asha_needs_and_trials_never_log(tmp_path: Path) -> None:
         ("ss.log({'loss': True}, 1)", "metric 'loss' must be a real number, not builtins.bool"),
         ("ss.log({'loss': '1'}, 1)", "metric 'loss' must be a real number, not builtins.str"),
         ("ss.log({'loss': 1}, -1)", "iteration must be from 0 to 2**63 - 1; got -1"),
+        ("ss.log({'loss': 10**5000}, 1)", "metric 'loss' is too large for a float"),
         ("ss.log({'loss': 1}, 0.5)", "iteration must be a whole number (0, 1, 2, …); got 0.5"),
     ],
 )

@@ -174,6 +174,20 @@ def test_grids_multiply_and_mix_with_random_spaces(tmp_path: Path) -> None:
     assert len({cfg["r"] for cfg in cfgs}) == 6
 
 
+def test_a_sampler_may_draw_from_grids(tmp_path: Path) -> None:
+    cfg = {"a": ss.Grid(list(range(100)))}
+    kwargs: dict[str, Any] = {"cfg": cfg, "train": train_nothing, "sampler": ss.samplers.Random()}
+    drawn = [each["a"] for each in get_cfgs(run(tmp_path, n_trials=5, **kwargs))]
+    assert len(set(drawn)) == 5
+    assert drawn != sorted(drawn)
+
+
+def test_numbers_of_numpy_will_do(tmp_path: Path) -> None:
+    two = np.int64(2)
+    result = run(tmp_path, n_trials=two, max_concurrent_trials=two, seed=two, train=train_nothing)
+    assert len(result.trials) == 2
+
+
 def test_values_come_to_train_as_themselves(tmp_path: Path) -> None:
     def train(cfg: dict[str, Any]) -> None:
         print(repr(cfg["v"]), type(cfg["v"]).__name__)

@@ -208,3 +208,29 @@ def test_what_a_user_sees_of_a_failing_script(scripts: Scripts) -> None:
     assert "SweepFailedError: the first 3 trials have all failed" in done.stderr
     assert "3 of them with ValueError: a typo" in done.stderr
     assert len(ss.Result("MySweep", scripts.folder / "slurm-sweeps").trials) == 3
+
+
+def test_a_closed_standard_output_is_no_error(scripts: Scripts) -> None:
+    source = """
+    import os, sys
+    import slurm_sweeps as ss
+    if len(sys.argv) > 1:  # Python finds no standard output when it starts
+        os.close(1)
+        os.execv(sys.executable, [sys.executable, __file__])
+    assert sys.stdout is None
+    def train(cfg): ss.log({"loss": 1}, 1)
+    ss.Experiment(train, {}, local_dir="out").run(n_trials=2)
+    """
+    scripts.run(source, "close")
+    assert len(ss.Result("MySweep", scripts.folder / "out").trials) == 2
+
+
+def test_a_set_in_a_cfg_is_the_same_in_every_process(scripts: Scripts) -> None:
+    source = """
+    import slurm_sweeps as ss
+    def train(cfg): ss.log({"loss": len(cfg["tags"])}, 1)
+    cfg = {"tags": {"a", "b", "c", "d"}, "x": ss.Uniform(0, 1)}
+    experiment = ss.Experiment(train, cfg, local_dir="out", restore="auto", seed=1)
+    print([trial.trial_id for trial in experiment.run(n_trials=2).trials])
+    """
+    assert len({scripts.run(source).stdout.splitlines()[-1] for _ in range(4)}) == 1

@@ -63,9 +63,11 @@ TERMINATED = frozenset({Status.COMPLETED, Status.PRUNED, Status.FAILED})
 def describe_value(value: Any) -> str:
     """Name a cfg value that JSON can't hold, the same in every process.
 
-    Functions and classes give their qualified name, other objects their `repr`, or their type's
-    name where the `repr` holds a memory address.
+    Functions and classes give their qualified name, sets their members in order, other objects
+    their `repr`, or their type's name where the `repr` holds a memory address.
     """
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}({sorted(map(canonical_json, value))})"
     name = getattr(value, "__qualname__", None)
     if name is not None:
         return f"{getattr(value, '__module__', '?')}.{name}"

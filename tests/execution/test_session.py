@@ -82,7 +82,7 @@ def test_other_values_are_refused(value: Any, words: str) -> None:
 
 
 def test_a_number_too_large_for_a_float_is_refused() -> None:
-    with pytest.raises(ValueError, match="metric 'n' is too large for a float: 1000"):
+    with pytest.raises(ValueError, match="metric 'n' is too large for a float"):
         check_metrics({"n": 10**400})
 
 

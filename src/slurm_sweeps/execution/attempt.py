@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TextIO
 
 import cloudpickle
 
-from ..errors import TrialInterrupted, TrialPruned
+from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from . import session as session_module
 from .messages import Record
 from .session import Session, TrialContext
@@ -118,6 +118,17 @@ def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def check_travels(template: dict[str, Any]) -> None:
+    """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
+    try:
+        cloudpickle.dumps(template)
+    except Exception as error:  # objects may raise anything when pickled
+        raise UsageTypeError(
+            f"cfg can't be pickled: {type(error).__name__}: {error}. Create what can't travel "
+            "(locks, files, connections) inside train"
+        ) from error
 
 
 def encode_cfg(cfg: dict[str, Any]) -> Record:

@@ -232,7 +232,7 @@ def check_value(name: str, value: Any) -> float:
         try:
             return float(cast(SupportsFloat, value))
         except OverflowError:
-            raise UsageError(f"metric {name!r} is too large for a float: {value!r}") from None
+            raise UsageError(f"metric {name!r} is too large for a float") from None
     hint = ""
     if callable(getattr(value, "item", None)):
         hint = f"; pass {name}.item() of a tensor or array that holds one number"

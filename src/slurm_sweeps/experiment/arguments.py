@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +54,16 @@ def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
 
 
 def check_arguments(
-    train: Any, slurm_cfg: Any, local_cfg: Any, restore: Any, overwrite: Any, seed: Any
+    train: Any, slurm_cfg: Any, local_cfg: Any, restore: Any, overwrite: Any
 ) -> None:
     """Check the arguments of `Experiment` that no class of their own checks."""
     if not callable(train):
         raise UsageTypeError(f"train must be a function that takes a cfg dict; got {train!r}")
+    if inspect.isgeneratorfunction(train) or inspect.iscoroutinefunction(train):
+        raise UsageTypeError(
+            f"train {train!r} is a generator or async function: calling it would run nothing of "
+            "it. Wrap it in a function that runs it, with asyncio.run for instance"
+        )
     for name, value, kind in (
         ("slurm_cfg", slurm_cfg, SlurmCfg),
         ("local_cfg", local_cfg, LocalCfg),
@@ -70,8 +77,16 @@ def check_arguments(
             "restore and overwrite contradict each other: restore goes on with an experiment, "
             "overwrite deletes it. Pass one of them"
         )
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+
+
+def check_experiment_seed(seed: Any) -> int | None:
+    """Return the seed as an int, None where none was given; UsageError if it makes no sense."""
+    if seed is None:
+        return None
+    number = _to_int(seed)
+    if number is None or number < 0:
         raise UsageError(f"seed must be a whole number, 0 or more; got {seed!r}")
+    return number
 
 
 def check_run(
@@ -85,7 +100,7 @@ def check_run(
 ) -> RunCfg:
     """Check the arguments of `Experiment.run` that decide how the sweep goes."""
     if n_trials is not None:
-        check_count("n_trials", n_trials, 1)
+        n_trials = check_count("n_trials", n_trials, 1)
     elif time_budget_s is None and target is None:
         raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
     if time_budget_s is not None:
@@ -93,8 +108,8 @@ def check_run(
     if target is not None:
         target = check_real("run", "target", target)
     if max_concurrent_trials is not None:
-        check_count("max_concurrent_trials", max_concurrent_trials, 1)
-    check_count("max_retries", max_retries, 0)
+        max_concurrent_trials = check_count("max_concurrent_trials", max_concurrent_trials, 1)
+    max_retries = check_count("max_retries", max_retries, 0)
     check_seconds("grace_period_in_sec", grace_period_s)
     return RunCfg(
         n_trials,
@@ -107,10 +122,20 @@ def check_run(
     )
 
 
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raise UsageError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def check_count(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int; UsageError unless it is a whole number of at least `least`."""
+    number = _to_int(value)
+    if number is None or number < least:
         raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    return number
+
+
+def _to_int(value: Any) -> int | None:
+    """Take an int or one of NumPy's; None for all else, bools included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def check_seconds(name: str, value: Any) -> None:

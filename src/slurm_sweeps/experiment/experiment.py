@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import StorageError, SweepStopped
+from ..execution.attempt import check_travels
 from ..execution.config import LocalCfg, SlurmCfg
 from ..execution.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..execution.launcher import Launcher
@@ -33,7 +34,14 @@ from ..storage.records import ExperimentRecord, LeaseOwner, Request, StateRecord
 from ..storage.writer import Writer
 from ..sweep import Sweep
 from ..views.live import LiveView
-from .arguments import RunCfg, check_arguments, check_run, check_summary, choose_pruner
+from .arguments import (
+    RunCfg,
+    check_arguments,
+    check_experiment_seed,
+    check_run,
+    check_summary,
+    choose_pruner,
+)
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -116,7 +124,8 @@ class Experiment:
         warm_start: Result | pd.DataFrame | None = None,
     ) -> None:
         asha = choose_pruner(asha, pruner)
-        check_arguments(train, slurm_cfg, local_cfg, restore, overwrite, seed)
+        check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
+        seed = check_experiment_seed(seed)
         self._train = train
         space = SearchSpace(cfg)
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
@@ -159,8 +168,8 @@ class Experiment:
 
         Args:
             n_trials: How many trials there are to be in total, those of a restored experiment
-                included. Ignored for a grid, whose points are all run. None: as many as come before
-                the time is up or the target reached.
+                included. Ignored for a grid, whose points are all run, unless a `sampler` draws
+                from it. None: as many as come before the time is up or the target reached.
             max_concurrent_trials: How many run at once. None: the CPUs that this process may use,
                 or, in a Slurm allocation, its tasks divided by the tasks of a trial.
             summary_interval_in_sec: Seconds between two summaries.
@@ -223,6 +232,7 @@ class Experiment:
             self._layout, self._slurm_cfg, self._local_cfg, cfg.max_concurrent_trials
         )
         train = pickle_train(self._train)
+        check_travels(self._search.space.template)
         stopped_by = None
         with self._claim.hold(view.notify) as (database, record, owner):
             sweep = self._search.build_sweep(database, record, cfg, launcher.slots)

@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import UsageError
 from ..search.points import fill_points
 from ..search.pruner import Pruner, PrunerPlan
-from ..search.samplers import Problem, Sampler, SamplerPlan, bind_sampler
+from ..search.samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.search_space import SearchSpace
 from ..storage.database import Database
 from ..storage.marks import find_unfinished
@@ -83,7 +83,9 @@ class Search:
         mode = self.pruner.mode if self.pruner else None
         problem = Problem(self.space, settings["seed"], self.metric, mode)
         pruner = self.pruner.build_pruner() if self.pruner else None
-        n_trials = self.space.n_grid_points if self.space.grids else cfg.n_trials
+        sampler = self._build_sampler(problem)
+        # All points of a grid, unless another sampler draws from it.
+        n_trials = sampler.n_points if isinstance(sampler, GridSampler) else cfg.n_trials
         sweep = Sweep(
             SweepCfg(
                 n_trials,
@@ -94,7 +96,7 @@ class Search:
                 cfg.target,
                 lower_is_better=mode != "max",
             ),
-            self._build_sampler(problem),
+            sampler,
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
@@ -134,8 +136,8 @@ class Search:
         if not self.space.leaves or size is None or size >= wanted:
             return None
         return (
-            f"the search space has only {size} different configurations: {wanted - size} of "
-            f"the {wanted} trials repeat an earlier one"
+            f"the search space has only {size} different configuration{'s' * (size > 1)}: "
+            f"{wanted - size} of the {wanted} trials repeat an earlier one"
         )
 
     def _check_same(self, name: str, settings: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .space import Space
 from .template import (
@@ -33,6 +33,7 @@ def compile_template(
 
     Raises:
         UsageError: A dict has keys that JSON can't hold, or an option holds a Grid.
+        UsageTypeError: A class of spaces stands where one of its instances was meant.
     """
     if isinstance(template, Space):
         return _compile_space(template, Leaf(path, template, parent, option))
@@ -40,6 +41,11 @@ def compile_template(
         return _compile_mapping(template, path, parent, option)
     if isinstance(template, (list, tuple)):
         return _compile_row(template, path, parent, option)
+    if isinstance(template, type) and issubclass(template, Space):
+        raise UsageTypeError(
+            f"cfg{format_place(path)} is the class {template.__name__}; make a space of it, such "
+            "as Uniform(0, 1)"
+        )
     return ConstantNode(path, template, canonical_json(template))
 
 

@@ -30,9 +30,10 @@ class SearchSpace:
         size: How many different configurations there are; None if they can't be counted to an end.
 
     Raises:
-        UsageTypeError: `template` is no dict.
-        UsageError: Its keys can't be held by JSON, two of its values would have the same dotted
-            name, or a Grid lies in an option.
+        UsageTypeError: `template` is no dict, or holds a class of spaces where one of its
+            instances was meant.
+        UsageError: It holds itself, its keys can't be held by JSON, two of its values would have
+            the same dotted name, or a Grid lies in an option.
     """
 
     def __init__(self, template: dict[str, Any]) -> None:
@@ -41,7 +42,10 @@ class SearchSpace:
                 f"cfg must be a dict, got {template!r} ({type(template).__name__})"
             )
         self.template = template
-        self._node = compile_template(template)
+        try:
+            self._node = compile_template(template)
+        except RecursionError:
+            raise UsageError("cfg is nested without an end: a part of it holds itself") from None
         _check_names(template)
         self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self._node))
         self.grids = tuple(leaf for leaf in self.leaves if leaf.space.is_grid)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from .drawing import draw_summary
@@ -191,13 +192,13 @@ def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Scree
     """Choose how to show something, from where standard output goes.
 
     Args:
-        stream: Where to write; None for standard output.
+        stream: Where to write; None for standard output, or nowhere if that is closed.
         columns: See `build_grid`.
     """
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
-    stream = sys.stdout if stream is None else stream
+    stream = stream or sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
     if stream.isatty() and os.environ.get("TERM") not in ("dumb", ""):
         return TerminalScreen(stream, columns)
     return PlainScreen(stream, columns)

@@ -37,6 +37,7 @@ class GridSampler:
 
     Attributes:
         repeats: False: a grid ends when it is through.
+        n_points: How many points the grids have.
     """
 
     repeats = False
@@ -44,7 +45,7 @@ class GridSampler:
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self._space = space
         self._draw = Draw(space, seed)
-        self._n_points = space.n_grid_points or 0
+        self.n_points = space.n_grid_points or 0
         self._told: set[int] = set()
         self._point = 0
         self._next = 0
@@ -54,7 +55,7 @@ class GridSampler:
         while self._point in self._told:
             self._told.remove(self._point)
             self._point += 1
-        if self._point >= self._n_points:
+        if self._point >= self.n_points:
             return None
         self._draw.go_to(self._next, self._space.pick_grid_point(self._point))
         self._next, self._point = self._next + 1, self._point + 1
