@@ -253,11 +253,41 @@ if __name__ == "__main__":
 """
 
 
+#: The workers of n1 wait for the one of n3.
+MISSING_ON_A_NODE = SWEEP.replace(
+    "def train(cfg):",
+    """
+def load():
+    if os.environ["SLURMD_NODENAME"] == "n3":
+        open("refused", "w").close()
+        raise ImportError("there is no such thing on n3")
+    while not os.path.exists("refused"):
+        time.sleep(0.05)
+
+class Needed:
+    def __reduce__(self):
+        return load, ()
+
+needed = Needed()
+
+def train(cfg):
+    needed""",
+)
+
+
 def leave_a_node_out(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
     """On one of two nodes every worker ends at once."""
     where = ("-N2", "--ntasks-per-node=1", "-wn1,n3")
     sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=400)
     sweep.path.write_text(BAD_NODE)
+    return sweep.go_on()
+
+
+def load_train_on_one_node_only(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """What train needs is missing on a node, which is the first to say so."""
+    where = ("-N2", "--ntasks-per-node=1", "-wn1,n3")
+    sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=20)
+    sweep.path.write_text(MISSING_ON_A_NODE)
     return sweep.go_on()
 
 
@@ -271,6 +301,7 @@ SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     be_killed,
     be_killed_within_a_job,
     leave_a_node_out,
+    load_train_on_one_node_only,
 )
 
 Played = dict[str, "Future[SlurmSweep]"]
@@ -357,3 +388,10 @@ def test_a_node_on_which_workers_keep_dying_is_left_out(played: Played) -> None:
     assert "n3 is left out from now on: 3 workers in a row ended there" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
     assert_complete(sweep.database, 400, 4)
+
+
+def test_a_node_on_which_train_can_not_be_loaded_is_left_out(played: Played) -> None:
+    sweep = played["load_train_on_one_node_only"].result()
+    assert "ImportError: there is no such thing on n3" in sweep.printed()
+    assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
+    assert_complete(sweep.database, 20, 4)

@@ -137,6 +137,7 @@ class Driver:
         self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
         self._studies = Studies(sweep)
         self._said: set[str] = set()
+        self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = float("inf")
@@ -328,7 +329,9 @@ class Driver:
     def _take_broken(self, slot: LiveSlot, traceback: str) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
         problem = f"train can't be loaded in a worker on {slot.host}:\n{traceback}"
-        if not self._crew.any_ready:
+        self._broken_on.update(slot.nodes)
+        tried = {node for each in self._crew.slots if each.link for node in each.nodes}
+        if not self._crew.any_ready and tried <= self._broken_on:
             raise TrainError(problem)
         self._notify_once(problem)
         self._lose(slot, "could not load train")
