@@ -170,11 +170,13 @@ def test_a_killed_trial_takes_its_children_with_it(tmp_path: Path) -> None:
         assert read_process(trial) is read_process(child) is None
 
 
-def test_children_and_daemons_of_a_trial_end_with_it(tmp_path: Path) -> None:
+def test_children_and_daemons_of_a_trial_are_gone_when_the_next_starts(tmp_path: Path) -> None:
     def train(cfg: dict[str, Any]) -> None:
         import os
         import subprocess
 
+        if not cfg["leaves"]:
+            return
         child = subprocess.Popen(["sleep", "600"])
         read, write = os.pipe()
         if os.fork() == 0:  # a daemon, as the book has it
@@ -188,8 +190,9 @@ def test_children_and_daemons_of_a_trial_end_with_it(tmp_path: Path) -> None:
 
     with start_worker(tmp_path, train) as worker:
         worker.wait_for("ready")
-        worker.run()
+        worker.run({"leaves": True})
         assert worker.wait_for("ended")["how"] == "completed"
+        worker.run({"leaves": False}, number=1)
         child, daemon = map(int, (tmp_path / "trial-0" / "pids").read_text().split())
         assert read_process(child) is read_process(daemon) is None
 

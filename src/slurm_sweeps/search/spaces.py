@@ -15,8 +15,52 @@ from .space import NumberSpace, clip_unit, log_unit
 _UNIT_MARGIN = 2.0**-53
 
 
+class _Interval(NumberSpace):
+    """The floats between two bounds."""
+
+    __slots__ = ()
+
+    low: float
+    high: float
+
+    @property
+    def size(self) -> int | None:
+        return None
+
+    def _arguments(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def _contains(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+class _IntegerInterval(NumberSpace):
+    """The ints between two bounds, both included."""
+
+    __slots__ = ()
+
+    low: int
+    high: int
+
+    @property
+    def size(self) -> int:
+        return self.high - self.low + 1
+
+    def at(self, index: int) -> int:
+        return self.low + index
+
+    def _arguments(self) -> list[Any]:
+        return [self.low, self.high]
+
+    def _contains(self, value: float) -> bool:
+        return self.low <= value <= self.high and value == int(value)
+
+    def _cast(self, value: float) -> int:
+        return int(value)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class Uniform(NumberSpace):
+class Uniform(_Interval):
     """A float between `low` and `high`, every one as likely.
 
     Args:
@@ -39,10 +83,6 @@ class Uniform(NumberSpace):
         check_real("Uniform", "high - low", high - low)
         self._set(low=low, high=high, seed=check_seed("Uniform", self.seed))
 
-    @property
-    def size(self) -> None:
-        return None
-
     def from_unit(self, u: float) -> float:
         # Unlike low + u * (high - low), this is exact at both ends.
         return min(max((1.0 - u) * self.low + u * self.high, self.low), self.high)
@@ -50,15 +90,9 @@ class Uniform(NumberSpace):
     def to_unit(self, value: float) -> float:
         return clip_unit((value - self.low) / (self.high - self.low))
 
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
-
-    def _contains(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True, slots=True, repr=False)
-class LogUniform(NumberSpace):
+class LogUniform(_Interval):
     """A float between `low` and `high`, every order of magnitude as likely.
 
     Args:
@@ -82,10 +116,6 @@ class LogUniform(NumberSpace):
         check_order("LogUniform", low, high)
         self._set(low=low, high=high, seed=check_seed("LogUniform", self.seed))
 
-    @property
-    def size(self) -> None:
-        return None
-
     def from_unit(self, u: float) -> float:
         # Powers can't overflow here, as the exponential of a sum of logarithms can.
         value: float = self.low ** (1.0 - u) * self.high**u
@@ -93,12 +123,6 @@ class LogUniform(NumberSpace):
 
     def to_unit(self, value: float) -> float:
         return log_unit(value, self.low, self.high)
-
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
-
-    def _contains(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -145,7 +169,7 @@ class Normal(NumberSpace):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Integer(NumberSpace):
+class Integer(_IntegerInterval):
     """An int between `low` and `high`, both included, every one as likely.
 
     Args:
@@ -168,31 +192,15 @@ class Integer(NumberSpace):
         check_order("Integer", low, high)
         self._set(low=low, high=high, seed=check_seed("Integer", self.seed))
 
-    @property
-    def size(self) -> int:
-        return self.high - self.low + 1
-
     def from_unit(self, u: float) -> int:
         return self.low + min(int(u * self.size), self.size - 1)
 
     def to_unit(self, value: int) -> float:
         return clip_unit((value - self.low + 0.5) / self.size)
 
-    def at(self, index: int) -> int:
-        return self.low + index
-
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
-
-    def _contains(self, value: float) -> bool:
-        return self.low <= value <= self.high and value == int(value)
-
-    def _cast(self, value: float) -> int:
-        return int(value)
-
 
 @dataclass(frozen=True, slots=True, repr=False)
-class LogInteger(NumberSpace):
+class LogInteger(_IntegerInterval):
     """An int between `low` and `high`, both included, every order of magnitude as likely.
 
     An int k is what a log-uniform float between `low - 0.5` and `high + 0.5` is rounded to.
@@ -218,27 +226,11 @@ class LogInteger(NumberSpace):
         check_order("LogInteger", low, high)
         self._set(low=low, high=high, seed=check_seed("LogInteger", self.seed))
 
-    @property
-    def size(self) -> int:
-        return self.high - self.low + 1
-
     def from_unit(self, u: float) -> int:
         return round_log_integer(u, self.low, self.high)
 
     def to_unit(self, value: int) -> float:
         return log_unit(value, self.low - 0.5, self.high + 0.5)
-
-    def at(self, index: int) -> int:
-        return self.low + index
-
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
-
-    def _contains(self, value: float) -> bool:
-        return self.low <= value <= self.high and value == int(value)
-
-    def _cast(self, value: float) -> int:
-        return int(value)
 
 
 def round_log_integer(u: float, low: int, high: int) -> int:
