@@ -176,8 +176,10 @@ def test_grids_multiply_and_mix_with_random_spaces(tmp_path: Path) -> None:
 
 def test_a_sampler_may_draw_from_grids(tmp_path: Path) -> None:
     cfg = {"a": ss.Grid(list(range(100)))}
-    kwargs: dict[str, Any] = {"cfg": cfg, "train": train_nothing, "sampler": ss.samplers.Random()}
-    drawn = [each["a"] for each in get_cfgs(run(tmp_path, n_trials=5, **kwargs))]
+    kwargs: dict[str, Any] = {"cfg": cfg, "sampler": ss.samplers.Random(), "seed": 1}
+    drawn = [
+        each["a"] for each in get_cfgs(run(tmp_path, n_trials=5, train=train_nothing, **kwargs))
+    ]
     assert len(set(drawn)) == 5
     assert drawn != sorted(drawn)
 
