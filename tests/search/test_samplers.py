@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter
 from typing import Any
 
@@ -37,6 +38,10 @@ EVERY = pytest.mark.parametrize(
         (samplers.Random(), FINITE),
         (samplers.Random(), GRIDDED),
         (samplers.Random(), {"constant": 1}),
+        (samplers.Random(quasi=True), MIXED),
+        (samplers.Random(quasi=True), FINITE),
+        (samplers.Random(quasi=True), GRIDDED),
+        (samplers.Random(quasi=True), {"constant": 1}),
         (samplers.Grid(), GRIDDED),
         (None, GRIDDED),
         (None, MIXED),
@@ -190,6 +195,37 @@ def test_draws_are_spread_evenly_over_trials() -> None:
     counts = np.histogram(values, bins=10, range=(0, 1))[0]
     assert counts.min() > 150
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.07
+
+
+def test_quasi_random_points_leave_no_gap() -> None:
+    # Of 256 points of such a sequence exactly one lies in each of 256 intervals, on every axis.
+    template = {"x": Uniform(0, 1), "y": {"z": Uniform(0, 1)}}
+    for seed in range(3):
+        sampler = samplers.Random(quasi=True).bind(Problem(SearchSpace(template), seed))
+        cfgs = [json.loads(text) for text in ask_all(sampler, 1024)]
+        for values in ([cfg["x"] for cfg in cfgs], [cfg["y"]["z"] for cfg in cfgs]):
+            for start in range(0, 1024, 256):
+                cells = {int(value * 256) for value in values[start : start + 256]}
+                assert len(cells) == 256
+
+
+def test_quasi_random_points_are_taken_once_each_while_there_are_others() -> None:
+    template = {"a": Integer(1, 8), "b": Choice(list("uvwxyz"))}
+    sampler = samplers.Random(quasi=True).bind(Problem(SearchSpace(template), 0))
+    assert len(set(ask_all(sampler, 48))) == 48
+    assert not sampler.repeats
+
+
+@pytest.mark.parametrize("quasi", [1, None, "yes"])
+def test_quasi_is_yes_or_no(quasi: Any) -> None:
+    with pytest.raises(UsageTypeError, match="Random: quasi must be True or False"):
+        samplers.Random(quasi=quasi)
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(UsageError, match=r"needs SciPy .* 'slurm-sweeps\[model\]'"):
+        samplers.Random(quasi=True).bind(Problem(SearchSpace({"x": Uniform(0, 1)}), 0))
 
 
 def test_a_grid_is_tried_in_order_once_and_then_ends() -> None:

@@ -45,6 +45,10 @@ class Draw:
         self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
         self._fixed = fixed or {}
 
+    def free(self) -> None:
+        """Draw the leaves, too, that `go_to` was told of as fixed."""
+        self._fixed = {}
+
     def draw(self) -> dict[str, Any]:
         """Return one configuration; each call another one."""
         self.is_point = True

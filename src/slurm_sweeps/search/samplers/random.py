@@ -1,13 +1,14 @@
-"""Random draws, in a finite space never the same twice."""
+"""Random draws, or evenly spread ones; in a finite space never the same twice."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..search_space import SearchSpace
+from ...errors import UsageTypeError
 from .draw import Draw
 from .protocol import Observation, Problem
+from .quasi import QuasiDraw
 from .unseen import Unseen
 
 
@@ -17,11 +18,29 @@ class Random:
 
     A point of a finite space is drawn again only when all have been; spaces with a seed of their
     own follow their own stream.
+
+    Args:
+        quasi: Draw the points of a scrambled Sobol sequence, which fill the space more evenly than
+            chance does. Needs SciPy: `pip install 'slurm-sweeps[model]'`.
+
+    Raises:
+        UsageTypeError: `quasi` is no bool.
     """
 
+    quasi: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.quasi, bool):
+            raise UsageTypeError(f"Random: quasi must be True or False, got {self.quasi!r}")
+
     def bind(self, problem: Problem) -> RandomSampler:
-        """Return a sampler for this problem."""
-        return RandomSampler(problem.space, problem.seed)
+        """Return a sampler for this problem.
+
+        Raises:
+            UsageError: `quasi` is True and SciPy is missing.
+        """
+        draw = QuasiDraw if self.quasi else Draw
+        return RandomSampler(problem, draw(problem.space, problem.seed))
 
 
 class RandomSampler:
@@ -31,10 +50,9 @@ class RandomSampler:
         repeats: Whether all points were tried and a further round has begun.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._space = space
-        self._draw = Draw(space, seed)
-        self._unseen = Unseen(space, seed)
+    def __init__(self, problem: Problem, draw: Draw | QuasiDraw) -> None:
+        self._draw = draw
+        self._unseen = Unseen(problem.space, problem.seed)
         self._next = 0
 
     @property

@@ -26,15 +26,15 @@ _N_DRAWS = 16
 
 
 class Drawing(Protocol):
-    """Proposes configurations for one trial: `Draw` does, or a model.
+    """Proposes configurations for one trial: `Draw` does, or a model."""
 
-    Attributes:
-        rng: The trial's random numbers.
-        is_point: Whether the last configuration proposed can come up again.
-    """
+    @property
+    def rng(self) -> np.random.Generator:
+        """The trial's random numbers."""
 
-    rng: np.random.Generator
-    is_point: bool
+    @property
+    def is_point(self) -> bool:
+        """Whether the last configuration proposed can come up again."""
 
     def draw(self) -> dict[str, Any]:
         """Return one configuration; each call another one."""
