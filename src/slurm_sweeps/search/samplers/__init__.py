@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...errors import UsageTypeError
 from .grid import Grid, GridSampler
 from .model import Model, ModelSampler
+from .optuna import Optuna, OptunaSampler
 from .protocol import Observation, Problem, Sampler, SamplerPlan, StudyingSampler
 from .random import Random, RandomSampler
 
@@ -14,6 +15,8 @@ __all__ = [
     "Model",
     "ModelSampler",
     "Observation",
+    "Optuna",
+    "OptunaSampler",
     "Problem",
     "Random",
     "RandomSampler",

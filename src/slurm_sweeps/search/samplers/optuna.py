@@ -1,0 +1,237 @@
+"""Any of Optuna's samplers, asked for configurations and told how they went.
+
+Optuna sees each space as its unit in [0, 1] and each choice as the number of its option; what these
+stand for stays with the search space. A study in memory holds what it was told: of each trial its
+metric's last value, as if the trial were complete, which serves far better than Optuna's own way
+with pruned trials. The database remains the only store: a sweep that goes on tells it all again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError, UsageTypeError
+from ...trial import Status
+from ..search_space import SearchSpace
+from ..streams import Streams
+from ..template import Leaf, pick_option
+from .protocol import Observation, Problem
+from .unseen import Unseen
+
+_ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Optuna:
+    """Propose what one of Optuna's samplers does.
+
+    Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (that of the pruner). A trial
+    that failed or diverged counts as the worst seen. An ask takes what the sampler takes, which
+    grows with the trials: 20 ms are usual at 1,000; reports wait for it.
+
+    Args:
+        sampler: An object of a class of `optuna.samplers`, with its own seed; it is told numbers as
+            their units in [0, 1]. None is a tree-structured Parzen estimator of one dimension at
+            a time, which the sweep's seed makes repeatable.
+    """
+
+    sampler: Any = None
+
+    def bind(self, problem: Problem) -> OptunaSampler:
+        """Return a sampler for this problem.
+
+        Raises:
+            UsageError: There is no metric to learn, or Optuna is missing.
+            UsageTypeError: `sampler` is none of Optuna's.
+        """
+        if problem.metric is None:
+            raise UsageError(
+                "samplers.Optuna() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
+            )
+        library = _import_optuna()
+        if self.sampler is not None and not isinstance(self.sampler, library.samplers.BaseSampler):
+            raise UsageTypeError(
+                "samplers.Optuna(sampler) takes an object such as optuna.samplers.GPSampler(), "
+                f"got {self.sampler!r}"
+            )
+        return OptunaSampler(self, problem, library)
+
+
+class OptunaSampler:
+    """One of Optuna's samplers at work on one problem; see `Optuna`.
+
+    Attributes:
+        repeats: Whether all points of a finite space were tried and a further round has begun.
+    """
+
+    def __init__(self, plan: Optuna, problem: Problem, library: ModuleType) -> None:
+        self._library = library
+        self._is_default = plan.sampler is None
+        self._study = _make_study(library, plan.sampler, problem.mode)
+        self._sign = -1.0 if problem.mode == "max" else 1.0
+        self._asking = _Asking(self._study, _Parameters(problem.space, library))
+        self._parameters = self._asking.parameters
+        self._unseen = Unseen(problem.space, problem.seed)
+        self._streams = Streams(problem.seed, "optuna")
+        self._next = 0
+        self._running: dict[int, Any] = {}
+        self._told: dict[int, float] = {}
+        self._worst = -math.inf  # lower is better
+
+    @property
+    def repeats(self) -> bool:
+        return self._unseen.repeats
+
+    def ask(self, now: float) -> dict[str, Any]:
+        number, self._next = self._next, self._next + 1
+        rng = self._streams.go_to(number)
+        if self._is_default:
+            # A fresh one for each trial: what it draws depends on what was told, and on the number.
+            self._study.sampler = self._library.samplers.TPESampler(
+                seed=int(rng.integers(2**32)), multivariate=False, constant_liar=False
+            )
+        self._asking.rng = rng
+        cfg = self._unseen.find(self._asking)
+        trial = self._asking.take(cfg)
+        if trial is not None:
+            self._running[number] = trial
+        return cfg
+
+    def tell(self, trial: Observation) -> None:
+        if trial.number >= self._next:  # of an earlier run: it was asked for there
+            self._next = trial.number + 1
+            self._unseen.note(trial.cfg)
+        if trial.status in _ENDED:
+            self._take(trial.number, trial.cfg, trial.value)
+
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+        """Learn from a trial of another sweep; its point counts as tried."""
+        self._unseen.mark(cfg)
+        self._take(-1 - len(self._told), cfg, value)
+
+    def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:
+        lower = self._sign * value if value is not None and math.isfinite(value) else self._worst
+        if self._told.get(number) == lower:
+            return
+        self._told[number] = lower
+        self._worst = max(self._worst, lower)
+        told = self._sign * lower if math.isfinite(lower) else None  # None: nothing to compare to
+        if (running := self._running.pop(number, None)) is not None:
+            state = self._library.trial.TrialState
+            self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
+        # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
+        elif told is not None and (trial := self._parameters.make_trial(cfg, told)) is not None:
+            self._study.add_trial(trial)
+
+
+class _Asking:
+    """Configurations as Optuna proposes them for one trial; drawn from as from `Draw`."""
+
+    def __init__(self, study: Any, parameters: _Parameters) -> None:
+        self._study = study
+        self.parameters = parameters
+        self._trial: Any = None
+        self._cfg: dict[str, Any] | None = None
+        self.rng = np.random.default_rng(0)
+        self.is_point = False
+
+    def draw(self) -> dict[str, Any]:
+        """Return the next proposal; the one before it was not wanted."""
+        self._drop()
+        trial = self._study.ask()
+        self._trial = trial
+        self._cfg, self.is_point = self.parameters.suggest(trial)
+        return self._cfg
+
+    def take(self, cfg: dict[str, Any]) -> Any:
+        """Return Optuna's trial behind a configuration; None if it is not the last one drawn."""
+        if cfg is not self._cfg:
+            self._drop()
+        trial, self._trial, self._cfg = self._trial, None, None
+        return trial
+
+    def _drop(self) -> None:
+        if self._trial is not None:
+            self._study.tell(self._trial, state=self.parameters.failed)
+            self._trial = None
+
+
+class _Parameters:
+    """The leaves of a space as Optuna's parameters."""
+
+    def __init__(self, space: SearchSpace, library: ModuleType) -> None:
+        self._space = space
+        self._library = library
+        self.failed = library.trial.TrialState.FAIL
+        self._names: dict[Leaf, str] = {}
+        seen: Counter[str] = Counter()
+        for leaf in space.leaves:  # leaves in different options may share a path
+            seen[leaf.path] += 1
+            again = f" #{seen[leaf.path]}" if seen[leaf.path] > 1 else ""
+            self._names[leaf] = leaf.path + again
+
+    def suggest(self, trial: Any) -> tuple[dict[str, Any], bool]:
+        """Return a configuration made of a trial's suggestions, and whether it can come again."""
+        is_point = True
+
+        def pick(leaf: Leaf) -> float:
+            nonlocal is_point
+            is_point = is_point and not leaf.space.is_continuous
+            name, options = self._names[leaf], leaf.space.options
+            if options is None:
+                return float(trial.suggest_float(name, 0.0, 1.0))
+            number = trial.suggest_categorical(name, range(len(options)))
+            return (int(number) + 0.5) / len(options)
+
+        return self._space.build(pick), is_point
+
+    def make_trial(self, cfg: dict[str, Any], value: float) -> Any:
+        """Return a complete trial of Optuna's; None for a configuration of another space."""
+        try:
+            units = self._space.to_units(cfg)
+        except UsageError:
+            return None
+        params: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
+        types = self._library.distributions
+        for leaf, unit in units.items():
+            name, options = self._names[leaf], leaf.space.options
+            if options is None:
+                params[name], distributions[name] = unit, types.FloatDistribution(0.0, 1.0)
+            else:
+                params[name] = pick_option(unit, len(options))
+                distributions[name] = types.CategoricalDistribution(range(len(options)))
+        return self._library.trial.create_trial(
+            params=params, distributions=distributions, value=value
+        )
+
+
+def _import_optuna() -> ModuleType:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError(
+            f"samplers.Optuna() needs Optuna ({error}): pip install 'slurm-sweeps[optuna]'"
+        ) from error
+    library: ModuleType = optuna
+    return library
+
+
+def _make_study(library: ModuleType, sampler: Any, mode: str | None) -> Any:
+    """Return a study in memory, made without a word on the screen."""
+    level = library.logging.get_verbosity()
+    library.logging.set_verbosity(max(level, library.logging.WARNING))
+    try:
+        return library.create_study(
+            sampler=sampler or library.samplers.RandomSampler(),
+            pruner=library.pruners.NopPruner(),
+            direction="maximize" if mode == "max" else "minimize",
+        )
+    finally:
+        library.logging.set_verbosity(level)
