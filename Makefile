@@ -7,7 +7,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-slurm24 chaos check fmt bench bench-quick cluster cluster-stop slurm \
+.PHONY: help demo test test-slurm24 chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
 	screens clean
 
 help: ## this list
@@ -41,6 +41,10 @@ bench: ## this project and its peers side by side, into benchmarks/RESULTS.md; a
 
 bench-quick: ## the same with smaller numbers and fewer peers; under five minutes once installed
 	$(PYTHON) benchmarks/bench.py --quick
+
+replay: $(VENV)/.made-test ## searches on tables of learning curves, into benchmarks/SEARCH.md; needs TABLES="….npz …"
+	@[ -n "$(TABLES)" ] || { echo 'make replay needs tables: make replay TABLES="a.npz b.npz"' >&2; exit 2; }
+	$(BIN)/python benchmarks/replay_compare.py $(TABLES) $(ARGS)
 
 cluster: slurm ## a Slurm of four nodes on this machine to play with
 	@PYTHONPATH=tests $(PYTHON) -m cluster_tools start

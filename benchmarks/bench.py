@@ -2,10 +2,10 @@
 
     python benchmarks/bench.py [--quick] [--only PEER ...] [--rounds 3]
 
-Each peer gets a virtual environment of its own, made here with pinned versions and kept in
-`~/.cache/slurm-sweeps-bench` (or below XDG_CACHE_HOME). A measure is taken in rounds, all peers in
-turn in each (A B C, A B C, …), so that what disturbs the machine disturbs all of them; a ratio is
-taken within its round. Every run prints a line of JSON; `results.jsonl` has them all.
+Each peer gets a virtual environment of its own, with pinned versions (`environments.py`). A measure
+is taken in rounds, all peers in turn in each (A B C, A B C, …), so that what disturbs the machine
+disturbs all of them; a ratio is taken within its round. Every run prints a line of JSON;
+`results.jsonl` has them all.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import results
+from environments import OPTUNA, RAY_TUNE, SYNE_TUNE, make_environment
 from results import Run
 
 HERE = Path(__file__).resolve().parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slurm-sweeps-bench"
 TIMEOUT_S = 900
 
 
@@ -56,7 +55,6 @@ class Peer:
 
 
 ORIGINAL = ("slurm-sweeps==0.1.3", "numpy==2.4.6", "pandas==3.1.1")
-OPTUNA = ("optuna==4.6.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
 
 PEERS = (
     Peer(results.OURS, "ours.py", n_trivial=1000),
@@ -101,7 +99,7 @@ PEERS = (
     Peer(
         "Ray Tune",
         "ray_tune.py",
-        ("ray[tune]==2.60.0", "numpy==2.4.6", "pandas==3.1.1"),
+        RAY_TUNE,
         n_trivial=12,
         n_readme=24,
         reports=False,
@@ -110,7 +108,7 @@ PEERS = (
     Peer(
         "Syne Tune, local back end",
         "syne_tune_local.py",
-        ("syne-tune[basic]==0.16.0", "numpy==2.4.6", "pandas==3.1.1"),
+        SYNE_TUNE,
         n_trivial=20,
         n_readme=30,
         reports=False,
@@ -151,7 +149,7 @@ def main() -> None:
     options = parse_options()
     peers = [p for p in PEERS if not options.only or any(o in p.name for o in options.only)]
     peers = [p for p in peers if p.is_quick or not options.quick]
-    pythons = {peer.name: make_environment(peer) for peer in peers}
+    pythons = {peer.name: make_environment(peer.packages) for peer in peers}
     runs = []
     with (HERE / "results.jsonl").open("w") as file:
         for run in measure_all(peers, pythons, options.quick, options.rounds):
@@ -170,23 +168,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="parts of the names of the peers to measure")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
-
-
-def make_environment(peer: Peer) -> Path:
-    """Return the Python of a peer's virtual environment, which is made if need be."""
-    name = "-".join(peer.packages) or "this checkout"
-    folder = CACHE / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
-    python, done = folder / "bin" / "python", folder / "done"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if not done.exists():
-        print(f"making {folder}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([*install, *(peer.packages or [str(HERE.parent)])], check=True)
-        done.touch()
-    elif not peer.packages:  # the checkout may have changed since
-        again = ["--force-reinstall", "--no-deps", str(HERE.parent)]
-        subprocess.run([*install, *again], check=True)
-    return python
 
 
 def measure_all(

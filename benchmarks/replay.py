@@ -7,29 +7,42 @@ prints one JSON line per table, seed and budget; without `--json`, the mean regr
 error per table and budget. A regret is (best validation loss reported so far - the table's
 minimum) / (median final loss - minimum). What decides is the real `Sweep`: see
 `replay_simulation.py`. Several budgets cost no more than the largest.
+
+`--peer optuna-tpe` drives the sampler and the pruner, or the scheduler, of another library instead,
+with the same workers, time and rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
-from replay_simulation import Simulation, SweepTuner, Tuner
-from replay_table import Table, read_table
+from environments import OPTUNA, RAY_TUNE, SYNE_TUNE_MODELS, make_environment
+from replay_simulation import Tuner, add_options, replay
+from replay_table import Array, Table, read_table
 
 import slurm_sweeps as ss
-from slurm_sweeps.search.pruner import Pruner
+from slurm_sweeps.search.pruner import Decision, Pruner
 from slurm_sweeps.search.samplers import Problem, SamplerPlan, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
+from slurm_sweeps.trial import Status
+
+HERE = Path(__file__).resolve().parent
 
 SAMPLERS: dict[str, Callable[[], SamplerPlan]] = {
     "random": ss.samplers.Random,
+    "quasi": lambda: ss.samplers.Random(quasi=True),
     "model": ss.samplers.Model,
+    "optuna": ss.samplers.Optuna,
 }
 
 #: A pruner for tables of so many epochs; None runs every trial to its end.
@@ -42,72 +55,102 @@ PRUNERS: dict[str, Callable[[int], Pruner | None]] = {
     "asha-3": lambda max_t: ss.ASHA("loss", "min", 3, max_t=max_t).build_pruner(),
 }
 
+#: What the objects of each peer need; see `replay_peers.py`.
+PEERS = {
+    "optuna-tpe": OPTUNA,
+    "optuna-random": OPTUNA,
+    "syne-cqr": SYNE_TUNE_MODELS,
+    "syne-bore": SYNE_TUNE_MODELS,
+    "syne-kde": SYNE_TUNE_MODELS,
+    "ray-random": RAY_TUNE,
+}
 
-def build_tuner(table: Table, sampler: str, pruner: str, workers: int, seed: int) -> Tuner:
+
+class SweepTuner:
+    """The real `Sweep`, with the axes as spaces x0, x1, …"""
+
+    def __init__(self, sweep: Sweep, n_axes: int) -> None:
+        self._sweep = sweep
+        self._names = [f"x{i}" for i in range(n_axes)]
+
+    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+        trial = self._sweep.assign(slot, now)
+        if trial is None:
+            return None
+        return trial.number, np.array([trial.cfg[name] for name in self._names])
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        return self._sweep.report(number, epoch, {"loss": value}) is Decision.GO_ON
+
+    def end(self, number: int, completed: bool) -> None:
+        self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))
+
+
+def build_tuner(table: Table, options: argparse.Namespace, seed: int) -> Tuner:
     """Make the sweep of a table: its axes are uniform spaces, its rows all the trials there are."""
     n_rows, n_axes = table.unit.shape
     space = SearchSpace({f"x{i}": ss.Uniform(0, 1) for i in range(n_axes)})
     problem = Problem(space, seed, "loss", "min")
-    cfg = SweepCfg(n_rows, "loss", fail_fast=False, slots=workers)
-    parts = bind_sampler(SAMPLERS[sampler](), problem), PRUNERS[pruner](table.n_epochs)
+    cfg = SweepCfg(n_rows, "loss", fail_fast=False, slots=options.workers)
+    parts = (
+        bind_sampler(SAMPLERS[options.sampler](), problem),
+        PRUNERS[options.pruner](table.n_epochs),
+    )
     return SweepTuner(Sweep(cfg, *parts), n_axes)
-
-
-def replay(table: Table, seed: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Run one seed on one table; yield a result for each budget."""
-    tuner = build_tuner(table, args.sampler, args.pruner, args.workers, seed)
-    simulation = Simulation(table, tuner, args.workers, args.delay)
-    budgets = sorted(args.budget)
-    for budget, regret in zip(budgets, simulation.run(budgets), strict=True):
-        yield {
-            "table": table.name,
-            "sampler": args.sampler,
-            "pruner": args.pruner,
-            "workers": args.workers,
-            "budget": budget,
-            "seed": seed,
-            "regret": regret,
-        }
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.npz")
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument(
-        "--budget", type=float, nargs="+", default=[1.0], help="in full trainings' mean time"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="run the seeds 0 to this, less one")
+    add_options(parser)
     parser.add_argument("--sampler", choices=SAMPLERS, default="random")
     parser.add_argument("--pruner", choices=PRUNERS, default="asha")
-    parser.add_argument(
-        "--delay", type=float, default=0.0, help="seconds to each decision and each trial's start"
-    )
+    parser.add_argument("--peer", choices=PEERS, help="drive these objects of a peer instead")
     parser.add_argument("--json", action="store_true", help="one JSON line per result")
     return parser
 
 
-def print_means(table: Table, results: list[dict[str, Any]]) -> None:
+def replay_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the results of all tables and seeds, in turn."""
+    labels = {"sampler": options.sampler, "pruner": options.pruner}
+    for table in map(read_table, options.tables):
+        for seed in range(options.seeds):
+            tuner = build_tuner(table, options, seed)
+            yield from replay(table, tuner, seed, labels, options)
+
+
+def replay_peer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield what a peer's objects reach; they live in an environment of their own."""
+    command = [make_environment(PEERS[options.peer]), HERE / "replay_peers.py", options.peer]
+    command += options.tables
+    for name in ("workers", "seeds", "delay"):
+        command += [f"--{name}", getattr(options, name)]
+    command += ["--budget", *options.budget]
+    with subprocess.Popen([str(word) for word in command], stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+def print_means(table: str, results: list[dict[str, Any]]) -> None:
     """Print the mean regret, in percent, and its standard error at each budget."""
     for budget in sorted({result["budget"] for result in results}):
         regrets = 100 * np.array([r["regret"] for r in results if r["budget"] == budget])
         error = regrets.std(ddof=1) / len(regrets) ** 0.5 if len(regrets) > 1 else float("nan")
-        print(f"{table.name}: {budget:4g} R: {regrets.mean():6.2f} % ± {error:.2f}", flush=True)
+        print(f"{table}: {budget:4g} R: {regrets.mean():6.2f} % ± {error:.2f}", flush=True)
 
 
 def main() -> None:
-    args = build_parser().parse_args()
-    for table in map(read_table, args.tables):
-        results = []
-        for seed in range(args.seeds):
-            for result in replay(table, seed, args):
-                results.append(result)
-                if args.json:
-                    print(json.dumps(result), flush=True)
-        if not args.json:
-            print_means(table, results)
+    options = build_parser().parse_args()
+    found = replay_peer(options) if options.peer else replay_all(options)
+    for table, results in groupby(found, lambda result: str(result["table"])):
+        if options.json:
+            for result in results:
+                print(json.dumps(result), flush=True)
+        else:
+            print_means(table, list(results))
 
 
 if __name__ == "__main__":

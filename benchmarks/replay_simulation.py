@@ -1,24 +1,22 @@
 """Workers in simulated time: what a tuner does with a table, event by event.
 
-A tuner is our `Sweep` or a peer's own objects behind the same three calls. Both get the same
-workers, the same time and the same rows. A trial that is started again goes on where it was, as
+A tuner is the real `Sweep` (`replay.py`) or a peer's own objects (`replay_peers.py`) behind the
+same three calls. Both get the same workers, the same time and the same rows, and nothing here needs
+more than NumPy. A trial that is started again goes on where it was, as
 one with checkpoints does.
 """
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 from replay_table import Array, Server, Table
-
-from slurm_sweeps.search.pruner import Decision
-from slurm_sweeps.sweep import Ended, Sweep
-from slurm_sweeps.trial import Status
 
 
 class Tuner(Protocol):
@@ -35,26 +33,6 @@ class Tuner(Protocol):
 
     def end(self, number: int, completed: bool) -> None:
         """Take note that a trial has ended, by itself or because it was told to."""
-
-
-class SweepTuner:
-    """The real `Sweep`, with the axes as spaces x0, x1, …"""
-
-    def __init__(self, sweep: Sweep, n_axes: int) -> None:
-        self._sweep = sweep
-        self._names = [f"x{i}" for i in range(n_axes)]
-
-    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
-        trial = self._sweep.assign(slot, now)
-        if trial is None:
-            return None
-        return trial.number, np.array([trial.cfg[name] for name in self._names])
-
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        return self._sweep.report(number, epoch, {"loss": value}) is Decision.GO_ON
-
-    def end(self, number: int, completed: bool) -> None:
-        self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))
 
 
 @dataclass(slots=True)
@@ -132,3 +110,41 @@ class Simulation:
     def _expect_report(self, now: float, slot: int, run: _Run) -> None:
         due = now + self._delay_s + float(self._table.seconds[run.row])
         heapq.heappush(self._events, (due, slot, run))
+
+
+def replay(
+    table: Table, tuner: Tuner, seed: int, labels: dict[str, str], options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Run one seed on one table; yield a result for each budget.
+
+    Args:
+        table: The learning curves.
+        tuner: What is tried on them.
+        seed: Which run this is.
+        labels: The names of the sampler and the pruner.
+        options: With `workers`, `delay` and `budget`, as `add_options` has read them.
+    """
+    simulation = Simulation(table, tuner, options.workers, options.delay)
+    budgets = sorted(options.budget)
+    for budget, regret in zip(budgets, simulation.run(budgets), strict=True):
+        yield {
+            "table": table.name,
+            **labels,
+            "workers": options.workers,
+            "budget": budget,
+            "seed": seed,
+            "regret": regret,
+        }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Let a parser read what every replay has: tables, workers, budgets, seeds, a delay."""
+    parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.npz")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument(
+        "--budget", type=float, nargs="+", default=[1.0], help="in full trainings' mean time"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="run the seeds 0 to this, less one")
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="seconds to each decision and each trial's start"
+    )

@@ -63,3 +63,56 @@ def test_time_goes_to_waiting_where_there_is_a_delay(table: Path) -> None:
     (prompt,) = replay(table, "--budget", "0.2", "--workers", "1")
     (slow,) = replay(table, "--budget", "0.2", "--workers", "1", "--delay", "2")
     assert prompt["regret"] < slow["regret"]
+
+
+def test_a_peer_s_objects_are_driven_by_the_same_simulator(table: Path) -> None:
+    def replay_peer(peer: str) -> list[dict[str, Any]]:
+        # As `replay.py --peer` does, in this environment instead of the peer's own.
+        script = [sys.executable, str(BENCHMARKS / "replay_peers.py"), peer, str(table)]
+        options = ["--seeds", "2", "--workers", "3", "--budget", "1", "12"]
+        output = subprocess.run([*script, *options], check=True, capture_output=True, text=True)
+        return [json.loads(line) for line in output.stdout.splitlines()]
+
+    lines = replay_peer("optuna-random")
+    assert [(line["seed"], line["budget"]) for line in lines] == [
+        (0, 1.0),
+        (0, 12.0),
+        (1, 1.0),
+        (1, 12.0),
+    ]
+    assert all(line.keys() == KEYS for line in lines)
+    assert {line["pruner"] for line in lines} == {"SuccessiveHalvingPruner"}
+    assert all(line["regret"] < 0.1 for line in lines if line["budget"] == 12)
+    assert replay_peer("optuna-tpe") == replay_peer("optuna-tpe")
+
+
+def test_searches_are_compared_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import replay_compare
+
+    def results(sampler: str, pruner: str, regrets: list[float]) -> list[dict[str, Any]]:
+        return [
+            {
+                "table": table,
+                "sampler": sampler,
+                "pruner": pruner,
+                "workers": workers,
+                "budget": budget,
+                "seed": seed,
+                "regret": regret * (1 + seed),
+            }
+            for table in ("a", "b")
+            for workers, budgets in replay_compare.BUDGETS.items()
+            for budget, regret in zip(budgets, regrets, strict=True)
+            for seed in (0, 1)
+        ]
+
+    lines = results("random", "asha", [0.4, 0.2, 0.1]) + results("model", "asha", [0.4, 0.1, 0.05])
+    slow = [line for line in results("syne-kde", "its own", [0.8, 0.4, 0.4]) if line["seed"] == 0]
+    text = replay_compare.format_results(lines + slow)
+    # Seeds of 0.4 and 0.8: mean 0.6, standard error 0.2 on each of two tables.
+    assert "| random, ASHA | 60.0 ± 14.1 | 30.0 ± 7.1 | 15.0 ± 3.5 | 1.5 / 2.0 / 2.0 | " in text
+    assert " | 1.00 / 0.50 / 0.50 | 2 |" in text
+    assert "its ASHA | 80.0 | 40.0 | 40.0 | 3.0 / 3.0 / 3.0 | 1.33 / 1.33 / 2.67 | 1 |" in text
+    assert "| **model, ASHA** | 60 / 15 / 7.5 | 60 / 15 / 7.5 |" in text
+    sys.modules.pop("replay_compare")

@@ -1,0 +1,37 @@
+"""A virtual environment for each peer, with pinned versions, kept from run to run.
+
+They lie in `~/.cache/slurm-sweeps-bench`, or below XDG_CACHE_HOME.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slurm-sweeps-bench"
+
+OPTUNA = ("optuna==4.6.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
+RAY_TUNE = ("ray[tune]==2.60.0", "numpy==2.4.6", "pandas==3.1.1")
+SYNE_TUNE = ("syne-tune[basic]==0.16.0", "numpy==2.4.6", "pandas==3.1.1")
+#: Its quantile regression imports the hub, though it needs nothing from there.
+SYNE_TUNE_MODELS = (*SYNE_TUNE, "huggingface-hub==2.4.0")
+
+
+def make_environment(packages: tuple[str, ...]) -> Path:
+    """Return the Python of an environment with these packages, or with this checkout if none."""
+    name = "-".join(packages) or "this checkout"
+    folder = CACHE / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
+    python, done = folder / "bin" / "python", folder / "done"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not done.exists():
+        print(f"making {folder}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([*install, *(packages or [str(CHECKOUT)])], check=True)
+        done.touch()
+    elif not packages:  # the checkout may have changed since
+        again = ["--force-reinstall", "--no-deps", str(CHECKOUT)]
+        subprocess.run([*install, *again], check=True)
+    return python

@@ -1,0 +1,269 @@
+"""Compare ways to search on tables of learning curves, and write SEARCH.md.
+
+    python benchmarks/replay_compare.py TABLE.npz … [--jobs 2] [--seeds 20] [--limit 900]
+
+Every contender is replayed on every table with 4 and with 36 workers by `replay.py`. After
+`--limit` seconds on one table no further seed is begun, so slow ones have fewer; how many is said.
+All results are lines of `search.jsonl`. Those of peers, whose versions are pinned, are taken from
+there where they are; `--again` makes them anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "search.jsonl"
+#: Budgets by the number of workers, in full trainings' mean time.
+BUDGETS = {4: (1.0, 3.0, 10.0), 36: (0.5, 1.0, 2.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to search.
+
+    Args:
+        name: In the tables.
+        sampler: As `replay.py` and its results name it; that of a peer stands for all of it.
+        pruner: The same; None for a peer, which has its own.
+    """
+
+    name: str
+    sampler: str
+    pruner: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """What `replay.py` is to be told."""
+        if self.pruner is None:
+            return ["--peer", self.sampler]
+        return ["--sampler", self.sampler, "--pruner", self.pruner]
+
+
+CONTENDERS = (
+    Contender("random, ASHA", "random", "asha"),
+    Contender("quasi-random, ASHA", "quasi", "asha"),
+    Contender("**model, ASHA**", "model", "asha"),
+    Contender("samplers.Optuna(), ASHA", "optuna", "asha"),
+    Contender("random, no pruning", "random", "none"),
+    Contender("random, ASHA of factor 3", "random", "asha-3"),
+    Contender("random, ASHA that promotes", "random", "asha-promote"),
+    Contender("model, ASHA that promotes", "model", "asha-promote"),
+    Contender("random, Hyperband", "random", "hyperband"),
+    Contender("random, median", "random", "median"),
+    Contender("Optuna: TPE, its halving", "optuna-tpe"),
+    Contender("Optuna: random, its halving", "optuna-random"),
+    Contender("Ray Tune: random, its ASHA", "ray-random"),
+    Contender("Syne Tune: quantile regression, its ASHA", "syne-cqr"),
+    Contender("Syne Tune: BORE, its ASHA", "syne-bore"),
+    Contender("Syne Tune: kernel densities, its ASHA", "syne-kde"),
+)
+
+#: Of one contender on one table with so many workers: the regrets, [budgets] for each seed.
+Regrets = dict[tuple[str, str, int], dict[int, list[float]]]
+
+
+def main() -> None:
+    """Replay what is missing, keep the results, write the tables."""
+    options = parse_options()
+    chosen = [c for c in CONTENDERS if not options.only or c.sampler in options.only]
+    anew = [c for c in chosen if options.again or c.pruner is not None]
+    kept = [line for line in read_results() if find_contender(line) not in anew]
+    have = {(find_contender(line), line["table"], line["workers"]) for line in kept}
+    tasks = [
+        (contender, table, workers)
+        for contender in chosen
+        for workers in BUDGETS
+        for table in options.tables
+        if (contender, table.stem, workers) not in have
+    ]
+    lines = list(kept)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for found in pool.map(lambda task: replay(*task, options), tasks):
+            lines += found
+            write_results(lines)
+    (HERE / "SEARCH.md").write_text(format_results(lines))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.npz")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for a table's seeds")
+    parser.add_argument("--only", nargs="*", help="samplers or peers to replay now")
+    parser.add_argument("--again", action="store_true", help="replay peers that were, too")
+    return parser.parse_args()
+
+
+def find_contender(line: dict[str, Any]) -> Contender | None:
+    """Return whose result a line is; None if nobody's who takes part."""
+    ways = ((line["sampler"], line["pruner"]), (line["sampler"], None))  # a peer has its own pruner
+    return next((c for c in CONTENDERS if (c.sampler, c.pruner) in ways), None)
+
+
+def replay(
+    contender: Contender, table: Path, workers: int, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Replay one contender on one table; return the results of the seeds that were finished."""
+    command = [sys.executable, HERE / "replay.py", table, *contender.arguments, "--json"]
+    command += ["--workers", workers, "--seeds", options.seeds, "--budget", *BUDGETS[workers]]
+    budgets, lines, began = BUDGETS[workers], [], time.monotonic()
+    with subprocess.Popen([str(word) for word in command], stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            lines.append(json.loads(text))
+            if time.monotonic() - began > options.limit and len(lines) % len(budgets) == 0:
+                process.terminate()
+                break
+    if process.returncode > 0:
+        print(f"{contender.name} failed on {table.stem}", file=sys.stderr, flush=True)
+    lines = lines[: len(lines) // len(budgets) * len(budgets)]
+    took = time.monotonic() - began
+    n_seeds = len(lines) // len(budgets)
+    print(f"{contender.name}, {table.stem}, {workers} workers: {n_seeds} seeds in {took:.0f} s")
+    sys.stdout.flush()
+    return lines
+
+
+def read_results() -> list[dict[str, Any]]:
+    """Read the results that are kept."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def write_results(lines: list[dict[str, Any]]) -> None:
+    """Keep results."""
+    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def format_results(lines: list[dict[str, Any]]) -> str:
+    """Write SEARCH.md."""
+    regrets = group_results(lines)
+    tables = sorted({table for _, table, _ in regrets})
+    parts = [
+        "# How good the searches are",
+        "Written by `make replay`; see replay_compare.py for what is done.",
+        f"- {datetime.now(timezone.utc):%Y-%m-%d}, commit {find_commit()}\n"
+        f"- tables: {', '.join(tables)}\n"
+        "- regret in percent: (best validation loss reported so far - the table's minimum) / "
+        "(median final loss - minimum), mean ± standard error over seeds\n"
+        "- budgets in R, the mean time of one full training; simulated time",
+    ]
+    for workers, budgets in BUDGETS.items():
+        rows = [c for c in CONTENDERS if all((c.name, t, workers) in regrets for t in tables)]
+        parts += format_means(rows, tables, workers, budgets, regrets)
+    for workers, budgets in BUDGETS.items():
+        rows = [c for c in CONTENDERS if any((c.name, t, workers) in regrets for t in tables)]
+        parts += format_tables(rows, tables, workers, budgets, regrets)
+    return "\n\n".join(parts) + "\n"
+
+
+def group_results(lines: list[dict[str, Any]]) -> Regrets:
+    """Group results by contender, table and workers, then by seed."""
+    grouped: Regrets = defaultdict(lambda: defaultdict(list))
+    for line in sorted(lines, key=lambda line: line["budget"]):
+        contender = find_contender(line)
+        if contender is not None:
+            key = contender.name, line["table"], line["workers"]
+            grouped[key][line["seed"]].append(line["regret"])
+    return grouped
+
+
+def format_means(
+    rows: list[Contender],
+    tables: list[str],
+    workers: int,
+    budgets: tuple[float, ...],
+    regrets: Regrets,
+) -> list[str]:
+    """Write the means over all tables of those who ran on all, and their average rank."""
+    means, errors, seeds = {}, {}, {}
+    for row in rows:
+        cells = [
+            100 * np.array(list(regrets[row.name, table, workers].values())) for table in tables
+        ]
+        means[row.name] = np.array([cell.mean(axis=0) for cell in cells])  # [tables, budgets]
+        spread = [cell.std(axis=0, ddof=1) if len(cell) > 1 else np.nan for cell in cells]
+        squares = [s**2 / len(cell) for s, cell in zip(spread, cells, strict=True)]
+        errors[row.name] = np.sqrt(sum(squares)) / len(tables)
+        seeds[row.name] = [len(cell) for cell in cells]
+    every = np.array([means[row.name] for row in rows])  # [rows, tables, budgets]
+    ranks = np.array([rank(every[:, t]) for t in range(len(tables))]).mean(axis=0)
+    head = " | ".join(f"{budget:g} R" for budget in budgets)
+    lines = [f"| | {head} | average rank | x random, ASHA | seeds |", "|---" * 7 + "|"]
+    base = every[0].mean(axis=0)
+    for i, row in enumerate(rows):
+        mean = every[i].mean(axis=0)
+        error = np.broadcast_to(errors[row.name], mean.shape)
+        cells = [format_cell(*pair) for pair in zip(mean, error, strict=True)]
+        low, high = min(seeds[row.name]), max(seeds[row.name])
+        n = str(low) if low == high else f"{low} to {high}"
+        rest = [" / ".join(f"{r:.1f}" for r in ranks[i])]
+        rest += [" / ".join(f"{r:.2f}" for r in mean / base), n]
+        lines.append(f"| {row.name} | {' | '.join([*cells, *rest])} |")
+    return [f"## {workers} workers, mean of all tables", "\n".join(lines)]
+
+
+def format_tables(
+    rows: list[Contender],
+    tables: list[str],
+    workers: int,
+    budgets: tuple[float, ...],
+    regrets: Regrets,
+) -> list[str]:
+    """Write the means on each table."""
+    lines = [f"| | {' | '.join(tables)} |", "|---" * (len(tables) + 1) + "|"]
+    for row in rows:
+        cells = []
+        for table in tables:
+            found = list(regrets.get((row.name, table, workers), {}).values())
+            mean = 100 * np.array(found).mean(axis=0) if found else []
+            cells.append(" / ".join(f"{value:.3g}" for value in mean))
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    budget = " / ".join(f"{budget:g}" for budget in budgets)
+    return [f"## {workers} workers, each table at {budget} R", "\n".join(lines)]
+
+
+def format_cell(mean: float, error: float) -> str:
+    """Write a mean and its standard error, which one seed hasn't."""
+    return f"{mean:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+
+
+def rank(values: Any) -> Any:
+    """Rank rows within each column, 1 for the lowest; ties share their mean rank."""
+    below = (values[None] < values[:, None]).sum(axis=1)
+    same = (values[None] == values[:, None]).sum(axis=1)
+    return below + (same + 1) / 2
+
+
+def find_commit() -> str:
+    """Return the commit that is checked out, with a mark where files differ from it."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
