@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,23 +258,34 @@ def test_random_is_told_of_foreign_configurations_without_harm() -> None:
 
 
 def test_twenty_lines_make_a_sampler() -> None:
-    class Halves:
-        def bind(self, problem: Problem) -> Halves:
-            self.space, self.number = problem.space, 0
-            return self
+    text = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/choosing.md", "exec"), names)
+    template = {"x": Uniform(0, 1), "opt": Choice([{"m": Uniform(0, 1)}, "adam"])}
 
-        def ask(self, now: float) -> dict[str, Any]:
-            self.number += 1
-            return self.space.build(lambda leaf: 0.5 if self.number % 2 else 0.25)
+    def climb(sampler: Any, numbers: range) -> list[dict[str, Any]]:
+        cfgs = []
+        for number in numbers:
+            cfg = sampler.ask(0.0)
+            value = abs(cfg["x"] - 0.9) + (cfg["opt"] == "adam")
+            sampler.tell(Observation(number, cfg, Status.RUNNING))
+            sampler.tell(Observation(number, cfg, Status.COMPLETED, 1, value))
+            cfgs.append(cfg)
+        return cfgs
 
-        def tell(self, trial: Observation) -> None:
-            self.number = max(self.number, trial.number + 1)
+    def bind() -> Any:
+        problem = Problem(SearchSpace(template), 0, "loss", "min")
+        return bind_sampler(names["HillClimber"](), problem)
 
-    template = {"x": Uniform(0, 1)}
-    undisturbed = ask_all(bind_sampler(Halves(), Problem(SearchSpace(template), 0)), 4)
-    assert undisturbed == ['{"x": 0.5}', '{"x": 0.25}'] * 2
-    resumed = resume(Halves(), template, 0, undisturbed[:3])
-    assert through_json(resumed.ask(0.0)) == {"x": 0.25}
+    climbed = climb(bind(), range(60))
+    assert abs(climbed[-1]["x"] - 0.9) < 0.5
+    assert climbed[-1]["opt"] != "adam"
+    resumed = bind()
+    for number, cfg in enumerate(climbed[:40]):
+        value = abs(cfg["x"] - 0.9) + (cfg["opt"] == "adam")
+        resumed.tell(Observation(number, through_json(cfg), Status.COMPLETED, 1, value))
+    assert climb(resumed, range(40, 60)) == climbed[40:]
 
 
 @pytest.mark.parametrize("plan", [samplers.Random, "random", object()])

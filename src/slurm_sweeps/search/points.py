@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError, UsageTypeError
+from ..trial import canonical_json
 from .search_space import SearchSpace
 from .streams import Streams
 
@@ -41,11 +43,10 @@ def _fill(point: Any, number: int, space: SearchSpace, streams: Streams) -> dict
     rng = streams.go_to(number)
     for _ in range(_N_DRAWS):
         try:
-            units = space.to_units(_overlay(space.sample(rng), point))
+            # Read as it is, not made of units: 1e-3 is to stay 1e-3.
+            return space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))
         except UsageError as error:
             why = error
-        else:
-            return space.build(units.__getitem__)
     raise UsageError(
         f"points_to_evaluate[{number}] = {point!r} is no part of any configuration: {why}"
     ) from why
