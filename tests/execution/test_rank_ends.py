@@ -40,6 +40,30 @@ def test_the_first_broken_rank_speaks_for_all(
     assert (found["how"], found["message"]) == (how, message)
 
 
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:23345"
+
+
+@pytest.mark.parametrize(
+    ("type_", "message"),
+    [
+        ("ConnectionError", "a rank has gone"),
+        ("ConnectionResetError", "[Errno 104] Connection reset by peer"),
+        ("BrokenPipeError", "[Errno 32] Broken pipe"),
+        ("EOFError", ""),
+        ("RuntimeError", GLOO),
+        ("DistBackendError", "NCCL error: remote process exited; ncclRemoteError: a call failed"),
+    ],
+)
+@pytest.mark.parametrize("how", ["failed", "lost"])
+def test_a_rank_that_lost_another_is_not_the_reason(type_: str, message: str, how: str) -> None:
+    """As it unwinds, the one that fails hangs up; the others may be through before it is."""
+    lost = {**end("failed", 1, 0, message), "error_type": type_}
+    reason = {**end(how, 2, 1, "oh"), "error_type": "ValueError"}
+    assert judge_ends({0: lost, 1: reason})["message"] == "rank 1: oh"
+    alone = judge_ends({0: lost, 1: end("completed", 2, 1)})
+    assert (alone["how"], alone["message"]) == ("failed", f"rank 0: {message}")
+
+
 def test_a_node_is_found_by_its_name_or_else_by_its_host() -> None:
     assert find_address({"SLURMD_NODENAME": "localhost"}) == "localhost"
     other = find_address({"SLURMD_NODENAME": "no-such-node.invalid"})

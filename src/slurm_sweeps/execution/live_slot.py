@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,6 +17,13 @@ from .messages import Record, make_storable
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
+
+#: How a rank fails that has lost another one: Python's errors, and what gloo and NCCL say.
+_LOST_PEER = re.compile(
+    r"Connection\w*Error|BrokenPipe|EOFError|DistNetworkError|ncclRemoteError|Broken pipe"
+    r"|connection (was )?(closed|reset|refused|aborted|lost)|(closed|reset) by (remote )?peer",
+    re.IGNORECASE,
+)
 
 _encode_json = json.JSONEncoder(default=describe_value).encode
 
@@ -103,9 +111,11 @@ class LiveSlot:
 def judge_ends(ends: dict[int, Record]) -> Record:
     """Decide how a trial of several ranks ended, from what each rank's worker said.
 
-    The first rank that failed or was killed decides: what the others say then (lost connections)
-    follows from it. A killed rank is a failure of the trial: the others live and its worker saw it,
-    so nothing is unknown. Where no rank failed, rank 0 speaks for all.
+    The first rank that failed or was killed decides: what the others say then follows from it. One
+    that lost a connection speaks only where no other reason is known: as a rank unwinds its stack
+    it hangs up, and the others may fail of that before it has come to its end. A killed rank is a
+    failure of the trial: the others live and its worker saw it, so nothing is unknown. Where no
+    rank failed, rank 0 speaks for all.
 
     Args:
         ends: The `ended` records by rank; `at` in them is when that was (seconds since 1970).
@@ -115,9 +125,14 @@ def judge_ends(ends: dict[int, Record]) -> Record:
     broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
     if not broken:
         return ends[0]
-    first = min(broken, key=lambda end: float(end.get("at", float("inf"))))
+    first = min(broken, key=lambda end: (_is_lost_peer(end), float(end.get("at", float("inf")))))
     rank = first.get("rank", 0)
     return {**first, "how": "failed", "message": f"rank {rank}: {first.get('message', '')}"}
+
+
+def _is_lost_peer(end: Record) -> bool:
+    said = f"{end.get('error_type', '')}: {end.get('message', '')}"
+    return end["how"] == "failed" and _LOST_PEER.search(said) is not None
 
 
 def build_trial_record(slot: LiveSlot, trial: TrialState, status: Status) -> TrialRecord:
