@@ -122,5 +122,7 @@ def test_configuration_follows_version_and_gpus() -> None:
         build_gres_conf(ClusterSpec(nodes=1, gpus=1), "/d")
         == "NodeName=n1 Name=gpu File=/d/nvidia0\n"
     )
-    assert "nvidia[0-3]" in build_gres_conf(ClusterSpec(), "/d")
+    *_, untyped, typed = build_gres_conf(ClusterSpec(nodes=2), "/d").splitlines()
+    assert untyped == "NodeName=n1 Name=gpu File=/d/nvidia[0-3]"
+    assert typed == "NodeName=n2 Name=gpu Type=a100 File=/d/nvidia[0-3]"
     assert build_gres_conf(ClusterSpec(gpus=0), "/d") == ""

@@ -89,6 +89,10 @@ def assert_as_planned(answer: Answer) -> None:
         ("-N2 --ntasks-per-node=4 -c4 --mem=32G --gpus-per-node=4", 8, 4, 8192, 1),
         ("-N2 --ntasks-per-node=4 -c4 --mem-per-gpu=4G --gpus=8", 8, 4, 4096, 1),
         ("-N2 --ntasks-per-node=4 -c4 --mem-per-cpu=1G --gpus-per-task=1", 8, 4, 4096, 1),
+        ("-N2 --ntasks-per-node=4 -c4 --mem-per-cpu=1G --gres=gpu:a100:4", 8, 4, 4096, 1),
+        ("-N2 --ntasks-per-node=4 -c4 --mem=32G --gpus-per-node=a100:4", 8, 4, 8192, 1),
+        ("-N2 --ntasks-per-node=4 -c4 --mem-per-gpu=4G --gpus=a100:8", 8, 4, 4096, 1),
+        ("-N2 --ntasks-per-node=4 -c4 --mem-per-cpu=1G --gpus-per-task=a100:1", 8, 4, 4096, 1),
         ("-N2 --ntasks-per-node=2 -c4 --gres=gpu:4", 4, 4, 128000, 2),
         ("-N2 --ntasks-per-node=4 --exclusive --mem=0", 8, 32, 64000, 1),
         ("-N2 --exclusive --mem=0", 8, 32, 64000, 1),
@@ -173,6 +177,7 @@ def test_overlapping_trials_run_beyond_what_fits(cluster: SlurmCluster, tmp_path
         {"args": "--mem-per-cpu=512M"},
         {"gpus": 2},
         {"args": "--gpus-per-task=2"},
+        {"args": "--gres=gpu:a100:2"},
         {"ntasks": 2, "args": "--gpus=2"},
         {"ntasks": 2},
     ],
@@ -181,7 +186,8 @@ def test_overlapping_trials_run_beyond_what_fits(cluster: SlurmCluster, tmp_path
 def test_what_the_user_says_runs_at_once(
     cluster: SlurmCluster, tmp_path: Path, cfg: dict[str, Any]
 ) -> None:
-    answer = run_job(cluster, tmp_path, "-N1 -n4 -c4 --mem-per-cpu=1G --gres=gpu:4", cfg)
+    gpus = "gpu:a100:4" if "a100" in cfg.get("args", "") else "gpu:4"
+    answer = run_job(cluster, tmp_path, f"-N1 -n4 -c4 --mem-per-cpu=1G --gres={gpus}", cfg)
     assert_as_planned(answer)
     owned = [gpu for _, devices in answer.gpus() for gpu in devices.split(",")]
     assert len(set(owned)) == len(owned) == 4

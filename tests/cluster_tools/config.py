@@ -23,6 +23,8 @@ class ClusterSpec:
         cpus: CPUs that each node claims; even.
         memory_mb: Memory that each node claims, in MB.
         gpus: Fake GPUs per node; 0 for a cluster without GRES.
+        gpu_type: The type of the GPUs of the second half of the nodes; those of the first half
+            have none.
         preemption: Two partitions, `main` (the default one, whose jobs are requeued) and `urgent`
             (which preempts it); else `main` alone.
         kill_wait_s: Seconds between TERM and KILL at a time limit, a preemption, a `scancel`.
@@ -35,6 +37,7 @@ class ClusterSpec:
     cpus: int = 128
     memory_mb: int = 256_000
     gpus: int = 4
+    gpu_type: str = "a100"
     preemption: bool = True
     kill_wait_s: int = 30
     over_time_limit_min: int = 0
@@ -45,6 +48,10 @@ class ClusterSpec:
     def node_names(self) -> tuple[str, ...]:
         """The nodes' names, in order."""
         return tuple(f"n{i}" for i in range(1, self.nodes + 1))
+
+    def find_gpu_type(self, name: str) -> str | None:
+        """The type of a node's GPUs, None where they have none."""
+        return self.gpu_type if name in self.node_names[(self.nodes + 1) // 2 :] else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +197,19 @@ def _behaviour_lines(spec: ClusterSpec) -> list[str]:
 
 
 def _node_lines(spec: ClusterSpec, hostname: str, ports: Sequence[int]) -> list[str]:
-    gres = f" Gres=gpu:{spec.gpus}" if spec.gpus else ""
     shape = (
         f"CPUs={spec.cpus} Boards=1 SocketsPerBoard=2 CoresPerSocket={spec.cpus // 2} "
-        f"ThreadsPerCore=1 RealMemory={spec.memory_mb}{gres}"
+        f"ThreadsPerCore=1 RealMemory={spec.memory_mb}"
     )
     nodes = [
         f"NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} {shape}"
         for name, port in zip(spec.node_names, ports, strict=True)
     ]
-    return ["GresTypes=gpu", *nodes] if spec.gpus else nodes
+    if not spec.gpus:
+        return nodes
+    types = [spec.find_gpu_type(name) for name in spec.node_names]
+    gres = [f"gpu:{type_}:{spec.gpus}" if type_ else f"gpu:{spec.gpus}" for type_ in types]
+    return ["GresTypes=gpu", *map("{} Gres={}".format, nodes, gres)]
 
 
 def _partition_lines(spec: ClusterSpec) -> list[str]:
@@ -223,7 +233,11 @@ def build_gres_conf(spec: ClusterSpec, devices: str) -> str:
         return ""
     last = spec.gpus - 1
     files = f"{devices}/nvidia{f'[0-{last}]' if last else '0'}"
-    return "".join(f"NodeName={name} Name=gpu File={files}\n" for name in spec.node_names)
+    types = {name: spec.find_gpu_type(name) for name in spec.node_names}
+    return "".join(
+        f"NodeName={name} Name=gpu {f'Type={type_} ' if type_ else ''}File={files}\n"
+        for name, type_ in types.items()
+    )
 
 
 def build_cgroup_conf(version: tuple[int, ...]) -> str:

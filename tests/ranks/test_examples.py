@@ -1,4 +1,4 @@
-"""On a real Slurm: the distributed examples, as they are."""
+"""On a real Slurm: the distributed examples, as they are, and Accelerate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rank_jobs import TIMEOUT_S, read_result, run_sweep
+from rank_jobs import TIMEOUT_S, read_ranks, read_result, run_sweep
 
 from cluster_tools import SlurmCluster, wait_until
 from frameworks import require_module
@@ -71,6 +71,20 @@ def test_plain_torch(frameworks: None, cluster: SlurmCluster, tmp_path: Path) ->
     assert len(result.trials) == 3
     assert set(count(result)) <= ENDED
     assert all(set(trial.metrics["world_size"].values()) == {4.0} for trial in result.trials)
+
+
+def test_accelerate(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+    run_sweep(cluster, tmp_path, "accelerate_sweep.py", job=ONE_SLOT)
+    assert count(read_result(tmp_path, "accelerate")) == {"completed": 2}
+    worlds = read_ranks(tmp_path, "world.*.json")
+    assert len(worlds) == 2
+    for ranks in worlds.values():
+        assert [rank["rank"] for rank in ranks] == [0, 1, 2, 3]
+        assert [rank["local_rank"] for rank in ranks] == [0, 1, 0, 1]
+        assert {rank["world_size"] for rank in ranks} == {4}
+        assert len({rank["weight"] for rank in ranks}) == 1  # they have learned together
+    trials = read_result(tmp_path, "accelerate").trials
+    assert {batches for t in trials for batches in t.metrics["batches"].values()} == {2.0}
 
 
 def test_transformers(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
