@@ -9,11 +9,11 @@ import pytest
 
 import slurm_sweeps as ss
 from slurm_sweeps.search.pruner import Decision
-from slurm_sweeps.search.samplers import Problem, bind_sampler
+from slurm_sweeps.search.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.marks import UNFINISHED
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
-from slurm_sweeps.trial import Status
+from slurm_sweeps.trial import TERMINATED, Status
 
 PROMOTE = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=True)
 PRUNED = Ended(Status.PRUNED)  # what a worker says of any trial that was told to leave
@@ -189,3 +189,64 @@ def test_what_never_ends_or_has_no_metric_is_named(tmp_path: Path) -> None:
         experiment.run(target=0.1)
     with pytest.raises(ValueError, match="time_budget_in_sec must be a number of seconds"):
         experiment.run(None, time_budget_in_sec=-1)
+
+
+class Recorder:
+    """Draws one number after the other, and writes down what it is told of trials that ended."""
+
+    def bind(self, problem: Problem) -> Recorder:
+        self.space, self.number = problem.space, 0
+        self.told: dict[int, Observation] = {}
+        return self
+
+    def ask(self, now: float) -> dict[str, Any]:
+        return self.space.build(lambda leaf: self.number / 10)
+
+    def tell(self, trial: Observation) -> None:
+        self.number = max(self.number, trial.number + 1)
+        if trial.status in TERMINATED:
+            self.told[trial.number] = trial
+
+
+def train_at_length(cfg: dict[str, Any]) -> None:
+    for epoch in range(1, 40):
+        ss.log({"loss": cfg["x"] + 1 / epoch}, epoch)
+        if epoch % 2:
+            ss.log({"other": 1.0}, epoch + 1)
+
+
+def test_a_resumed_sampler_is_told_the_same_curves(tmp_path: Path) -> None:
+    def run(n_trials: int) -> dict[int, Observation]:
+        asha = ss.ASHA("loss", "min", max_t=100)
+        recorder = Recorder()
+        ss.Experiment(
+            train_at_length,
+            {"x": ss.Uniform(0, 1)},
+            local_dir=tmp_path,
+            asha=asha,
+            restore="auto",
+            sampler=recorder,
+        ).run(n_trials, 2, summarize_cfg_and_metrics=False)
+        return recorder.told
+
+    first, second = run(5), run(6)
+    assert len(first) == 5
+    assert {number: second[number] for number in first} == first
+    assert list(first[0].curve) == [1, 4, 16, 39]
+    assert first[0].value == first[0].curve[39]
+
+
+@pytest.mark.parametrize("sampler", [ss.samplers.Optuna(), ss.samplers.Random(quasi=True)])
+def test_other_samplers_with_real_trials(tmp_path: Path, sampler: Any) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        for epoch in range(1, 5):
+            ss.log({"loss": (cfg["x"] - 0.3) ** 2 + 1 / epoch}, epoch)
+
+    asha = ss.ASHA("loss", "min", reduction_factor=2, max_t=4)
+    experiment = ss.Experiment(
+        train, {"x": ss.Uniform(0, 1)}, local_dir=tmp_path, asha=asha, sampler=sampler, seed=3
+    )
+    trials = experiment.run(30, 2, summarize_cfg_and_metrics=False).trials
+    assert len(trials) == 30
+    assert len({trial.cfg["x"] for trial in trials}) == 30
+    assert {trial.status for trial in trials} == {Status.COMPLETED, Status.PRUNED}

@@ -20,6 +20,7 @@ from typing import Any
 from .search.pruner import Decision, PromotingPruner, Pruner
 from .search.rungs import AshaPruner
 from .search.samplers import Observation, Sampler, StudyingSampler
+from .search.thin_curve import ThinCurve
 from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
@@ -49,6 +50,7 @@ class TrialState:
         lost_count: How many attempts were lost (or interrupted though nobody asked).
         failed_count: How many attempts failed.
         slot: Where it runs.
+        curve: What the sampler is told of the sweep's metric.
         last_value: The last value of the sweep's metric, None before the first.
         last_iteration: The iteration of the latest report, None before the first.
         told: What it was told to do by the latest decision, if not to go on.
@@ -64,6 +66,7 @@ class TrialState:
     lost_count: int = 0
     failed_count: int = 0
     slot: int | None = None
+    curve: ThinCurve = field(default_factory=ThinCurve)
     last_value: float | None = None
     last_iteration: int | None = None
     told: Decision | None = None
@@ -271,6 +274,7 @@ class Sweep:
         if metric is not None and metric in metrics:
             progress.saw_metric = True
             trial.last_value = metrics[metric]
+            trial.curve.note(iteration, trial.last_value)
             self._watch_target(trial, trial.last_value)
             if self._pruner is not None:
                 decision = self._pruner.report(number, iteration, trial.last_value)
@@ -471,10 +475,10 @@ class Sweep:
         trial.status = status
 
     def _tell_sampler(self, trial: TrialState) -> None:
+        curve = trial.curve.read()
+        iteration, value = next(reversed(curve.items()), (None, None))
         self._sampler.tell(
-            Observation(
-                trial.number, trial.cfg, trial.status, trial.last_iteration, trial.last_value
-            )
+            Observation(trial.number, trial.cfg, trial.status, iteration, value, curve)
         )
 
 

@@ -15,7 +15,7 @@ from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search import samplers
 from slurm_sweeps.search.samplers import ModelSampler, Observation
 from slurm_sweeps.search.samplers.encoding import INACTIVE, Encoding
-from slurm_sweeps.search.samplers.forest import score
+from slurm_sweeps.search.samplers.forest import COMPLETE, scale, score
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, Uniform
 from slurm_sweeps.trial import Status
@@ -54,6 +54,49 @@ def test_it_takes_a_fresh_look_when_its_candidates_run_out() -> None:
         sampler.ask(0.0)
         pools.add(id(sampler._pool))
     assert sampler._pool.n_left > 0
+
+
+def test_it_sees_from_the_curves_what_early_values_are_worth() -> None:
+    """Where x is large, trials begin well and end badly; most are pruned before that shows."""
+    sampler = bind(template={"x": Uniform(0, 1)})
+    for number in range(40):
+        x = sampler.ask(0.0)["x"]
+        curve = {1: 1 - 0.5 * x, 4: 0.8 - 0.3 * x, 16: 0.4 + 0.4 * x, 50: x}
+        told = curve if number % 4 == 0 else {1: curve[1]}
+        status = Status.COMPLETED if number % 4 == 0 else Status.PRUNED
+        iteration, value = list(told.items())[-1]
+        sampler.tell(Observation(number, {"x": x}, status, iteration, value, told))
+    assert np.median([sampler.ask(0.0)["x"] for _ in range(40)]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("status", "curve", "points"),
+    [
+        (Status.PRUNED, {1: 3.0, 4: 2.0}, [(1, 3), (4, 2)]),
+        (Status.COMPLETED, {1: 3.0, 4: 2.0}, [(1, 3), (COMPLETE, 2)]),
+        (Status.COMPLETED, {}, [(COMPLETE, math.inf)]),
+        (Status.FAILED, {1: 3.0, 4: 2.0}, [(1, 3), (4, 2), (COMPLETE, math.inf)]),
+        (Status.PRUNED, {1: 3.0, 4: math.nan}, [(1, 3), (COMPLETE, math.inf)]),
+        (Status.PRUNED, {1: math.inf, 4: 2.0}, [(4, 2)]),
+    ],
+)
+def test_what_a_trial_is_taken_for(
+    status: Status, curve: dict[int, float], points: list[tuple[float, float]]
+) -> None:
+    sampler = bind()
+    cfg = sampler.ask(0.0)
+    *_, (iteration, value) = [(None, None), *curve.items()]
+    sampler.tell(Observation(0, cfg, status, iteration, value, curve))
+    assert list(sampler._told[0].points) == points
+    if curve:  # who keeps no curve says the last value alone
+        sampler.tell(Observation(0, cfg, status, iteration, value))
+        assert sampler._told[0].points[-1] == points[-1]
+
+
+def test_iterations_are_shown_by_their_logarithm() -> None:
+    assert scale(np.array([0.0, 3.0, 15.0, COMPLETE])).tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert scale(np.array([0.0, COMPLETE])).tolist() == [0.0, 1.0]
+    assert scale(np.array([COMPLETE])).tolist() == [1.0]
 
 
 def test_what_is_not_active_is_marked() -> None:

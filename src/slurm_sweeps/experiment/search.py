@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import UsageError
@@ -27,6 +27,13 @@ from ..sweep import Sweep, SweepCfg, TrialState
 from ..trial import TERMINATED, Status
 from .arguments import RunCfg, describe_pruner
 from .warm_start import Known
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    #: Iterations, rising, and values of the metric by the trial's number.
+    Curves = dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +108,14 @@ class Search:
             fill_points(self.points, self.space, settings["seed"]),
         )
         trials = database.trials(record.id)
+        numbers = [trial.number for trial in trials]
+        curves = database.curves(record.id, self.metric, numbers) if self.metric else {}
         if trials:
-            states = list(self._revive(database, record, trials))
+            states = list(self._revive(database, record, trials, curves))
             unfinished = find_unfinished(trials, database.requests(record.id))
             sweep.restore(states, unfinished, has_reported=bool(database.metric_ids(record.id)))
-        if pruner is not None and self.metric is not None:
-            _replay(pruner, database, record, self.metric, [trial.number for trial in trials])
+        if pruner is not None:
+            _replay(pruner, curves)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -154,18 +163,19 @@ class Search:
             )
 
     def _revive(
-        self, database: Database, record: ExperimentRecord, trials: Sequence[TrialRecord]
+        self,
+        database: Database,
+        record: ExperimentRecord,
+        trials: Sequence[TrialRecord],
+        curves: Curves,
     ) -> Iterator[TrialState]:
-        metric = self.metric
-        known = {a.number: a for a in database.aggregates(record.id, metric)} if metric else {}
         failed = Counter(
             attempt.number
             for attempt in database.attempts(record.id)
             if attempt.status is Status.FAILED
         )
         for trial in trials:
-            last = known.get(trial.number)
-            yield TrialState(
+            state = TrialState(
                 number=trial.number,
                 trial_id=trial.trial_id,
                 repetition=trial.repetition,
@@ -174,15 +184,20 @@ class Search:
                 attempt=trial.attempt,
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
-                last_value=last.last_value if last else None,
-                last_iteration=last.last_iteration if last else None,
             )
+            for iteration, value in _iterate_curve(curves, trial.number):
+                state.curve.note(iteration, value)
+                state.last_iteration, state.last_value = iteration, value
+            yield state
 
 
-def _replay(
-    pruner: Pruner, database: Database, record: ExperimentRecord, metric: str, numbers: list[int]
-) -> None:
+def _replay(pruner: Pruner, curves: Curves) -> None:
     """Let a rule hear all stored reports again."""
-    for number, (iterations, values) in database.curves(record.id, metric, numbers).items():
-        for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
+    for number in curves:
+        for iteration, value in _iterate_curve(curves, number):
             pruner.report(number, iteration, value)
+
+
+def _iterate_curve(curves: Curves, number: int) -> Iterator[tuple[int, float]]:
+    for iterations, values in filter(None, [curves.get(number)]):
+        yield from zip(iterations.tolist(), values.tolist(), strict=True)

@@ -1,17 +1,20 @@
 """What a forest of trees learns from the trials that have ended.
 
-A fit is made of a table of rows and values alone, so that it can be made in another thread. It
-holds a pool of candidates with every tree's prediction for each of them: proposing is then no more
-than averaging a few rows of numbers.
+A fit is made of what was told of them alone, so that it can be made in another thread. It holds a
+pool of candidates with every tree's prediction for each of them: proposing is then no more than
+averaging a few rows of numbers.
 
-Half of the candidates are drawn at random and half around the best trials. Values count by their
-rank alone: they are carried to a normal distribution, so that neither outliers nor the metric's
-scale matter, and a trial that failed or diverged is simply the worst.
+The trees learn a value from a configuration and an iteration; candidates are judged at the last
+iteration that any trial has reached. Half of the candidates are drawn at random and half around the
+best trials. Values count by their rank alone: they are carried to a normal distribution, so that
+neither outliers nor the metric's scale matter, and a trial that failed or diverged is simply the
+worst.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -20,8 +23,11 @@ import numpy as np
 from ...errors import UsageError
 from .encoding import Array, Encoding
 
-#: A fit is made of no more trials than this: the best third of them, the others at random.
-MAX_TRIALS = 900
+#: The iteration at which a trial is complete, whichever that is.
+COMPLETE = math.inf
+
+#: A fit is made of no more points than this: the best third of them, the others at random.
+MAX_POINTS = 1200
 N_TREES = 50
 N_CANDIDATES = 1000
 
@@ -37,18 +43,17 @@ P_OTHER_OPTION = 0.15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """What a forest is fitted to.
+class Told:
+    """What was told of one trial.
 
     Args:
-        rows: Of each trial, its row; [n, n_columns].
-        values: Their metric's last value, lower is better, infinite for those that have none; [n].
-        seed: Makes the fit repeatable.
+        row: Its configuration; [n_columns].
+        points: Iterations, rising, and the metric there, lower is better; infinite at its end for
+            one that failed or diverged.
     """
 
-    rows: Array
-    values: Array
-    seed: int
+    row: Array
+    points: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,21 +79,41 @@ def check_installed() -> None:
         ) from error
 
 
-def fit(table: Table, encoding: Encoding) -> Fit:
-    """Fit a forest and ask it about a pool of candidates."""
+def fit(told: Sequence[Told], encoding: Encoding, seed: int) -> Fit:
+    """Fit a forest and ask it about a pool of candidates.
+
+    Args:
+        told: The trials, one or more, with a point or more each.
+        encoding: What their rows mean.
+        seed: Makes the fit repeatable.
+    """
     from sklearn.ensemble import ExtraTreesRegressor
 
-    rng = np.random.default_rng(table.seed)
-    order = np.argsort(table.values, kind="stable")
-    kept = _thin(order, rng)
+    rng = np.random.default_rng(seed)
+    rows = np.array([trial.row for trial in told])
+    of = np.repeat(np.arange(len(told)), [len(trial.points) for trial in told])
+    points = np.array([point for trial in told for point in trial.points])
+    kept = _thin(np.argsort(points[:, 1], kind="stable"), rng)
     forest = ExtraTreesRegressor(
         N_TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)), n_jobs=1
     )
-    forest.fit(encoding.show(table.rows[kept]), score(table.values)[kept])
-    candidates = draw_candidates(table.rows[order[: count_best(len(order))]], encoding, rng)
-    shown = encoding.show(candidates).astype(np.float32)
-    predictions = [tree.tree_.predict(shown)[:, 0] for tree in forest.estimators_]
+    shown = np.column_stack((encoding.show(rows[of[kept]]), scale(points[:, 0])[kept]))
+    forest.fit(shown, score(points[:, 1])[kept])
+
+    order = np.argsort([trial.points[-1][1] for trial in told], kind="stable")
+    candidates = draw_candidates(rows[order[: count_best(len(order))]], encoding, rng)
+    asked = np.column_stack((encoding.show(candidates), np.ones(len(candidates))))
+    asked = asked.astype(np.float32)
+    predictions = [tree.tree_.predict(asked)[:, 0] for tree in forest.estimators_]
     return Fit(candidates, np.array(predictions))
+
+
+def scale(iterations: Array) -> Array:
+    """Carry iterations to [0, 1] by their logarithm; the largest, and `COMPLETE`, to 1."""
+    finite = iterations[np.isfinite(iterations)]
+    most = math.log1p(float(finite.max(initial=0))) or 1.0
+    scaled: Array = np.minimum(np.log1p(iterations) / most, 1.0)
+    return scaled
 
 
 def score(values: Array) -> Array:
@@ -121,9 +146,9 @@ def draw_candidates(best: Array, encoding: Encoding, rng: np.random.Generator) -
 
 
 def _thin(order: Array, rng: np.random.Generator) -> Array:
-    """Choose the trials to fit to, from their numbers, the best first."""
-    if len(order) <= MAX_TRIALS:
+    """Choose the points to fit to, from their numbers, the best first."""
+    if len(order) <= MAX_POINTS:
         return order
-    n_best = MAX_TRIALS // 3
-    rest = rng.choice(order[n_best:], MAX_TRIALS - n_best, replace=False)
+    n_best = MAX_POINTS // 3
+    rest = rng.choice(order[n_best:], MAX_POINTS - n_best, replace=False)
     return np.concatenate([order[:n_best], rest])

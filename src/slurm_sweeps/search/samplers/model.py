@@ -1,10 +1,11 @@
 """Learning from the trials that have ended where good configurations lie.
 
-A forest is told each trial's last value, as if the trial were complete: replays of real learning
-curves say that this serves far better than leaving pruned trials out. Each proposal follows one
-of its trees, drawn at random (Thompson sampling): where trees agree it goes to what is best, where
-they differ it explores. As every proposal follows other trees and leaves the pool of candidates,
-many workers that ask at once are not sent to one place.
+A forest is told of each trial's learning curve, thinned, with the iteration as one more input, and
+asked what a configuration would reach in the end: what was pruned early teaches it what early
+values are worth. Each proposal follows a few of its trees, drawn at random (Thompson sampling):
+where trees agree it goes to what is best, where they differ it explores. As every proposal follows
+other trees and leaves the pool of candidates, many workers that ask at once are not sent to one
+place.
 
 `plan_study` and `learn` part the fit from the asking, so that a driver can fit in another thread;
 unless someone took this over (`studies_apart`), an ask fits by itself when enough was told.
@@ -13,7 +14,7 @@ unless someone took this over (`studies_apart`), an ask fits by itself when enou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,14 +26,13 @@ from ...trial import Status
 from ..checks import check_integer, check_real
 from ..streams import Streams
 from .draw import Draw
-from .encoding import Array, Encoding
-from .forest import Fit, Table, check_installed, fit
+from .encoding import Encoding
+from .forest import COMPLETE, Fit, Told, check_installed, fit
 from .protocol import Observation, Problem
 from .unseen import Unseen
 
-#: How many trees are asked for one proposal. With more, replays of curves whose early values
-#: mislead stuck to the first good region.
-N_ASKED = 1
+#: How many trees are asked for one proposal.
+N_ASKED = 2
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -45,7 +45,7 @@ _ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILE
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Propose what a forest of trees, fitted to the trials that have ended, takes for good.
+    """Propose what a forest of trees, fitted to the trials that have ended, expects to end well.
 
     Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (that of the pruner).
     Conditional and mixed spaces are modelled; trials that fail or diverge count as the worst.
@@ -103,8 +103,7 @@ class ModelSampler:
         self._streams = Streams(problem.seed, "model")
         self._fills = Streams(problem.seed, "what is not active")
         self._unseen = Unseen(problem.space, problem.seed)
-        self._rows: dict[int, Array] = {}
-        self._values: dict[int, float] = {}
+        self._told: dict[int, Told] = {}
         self._next = 0
         self._n_known = 0
         self._pool: _Pool | None = None
@@ -130,41 +129,52 @@ class ModelSampler:
             self._next = trial.number + 1
             self._unseen.note(trial.cfg)
         if trial.status in _ENDED:
-            self._take(trial.number, trial.cfg, trial.value)
+            self._take(trial.number, trial.cfg, trial.curve or _read_last(trial), trial.status)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
         """Learn from a trial of another sweep; its point counts as tried."""
         self._unseen.mark(cfg)
-        self._take(-1 - len(self._values), cfg, value)
+        curve = {} if value is None else {0: value}
+        self._take(-1 - len(self._told), cfg, curve, Status.COMPLETED)
 
     def plan_study(self) -> Callable[[], Fit] | None:
         """Return what makes the next fit, None while there is too little new; touches nothing."""
-        n = len(self._values)
+        n = len(self._told)
         is_short = self._pool is not None and self._pool.n_left < MIN_POOL
         if n < self._plan.n_startup or not self._encoding.n_columns:
             return None
         if n <= (1 + GROWTH) * self._n_known and not is_short:
             return None
-        numbers = list(self._values)
-        rows = np.array([self._rows[number] for number in numbers])
-        values = np.array([self._values[number] for number in numbers])
         seed = int(self._streams.go_to(self._next).integers(2**62))
         self._n_known = n
-        return partial(fit, Table(rows, values, seed), self._encoding)
+        return partial(fit, list(self._told.values()), self._encoding, seed)
 
     def learn(self, result: Fit) -> None:
         """Take in what a study found."""
         self._pool = _Pool(result, self._encoding)
 
-    def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:
+    def _take(
+        self, number: int, cfg: dict[str, Any], curve: Mapping[int, float], status: Status
+    ) -> None:
         # The last that is told of a trial counts: one that was paused may have gone on.
-        if number not in self._rows:
-            row = self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
-            if row is None:
-                return
-            self._rows[number] = row
-        is_known = value is not None and math.isfinite(value)
-        self._values[number] = self._sign * value if is_known and value is not None else math.inf
+        row = self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
+        if row is not None:
+            self._told[number] = Told(row, self._judge(curve, status))
+
+    def _judge(self, curve: Mapping[int, float], status: Status) -> tuple[tuple[float, float], ...]:
+        """Return a curve's points, lower is better, with the end that its trial came to."""
+        points = [(float(at), self._sign * value) for at, value in curve.items()]
+        last = points[-1][1] if points else math.nan
+        points = [point for point in points if math.isfinite(point[1])]
+        if status is Status.FAILED or not math.isfinite(last):
+            return (*points, (COMPLETE, math.inf))
+        if status is Status.COMPLETED:
+            points[-1] = (COMPLETE, last)
+        return tuple(points)
+
+
+def _read_last(trial: Observation) -> dict[int, float]:
+    return {} if trial.value is None else {trial.iteration or 0: trial.value}
 
 
 class _Pool:

@@ -31,7 +31,7 @@ The rules, which the property tests of `tests/search` hold every sampler to:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from ...trial import Status
@@ -65,7 +65,8 @@ class Observation:
         status: RUNNING when it starts, what it ended as later.
         iteration: The largest iteration that it logged the metric at; None if it never did.
         value: The metric there; may be NaN or infinite.
-        curve: The metric by iteration, where the caller keeps it; else None.
+        curve: The metric by iteration, rising and thinned: the first value from each power of
+            four on, and the last; empty where nobody has kept it.
     """
 
     number: int
@@ -73,7 +74,7 @@ class Observation:
     status: Status
     iteration: int | None = None
     value: float | None = None
-    curve: Mapping[int, float] | None = None
+    curve: Mapping[int, float] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
