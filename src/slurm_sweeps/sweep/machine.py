@@ -14,118 +14,17 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from .search.pruner import Decision, PromotingPruner, Pruner
-from .search.rungs import AshaPruner
-from .search.samplers import Observation, Sampler, StudyingSampler
-from .search.thin_curve import ThinCurve
-from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
+from ..search.pruner import Decision, PromotingPruner, Pruner
+from ..search.rungs import AshaPruner
+from ..search.samplers import Observation, Sampler, StudyingSampler
+from ..trial import TRANSITIONS, Status, compute_trial_id
+from .prospects import Prospects
+from .states import Ended, Outcome, SweepCfg, TrialState
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
 MAX_LOST = 3
-
-#: At least this many trials have to fail before the sweep takes it for a rule.
-MIN_FAILURES = 3
-
-#: So many errors are kept to see what the first failures have in common.
-MAX_FIRST_ERRORS = 100
-
-#: This many names of metrics are kept to tell what was logged instead of the one that is needed.
-MAX_NAMES = 20
-
-
-@dataclass(slots=True)
-class TrialState:
-    """A trial that is scheduled or running.
-
-    Args:
-        number: Its position in the sweep, from 0.
-        trial_id: Its id.
-        repetition: How many trials with an equal cfg came before.
-        cfg: Its configuration.
-        status: What it is at.
-        attempt: Which run this is, from 1.
-        lost_count: How many attempts were lost (or interrupted though nobody asked).
-        failed_count: How many attempts failed.
-        slot: Where it runs.
-        curve: What the sampler is told of the sweep's metric.
-        last_value: The last value of the sweep's metric, None before the first.
-        last_iteration: The iteration of the latest report, None before the first.
-        told: What it was told to do by the latest decision, if not to go on.
-        resumes_after: The iteration at which it was paused, until it has reported again.
-    """
-
-    number: int
-    trial_id: str
-    repetition: int
-    cfg: dict[str, Any]
-    status: Status = Status.SCHEDULED
-    attempt: int = 1
-    lost_count: int = 0
-    failed_count: int = 0
-    slot: int | None = None
-    curve: ThinCurve = field(default_factory=ThinCurve)
-    last_value: float | None = None
-    last_iteration: int | None = None
-    told: Decision | None = None
-    resumes_after: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended, as the worker or the driver saw it."""
-
-    status: Status
-    error: TrialError | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an attempt's end counts as, and whether the trial is run again by itself."""
-
-    status: Status
-    runs_again: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SweepCfg:
-    """What the user asked of a sweep.
-
-    Args:
-        n_trials: How many trials there are to be in total, restored ones included; None for as
-            many as the sampler has.
-        metric: The metric that the pruner and the sampler go by.
-        max_retries: How often a failed trial is started again.
-        fail_fast: End the sweep when the first trials have all failed without any report.
-        slots: How many trials can run at once; "the first trials" are at least this many.
-        target: The sweep has what it is after when the metric is at this value or better.
-        lower_is_better: Which is better.
-    """
-
-    n_trials: int | None
-    metric: str | None = None
-    max_retries: int = 0
-    fail_fast: bool = True
-    slots: int = 1
-    target: float | None = None
-    lower_is_better: bool = True
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What is needed to see that going on makes no sense."""
-
-    ended: int = 0
-    failed: int = 0
-    reported: bool = False
-    saw_metric: bool = False
-    saw_restart: bool = False
-    seen_metrics: set[str] = field(default_factory=set)  # some of them, for messages
-    first_errors: list[TrialError] = field(default_factory=list)
 
 
 class Sweep:
@@ -167,7 +66,8 @@ class Sweep:
         self._running: dict[int, TrialState] = {}
         self._waiting: deque[TrialState] = deque()
         self._repetitions: dict[bytes, int] = {}
-        self._progress = _Progress()
+        self._saw_restart = False
+        self._prospects = Prospects(cfg, None if pruner is None else cfg.metric)
 
     @property
     def running(self) -> Mapping[int, TrialState]:
@@ -263,16 +163,12 @@ class Sweep:
     def report(self, number: int, iteration: int, metrics: Mapping[str, float]) -> Decision:
         """Take a running trial's report; say whether it goes on."""
         trial = self._running[number]
-        progress = self._progress
-        progress.reported = True
-        if len(progress.seen_metrics) < MAX_NAMES:
-            progress.seen_metrics.update(metrics)
+        self._prospects.note_report(metrics)
         trial.last_iteration = iteration
         self._watch_resumption(trial, iteration)
         decision = Decision.GO_ON
         metric = self.cfg.metric
         if metric is not None and metric in metrics:
-            progress.saw_metric = True
             trial.last_value = metrics[metric]
             trial.curve.note(iteration, trial.last_value)
             self._watch_target(trial, trial.last_value)
@@ -297,9 +193,9 @@ class Sweep:
     def _watch_resumption(self, trial: TrialState, iteration: int) -> None:
         """Say it if a trial that was paused does not go on where it was."""
         paused_at, trial.resumes_after = trial.resumes_after, None
-        if paused_at is None or iteration > paused_at or self._progress.saw_restart:
+        if paused_at is None or iteration > paused_at or self._saw_restart:
             return
-        self._progress.saw_restart = True
+        self._saw_restart = True
         self.notices.append(
             f"trial {trial.trial_id} was paused at iteration {paused_at} and began again at "
             f"iteration {iteration}: with promote=True, train should save its state in "
@@ -325,7 +221,7 @@ class Sweep:
             trial.slot = None
             self._promoter.pause(number)
         if not self._runs_again(trial, status):
-            self._watch(trial, status, ended)
+            self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
             return Outcome(status, runs_again=False)
         self._move(trial, Status.SCHEDULED)
         trial.attempt += 1
@@ -352,38 +248,6 @@ class Sweep:
             trial.lost_count += 1
             return trial.lost_count <= MAX_LOST
         return False
-
-    def _watch(self, trial: TrialState, status: Status, ended: Ended) -> None:
-        """See whether going on makes sense, after the first trials that ended for good."""
-        progress = self._progress
-        if status in (Status.LOST, Status.INTERRUPTED):
-            return
-        progress.ended += 1
-        if status is Status.FAILED:
-            progress.failed += 1
-            if ended.error is not None and len(progress.first_errors) < MAX_FIRST_ERRORS:
-                progress.first_errors.append(ended.error)
-        elif status is Status.COMPLETED:
-            self._check_metric(trial)
-        needed = max(MIN_FAILURES, self.cfg.slots)
-        if (
-            self.cfg.fail_fast
-            and progress.ended == progress.failed == needed
-            and not progress.reported
-        ):
-            self.fatal = _describe_failures(progress)
-
-    def _check_metric(self, trial: TrialState) -> None:
-        metric, progress = self.cfg.metric, self._progress
-        if metric is None or progress.saw_metric or self._pruner is None:
-            return
-        names = sorted(map(repr, progress.seen_metrics))
-        logged = ", ".join(names[:MAX_NAMES]) or "nothing at all"
-        self.fatal = (
-            f"trial {trial.trial_id} is complete and never logged {metric!r}, the metric that "
-            f"decides which trials are stopped; it logged {logged}. Log {metric!r}, or name "
-            "another metric in ASHA"
-        )
 
     def prune(self, number: int) -> bool:
         """Let a running trial go, as someone asked; False if it doesn't run."""
@@ -417,15 +281,14 @@ class Sweep:
                 sweep's.
         """
         again = set(unfinished)
-        self._progress.reported |= has_reported
+        if has_reported:
+            self._prospects.note_report({})
         for trial in trials:
             self._count_repetition(compute_trial_id(trial.cfg))
             self._drawn = trial.number + 1
             self.counts[trial.status] += 1
             self._tell_sampler(trial)
-            worked = trial.status in (Status.COMPLETED, Status.PRUNED)
-            self._progress.reported |= worked or trial.last_iteration is not None
-            self._progress.saw_metric |= trial.last_value is not None
+            self._prospects.note_restored(trial)
             if trial.number in again or self._has_retries_left(trial):
                 self._schedule_again(trial)
             elif trial.status is Status.PAUSED and self._promoter is not None:
@@ -480,16 +343,3 @@ class Sweep:
         self._sampler.tell(
             Observation(trial.number, trial.cfg, trial.status, iteration, value, curve)
         )
-
-
-def _describe_failures(progress: _Progress) -> str:
-    common = Counter((error.type, error.message) for error in progress.first_errors).most_common(1)
-    text = f"the first {progress.failed} trials have all failed and none has logged a metric"
-    if not common:
-        return f"{text}; see their stderr.log"
-    (kind, message), shared = common[0]
-    example = next(error for error in progress.first_errors if error.type == kind)
-    return (
-        f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
-        f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
-    ).rstrip()

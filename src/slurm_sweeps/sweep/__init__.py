@@ -1,0 +1,8 @@
+"""The sweep: what decides, free of processes, files and clocks."""
+
+from __future__ import annotations
+
+from .machine import MAX_LOST, Sweep
+from .states import Ended, Outcome, SweepCfg, TrialState
+
+__all__ = ["MAX_LOST", "Ended", "Outcome", "Sweep", "SweepCfg", "TrialState"]
