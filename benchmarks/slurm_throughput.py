@@ -5,8 +5,11 @@ trials, and prints a line of JSON for each. All nodes are this one machine: the 
 of starting, they don't tell what a cluster of real nodes does.
 
     PYTHONPATH=tests python benchmarks/slurm_throughput.py [--original-python PYTHON]
+    PYTHONPATH=tests python benchmarks/slurm_throughput.py --busy [--needs torch]
 
-PYTHON is one that has slurm-sweeps 0.1.3; without it, that is left out.
+PYTHON is one that has slurm-sweeps 0.1.3; without it, that is left out. With `--busy` there are 36
+trials that wait for each other: how long after the job's first line are all slots busy? `--needs`
+is a module that `train` needs, which may take its time to import.
 """
 
 from __future__ import annotations
@@ -29,19 +32,23 @@ exec {python} {script} {n} {kind}
 OURS = """
 import json, os, sys, time
 import slurm_sweeps as ss
+import NEEDED as needed
 
 BEGAN = float(os.environ["BENCH_T0"])
 
 def train(cfg):
+    needed.__name__
     with open(cfg["mark"], "a") as file:
         file.write(f"{time.time()!r}\\n")
+    while BUSY and len(open(cfg["mark"]).readlines()) < 36:
+        time.sleep(0.2)
     ss.log({"loss": cfg["x"]}, 1)
 
 if __name__ == "__main__":
     n, kind = int(sys.argv[1]), sys.argv[2]
     mark = os.path.abspath("mark")
     cfg = {"x": ss.Uniform(0, 1), "mark": mark}
-    slurm_cfg = ss.SlurmCfg(fresh_step=kind == "fresh")
+    slurm_cfg = ss.SlurmCfg(fresh_step=kind == "fresh", share_imports=kind == "shared")
     experiment = ss.Experiment(train, cfg, local_dir="sweeps", slurm_cfg=slurm_cfg)
     started = time.time()
     result = experiment.run(n)
@@ -80,16 +87,20 @@ def main() -> None:
     """Run one job after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--warm", type=int, default=2000, help="trials; 0 leaves it out")
+    parser.add_argument("--shared", type=int, default=2000, help="trials with share_imports")
+    parser.add_argument("--busy", action="store_true", help="until 36 trials run at once")
+    parser.add_argument("--needs", default="json", metavar="MODULE", help="imported by train")
     parser.add_argument("--fresh", type=int, default=72)
     parser.add_argument("--original", type=int, default=72)
     parser.add_argument("--original-python", type=Path, default=None)
     options = parser.parse_args()
     source = str(Path(__file__).resolve().parents[1] / "src")
     with SlurmCluster(label="slurm_throughput") as cluster:
-        for kind, n in (("warm", options.warm), ("fresh", options.fresh)):
-            if n:
-                run(cluster, kind, n, OURS, Path(sys.executable), source)
-        if options.original and options.original_python:
+        ours = OURS.replace("NEEDED", options.needs).replace("BUSY", str(options.busy))
+        for kind in ("warm", "shared", "fresh"):
+            if n := getattr(options, kind):
+                run(cluster, kind, 36 if options.busy else n, ours, Path(sys.executable), source)
+        if options.original and options.original_python and not options.busy:
             run(cluster, "original", options.original, ORIGINAL, options.original_python, "")
 
 

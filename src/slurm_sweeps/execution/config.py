@@ -39,6 +39,10 @@ class SlurmCfg:
         mem: Memory of a trial, over all its nodes, as Slurm writes it: `"16G"`. None: its share.
         fresh_step: Start a job step for every trial instead of one for each slot: needed for MPI
             inside a trial and for accounting by trial. None is False, which is as safe.
+        share_imports: Start one job step for each node instead of one for each slot: what `train`
+            needs is imported once there and the workers of all slots are forked from that. Many
+            slots then start in the time of one, and share its memory. Each trial keeps to its own
+            CPUs and GPUs; the memory limit is that of all slots of the node together.
         requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
         master_port_range: First and last port that `MASTER_PORT` is taken from.
 
@@ -55,6 +59,7 @@ class SlurmCfg:
     gpus: int | None = field(default=None, kw_only=True)
     mem: str | None = field(default=None, kw_only=True)
     fresh_step: bool | None = field(default=None, kw_only=True)
+    share_imports: bool = field(default=False, kw_only=True)
     requeue: bool = field(default=False, kw_only=True)
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
 
@@ -62,8 +67,9 @@ class SlurmCfg:
         self._check_layout()
         self._check_share()
         _check_port_range(self.master_port_range)
-        # The only use here is the complaint about args that can't be read.
-        self.parse_args()
+        options = self.parse_args()
+        if self.share_imports:
+            self._check_sharing(options)
 
     def _check_layout(self) -> None:
         _check_int("SlurmCfg", "nodes", self.nodes, least=1)
@@ -95,6 +101,19 @@ class SlurmCfg:
             raise UsageTypeError(f"SlurmCfg(mem={self.mem!r}): give a text with a unit, '16G'")
         if parse_mem(self.mem) < self.nodes:
             raise UsageError(f"SlurmCfg(mem={self.mem!r}): give at least 1M per node, or None")
+
+    def _check_sharing(self, options: StepOptions) -> None:
+        if self.ntasks > 1 or self.fresh_step:
+            raise UsageError(
+                "SlurmCfg(share_imports=True) is for trials of one task in the step of their slot: "
+                f"leave it out with ntasks={self.ntasks!r}, fresh_step={self.fresh_step!r}"
+            )
+        if options.sets_cpus or options.sets_mem or options.sets_gpus:
+            raise UsageError(
+                f"SlurmCfg(share_imports=True, args={self.args!r}): one step serves all slots of a "
+                "node, so args can't say the CPUs, memory or GPUs of a trial; use cpus_per_task, "
+                "mem and gpus"
+            )
 
     def parse_args(self) -> StepOptions:
         """Read `args`; see `parse_step_options`."""

@@ -65,7 +65,7 @@ class Crew:
     Args:
         launcher: Starts workers.
         init: The `init` record for each of them, without its `step`.
-        selector: Where their streams are registered, with the slot as data.
+        selector: Where their streams are registered, with their link as data.
         notify: Tells the user something, once.
 
     Attributes:
@@ -92,8 +92,13 @@ class Crew:
     @property
     def malformed(self) -> int:
         """How many records of workers made no sense, and were left aside."""
-        links = (slot.link for slot in self.slots)
-        return self._malformed + sum(link.malformed for link in links if link is not None)
+        return self._malformed + sum(link.malformed for link in self._links)
+
+    @property
+    def _links(self) -> list[Link]:
+        """What leads to workers, each once."""
+        links = {id(slot.link): slot.link for slot in self.slots if slot.link is not None}
+        return list(links.values())
 
     @property
     def is_out(self) -> bool:
@@ -107,8 +112,13 @@ class Crew:
 
     def has_unsent(self) -> bool:
         """Send what pipes did not take before; return whether something is still left."""
-        left = [slot.link.send_rest() for slot in self.slots if slot.link is not None]
+        left = [link.send_rest() for link in self._links]
         return any(left)
+
+    def find_slot(self, link: Link, record: Record) -> LiveSlot | None:
+        """Return the slot whose worker said something; None for nobody's, an edited record."""
+        index = record.get("slot", min(link.slots, default=None))
+        return self.slots[index] if index in link.slots else None
 
     def start(self, wanted: int, now: float) -> None:
         """See that as many slots have workers as there is work for, where there are as many."""
@@ -133,9 +143,11 @@ class Crew:
             return
         slot.link, slot.state = link, SlotState.STARTING
         slot.ready_ranks.clear()
-        for fd in link.streams:
-            self._selector.register(fd, selectors.EVENT_READ, slot)
-        link.send({**self._init, "step": self._launcher.describe_slot(slot.index)})
+        if not link.slots:
+            for fd in link.streams:
+                self._selector.register(fd, selectors.EVENT_READ, link)
+        link.slots.add(slot.index)
+        slot.send({**self._init, "step": self._launcher.describe_slot(slot.index)})
 
     def note_hello(self, slot: LiveSlot, record: Record) -> None:
         """A worker has begun: take down where."""
@@ -181,8 +193,9 @@ class Crew:
             if now - slot.worker_since > STALL_S:
                 self._unregister(slot.link)
                 slot.link.end()
-                slot.link = None
-                slot.note_failure(now)
+                for index in slot.link.slots:
+                    self.slots[index].link = None
+                    self.slots[index].note_failure(now)
 
     def lose(self, slot: LiveSlot, why: str) -> Loss | None:
         """A worker is gone, or has to go: end what is left of it and of its trial.
@@ -196,8 +209,11 @@ class Crew:
         link, state = slot.link, slot.state
         if link is None:
             return None
-        self._unregister(link)
         slot.link = None
+        link.slots.discard(slot.index)
+        if link.slots:
+            return self._lose_one_of_many(slot, link, why)
+        self._unregister(link)
         if state is SlotState.LEAVING:
             slot.state = SlotState.DOWN
             link.end(LEAVE_S)
@@ -213,6 +229,12 @@ class Crew:
         if state is SlotState.STARTING:
             self._give_up_if_none_starts(loss)
         return loss
+
+    def _lose_one_of_many(self, slot: LiveSlot, link: Link, why: str) -> Loss:
+        """A worker is gone, or has to go, whose link leads to others too."""
+        link.send({"kind": "kill", "slot": slot.index})  # a trial of its own dies with it
+        self._note_failure(slot)
+        return Loss(why, link.process.poll(), link.tail.decode(errors="replace").strip())
 
     def _unregister(self, link: Link) -> None:
         for fd in link.streams:
@@ -250,15 +272,14 @@ class Crew:
 
     def dismiss(self) -> None:
         """Let all workers leave by themselves for a moment, then see to it."""
-        links = [slot.link for slot in self.slots if slot.link is not None]
+        links = self._links
         for link in links:
             link.close_input()
         deadline = time.monotonic() + LEAVE_S
         for link in links:
             link.wait(max(0.0, deadline - time.monotonic()))
+        for link in links:
+            link.end()
         for slot in self.slots:
-            if slot.link is None:
-                continue
-            slot.link.end()
-            if slot.trial is not None:
+            if slot.link is not None and slot.trial is not None:
                 self._launcher.clean_up(slot.index, slot.step, slot.trial_pid)

@@ -292,18 +292,20 @@ class Driver:
             "term_grace_s": self._patience.term_grace_s,
         }
 
-    def _hear(self, slot: LiveSlot, fd: int) -> None:
-        link = slot.link
-        if link is None:
+    def _hear(self, link: Link, fd: int) -> None:
+        if link.has_ended:
             return
         records = link.read(fd)
         if records is None:
             self._selector.unregister(fd)
             if fd == link.streams[0]:
-                self._lose(slot, "ended by itself")
+                for index in sorted(link.slots):
+                    self._lose(self._crew.slots[index], "ended by itself")
             return
         for record in records:
-            self._take(slot, link, fd, record)
+            slot = self._crew.find_slot(link, record)
+            if slot is not None:
+                self._take(slot, link, fd, record)
 
     def _take(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
         kind = record["kind"]
@@ -325,6 +327,8 @@ class Driver:
             self._notify_once(record["text"])
         elif kind == "broken":
             self._take_broken(slot, record["traceback"])
+        elif kind == "gone":
+            self._lose(slot, "ended by itself")
 
     def _take_broken(self, slot: LiveSlot, traceback: str) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
@@ -345,6 +349,7 @@ class Driver:
         decision = self._sweep.report(number, iteration, metrics)
         answer = {
             "kind": "decision",
+            "slot": slot.index,
             "trial": number,
             "attempt": attempt,
             "iteration": iteration,
@@ -399,7 +404,7 @@ class Driver:
         env = self._launcher.build_environment(slot.index)
         slot.begin(trial, time.time(), env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
         folder = self._folder / trial.trial_id
-        slot.link.send(
+        slot.send(
             {
                 "kind": "run",
                 "trial": trial.trial_id,
@@ -461,7 +466,7 @@ class Driver:
     def _ask_to_leave(self, slot: LiveSlot, grace_s: float) -> None:
         if slot.link is None or slot.trial is None:
             return
-        slot.link.send({"kind": "stop", "trial": slot.trial.number, "grace_s": grace_s})
+        slot.send({"kind": "stop", "trial": slot.trial.number, "grace_s": grace_s})
         self._expect_end(slot, grace_s)
 
     def _expect_end(self, slot: LiveSlot, grace_s: float) -> None:

@@ -1,4 +1,6 @@
-"""The driver's end of the channel to one worker: its process, its streams, and its log.
+"""The driver's end of a channel: its process, its streams, and its log.
+
+Mostly it leads to one worker; to several, where the slots of a node share a step (`zygote`).
 
 Records come over the worker's standard output (and, from ranks other than 0, its standard error),
 and for trials on the driver's own host over a socket of their own. What else comes is the slot's
@@ -25,12 +27,16 @@ TAIL_BYTES = 4_000
 
 
 class Link:
-    """One worker, as the driver sees it.
+    """One worker, or one node's, as the driver sees it.
 
     Args:
         process: The worker, or the srun that runs it; its three streams are pipes.
         log: The file that the slot's noise goes to.
         direct: The driver's end of the socket over which trials report, if there is one.
+
+    Attributes:
+        slots: The slots whose workers it leads to.
+        has_ended: Whether `end` was called.
     """
 
     def __init__(
@@ -42,7 +48,8 @@ class Link:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a link needs all three streams of its process")
         self.process = process
-        self.host = ""
+        self.slots: set[int] = set()
+        self.has_ended = False
         self.tail = b""
         self._log = log
         self._direct = direct
@@ -123,6 +130,7 @@ class Link:
             grace_s: How long to wait for it to end by itself.
         """
         self.close_input()
+        self.has_ended = True
         try:
             code = self.process.wait(grace_s)
         except subprocess.TimeoutExpired:

@@ -47,7 +47,7 @@ class LiveSlot:
         index: Its number, from 0.
         nodes: The nodes it is on.
         state: What it is at.
-        link: Its worker, while there is one.
+        link: What leads to its worker, while there is one.
         host: Where its worker said it runs.
         trial: The trial that it runs.
         trial_pid: The (first) process of that trial, on its own host.
@@ -87,6 +87,11 @@ class LiveSlot:
     def is_idle(self) -> bool:
         """Whether it could take a trial now."""
         return self.state is SlotState.READY and self.trial is None
+
+    def send(self, record: Record) -> None:
+        """Say something to the slot's worker, if there is one."""
+        if self.link is not None:
+            self.link.send({**record, "slot": self.index})
 
     def begin(self, trial: TrialState, now: float, gpus: str | None) -> None:
         """Take down that a trial begins here, at `now` (seconds since 1970)."""

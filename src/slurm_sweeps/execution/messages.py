@@ -10,8 +10,9 @@ up to about 1,000 bytes. What several tasks may say at the same time therefore g
 (`encode_parts`) that the `Decoder` puts together again.
 
 Driver to worker: `init`, `run`, `decision`, `stop`. Worker to driver: `hello`, `ready`, `broken`,
-`started`, `report`, `ended`, `notice`. Between a worker and its trial: `report`, `await`, `told`,
-`ended` one way, `decision`, `stop` the other.
+`started`, `report`, `ended`, `notice`. Where the slots of a node share a step, all that goes to or
+comes from one has its number as `slot`; then there also are `kill` and `gone`. Between a worker and
+its trial: `report`, `await`, `told`, `ended` one way, `decision`, `stop` the other.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "await": {"iteration": int},
     "told": {"do": str},
     "ended": {"how": str},
+    "kill": {"slot": int},
+    "gone": {"slot": int},
     "part": {"from": int, "text": str},
 }
 
@@ -54,6 +57,7 @@ OPTIONAL_FIELDS: dict[str, type | tuple[type, ...]] = {
     "exit_code": int,
     "signal": int,
     "port": int,
+    "slot": int,
     "at": (int, float),
     "gpus": str,
     "step": (str, dict),

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 from .messages import Record
@@ -111,15 +112,15 @@ def _find_cgroup_files() -> list[tuple[Path, str]]:
 _cgroup_files: list[tuple[Path, str]] | None = None
 
 
-def kill_children(spare: int | None = None) -> None:
+def kill_children(spare: Collection[int] = ()) -> None:
     """Kill the children of this process, and theirs as they are adopted, and reap them (Linux).
 
     Args:
-        spare: The process id of one that is to live on.
+        spare: The process ids of those that are to live on.
     """
     own = os.getpid()
     for _ in range(100):
-        children = [pid for pid in _list_children(own) if pid != spare]
+        children = [pid for pid in _list_children(own) if pid not in spare]
         if not children:
             return
         for pid in children:

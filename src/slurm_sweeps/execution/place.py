@@ -10,9 +10,10 @@ address, under a name that can be looked up: not every name of a node in Slurm i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from .srun import build_trial_environment, iterate_master_ports
@@ -26,7 +27,8 @@ class StepPlace:
 
     Args:
         described: The driver's `step` entry of the `init` record: `port_range`, `slot`, `slots`,
-            `salt`, `cpus_per_task`, `mem_mb` and `visible_gpus`.
+            `salt`, `cpus_per_task`, `mem_mb`, `visible_gpus` and, in a step that slots share,
+            `bound_to`: the first of the slot's CPUs by its position, their number, that of all.
     """
 
     def __init__(self, described: Mapping[str, Any]) -> None:
@@ -35,7 +37,17 @@ class StepPlace:
         self._ports = iterate_master_ports(
             (first, last), described["slot"], described["slots"], described["salt"]
         )
-        self._address: str | None = None
+
+    @property
+    def address(self) -> str:
+        """A name or number by which other nodes reach this one."""
+        return find_own_address()
+
+    def bind(self) -> None:
+        """In a step that slots share: keep to this slot's CPUs, if Slurm has bound the step."""
+        bound_to = self._described.get("bound_to")
+        if bound_to is not None:
+            os.sched_setaffinity(0, choose_cpus(os.sched_getaffinity(0), *bound_to))
 
     def find_free_port(self) -> int:
         """Return the next port of this slot's that nobody listens on here."""
@@ -45,12 +57,6 @@ class StepPlace:
                 break
             port = next(self._ports)
         return port
-
-    def find_address(self) -> str:
-        """Return a name or number by which other nodes reach this one."""
-        if self._address is None:
-            self._address = find_address(os.environ)
-        return self._address
 
     def build_environment(self, port: int, address: str | None = None) -> dict[str, str | None]:
         """Return what to set or unset for a trial with this MASTER_PORT and MASTER_ADDR."""
@@ -65,6 +71,18 @@ class StepPlace:
         )
 
 
+def choose_cpus(allowed: Set[int], first: int, count: int, total: int) -> Set[int]:
+    """Return a slot's CPUs among those of its step; all, if the step is not bound to its own.
+
+    Args:
+        allowed: Those that this process may use.
+        first: The position of the slot's first one.
+        count: How many are the slot's.
+        total: How many are those of all slots of the step.
+    """
+    return set(sorted(allowed)[first : first + count]) if len(allowed) == total else allowed
+
+
 def is_free(port: int) -> bool:
     """Whether a TCP port can be bound on this host."""
     with socket.socket() as probe, contextlib.suppress(OSError):
@@ -72,6 +90,12 @@ def is_free(port: int) -> bool:
         probe.bind(("", port))
         return True
     return False
+
+
+@functools.cache
+def find_own_address() -> str:
+    """Return `find_address` of this process; looked up once, which may take seconds."""
+    return find_address(os.environ)
 
 
 def find_address(env: Mapping[str, str]) -> str:

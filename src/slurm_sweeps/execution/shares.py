@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .allocation import Allocation, Node
 from .demand import Demand, count_mem_demand, count_step_cpus
@@ -55,6 +55,21 @@ class Slot:
     def tasks_per_node(self) -> int:
         """Tasks of a trial on each of its nodes."""
         return self.ntasks // len(self.nodes)
+
+
+def merge_slots(slots: Sequence[Slot], node: Node) -> Slot:
+    """Return the share of a step that serves several slots of one task, all on one node."""
+    first, count = slots[0], len(slots)
+    if not first.exclusive:  # each of them asks for all that the job has there
+        return first
+    return replace(
+        first,
+        cpus_per_task=first.cpus_per_task * count,
+        step_cpus_per_task=first.step_cpus_per_task * count,
+        mem_mb=None if first.mem_mb is None else first.mem_mb * count,
+        gpus=first.gpus * count,
+        gres=format_gpus(node.gres, first.gpus * count) if first.gpus else first.gres,
+    )
 
 
 class Shares:

@@ -1,4 +1,7 @@
-"""Workers as job steps: one srun for each slot, its standard streams the channel."""
+"""Workers as job steps: one srun for each slot, its standard streams the channel.
+
+With `SlurmCfg(share_imports=True)` it is one srun for each node, the channel of all slots there.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import LaunchError
 from ..storage.layout import Layout
-from .allocation import Allocation
+from .allocation import Allocation, Node
 from .config import SlurmCfg
 from .link import Link, start_process
 from .messages import Record
+from .shares import Slot, merge_slots
 from .slots import Plan
 from .slurm_client import cancel_step
 from .spawning import build_argv
@@ -35,6 +39,7 @@ class SlurmLauncher:
         self._slots = plan.slots
         self._cfg = cfg
         self._layout = layout
+        self._shared: dict[str, Link] = {}  # by node
 
     @property
     def slots(self) -> int:
@@ -50,21 +55,39 @@ class SlurmLauncher:
         return nullcontext()
 
     def start(self, slot: int) -> Link:
-        """Start a slot's step; what srun has to say comes over its streams."""
+        """Start a slot's step, unless it shares one that runs; srun speaks over its streams."""
         share = self._slots[slot]
-        command = build_argv("main", world_size=self.world_size)
-        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slot}")
+        if not self._cfg.share_imports:
+            return self._launch(share, share, "main")
+        (node,) = share.nodes
+        link = self._shared.get(node)
+        if link is None or not link.slots:
+            whole = merge_slots(self._find_neighbours(share), self._find_node(node))
+            link = self._shared[node] = self._launch(whole, share, "zygote_main")
+        return link
+
+    def _launch(self, step: Slot, slot: Slot, main: str) -> Link:
+        command = build_argv(main, world_size=self.world_size)
+        argv = build_srun_argv(step, self._cfg, command, job_name=f"slot-{slot.index}")
         env = build_step_environment(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
+        env.setdefault("OMP_NUM_THREADS", str(slot.cpus_per_task))
         try:
             process = start_process(argv, env)
         except OSError as error:
             raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
-        return Link(process, self._layout.slot_log(slot))
+        return Link(process, self._layout.slot_log(slot.index))
+
+    def _find_neighbours(self, slot: Slot) -> list[Slot]:
+        """Return the slots that share a step with this one, itself included."""
+        return [other for other in self._slots if other.nodes == slot.nodes]
+
+    def _find_node(self, name: str) -> Node:
+        return next(node for node in self._allocation.nodes if node.name == name)
 
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
         share = self._slots[slot]
+        shared = self._describe_sharing(share) if self._cfg.share_imports else {}
         digits = "".join(filter(str.isdigit, self._allocation.job_id))
         return {
             "port_range": list(self._cfg.master_port_range),
@@ -74,6 +97,18 @@ class SlurmLauncher:
             "cpus_per_task": share.cpus_per_task,
             "mem_mb": share.mem_mb,
             "visible_gpus": share.visible_gpus,
+            **shared,
+        }
+
+    def _describe_sharing(self, slot: Slot) -> Record:
+        """Say which of the CPUs and GPUs of a shared step are a slot's own."""
+        if not slot.exclusive:
+            return {}
+        neighbours = self._find_neighbours(slot)
+        at, cpus, gpus = neighbours.index(slot), slot.cpus_per_task, slot.gpus
+        return {
+            "bound_to": [at * cpus, cpus, len(neighbours) * cpus],
+            "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
         }
 
     def build_environment(self, slot: int) -> dict[str, str | None]:

@@ -21,9 +21,7 @@ from typing import NoReturn
 
 from . import attempt
 from .messages import Decoder, Record, encode
-
-#: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.
-WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+from .worker_signals import WARNINGS
 
 #: What starts a worker or a trial in a fresh interpreter: its import path first, then `main`.
 BOOTSTRAP = (

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING
 from . import attempt, outcome, train_function
 from .messages import Decoder, Record, encode, encode_parts
 from .running_trial import RunningTrial
-from .spawning import WARNINGS, Nest, Spawner
+from .spawning import Nest, Spawner
+from .worker_signals import listen_to_signals, take_wakes
 
 if TYPE_CHECKING:
     from .place import StepPlace
@@ -51,6 +52,7 @@ class Worker:
         rank: This task's rank in its step.
         world_size: Number of tasks in the step.
         direct: The socket over which trials report straight to the driver, if it is on this host.
+        slot: Its slot's number, if the workers of other slots write to `channel_out` too.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Worker:
         rank: int = 0,
         world_size: int = 1,
         direct: socket.socket | None = None,
+        slot: int | None = None,
     ) -> None:
         self._in = channel_in
         self._out = channel_out
         self._rank = rank
         self._world_size = world_size
         self._direct = direct
+        self._slot = slot
         self._decoder = Decoder()
         self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
@@ -74,13 +78,13 @@ class Worker:
         self._trial: RunningTrial | None = None
         self._oom_kills = 0
         self._poll = select.poll()
-        self._wake, self._wake_writer = os.pipe()
+        self._wake = self._wake_writer = -1
         self._gone = False
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
         attempt.adopt_orphans(attempt.load_libc())
-        self._listen_to_signals()
+        self._wake, self._wake_writer = listen_to_signals()
         self._poll.register(self._in, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         self._say_hello()
@@ -98,19 +102,6 @@ class Worker:
             self._go_further()
         self._abandon()
 
-    def _listen_to_signals(self) -> None:
-        """Live through the signals that Slurm sends to all tasks of a job that ends.
-
-        The driver got them too and says what to do. Python writes the number of every signal that
-        has a handler to the pipe that `serve` polls.
-        """
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self._wake_writer, False)
-        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, *WARNINGS):
-            signal.signal(number, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     def _say_hello(self) -> None:
         self._send(
             {
@@ -123,11 +114,15 @@ class Worker:
         )
 
     def _send(self, record: Record) -> None:
-        if self._rank == 0:
-            data = encode(record)
+        if self._rank > 0:
+            self._write(encode_parts({**record, "rank": self._rank}, self._rank))
+        elif self._slot is None:
+            self._write(encode(record))
         else:
-            data = encode_parts({**record, "rank": self._rank}, self._rank)
-        self._write(data)
+            record = {**record, "slot": self._slot}
+            data = encode(record)
+            whole = len(data) <= select.PIPE_BUF  # is written at once, not among other workers'
+            self._write(data if whole else encode_parts(record, self._slot))
 
     def _write(self, data: bytes) -> None:
         try:
@@ -180,6 +175,7 @@ class Worker:
             from .place import StepPlace  # only a job step needs it
 
             self._place = StepPlace(init["step"])
+            self._place.bind()
         own_fds = (self._in, self._out, self._wake, self._wake_writer)
         nest = Nest(
             self._direct,
@@ -201,7 +197,7 @@ class Worker:
         port = self._place.find_free_port()
         gpus = self._place.build_environment(port).get("CUDA_VISIBLE_DEVICES")
         gpus = gpus or os.environ.get("CUDA_VISIBLE_DEVICES")
-        return {"address": self._place.find_address(), "port": port, "gpus": gpus}
+        return {"address": self._place.address, "port": port, "gpus": gpus}
 
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
@@ -275,7 +271,7 @@ class Worker:
         for record in trial.decoder.feed(data):
             kind = record["kind"]
             if kind == "report":
-                self._write(encode(record))
+                self._send(record)
             elif kind == "await":
                 trial.awaits = record["iteration"]
                 self._answer(trial)
@@ -313,9 +309,7 @@ class Worker:
 
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake, 4096):
-                pass
+        take_wakes(self._wake)
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -332,7 +326,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(trial.pid, signal.SIGKILL)
         spare = self._spawner.spare if self._spawner is not None else None
-        outcome.kill_children(None if spare is None else spare.pid)
+        outcome.kill_children(set() if spare is None else {spare.pid})
         self._drain(trial)
         self._trial = None
         if not trial.is_told_of:
@@ -392,9 +386,17 @@ def main(arguments: Record) -> None:
     os.close(null)
     os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
     socket_to_driver = None if direct is None else socket.socket(fileno=direct)
-    Worker(channel_in, channel_out, rank, world_size, socket_to_driver).serve()
+    slot = arguments.get("slot")
+    Worker(channel_in, channel_out, rank, world_size, socket_to_driver, slot).serve()
     attempt.finish_process()
     os._exit(0)  # the driver waits: an interpreter takes its time to take itself apart
+
+
+def zygote_main(arguments: Record) -> None:
+    """Run the zygote of a node's slots on this process's standard streams."""
+    from . import zygote
+
+    zygote.main()
 
 
 def trial_main(arguments: Record) -> None:

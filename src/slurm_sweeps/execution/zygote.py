@@ -1,0 +1,179 @@
+"""One for all slots of a node: imports what `train` needs once, and forks the slots' workers.
+
+It is a job step of one task, with the sum of its slots' shares. Its input carries the records for
+all of its slots, each with the slot's number; it passes them on to that slot's worker, a fork of
+its own. Workers write to its output by themselves, with their number. `init` opens a slot, `kill`
+ends its worker, `gone` tells that one has ended. When the input ends, so does everything below.
+
+Where what `train` imports makes forking unsafe, each worker is a fresh interpreter instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from . import attempt, outcome, train_function
+from .messages import Decoder, Record, encode
+from .place import find_own_address
+from .spawning import build_argv
+from .worker import Worker
+from .worker_signals import listen_to_signals, take_wakes
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A slot's worker, as the zygote holds it."""
+
+    pid: int
+    pipe: int
+
+
+class Zygote:
+    """See the module's docstring.
+
+    Args:
+        channel_in: File descriptor to read the driver's records from.
+        channel_out: File descriptor that all workers write to.
+    """
+
+    def __init__(self, channel_in: int, channel_out: int) -> None:
+        self._in = channel_in
+        self._out = channel_out
+        self._decoder = Decoder()
+        self._libc = attempt.load_libc()
+        self._wakes = (-1, -1)
+        self._children: dict[int, _Child] = {}
+        self._may_fork: bool | None = None
+
+    def serve(self) -> None:
+        """Work until the driver closes the channel."""
+        attempt.adopt_orphans(self._libc)
+        self._wakes = listen_to_signals()
+        wake = self._wakes[0]
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == wake:
+                    self._reap()
+                    continue
+                data = os.read(self._in, 65536)
+                if not data:
+                    outcome.kill_children()
+                    return
+                for record in self._decoder.feed(data):
+                    self._follow(record)
+
+    def _follow(self, record: Record) -> None:
+        slot = record.get("slot")
+        if not isinstance(slot, int):
+            return
+        if record["kind"] == "init" and slot not in self._children:
+            self._open(slot, record)
+        child = self._children.get(slot)
+        if child is None:
+            return
+        if record["kind"] == "kill":
+            self._forget(slot, child)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+            return
+        data = encode(record)
+        with contextlib.suppress(OSError):  # it has ended, which is told when it is reaped
+            while data:
+                data = data[os.write(child.pipe, data) :]
+
+    def _open(self, slot: int, init: Record) -> None:
+        """Start the worker of a slot; the first time, find out what all of them need."""
+        if self._may_fork is None:
+            self._may_fork = _load_ahead(Path(init["train"]))
+            if self._may_fork and init.get("step") is not None:
+                find_own_address()  # a hundred forks that all ask at once wait for a name server
+        theirs, mine = os.pipe()
+        if self._may_fork:
+            own_pid = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                os.close(mine)
+                self._become_worker(slot, theirs, own_pid)
+        else:
+            argv = build_argv("main", world_size=1, slot=slot)
+            pid = subprocess.Popen(argv, stdin=theirs, stdout=self._out).pid
+        os.close(theirs)
+        self._children[slot] = _Child(pid, mine)
+
+    def _become_worker(self, slot: int, channel_in: int, parent_pid: int) -> NoReturn:
+        """In the child: drop what is the zygote's, then work."""
+        code = 1
+        try:
+            attempt.die_with_parent(self._libc, parent_pid)
+            signal.set_wakeup_fd(-1)
+            siblings = [child.pipe for child in self._children.values()]
+            for fd in (self._in, *self._wakes, *siblings):
+                os.close(fd)
+            Worker(channel_in, self._out, slot=slot).serve()
+            code = 0
+        except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def _forget(self, slot: int, child: _Child) -> None:
+        del self._children[slot]
+        os.close(child.pipe)
+
+    def _reap(self) -> None:
+        """Tell of workers that have ended, and end what they have left behind."""
+        take_wakes(self._wakes[0])
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            slots = {child.pid: slot for slot, child in self._children.items()}
+            if pid in slots:
+                self._forget(slots[pid], self._children[slots[pid]])
+                code = os.waitstatus_to_exitcode(status)
+                os.write(self._out, encode({"kind": "gone", "slot": slots[pid], "exit_code": code}))
+            outcome.kill_children(spare={child.pid for child in self._children.values()})
+
+
+def _load_ahead(train: Path) -> bool:
+    """Import what `train` needs; say whether this process can be forked then.
+
+    What goes wrong here goes wrong again in each worker, which tells it.
+    """
+    try:
+        train_function.load_train(train, ahead=True)
+    except BaseException:  # noqa: BLE001 - user code runs here
+        return False
+    outcome.freeze_memory()
+    return train_function.find_fork_hazard() is None
+
+
+def main() -> NoReturn:
+    """Run a zygote on this process's standard streams."""
+    channel_in, channel_out = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)  # prints of imported code go where standard error goes
+    try:
+        Zygote(channel_in, channel_out).serve()
+    except BaseException:  # noqa: BLE001 - the process border
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)

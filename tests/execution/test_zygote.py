@@ -1,0 +1,215 @@
+"""The zygote over real pipes: its slots' workers, and what becomes of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_process import TIMEOUT_S, read_when_there
+
+from cluster_tools.processes import read_process, wait_until
+from slurm_sweeps.errors import UsageError
+from slurm_sweeps.execution.allocation import Node
+from slurm_sweeps.execution.config import SlurmCfg
+from slurm_sweeps.execution.link import Link, start_process
+from slurm_sweeps.execution.messages import Record
+from slurm_sweeps.execution.place import choose_cpus
+from slurm_sweeps.execution.shares import Slot, merge_slots
+from slurm_sweeps.execution.slurm_text import Gres
+from slurm_sweeps.execution.spawning import build_argv
+from slurm_sweeps.execution.train_function import pickle_train, write_train
+
+
+class Driver:
+    """The few words that a driver would say to a zygote."""
+
+    def __init__(self, folder: Path, train: Callable[[dict[str, Any]], Any]) -> None:
+        self.folder = folder
+        write_train(pickle_train(train), folder / "train.pkl")
+        process = start_process(build_argv("zygote_main"), dict(os.environ))
+        self.link = Link(process, folder / "zygote.log")
+        self._heard: list[Record] = []
+        self._selector = selectors.DefaultSelector()
+        for fd in self.link.streams:
+            self._selector.register(fd, selectors.EVENT_READ)
+
+    def open(self, slot: int) -> Record:
+        """Open a slot; return its worker's hello."""
+        graces = dict.fromkeys(("prune_grace_s", "exit_grace_s", "term_grace_s"), 30.0)
+        init = {"kind": "init", "train": str(self.folder / "train.pkl"), "slot": slot, **graces}
+        self.link.send(init)
+        return self.wait_for("hello", slot)
+
+    def run(self, slot: int, cfg: dict[str, Any]) -> None:
+        directory = str(self.folder / f"trial-{slot}")
+        record = {"trial": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
+        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record})
+
+    def wait_for(self, kind: str, slot: int) -> Record:
+        """Return the next record of this kind that a slot says; others are kept for later."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            for record in self._heard:
+                if (record["kind"], record.get("slot")) == (kind, slot):
+                    self._heard.remove(record)
+                    return record
+            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
+            said = f"{self._heard}, {self.link.tail.decode()}"
+            assert ready, f"no {kind!r} of slot {slot} came; {said}"
+            for key, _ in ready:
+                records = self.link.read(key.fd)
+                assert records is not None, f"it has ended before {kind!r} of slot {slot}: {said}"
+                self._heard += records
+
+
+@contextlib.contextmanager
+def start_zygote(folder: Path, train: Callable[[dict[str, Any]], Any]) -> Iterator[Driver]:
+    driver = Driver(folder, train)
+    try:
+        yield driver
+    finally:
+        assert driver.link.end(TIMEOUT_S) == 0
+
+
+def count_imports(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "") -> Path:
+    """Write a module `counted` that leaves a file each time it is imported; return where."""
+    imports = folder / "imports"
+    imports.mkdir()
+    text = f"import os, uuid\nopen({str(imports)!r} + '/' + uuid.uuid4().hex, 'w').close()\n{code}"
+    (folder / "counted.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "counted", raising=False)
+    return imports
+
+
+def train_with_import(cfg: dict[str, Any]) -> None:
+    import counted  # type: ignore[import-not-found] # written by the test
+
+    import slurm_sweeps as ss
+
+    ss.log({"loss": cfg["x"], cfg.get("name", "other"): 1.0}, 1)
+    counted.__name__  # noqa: B018 - used
+
+
+def test_all_slots_use_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imports = count_imports(tmp_path, monkeypatch)
+    with start_zygote(tmp_path, train_with_import) as driver:
+        pids = [driver.open(slot)["pid"] for slot in (0, 3, 7)]
+        assert len({driver.link.process.pid, *pids}) == 4
+        for slot in (0, 3, 7):
+            driver.wait_for("ready", slot)
+            # Longer than what a pipe takes at once: it must not get between what others say.
+            driver.run(slot, {"x": float(slot), "name": "long" * 3000})
+        for slot in (0, 3, 7):
+            report = driver.wait_for("report", slot)
+            assert report["metrics"] == {"loss": float(slot), "long" * 3000: 1.0}
+            decision = {"trial": slot, "attempt": 1, "iteration": 1, "do": "go_on"}
+            driver.link.send({"kind": "decision", "slot": slot, **decision})
+            assert driver.wait_for("ended", slot)["how"] == "completed"
+    assert len(list(imports.iterdir())) == 1
+
+
+def test_where_forking_is_unsafe_each_worker_imports_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=[600], daemon=True)"
+    imports = count_imports(tmp_path, monkeypatch, f"{thread}.start()\n")
+    with start_zygote(tmp_path, train_with_import) as driver:
+        for slot in (0, 1):
+            driver.open(slot)
+            assert "every trial gets a fresh interpreter" in driver.wait_for("notice", slot)["text"]
+            driver.wait_for("ready", slot)
+            driver.run(slot, {"x": 1.0})
+            assert driver.wait_for("report", slot)["metrics"]["loss"] == 1.0
+    assert len(list(imports.iterdir())) >= 3
+
+
+def sit(cfg: dict[str, Any]) -> None:
+    import time
+    from pathlib import Path
+
+    Path("pid").write_text(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
+def start_sitting(driver: Driver, slot: int) -> tuple[int, int]:
+    """Return the pids of a slot's worker and of its trial."""
+    worker = driver.open(slot)["pid"]
+    driver.wait_for("ready", slot)
+    driver.run(slot, {})
+    return worker, int(read_when_there(driver.folder / f"trial-{slot}" / "pid"))
+
+
+def test_a_worker_that_dies_is_told_of_and_may_come_again(tmp_path: Path) -> None:
+    with start_zygote(tmp_path, sit) as driver:
+        first, other = start_sitting(driver, 0), start_sitting(driver, 1)
+        os.kill(first[0], signal.SIGKILL)
+        assert driver.wait_for("gone", 0)["exit_code"] == -signal.SIGKILL
+        wait_until(lambda: read_process(first[1]) is None, TIMEOUT_S, lambda: "the trial lives")
+        assert all(read_process(pid) for pid in other)
+        (tmp_path / "trial-0" / "pid").unlink()
+        start_sitting(driver, 0)
+
+
+def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:
+    with start_zygote(tmp_path, sit) as driver:
+        first = start_sitting(driver, 0)
+        driver.link.send({"kind": "kill", "slot": 0})
+        for pid in first:
+            wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")
+        assert driver.open(0)["pid"] != first[0]  # and no `gone` came before this
+        assert not [record for record in driver._heard if record["kind"] == "gone"]
+
+
+def test_a_train_that_can_not_be_loaded_is_told_by_each_worker(tmp_path: Path) -> None:
+    with start_zygote(tmp_path, sit) as driver:
+        (tmp_path / "train.pkl").write_bytes(b"no pickle")
+        for slot in (0, 1):
+            driver.open(slot)
+            assert "UnpicklingError" in driver.wait_for("broken", slot)["traceback"]
+
+
+def test_nothing_is_left_when_the_driver_has_gone(tmp_path: Path) -> None:
+    with start_zygote(tmp_path, sit) as driver:
+        pids = [pid for slot in (0, 1) for pid in start_sitting(driver, slot)]
+    for pid in pids:
+        wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")
+
+
+def test_slots_of_a_node_make_one_share() -> None:
+    node = Node("n1", cpus=16, gres=(Gres("gpu", "a100", 4),))
+    slots = [Slot(i, ("n1",), 1, 4, 1000, 1, step_cpus_per_task=4, gres="gpu:1") for i in range(4)]
+    whole = merge_slots(slots, node)
+    assert (whole.step_cpus_per_task, whole.mem_mb, whole.gres) == (16, 4000, "gpu:4")
+    without = [Slot(i, ("n1",), 1, 4, None, step_cpus_per_task=4, gres="none") for i in range(2)]
+    assert merge_slots(without, node).gres == "none"
+    assert merge_slots(without, node).mem_mb is None
+    overlapping = [Slot(i, ("n1",), 1, 1, exclusive=False, step_cpus_per_task=16) for i in range(9)]
+    assert merge_slots(overlapping, node) == overlapping[0]
+
+
+def test_a_slot_keeps_to_its_own_cpus_where_slurm_has_bound_the_step() -> None:
+    assert choose_cpus({8, 9, 10, 11}, 2, 2, 4) == {10, 11}
+    assert choose_cpus({0, 1}, 2, 2, 4) == {0, 1}  # fewer than it was promised: a test cluster
+    assert choose_cpus(set(range(64)), 2, 2, 4) == set(range(64))  # not bound at all
+
+
+@pytest.mark.parametrize(
+    ("cfg", "text"),
+    [
+        ({"ntasks": 2}, "is for trials of one task .* leave it out with ntasks=2"),
+        ({"fresh_step": True}, "leave it out with ntasks=1, fresh_step=True"),
+        ({"args": "--mem=4G"}, "args can't say the CPUs, memory or GPUs of a trial"),
+    ],
+)
+def test_what_can_not_share_imports_is_refused(cfg: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        SlurmCfg(share_imports=True, **cfg)
