@@ -259,10 +259,12 @@ def rank(values: Any) -> Any:
 
 
 def find_commit() -> str:
-    """Return the commit that is checked out, with a mark where files differ from it."""
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """Return the commit that is checked out, with a mark where code differs from it."""
+    git = ["git", "-C", str(HERE)]
+    found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], stdout=PIPE, text=True)
+    status = [*git, "status", "--porcelain", "--", "../src", "*.py"]
+    changed = subprocess.run(status, stdout=PIPE, text=True).stdout.strip()
+    return (found.stdout.strip() or "unknown") + ("-dirty" if changed else "")
 
 
 if __name__ == "__main__":
