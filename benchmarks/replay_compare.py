@@ -218,10 +218,8 @@ def format_means(
         mean = every[i].mean(axis=0)
         error = np.broadcast_to(errors[row.name], mean.shape)
         cells = [format_cell(*pair) for pair in zip(mean, error, strict=True)]
-        low, high = min(seeds[row.name]), max(seeds[row.name])
-        n = str(low) if low == high else f"{low} to {high}"
         rest = [" / ".join(f"{r:.1f}" for r in ranks[i])]
-        rest += [" / ".join(f"{r:.2f}" for r in mean / base), n]
+        rest += [" / ".join(f"{r:.2f}" for r in mean / base), format_range(seeds[row.name])]
         lines.append(f"| {row.name} | {' | '.join([*cells, *rest])} |")
     return [f"## {workers} workers, mean of all tables", "\n".join(lines)]
 
@@ -234,16 +232,23 @@ def format_tables(
     regrets: Regrets,
 ) -> list[str]:
     """Write the means on each table."""
-    lines = [f"| | {' | '.join(tables)} |", "|---" * (len(tables) + 1) + "|"]
+    lines = [f"| | {' | '.join(tables)} | seeds |", "|---" * (len(tables) + 2) + "|"]
     for row in rows:
-        cells = []
+        cells, seeds = [], []
         for table in tables:
             found = list(regrets.get((row.name, table, workers), {}).values())
             mean = 100 * np.array(found).mean(axis=0) if found else []
             cells.append(" / ".join(f"{value:.3g}" for value in mean))
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+            seeds += [len(found)] if found else []
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {format_range(seeds)} |")
     budget = " / ".join(f"{budget:g}" for budget in budgets)
     return [f"## {workers} workers, each table at {budget} R", "\n".join(lines)]
+
+
+def format_range(numbers: list[int]) -> str:
+    """Write the smallest and the largest of some numbers."""
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def format_cell(mean: float, error: float) -> str:
