@@ -33,10 +33,15 @@ def train(cfg):
     seen = {{name: os.environ.get(name) for name in names}}
     here = os.path.join({folder!r}, "here", f"{{ss.trial_id()}}.{{ss.attempt()}}")
     with open(here + ".new", "w") as file:
-        json.dump({{**seen, "pid": os.getpid(), "worker": os.getppid()}}, file)
+        pids = {{"pid": os.getpid(), "worker": os.getppid()}}
+        json.dump({{**seen, **pids, "trial": ss.trial_id()}}, file)
     os.rename(here + ".new", here)
     release, deadline = os.path.join({folder!r}, "release"), time.monotonic() + 100
-    while not os.path.exists(release) and time.monotonic() < deadline:
+    but = release + "-all-but-" + ss.trial_id()
+    while time.monotonic() < deadline:
+        if any(os.path.join({folder!r}, name) != but for name in os.listdir({folder!r})
+               if name.startswith("release")):
+            break
         time.sleep(0.05)
     counted.__name__
     ss.log({{"loss": cfg["x"], "text" * 2000: 1.0}}, 1)
@@ -129,6 +134,25 @@ def test_a_killed_zygote_takes_its_node_s_trials_and_all_are_run_again(sweep: Sh
     trials = sweep.finish()
     assert [str(trial.status) for trial in trials] == ["completed"] * 8
     assert sorted(trial.attempt for trial in trials) == [1] * 4 + [2] * 4
+
+
+def test_a_trial_is_lost_once_with_its_node_however_many_idle_slots_it_has(
+    sweep: SharedSweep,
+) -> None:
+    last = next(seen for seen in sweep.seen if seen["SLURMD_NODENAME"] == "n1")
+    zygote = find_parent(int(last["worker"]))
+    (sweep.folder / f"release-all-but-{last['trial']}").touch()
+
+    def count_ended() -> int:
+        trials = Result("shared", sweep.folder / "slurm-sweeps").trials
+        return sum(str(trial.status) == "completed" for trial in trials)
+
+    wait_until(lambda: count_ended() == 7, TIMEOUT_S, lambda: f"{count_ended()} of 7 have ended")
+    os.kill(zygote, signal.SIGKILL)
+    sweep.wait_for_trials(9)
+    trials = sweep.finish()
+    assert [str(trial.status) for trial in trials] == ["completed"] * 8
+    assert sorted(trial.attempt for trial in trials) == [1] * 7 + [2]
 
 
 def test_nothing_outlives_a_killed_driver(sweep: SharedSweep) -> None:

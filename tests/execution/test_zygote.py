@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Driver:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
         self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record})
+        wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:
         """Return the next record of this kind that a slot says; others are kept for later."""
@@ -169,6 +171,54 @@ def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:
         assert not [record for record in driver._heard if record["kind"] == "gone"]
 
 
+def test_one_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
+    with start_zygote(tmp_path, sit) as driver:
+        stopped = driver.open(0)["pid"]
+        driver.wait_for("ready", 0)
+        os.kill(stopped, signal.SIGSTOP)
+        driver.run(0, {"much": "x" * 500_000})  # more than its pipe takes
+        start_sitting(driver, 1)
+        driver.link.send({"kind": "kill", "slot": 0})
+        wait_until(lambda: read_process(stopped) is None, TIMEOUT_S, lambda: "it lives")
+
+
+def test_a_large_record_reaches_a_worker_that_reads(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        import slurm_sweeps as ss
+
+        ss.log({"length": len(cfg["much"])}, 1)
+
+    with start_zygote(tmp_path, train) as driver:
+        driver.open(0)
+        driver.wait_for("ready", 0)
+        driver.run(0, {"much": "x" * 500_000})
+        assert driver.wait_for("report", 0)["metrics"] == {"length": 500_000.0}
+
+
+def test_long_records_of_many_workers_are_not_torn(tmp_path: Path) -> None:
+    slots = range(6)
+    with start_zygote(tmp_path, train_that_tells_much) as driver:
+        for slot in slots:
+            driver.open(slot)
+            driver.wait_for("ready", slot)
+        for slot in slots:
+            driver.run(slot, {"x": float(slot)})
+        for slot in slots:
+            for iteration in range(1, 21):
+                report = driver.wait_for("report", slot)
+                assert (report["iteration"], len(report["metrics"])) == (iteration, 1000)
+                decision = {"trial": slot, "attempt": 1, "iteration": iteration, "do": "go_on"}
+                driver.link.send({"kind": "decision", "slot": slot, **decision})
+        assert driver.link.malformed == 0
+
+
+def train_that_tells_much(cfg: dict[str, Any]) -> None:
+    import slurm_sweeps as ss
+
+    for iteration in range(1, 21):
+        ss.log({f"metric number {i}": cfg["x"] for i in range(1000)}, iteration)
+
+
 def test_a_train_that_can_not_be_loaded_is_told_by_each_worker(tmp_path: Path) -> None:
     with start_zygote(tmp_path, sit) as driver:
         (tmp_path / "train.pkl").write_bytes(b"no pickle")
@@ -194,12 +244,21 @@ def test_slots_of_a_node_make_one_share() -> None:
     assert merge_slots(without, node).mem_mb is None
     overlapping = [Slot(i, ("n1",), 1, 1, exclusive=False, step_cpus_per_task=16) for i in range(9)]
     assert merge_slots(overlapping, node) == overlapping[0]
+    limited = [replace(slot, mem_mb=1000) for slot in overlapping]
+    assert merge_slots(limited, node).mem_mb == 9000
+    assert merge_slots(limited, replace(node, mem_mb=8000)).mem_mb == 8000
+    two_threads = replace(node, threads_per_core=2)
+    assert merge_slots(slots[:3], two_threads).step_cpus_per_task == 12
+    single = [replace(slot, cpus_per_task=1, step_cpus_per_task=1) for slot in slots]
+    assert merge_slots(single, two_threads).step_cpus_per_task == 8  # cores are given whole
+    mixed = replace(node, gres=(Gres("gpu", "a100", 2), Gres("gpu", "v100", 2)))
+    assert merge_slots(slots[:3], mixed).gres == "gpu:a100:2,gpu:v100:2"
 
 
 def test_a_slot_keeps_to_its_own_cpus_where_slurm_has_bound_the_step() -> None:
-    assert choose_cpus({8, 9, 10, 11}, 2, 2, 4) == {10, 11}
-    assert choose_cpus({0, 1}, 2, 2, 4) == {0, 1}  # fewer than it was promised: a test cluster
-    assert choose_cpus(set(range(64)), 2, 2, 4) == set(range(64))  # not bound at all
+    assert choose_cpus([8, 9, 10, 11], 2, 2, 4) == [10, 11]
+    assert choose_cpus([0, 1], 2, 2, 4) == [0, 1]  # fewer than it was promised: a test cluster
+    assert choose_cpus(range(64), 2, 2, 4) == range(64)  # not bound at all
 
 
 @pytest.mark.parametrize(

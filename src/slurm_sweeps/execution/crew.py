@@ -151,6 +151,8 @@ class Crew:
 
     def note_hello(self, slot: LiveSlot, record: Record) -> None:
         """A worker has begun: take down where."""
+        if slot.link is not None:
+            slot.link.has_begun = True
         if record.get("rank", 0) == 0:
             slot.host, slot.step = record["host"], record.get("step")
 
@@ -183,17 +185,19 @@ class Crew:
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
         for slot in self.slots:
-            if slot.state is not SlotState.STARTING or slot.link is None or not slot.link.tail:
+            link = slot.link
+            if slot.state is not SlotState.STARTING or link is None or link.has_begun:
                 continue
-            stall = self._launcher.find_stall(slot.link.tail.decode(errors="replace"))
+            stall = self._launcher.find_stall(link.tail.decode(errors="replace"))
             if not stall:
                 continue
             if slot.failures == 0:
                 self._notify(stall)
             if now - slot.worker_since > STALL_S:
-                self._unregister(slot.link)
-                slot.link.end()
-                for index in slot.link.slots:
+                self._unregister(link)
+                link.end()
+                waiting, link.slots = link.slots, set()
+                for index in waiting:
                     self.slots[index].link = None
                     self.slots[index].note_failure(now)
 
@@ -222,7 +226,7 @@ class Crew:
         code = link.end()
         self._malformed += link.malformed
         self._note_failure(slot)
-        if slot.trial is not None:
+        if slot.trial is not None or link.has_lost_trials:
             self._launcher.clean_up(slot.index, slot.step, slot.trial_pid)
         said = link.tail.decode(errors="replace").strip()
         loss = Loss(why, code, self._launcher.explain(said) or said)
@@ -234,6 +238,7 @@ class Crew:
         """A worker is gone, or has to go, whose link leads to others too."""
         link.send({"kind": "kill", "slot": slot.index})  # a trial of its own dies with it
         self._note_failure(slot)
+        link.has_lost_trials |= slot.trial is not None
         return Loss(why, link.process.poll(), link.tail.decode(errors="replace").strip())
 
     def _unregister(self, link: Link) -> None:

@@ -13,7 +13,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,7 +28,7 @@ from ..sweep import Ended, Sweep, TrialState
 from ..trial import Status, TrialError
 from .attempt import encode_cfg
 from .cfg_file import write_cfg
-from .crew import Crew
+from .crew import Crew, Loss
 from .launcher import Launcher
 from .link import Link
 from .live_slot import LiveSlot, build_trial_record, judge_ends, parse_end
@@ -39,6 +39,9 @@ from .studying import Studies
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
+
+#: Said of a worker that nobody has told to go.
+ENDED = "ended by itself"
 
 #: What a sweep was stopped by that ended as its user wanted.
 TIME_BUDGET = "time budget"
@@ -210,7 +213,7 @@ class Driver:
         for slot in self._crew.slots:
             overdue = slot.deadline is not None and now > slot.deadline
             if slot.link is not None and (overdue or now > self._kill_at):
-                self._lose(slot, "did not answer in time and was killed")
+                self._lose([slot], "did not answer in time and was killed")
 
     def _count_wanted(self) -> int:
         """How many workers there is work for."""
@@ -299,8 +302,7 @@ class Driver:
         if records is None:
             self._selector.unregister(fd)
             if fd == link.streams[0]:
-                for index in sorted(link.slots):
-                    self._lose(self._crew.slots[index], "ended by itself")
+                self._lose([self._crew.slots[index] for index in sorted(link.slots)], ENDED)
             return
         for record in records:
             slot = self._crew.find_slot(link, record)
@@ -328,7 +330,7 @@ class Driver:
         elif kind == "broken":
             self._take_broken(slot, record["traceback"])
         elif kind == "gone":
-            self._lose(slot, "ended by itself")
+            self._lose([slot], ENDED)
 
     def _take_broken(self, slot: LiveSlot, traceback: str) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
@@ -338,7 +340,7 @@ class Driver:
         if not self._crew.any_ready and tried <= self._broken_on:
             raise TrainError(problem)
         self._notify_once(problem)
-        self._lose(slot, "could not load train")
+        self._lose([slot], "could not load train")
 
     def _take_report(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
         number, attempt, iteration = record["trial"], record["attempt"], record["iteration"]
@@ -377,22 +379,29 @@ class Driver:
         if self._crew.note_success(slot):
             self._fill(slot)
 
-    def _lose(self, slot: LiveSlot, why: str) -> None:
-        """A worker is gone: so is its trial, and perhaps its node."""
-        loss = self._crew.lose(slot, why)
-        if loss is None:
-            return
-        if not self._stopping:
-            where = slot.host or ", ".join(slot.nodes)
-            last = f": {loss.said.splitlines()[-1]}" if loss.said else ""
-            self._notify_once(
-                f"the worker of slot {slot.index} on {where} {why} (exit code "
-                f"{loss.exit_code}){last}"
-            )
-        if slot.trial is not None:
-            message = f"the worker {why} (exit code {loss.exit_code})"
-            self._end_trial(slot, Ended(Status.LOST, TrialError("WorkerLost", message, loss.said)))
-        self._crew.leave_nodes_out(slot)
+    def _lose(self, slots: Sequence[LiveSlot], why: str) -> None:
+        """Workers are gone: so are their trials, and perhaps their nodes.
+
+        All are given up before any trial is run again: one lost with its whole node would else be
+        given to its neighbours there, one after the other, and be lost with each of them.
+        """
+        lost = [(slot, loss) for slot in slots if (loss := self._crew.lose(slot, why))]
+        for slot, loss in lost:
+            if not self._stopping:
+                self._tell_loss(slot, loss)
+            if slot.trial is not None:
+                message = f"the worker {why} (exit code {loss.exit_code})"
+                error = TrialError("WorkerLost", message, loss.said)
+                self._end_trial(slot, Ended(Status.LOST, error))
+            self._crew.leave_nodes_out(slot)
+
+    def _tell_loss(self, slot: LiveSlot, loss: Loss) -> None:
+        where = slot.host or ", ".join(slot.nodes)
+        last = f": {loss.said.splitlines()[-1]}" if loss.said else ""
+        self._notify_once(
+            f"the worker of slot {slot.index} on {where} {loss.why} (exit code "
+            f"{loss.exit_code}){last}"
+        )
 
     # --- trials -------------------------------------------------------------------------------
 

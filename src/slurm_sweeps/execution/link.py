@@ -36,6 +36,8 @@ class Link:
 
     Attributes:
         slots: The slots whose workers it leads to.
+        has_begun: Whether any of them has said hello.
+        has_lost_trials: Whether a trial may be left there that nobody speaks for.
         has_ended: Whether `end` was called.
     """
 
@@ -49,6 +51,8 @@ class Link:
             raise ValueError("a link needs all three streams of its process")
         self.process = process
         self.slots: set[int] = set()
+        self.has_begun = False
+        self.has_lost_trials = False
         self.has_ended = False
         self.tail = b""
         self._log = log

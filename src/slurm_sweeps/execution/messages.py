@@ -128,7 +128,7 @@ def encode_parts(record: Record, sender: int) -> bytes:
     pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
     last = len(pieces) - 1
     return b"".join(
-        encode({"kind": "part", "from": sender, "last": i == last, "text": piece})
+        encode({"kind": "part", "from": sender, "at": i, "last": i == last, "text": piece})
         for i, piece in enumerate(pieces)
     )
 
@@ -200,6 +200,8 @@ class Decoder:
 
     def _join_part(self, part: Record, records: list[Record]) -> None:
         sender = part["from"]
+        if part.get("at") == 0:  # what there is was cut short with its sender
+            self._parts.pop(sender, None)
         self._parts.setdefault(sender, []).append(part["text"])
         if part.get("last"):
             whole = "".join(self._parts.pop(sender))

@@ -131,6 +131,14 @@ def kill_children(spare: Collection[int] = ()) -> None:
                 os.waitpid(pid, 0)
 
 
+def signal_children(spare: Collection[int]) -> None:
+    """Send KILL to the children of this process, some spared, and wait for none of them."""
+    for pid in _list_children(os.getpid()):
+        if pid not in spare:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def _list_children(pid: int) -> list[int]:
     # Read after every trial: `Path.read_text` would take three times as long.
     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:

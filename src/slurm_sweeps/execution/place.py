@@ -13,7 +13,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .srun import build_trial_environment, iterate_master_ports
@@ -47,7 +47,8 @@ class StepPlace:
         """In a step that slots share: keep to this slot's CPUs, if Slurm has bound the step."""
         bound_to = self._described.get("bound_to")
         if bound_to is not None:
-            os.sched_setaffinity(0, choose_cpus(os.sched_getaffinity(0), *bound_to))
+            allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (find_core(cpu), cpu))
+            os.sched_setaffinity(0, choose_cpus(allowed, *bound_to))
 
     def find_free_port(self) -> int:
         """Return the next port of this slot's that nobody listens on here."""
@@ -71,16 +72,24 @@ class StepPlace:
         )
 
 
-def choose_cpus(allowed: Set[int], first: int, count: int, total: int) -> Set[int]:
+def find_core(cpu: int) -> int:
+    """Return the first CPU of the core that a CPU belongs to; itself where that is not told."""
+    siblings = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    with contextlib.suppress(OSError, ValueError), open(siblings) as file:
+        return int(file.read().replace("-", ",").split(",")[0])
+    return cpu
+
+
+def choose_cpus(allowed: Sequence[int], first: int, count: int, total: int) -> Sequence[int]:
     """Return a slot's CPUs among those of its step; all, if the step is not bound to its own.
 
     Args:
-        allowed: Those that this process may use.
+        allowed: Those that this process may use, those of a core side by side.
         first: The position of the slot's first one.
         count: How many are the slot's.
         total: How many are those of all slots of the step.
     """
-    return set(sorted(allowed)[first : first + count]) if len(allowed) == total else allowed
+    return allowed[first : first + count] if len(allowed) == total else allowed
 
 
 def is_free(port: int) -> bool:

@@ -60,15 +60,20 @@ class Slot:
 def merge_slots(slots: Sequence[Slot], node: Node) -> Slot:
     """Return the share of a step that serves several slots of one task, all on one node."""
     first, count = slots[0], len(slots)
-    if not first.exclusive:  # each of them asks for all that the job has there
-        return first
+    mem_mb = None if first.mem_mb is None else first.mem_mb * count
+    if not first.exclusive:  # each of them asks for all the CPUs and GPUs that the job has there
+        return replace(first, mem_mb=mem_mb and min(mem_mb, node.mem_mb or mem_mb))
+    cpus = count_step_cpus(1, first.cpus_per_task, node.threads_per_core) * count
+    gpus = first.gpus * count
+    if gpus > max((item.count for item in node.gres if item.name == "gpu"), default=0):
+        gpus = node.gpus  # of several types: all, or Slurm refuses; the slots see their own
     return replace(
         first,
-        cpus_per_task=first.cpus_per_task * count,
-        step_cpus_per_task=first.step_cpus_per_task * count,
-        mem_mb=None if first.mem_mb is None else first.mem_mb * count,
-        gpus=first.gpus * count,
-        gres=format_gpus(node.gres, first.gpus * count) if first.gpus else first.gres,
+        cpus_per_task=cpus,
+        step_cpus_per_task=cpus,
+        mem_mb=mem_mb,
+        gpus=gpus,
+        gres=format_gpus(node.gres, gpus) if first.gpus else first.gres,
     )
 
 

@@ -12,6 +12,7 @@ from ..errors import LaunchError
 from ..storage.layout import Layout
 from .allocation import Allocation, Node
 from .config import SlurmCfg
+from .demand import count_step_cpus
 from .link import Link, start_process
 from .messages import Record
 from .shares import Slot, merge_slots
@@ -61,7 +62,7 @@ class SlurmLauncher:
             return self._launch(share, share, "main")
         (node,) = share.nodes
         link = self._shared.get(node)
-        if link is None or not link.slots:
+        if link is None or link.has_ended or not link.slots:
             whole = merge_slots(self._find_neighbours(share), self._find_node(node))
             link = self._shared[node] = self._launch(whole, share, "zygote_main")
         return link
@@ -105,7 +106,9 @@ class SlurmLauncher:
         if not slot.exclusive:
             return {}
         neighbours = self._find_neighbours(slot)
-        at, cpus, gpus = neighbours.index(slot), slot.cpus_per_task, slot.gpus
+        at, gpus = neighbours.index(slot), slot.gpus
+        threads = self._find_node(slot.nodes[0]).threads_per_core
+        cpus = count_step_cpus(1, slot.cpus_per_task, threads)
         return {
             "bound_to": [at * cpus, cpus, len(neighbours) * cpus],
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,

@@ -121,8 +121,11 @@ class Worker:
         else:
             record = {**record, "slot": self._slot}
             data = encode(record)
-            whole = len(data) <= select.PIPE_BUF  # is written at once, not among other workers'
-            self._write(data if whole else encode_parts(record, self._slot))
+            # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
+            if len(data) > select.PIPE_BUF:
+                data = encode_parts(record, self._slot)
+            for line in data.splitlines(keepends=True):
+                self._write(line)
 
     def _write(self, data: bytes) -> None:
         try:

@@ -29,12 +29,21 @@ from .worker import Worker
 from .worker_signals import listen_to_signals, take_wakes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Child:
-    """A slot's worker, as the zygote holds it."""
+    """A slot's worker, as the zygote holds it.
+
+    Args:
+        pid: Its process id.
+        pipe: Its input, which never blocks.
+        unsent: What the pipe did not take yet.
+        process: Held where it is a fresh interpreter: let go, Python would reap it by itself.
+    """
 
     pid: int
     pipe: int
+    unsent: bytes = b""
+    process: subprocess.Popen[bytes] | None = None
 
 
 class Zygote:
@@ -51,6 +60,7 @@ class Zygote:
         self._decoder = Decoder()
         self._libc = attempt.load_libc()
         self._wakes = (-1, -1)
+        self._poll = select.poll()
         self._children: dict[int, _Child] = {}
         self._may_fork: bool | None = None
 
@@ -59,27 +69,27 @@ class Zygote:
         attempt.adopt_orphans(self._libc)
         self._wakes = listen_to_signals()
         wake = self._wakes[0]
-        poll = select.poll()
-        poll.register(self._in, select.POLLIN)
-        poll.register(wake, select.POLLIN)
+        self._poll.register(self._in, select.POLLIN)
+        self._poll.register(wake, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            for fd, _ in self._poll.poll():
                 if fd == wake:
                     self._reap()
-                    continue
-                data = os.read(self._in, 65536)
-                if not data:
+                elif fd != self._in:
+                    self._send_rest(fd)
+                elif data := os.read(self._in, 65536):
+                    for record in self._decoder.feed(data):
+                        self._follow(record)
+                else:
                     outcome.kill_children()
                     return
-                for record in self._decoder.feed(data):
-                    self._follow(record)
 
     def _follow(self, record: Record) -> None:
         slot = record.get("slot")
         if not isinstance(slot, int):
             return
         if record["kind"] == "init" and slot not in self._children:
-            self._open(slot, record)
+            self._try_to_open(slot, record)
         child = self._children.get(slot)
         if child is None:
             return
@@ -88,10 +98,33 @@ class Zygote:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
             return
-        data = encode(record)
-        with contextlib.suppress(OSError):  # it has ended, which is told when it is reaped
-            while data:
-                data = data[os.write(child.pipe, data) :]
+        self._write(child, encode(record))
+
+    def _write(self, child: _Child, data: bytes) -> None:
+        """Write to a worker, as far as that doesn't block; the rest when it reads on."""
+        child.unsent += data
+        try:
+            while child.unsent:
+                child.unsent = child.unsent[os.write(child.pipe, child.unsent) :]
+        except BlockingIOError:
+            self._poll.register(child.pipe, select.POLLOUT)
+            return
+        except OSError:  # it has ended, which is told when it is reaped
+            child.unsent = b""
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(child.pipe)
+
+    def _send_rest(self, pipe: int) -> None:
+        for child in self._children.values():
+            if child.pipe == pipe:
+                self._write(child, b"")
+
+    def _try_to_open(self, slot: int, init: Record) -> None:
+        try:
+            self._open(slot, init)
+        except OSError:  # out of processes or files: the others go on
+            traceback.print_exc()
+            self._tell_gone(slot, 1)
 
     def _open(self, slot: int, init: Record) -> None:
         """Start the worker of a slot; the first time, find out what all of them need."""
@@ -100,17 +133,27 @@ class Zygote:
             if self._may_fork and init.get("step") is not None:
                 find_own_address()  # a hundred forks that all ask at once wait for a name server
         theirs, mine = os.pipe()
-        if self._may_fork:
-            own_pid = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                os.close(mine)
-                self._become_worker(slot, theirs, own_pid)
-        else:
+        try:
+            child = self._start(slot, theirs, mine)
+        except OSError:
+            os.close(mine)
+            raise
+        finally:
+            os.close(theirs)
+        os.set_blocking(mine, False)
+        self._children[slot] = child
+
+    def _start(self, slot: int, theirs: int, mine: int) -> _Child:
+        if not self._may_fork:
             argv = build_argv("main", world_size=1, slot=slot)
-            pid = subprocess.Popen(argv, stdin=theirs, stdout=self._out).pid
-        os.close(theirs)
-        self._children[slot] = _Child(pid, mine)
+            process = subprocess.Popen(argv, stdin=theirs, stdout=self._out)
+            return _Child(process.pid, mine, process=process)
+        own_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            os.close(mine)
+            self._become_worker(slot, theirs, own_pid)
+        return _Child(pid, mine)
 
     def _become_worker(self, slot: int, channel_in: int, parent_pid: int) -> NoReturn:
         """In the child: drop what is the zygote's, then work."""
@@ -130,10 +173,14 @@ class Zygote:
 
     def _forget(self, slot: int, child: _Child) -> None:
         del self._children[slot]
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(child.pipe)
         os.close(child.pipe)
+        if child.process is not None:
+            child.process.returncode = 0  # it is reaped here, not by its object
 
     def _reap(self) -> None:
-        """Tell of workers that have ended, and end what they have left behind."""
+        """Tell of workers that have ended, and kill what they have left behind."""
         take_wakes(self._wakes[0])
         while True:
             try:
@@ -145,9 +192,13 @@ class Zygote:
             slots = {child.pid: slot for slot, child in self._children.items()}
             if pid in slots:
                 self._forget(slots[pid], self._children[slots[pid]])
-                code = os.waitstatus_to_exitcode(status)
-                os.write(self._out, encode({"kind": "gone", "slot": slots[pid], "exit_code": code}))
-            outcome.kill_children(spare={child.pid for child in self._children.values()})
+                self._tell_gone(slots[pid], os.waitstatus_to_exitcode(status))
+            # Not waited for: one may hang in the kernel, and the other slots go on.
+            outcome.signal_children(spare={child.pid for child in self._children.values()})
+
+    def _tell_gone(self, slot: int, exit_code: int) -> None:
+        with contextlib.suppress(OSError):  # the driver is gone, which the input tells
+            os.write(self._out, encode({"kind": "gone", "slot": slot, "exit_code": exit_code}))
 
 
 def _load_ahead(train: Path) -> bool:
