@@ -103,8 +103,11 @@ class SlurmSweep(Script):
     def start_now(self, job: dict[str, str]) -> None:
         """A job that was queued again waits for two minutes (reason BeginTime) unless told.
 
-        Told too early, Slurm may take the end of its former run for that of the next.
+        Told too early, Slurm may take the end of its former run for that of the next. One that it
+        could not launch on a node that came back just then it holds (24.11) until it is released.
         """
+        if job["JobState"] == "PENDING" and job.get("Reason") == "launch_failed_requeued_held":
+            self.cluster.run(["scontrol", "release", str(self.job)], check=False)
         if job["JobState"] == "PENDING" and job.get("Reason") == "BeginTime":
             self.wait_until_gone()
             time.sleep(2.0)
