@@ -29,12 +29,12 @@ def main(nodes: int, ntasks: int, trials: int, fresh_step: bool) -> None:
     """Run the sweep."""
     ss.Experiment(
         train,
-        {"x": ss.Uniform(0, 1)},
+        {"x": ss.Grid([float(x) for x in range(1, trials + 1)])},  # the last is surely pruned
         name="worlds",
         asha=ss.ASHA("loss", "min", reduction_factor=2, max_t=EPOCHS),
         slurm_cfg=ss.SlurmCfg(nodes=nodes, ntasks=ntasks, fresh_step=fresh_step),
         overwrite=True,
-    ).run(n_trials=trials)
+    ).run()
 
 
 if __name__ == "__main__":
