@@ -112,7 +112,7 @@ class Crew:
 
     def has_unsent(self) -> bool:
         """Send what pipes did not take before; return whether something is still left."""
-        left = [link.send_rest() for link in self._links]
+        left = [slot.link.send_rest() for slot in self.slots if slot.link is not None]
         return any(left)
 
     def find_slot(self, link: Link, record: Record) -> LiveSlot | None:

@@ -33,7 +33,7 @@ from . import attempt, outcome, train_function
 from .messages import Decoder, Record, encode, encode_parts
 from .running_trial import RunningTrial
 from .spawning import Nest, Spawner
-from .worker_signals import listen_to_signals, take_wakes
+from .worker_signals import listen_to_signals, reap
 
 if TYPE_CHECKING:
     from .place import StepPlace
@@ -312,14 +312,7 @@ class Worker:
 
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
-        take_wakes(self._wake)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reap(self._wake):
             if self._spawner is not None:
                 self._spawner.note_end(pid)
             if self._trial is not None and pid == self._trial.pid:
@@ -377,17 +370,22 @@ class Worker:
         outcome.kill_children()
 
 
+def take_channel(output: int) -> tuple[int, int]:
+    """Keep standard input and one of the outputs as the channel; nobody else may use them so."""
+    channel_in, channel_out = os.dup(0), os.dup(output)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
+    return channel_in, channel_out
+
+
 def main(arguments: Record) -> None:
     """Run a worker on this process's standard streams."""
     world_size = int(arguments["world_size"])
     rank = int(os.environ.get("SLURM_PROCID", "0")) if world_size > 1 else 0
     direct = arguments.get("direct")
-    channel_in = os.dup(0)
-    channel_out = os.dup(2 if rank else 1)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
+    channel_in, channel_out = take_channel(2 if rank else 1)
     socket_to_driver = None if direct is None else socket.socket(fileno=direct)
     slot = arguments.get("slot")
     Worker(channel_in, channel_out, rank, world_size, socket_to_driver, slot).serve()

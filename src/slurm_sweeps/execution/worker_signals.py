@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 #: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -26,8 +27,11 @@ def listen_to_signals() -> tuple[int, int]:
     return wake, writer
 
 
-def take_wakes(wake: int) -> None:
-    """Empty the pipe."""
+def reap(wake: int) -> Iterator[tuple[int, int]]:
+    """Empty the pipe; yield the process id and the wait status of each child that has ended."""
     with contextlib.suppress(BlockingIOError):
         while os.read(wake, 4096):
             pass
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended

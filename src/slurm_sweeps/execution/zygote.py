@@ -25,8 +25,8 @@ from . import attempt, outcome, train_function
 from .messages import Decoder, Record, encode
 from .place import find_own_address
 from .spawning import build_argv
-from .worker import Worker
-from .worker_signals import listen_to_signals, take_wakes
+from .worker import Worker, take_channel
+from .worker_signals import listen_to_signals, reap
 
 
 @dataclass(slots=True)
@@ -181,14 +181,7 @@ class Zygote:
 
     def _reap(self) -> None:
         """Tell of workers that have ended, and kill what they have left behind."""
-        take_wakes(self._wakes[0])
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reap(self._wakes[0]):
             slots = {child.pid: slot for slot, child in self._children.items()}
             if pid in slots:
                 self._forget(slots[pid], self._children[slots[pid]])
@@ -216,13 +209,8 @@ def _load_ahead(train: Path) -> bool:
 
 def main() -> NoReturn:
     """Run a zygote on this process's standard streams."""
-    channel_in, channel_out = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)  # prints of imported code go where standard error goes
     try:
-        Zygote(channel_in, channel_out).serve()
+        Zygote(*take_channel(1)).serve()
     except BaseException:  # noqa: BLE001 - the process border
         traceback.print_exc()
         sys.stderr.flush()

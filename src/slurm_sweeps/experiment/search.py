@@ -199,5 +199,6 @@ def _replay(pruner: Pruner, curves: Curves) -> None:
 
 
 def _iterate_curve(curves: Curves, number: int) -> Iterator[tuple[int, float]]:
-    for iterations, values in filter(None, [curves.get(number)]):
+    if number in curves:
+        iterations, values = curves[number]
         yield from zip(iterations.tolist(), values.tolist(), strict=True)

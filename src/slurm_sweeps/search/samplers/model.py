@@ -138,7 +138,7 @@ class ModelSampler:
         self._take(-1 - len(self._told), cfg, curve, Status.COMPLETED)
 
     def plan_study(self) -> Callable[[], Fit] | None:
-        """Return what makes the next fit, None while there is too little new; touches nothing."""
+        """Return what makes the next fit, None while there is too little new."""
         n = len(self._told)
         is_short = self._pool is not None and self._pool.n_left < MIN_POOL
         if n < self._plan.n_startup or not self._encoding.n_columns:
