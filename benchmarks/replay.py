@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -121,13 +122,20 @@ def replay_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def replay_peer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what a peer's objects reach; they live in an environment of their own."""
+    """Yield what a peer's objects reach; they live in an environment of their own.
+
+    What draws random points needs NumPy alone, which every peer has.
+    """
     command = [make_environment(PEERS[options.peer]), HERE / "replay_peers.py", options.peer]
     command += options.tables
     for name in ("workers", "seeds", "delay"):
         command += [f"--{name}", getattr(options, name)]
     command += ["--budget", *options.budget]
-    with subprocess.Popen([str(word) for word in command], stdout=PIPE, text=True) as process:
+    words, env = (
+        [str(word) for word in command],
+        os.environ | {"PYTHONPATH": str(HERE.parent / "src")},
+    )
+    with subprocess.Popen(words, stdout=PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         yield from map(json.loads, process.stdout)
     if process.returncode:

@@ -1,8 +1,10 @@
 """Peers on the replay: their own samplers, pruners and schedulers behind the simulator's calls.
 
 Run by `replay.py --peer`, in the peer's environment; prints one JSON line per table, seed and
-budget. All get rungs from epoch 1 on and a reduction factor of 4. A loss that is not a number goes
-to Syne Tune as the largest of its table: its models can't take it.
+budget. All get rungs from epoch 1 on and a reduction factor of 4. Where points are random they are
+those that `samplers.Random()` draws with the same seed, so that rules for stopping are compared on
+the same trials. A loss that is not a number goes to Syne Tune as the largest of its table: its
+models can't take it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,37 @@ import numpy as np
 from replay_simulation import add_options, replay
 from replay_table import Array, Table, read_table
 
+from slurm_sweeps.search.samplers.protocol import Problem
+from slurm_sweeps.search.samplers.random import Random
+from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.search.spaces import Uniform
+
 REDUCTION_FACTOR = 4
 
 
+class RandomPoints:
+    """The points that this project's random sampler draws."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        names = name_axes(table)
+        space = SearchSpace({name: Uniform(0, 1) for name in names})
+        self._sampler = Random().bind(Problem(space, seed))
+        self._names = names
+
+    def draw(self) -> Array:
+        """Return the next point; [d]."""
+        cfg = self._sampler.ask(0.0)
+        return np.array([cfg[name] for name in self._names])
+
+
 class OptunaTuner:
-    """A study asked and told; `SuccessiveHalvingPruner` decides."""
+    """A study asked and told; `SuccessiveHalvingPruner` decides.
+
+    Args:
+        table: The learning curves.
+        seed: Which run this is.
+        sampler: The name of one of Optuna's samplers; "random" for the common random points.
+    """
 
     pruner = "SuccessiveHalvingPruner"
 
@@ -32,9 +60,12 @@ class OptunaTuner:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self._states = optuna.trial.TrialState
         pruner = optuna.pruners.SuccessiveHalvingPruner(1, REDUCTION_FACTOR)
-        proposes = getattr(optuna.samplers, sampler)(seed=seed)
+        self._points = RandomPoints(table, seed) if sampler == "random" else None
+        name = "RandomSampler" if sampler == "random" else sampler
+        proposes = getattr(optuna.samplers, name)(seed=seed)
         self._study = optuna.create_study(sampler=proposes, pruner=pruner)
         self._names = name_axes(table)
         self._n_rows = len(table.unit)
@@ -44,6 +75,8 @@ class OptunaTuner:
     def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
         if len(self._trials) == self._n_rows:
             return None
+        if self._points is not None:
+            self._study.enqueue_trial(dict(zip(self._names, self._points.draw(), strict=True)))
         trial = self._study.ask()
         self._trials[trial.number] = trial
         return trial.number, np.array([trial.suggest_float(name, 0, 1) for name in self._names])
@@ -125,19 +158,19 @@ class RayTuner:
         self._scheduler = AsyncHyperBandScheduler(
             "epoch", "loss", "min", table.n_epochs, reduction_factor=REDUCTION_FACTOR
         )
-        self._rng = np.random.default_rng(seed)
-        self._shape = table.unit.shape
+        self._points = RandomPoints(table, seed)
+        self._n_rows = len(table.unit)
         self._trials: list[Any] = []
         self._last: dict[int, dict[str, float]] = {}
 
     def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
         number = len(self._trials)
-        if number == self._shape[0]:
+        if number == self._n_rows:
             return None
         trial = SimpleNamespace(trial_id=str(number))  # it looks at nothing else
         self._trials.append(trial)
         self._scheduler.on_trial_add(None, trial)
-        return number, self._rng.random(self._shape[1])
+        return number, self._points.draw()
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         result = self._last[number] = {"loss": value, "epoch": epoch}
@@ -154,7 +187,7 @@ class RayTuner:
 
 TUNERS: dict[str, tuple[type[Any], str]] = {
     "optuna-tpe": (OptunaTuner, "TPESampler"),
-    "optuna-random": (OptunaTuner, "RandomSampler"),
+    "optuna-random": (OptunaTuner, "random"),
     "syne-cqr": (SyneTuner, "cqr"),
     "syne-bore": (SyneTuner, "bore"),
     "syne-kde": (SyneTuner, "kde"),

@@ -51,13 +51,29 @@ def test_the_highest_rung_comes_first() -> None:
     assert pruner.find_promotable() == 1
 
 
-def test_one_that_goes_on_is_not_judged_before_its_next_rung() -> None:
+def test_one_that_others_have_overtaken_waits_from_its_next_report_on() -> None:
     pruner = build_promotion()
     assert pruner.report("old", 4, 0.5) is GO_ON
+    assert pruner.report("old", 5, math.nan) is GO_ON  # what it has in the rung is what counts
     for trial in range(10):
         assert pruner.report(trial, 4, 0.1) is GO_ON
-    assert pruner.report("old", 5, 0.5) is GO_ON
-    assert pruner.report("old", 7, math.nan) is GO_ON
+    assert pruner.report("old", 6, 0.0) is PAUSE
+    pruner.pause("old")
+    assert pruner.find_promotable() is None
+    for trial in range(10, 30):
+        pruner.report(trial, 4, 0.9)
+    assert pruner.find_promotable() == "old"
+    pruner.promote("old")
+    assert pruner.report("old", 7, 0.0) is GO_ON
+
+
+def test_rungs_below_the_highest_do_not_count() -> None:
+    pruner = build_promotion()
+    assert pruner.report("slow", 1, 0.5) is GO_ON
+    assert pruner.report("slow", 2, 0.2) is GO_ON
+    for trial in range(10):
+        pruner.report(trial, 1, 0.1)
+    assert pruner.report("slow", 3, 0.2) is GO_ON
 
 
 def test_a_value_that_is_not_finite_can_never_be_promoted() -> None:
