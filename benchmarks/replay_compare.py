@@ -47,6 +47,11 @@ class Contender:
     pruner: str | None = None
 
     @property
+    def names(self) -> set[str]:
+        """How the command line may call it."""
+        return {self.sampler, f"{self.sampler}:{self.pruner}"}
+
+    @property
     def arguments(self) -> list[str]:
         """What `replay.py` is to be told."""
         if self.pruner is None:
@@ -73,6 +78,9 @@ CONTENDERS = (
     Contender("Syne Tune: kernel densities, its ASHA", "syne-kde"),
 )
 
+#: Those that draw the same random points: they differ in what they stop, and in nothing else.
+SAME_DRAWS = frozenset({"random", "optuna-random", "ray-random"})
+
 #: Of one contender on one table with so many workers: the regrets, [budgets] for each seed.
 Regrets = dict[tuple[str, str, int], dict[int, list[float]]]
 
@@ -80,7 +88,7 @@ Regrets = dict[tuple[str, str, int], dict[int, list[float]]]
 def main() -> None:
     """Replay what is missing, keep the results, write the tables."""
     options = parse_options()
-    chosen = [c for c in CONTENDERS if not options.only or c.sampler in options.only]
+    chosen = [c for c in CONTENDERS if not options.only or c.names & set(options.only)]
     anew = [c for c in chosen if options.again or c.pruner is not None]
     kept = [line for line in read_results() if find_contender(line) not in anew]
     have = {(find_contender(line), line["table"], line["workers"]) for line in kept}
@@ -108,7 +116,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for a table's seeds")
-    parser.add_argument("--only", nargs="*", help="samplers or peers to replay now")
+    parser.add_argument("--only", nargs="*", help="samplers, sampler:pruner or peers")
     parser.add_argument("--again", action="store_true", help="replay peers that were, too")
     return parser.parse_args()
 
@@ -174,6 +182,7 @@ def format_results(lines: list[dict[str, Any]]) -> str:
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if all((c.name, t, workers) in regrets for t in tables)]
         parts += format_means(rows, tables, workers, budgets, regrets)
+        parts += format_rules(rows, tables, workers, budgets, regrets)
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if any((c.name, t, workers) in regrets for t in tables)]
         parts += format_tables(rows, tables, workers, budgets, regrets)
@@ -222,6 +231,37 @@ def format_means(
         rest += [" / ".join(f"{r:.2f}" for r in mean / base), format_range(seeds[row.name])]
         lines.append(f"| {row.name} | {' | '.join([*cells, *rest])} |")
     return [f"## {workers} workers, mean of all tables", "\n".join(lines)]
+
+
+def format_rules(
+    rows: list[Contender],
+    tables: list[str],
+    workers: int,
+    budgets: tuple[float, ...],
+    regrets: Regrets,
+) -> list[str]:
+    """Write how rules for stopping differ from ASHA on the same draws, mean over all tables."""
+    base = next(row for row in rows if row.sampler in SAME_DRAWS)
+    others = [row for row in rows if row.sampler in SAME_DRAWS and row is not base]
+    if not others:
+        return []
+    head = " | ".join(f"{budget:g} R" for budget in budgets)
+    lines = [f"| | {head} | seeds |", "|---" * (len(budgets) + 2) + "|"]
+    for row in others:
+        pairs = [(regrets[row.name, t, workers], regrets[base.name, t, workers]) for t in tables]
+        gaps = [
+            100
+            * np.array([np.subtract(its[seed], ours[seed]) for seed in its.keys() & ours.keys()])
+            for its, ours in pairs
+        ]
+        mean = np.mean([gap.mean(axis=0) for gap in gaps], axis=0)
+        spread = sum(gap.var(axis=0, ddof=1) / len(gap) for gap in gaps if len(gap) > 1)
+        error = np.broadcast_to(np.sqrt(spread) / len(tables), mean.shape)
+        cells = [f"{m:+.1f} ± {e:.1f}" for m, e in zip(mean, error, strict=True)]
+        lines.append(f"| {row.name} | {' | '.join(cells)} | {format_range(list(map(len, gaps)))} |")
+    title = f"## {workers} workers, rules for stopping on the same random draws"
+    text = f"Regret beyond that of {base.name}, mean of the differences seed by seed."
+    return [title, text, "\n".join(lines)]
 
 
 def format_tables(

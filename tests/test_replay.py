@@ -86,6 +86,26 @@ def test_a_peer_s_objects_are_driven_by_the_same_simulator(table: Path) -> None:
     assert replay_peer("optuna-tpe") == replay_peer("optuna-tpe")
 
 
+def test_a_peer_s_rule_is_given_the_points_that_the_random_sampler_draws(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import replay as ours
+    import replay_peers
+    from replay_table import read_table
+
+    known = read_table(table)
+    options = ours.build_parser().parse_args([str(table), "--pruner", "none"])
+    tuner = ours.build_tuner(known, options, seed=3)
+    peer = replay_peers.OptunaTuner(known, 3, "random")
+    for slot in range(5):
+        number, point = peer.assign(slot, 0.0)
+        expected = tuner.assign(slot, 0.0)
+        assert expected is not None
+        assert number == expected[0]
+        assert point.tolist() == expected[1].tolist()
+
+
 def test_searches_are_compared_in_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import replay_compare
@@ -108,11 +128,14 @@ def test_searches_are_compared_in_one_table(monkeypatch: pytest.MonkeyPatch) -> 
         ]
 
     lines = results("random", "asha", [0.4, 0.2, 0.1]) + results("model", "asha", [0.4, 0.1, 0.05])
+    lines += results("ray-random", "its own", [0.5, 0.2, 0.2])
     slow = [line for line in results("syne-kde", "its own", [0.8, 0.4, 0.4]) if line["seed"] == 0]
     text = replay_compare.format_results(lines + slow)
     # Seeds of 0.4 and 0.8: mean 0.6, standard error 0.2 on each of two tables.
-    assert "| random, ASHA | 60.0 ± 14.1 | 30.0 ± 7.1 | 15.0 ± 3.5 | 1.5 / 2.0 / 2.0 | " in text
+    assert "| random, ASHA | 60.0 ± 14.1 | 30.0 ± 7.1 | 15.0 ± 3.5 | 1.5 / 2.5 / 2.0 | " in text
     assert " | 1.00 / 0.50 / 0.50 | 2 |" in text
-    assert "its ASHA | 80.0 | 40.0 | 40.0 | 3.0 / 3.0 / 3.0 | 1.33 / 1.33 / 2.67 | 1 |" in text
+    # Differences of 0.1 and 0.2 on each of two tables; none; of 0.1 and 0.2 again.
+    assert "its ASHA | +15.0 ± 3.5 | +0.0 ± 0.0 | +15.0 ± 3.5 | 2 |" in text
+    assert "its ASHA | 80.0 | 40.0 | 40.0 | 4.0 / 4.0 / 4.0 | 1.33 / 1.33 / 2.67 | 1 |" in text
     assert "| **model, ASHA** | 60 / 15 / 7.5 | 60 / 15 / 7.5 |" in text
     sys.modules.pop("replay_compare")
