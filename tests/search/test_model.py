@@ -69,6 +69,21 @@ def test_it_sees_from_the_curves_what_early_values_are_worth() -> None:
     assert np.median([sampler.ask(0.0)["x"] for _ in range(40)]) < 0.4
 
 
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.INTERRUPTED, Status.LOST])
+def test_what_a_trial_logged_before_it_runs_once_more_is_known(status: Status) -> None:
+    """Restored, one that was promoted is told of as it was when its driver died."""
+    lived, restored = bind(), bind()
+    cfg, curve = lived.ask(0.0), {1: 3.0, 4: 2.0}
+    lived.tell(Observation(0, cfg, Status.PAUSED, 4, 2.0, curve))
+    lived.tell(Observation(0, cfg, status, 4, 2.0, curve))
+    restored.tell(Observation(0, cfg, status, 4, 2.0, curve))
+    (known,), (again,) = lived._told.values(), restored._told.values()
+    assert known.points == again.points == ((1, 3.0), (4, 2.0))
+    fresh = bind()
+    fresh.tell(Observation(0, cfg, Status.RUNNING))
+    assert not fresh._told
+
+
 @pytest.mark.parametrize(
     ("status", "curve", "points"),
     [

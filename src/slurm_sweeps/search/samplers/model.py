@@ -128,7 +128,8 @@ class ModelSampler:
         if trial.number >= self._next:  # of an earlier run: it was asked for there
             self._next = trial.number + 1
             self._unseen.note(trial.cfg)
-        if trial.status in _ENDED:
+        # What an earlier attempt has logged holds, too, while the trial runs once more.
+        if trial.status in _ENDED or trial.curve:
             self._take(trial.number, trial.cfg, trial.curve or _read_last(trial), trial.status)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
