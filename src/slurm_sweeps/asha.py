@@ -27,11 +27,11 @@ class ASHA:
     best. Ties pass; NaN and infinities never do, and are not counted. Trials are not waited for:
     as others arrive, a trial that passed may fail.
 
-    With `promote=True`, trials are paused instead, and promoted as in the paper: a trial is judged
-    at the highest rung that it has entered; when it is not among the best there, its process ends
-    with that report, and it goes on as a further attempt when it has come to be among the best.
-    `train` must then go on from a checkpoint in `checkpoint_dir()`, best one of each report: the
-    paper pauses at rungs alone, this at any report at which others have overtaken the trial.
+    With `promote=True`, trials are paused instead of stopped, and promoted as in the paper: at each
+    report a trial is judged at the highest rung that it has entered; if it is not among the best
+    there, its process ends with that report, and it goes on as a further attempt when it has come
+    to be among the best. `train` must then go on from a checkpoint in `checkpoint_dir()`, written
+    before each report: unlike the paper's, a trial may be paused between two rungs, too.
 
     Args:
         metric: The metric's name in `log`.
