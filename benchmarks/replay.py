@@ -131,10 +131,8 @@ def replay_peer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in ("workers", "seeds", "delay"):
         command += [f"--{name}", getattr(options, name)]
     command += ["--budget", *options.budget]
-    words, env = (
-        [str(word) for word in command],
-        os.environ | {"PYTHONPATH": str(HERE.parent / "src")},
-    )
+    words = [str(word) for word in command]
+    env = os.environ | {"PYTHONPATH": str(HERE.parent / "src")}
     with subprocess.Popen(words, stdout=PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         yield from map(json.loads, process.stdout)
