@@ -214,9 +214,7 @@ def format_means(
             100 * np.array(list(regrets[row.name, table, workers].values())) for table in tables
         ]
         means[row.name] = np.array([cell.mean(axis=0) for cell in cells])  # [tables, budgets]
-        spread = [cell.std(axis=0, ddof=1) if len(cell) > 1 else np.nan for cell in cells]
-        squares = [s**2 / len(cell) for s, cell in zip(spread, cells, strict=True)]
-        errors[row.name] = np.sqrt(sum(squares)) / len(tables)
+        errors[row.name] = compute_error(cells)
         seeds[row.name] = [len(cell) for cell in cells]
     every = np.array([means[row.name] for row in rows])  # [rows, tables, budgets]
     ranks = np.array([rank(every[:, t]) for t in range(len(tables))]).mean(axis=0)
@@ -255,8 +253,7 @@ def format_rules(
             for its, ours in pairs
         ]
         mean = np.mean([gap.mean(axis=0) for gap in gaps], axis=0)
-        spread = sum(gap.var(axis=0, ddof=1) / len(gap) for gap in gaps if len(gap) > 1)
-        error = np.broadcast_to(np.sqrt(spread) / len(tables), mean.shape)
+        error = np.broadcast_to(compute_error(gaps), mean.shape)
         cells = [f"{m:+.1f} ± {e:.1f}" for m, e in zip(mean, error, strict=True)]
         lines.append(f"| {row.name} | {' | '.join(cells)} | {format_range(list(map(len, gaps)))} |")
     title = f"## {workers} workers, rules for stopping on the same random draws"
@@ -283,6 +280,19 @@ def format_tables(
         lines.append(f"| {row.name} | {' | '.join(cells)} | {format_range(seeds)} |")
     budget = " / ".join(f"{budget:g}" for budget in budgets)
     return [f"## {workers} workers, each table at {budget} R", "\n".join(lines)]
+
+
+def compute_error(samples: list[Any]) -> Any:
+    """Return the standard error of the mean of all tables' means, NaN if one has but one seed.
+
+    Args:
+        samples: Of each table what each seed gave; [seeds, budgets].
+    """
+    squares = [
+        sample.var(axis=0, ddof=1) / len(sample) if len(sample) > 1 else np.nan
+        for sample in samples
+    ]
+    return np.sqrt(sum(squares)) / len(samples)
 
 
 def format_range(numbers: list[int]) -> str:
