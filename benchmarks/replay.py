@@ -8,6 +8,9 @@ error per table and budget. A regret is (best validation loss reported so far - 
 minimum) / (median final loss - minimum). What decides is the real `Sweep`: see
 `replay_simulation.py`. Several budgets cost no more than the largest.
 
+`--sampler foresight` is no way to search but a bound: the model, told of each trial's whole curve
+with its first report. What a model of its kind could know at best, it knows.
+
 `--peer optuna-tpe` drives the sampler and the pruner, or the scheduler, of another library instead,
 with the same workers, time and rows.
 """
@@ -20,6 +23,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from subprocess import PIPE
@@ -28,22 +32,24 @@ from typing import Any
 import numpy as np
 from environments import OPTUNA, RAY_TUNE, SYNE_TUNE_MODELS, make_environment
 from replay_simulation import Tuner, add_options, replay
-from replay_table import Array, Table, read_table
+from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
 from slurm_sweeps.search.pruner import Decision, Pruner
-from slurm_sweeps.search.samplers import Problem, SamplerPlan, bind_sampler
+from slurm_sweeps.search.samplers import Observation, Problem, Sampler, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
 from slurm_sweeps.trial import Status
 
 HERE = Path(__file__).resolve().parent
 
-SAMPLERS: dict[str, Callable[[], SamplerPlan]] = {
-    "random": ss.samplers.Random,
-    "quasi": lambda: ss.samplers.Random(quasi=True),
-    "model": ss.samplers.Model,
-    "optuna": ss.samplers.Optuna,
+#: A sampler for a problem and its table.
+SAMPLERS: dict[str, Callable[[Problem, Table], Sampler]] = {
+    "random": lambda problem, table: bind_sampler(ss.samplers.Random(), problem),
+    "quasi": lambda problem, table: bind_sampler(ss.samplers.Random(quasi=True), problem),
+    "model": lambda problem, table: bind_sampler(ss.samplers.Model(), problem),
+    "optuna": lambda problem, table: bind_sampler(ss.samplers.Optuna(), problem),
+    "foresight": lambda problem, table: Foresight(problem, table),
 }
 
 #: A pruner for tables of so many epochs; None runs every trial to its end.
@@ -67,24 +73,52 @@ PEERS = {
 }
 
 
+class Foresight:
+    """The model, told of a trial's whole curve as soon as the trial has reported once."""
+
+    def __init__(self, problem: Problem, table: Table) -> None:
+        self._model = bind_sampler(ss.samplers.Model(), problem)
+        self._loss = table.loss
+        self._server = Server(table)  # serves the same rows in the same order as the simulation's
+        self._rows: list[int] = []
+
+    def ask(self, now: float) -> dict[str, Any] | None:
+        cfg = self._model.ask(now)
+        if cfg is not None:
+            self._rows.append(self._server.take(read_unit(cfg)))
+        return cfg
+
+    def tell(self, trial: Observation) -> None:
+        if trial.curve:
+            curve = {
+                i + 1: float(loss) for i, loss in enumerate(self._loss[self._rows[trial.number]])
+            }
+            trial = replace(trial, status=Status.COMPLETED, curve=curve)
+        self._model.tell(trial)
+
+
 class SweepTuner:
     """The real `Sweep`, with the axes as spaces x0, x1, …"""
 
-    def __init__(self, sweep: Sweep, n_axes: int) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._names = [f"x{i}" for i in range(n_axes)]
 
     def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
         trial = self._sweep.assign(slot, now)
         if trial is None:
             return None
-        return trial.number, np.array([trial.cfg[name] for name in self._names])
+        return trial.number, read_unit(trial.cfg)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         return self._sweep.report(number, epoch, {"loss": value}) is Decision.GO_ON
 
     def end(self, number: int, completed: bool) -> None:
         self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))
+
+
+def read_unit(cfg: dict[str, Any]) -> Array:
+    """Return the point of the cube that a configuration is; [d]."""
+    return np.array([cfg[f"x{i}"] for i in range(len(cfg))])
 
 
 def build_tuner(table: Table, options: argparse.Namespace, seed: int) -> Tuner:
@@ -94,10 +128,10 @@ def build_tuner(table: Table, options: argparse.Namespace, seed: int) -> Tuner:
     problem = Problem(space, seed, "loss", "min")
     cfg = SweepCfg(n_rows, "loss", fail_fast=False, slots=options.workers)
     parts = (
-        bind_sampler(SAMPLERS[options.sampler](), problem),
+        SAMPLERS[options.sampler](problem, table),
         PRUNERS[options.pruner](table.n_epochs),
     )
-    return SweepTuner(Sweep(cfg, *parts), n_axes)
+    return SweepTuner(Sweep(cfg, *parts))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -192,11 +192,12 @@ def test_what_never_ends_or_has_no_metric_is_named(tmp_path: Path) -> None:
 
 
 class Recorder:
-    """Draws one number after the other, and writes down what it is told of trials that ended."""
+    """Draws one number after the other, and writes down what it is told, and of whose end."""
 
     def bind(self, problem: Problem) -> Recorder:
         self.space, self.number = problem.space, 0
         self.told: dict[int, Observation] = {}
+        self.tells: list[Observation] = []
         return self
 
     def ask(self, now: float) -> dict[str, Any]:
@@ -204,6 +205,7 @@ class Recorder:
 
     def tell(self, trial: Observation) -> None:
         self.number = max(self.number, trial.number + 1)
+        self.tells.append(trial)
         if trial.status in TERMINATED:
             self.told[trial.number] = trial
 
@@ -234,6 +236,25 @@ def test_a_resumed_sampler_is_told_the_same_curves(tmp_path: Path) -> None:
     assert {number: second[number] for number in first} == first
     assert list(first[0].curve) == [1, 4, 16, 39]
     assert first[0].value == first[0].curve[39]
+
+
+def test_a_sampler_hears_of_a_trial_that_runs() -> None:
+    problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
+    recorder = Recorder().bind(problem)
+    sweep = Sweep(SweepCfg(1, "loss"), recorder)
+    assert sweep.assign(0, 0.0) is not None
+    for epoch in range(1, 21):
+        sweep.report(0, epoch, {"loss": 1 / epoch})
+        sweep.report(0, epoch, {"other": 0.0})
+    sweep.end(0, Ended(Status.COMPLETED))
+    assert [(tell.status, tell.iteration, tell.value) for tell in recorder.tells] == [
+        (Status.RUNNING, None, None),
+        (Status.RUNNING, 1, 1.0),
+        (Status.RUNNING, 4, 0.25),
+        (Status.RUNNING, 16, 0.0625),
+        (Status.COMPLETED, 20, 0.05),
+    ]
+    assert recorder.tells[3].curve == {1: 1.0, 4: 0.25, 16: 0.0625}
 
 
 @pytest.mark.parametrize("sampler", [ss.samplers.Optuna(), ss.samplers.Random(quasi=True)])

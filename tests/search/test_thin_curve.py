@@ -26,6 +26,14 @@ def test_the_first_value_from_each_power_of_four_on_and_the_last_are_kept() -> N
     assert list(thin([(i, 0.0) for i in range(5, 200, 10)])) == [5, 25, 65, 195]
 
 
+def test_it_says_when_a_further_value_is_kept() -> None:
+    curve = ThinCurve()
+    assert [i for i in range(1, 200) if curve.note(i, 0.0)] == [1, 4, 16, 64]
+    assert not curve.note(1, 2.0)  # logged again: nothing new, and another value
+    assert curve.read()[1] == 2.0
+    assert curve.note(0, 3.0)
+
+
 @given(REPORTS, st.randoms(use_true_random=False))
 def test_it_is_a_function_of_the_stored_values(reports, random) -> None:
     stored = dict(reports)  # what is logged again is replaced

@@ -17,8 +17,8 @@ class ThinCurve:
         self._first: dict[int, tuple[int, float]] = {}
         self._last: tuple[int, float] | None = None
 
-    def note(self, iteration: int, value: float) -> None:
-        """Take a value in.
+    def note(self, iteration: int, value: float) -> bool:
+        """Take a value in; say whether it is the first from a power of four on.
 
         Args:
             iteration: 0 or more.
@@ -30,6 +30,7 @@ class ThinCurve:
             self._first[power] = (iteration, value)
         if self._last is None or iteration >= self._last[0]:
             self._last = (iteration, value)
+        return first is None
 
     def read(self) -> dict[int, float]:
         """Return the values that are kept, by iteration, rising."""

@@ -170,7 +170,8 @@ class Sweep:
         metric = self.cfg.metric
         if metric is not None and metric in metrics:
             trial.last_value = metrics[metric]
-            trial.curve.note(iteration, trial.last_value)
+            if trial.curve.note(iteration, trial.last_value):
+                self._tell_sampler(trial)
             self._watch_target(trial, trial.last_value)
             if self._pruner is not None:
                 decision = self._pruner.report(number, iteration, trial.last_value)

@@ -1,11 +1,11 @@
-"""Learning from the trials that have ended where good configurations lie.
+"""Learning from the trials so far where good configurations lie.
 
 A forest is told of each trial's learning curve, thinned, with the iteration as one more input, and
 asked what a configuration would reach in the end: what was pruned early teaches it what early
-values are worth. Each proposal follows a few of its trees, drawn at random (Thompson sampling):
-where trees agree it goes to what is best, where they differ it explores. As every proposal follows
-other trees and leaves the pool of candidates, many workers that ask at once are not sent to one
-place.
+values are worth, and what still runs how far one can come. Each proposal follows a few of its
+trees, drawn at random (Thompson sampling): where trees agree it goes to what is best, where they
+differ it explores. As every proposal follows other trees and leaves the pool of candidates, many
+workers that ask at once are not sent to one place.
 
 `plan_study` and `learn` part the fit from the asking, so that a driver can fit in another thread;
 unless someone took this over (`studies_apart`), an ask fits by itself when enough was told.
@@ -45,13 +45,13 @@ _ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILE
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Propose what a forest of trees, fitted to the trials that have ended, expects to end well.
+    """Propose what a forest of trees, fitted to the trials so far, expects to end well.
 
     Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (that of the pruner).
     Conditional and mixed spaces are modelled; trials that fail or diverge count as the worst.
 
     Args:
-        n_startup: How many trials must have ended before the model is asked; random till then.
+        n_startup: How many trials must have reported before the model is asked; random till then.
         random_share: The share of proposals, from 0 to 1, that are drawn at random for ever.
 
     Raises:
@@ -128,7 +128,7 @@ class ModelSampler:
         if trial.number >= self._next:  # of an earlier run: it was asked for there
             self._next = trial.number + 1
             self._unseen.note(trial.cfg)
-        # What an earlier attempt has logged holds, too, while the trial runs once more.
+        # Where many run at once, those that run have come furthest: it pays to know of them.
         if trial.status in _ENDED or trial.curve:
             self._take(trial.number, trial.cfg, trial.curve or _read_last(trial), trial.status)
 

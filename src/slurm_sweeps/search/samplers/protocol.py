@@ -19,9 +19,10 @@ space (`Random()`); the experiment binds it: `plan.bind(problem)` gives the samp
 The rules, which the property tests of `tests/search` hold every sampler to:
 
 - Trial numbers are given in the order of the asks: the first ask is trial 0's, the next trial 1's.
-- `tell` comes when a trial starts and when it ends, and, in an experiment that is resumed, for
-  each stored trial in the order of their numbers before the first ask. So it may come more than
-  once for a number, and the last one counts.
+- `tell` comes when a trial starts, with its first values from each power of four of the iterations
+  on, and when it ends; in an experiment that is resumed also for each stored trial, in the order of
+  their numbers, before the first ask. So it comes more than once for a number, and the last one
+  counts.
 - Told of the trials 0 to n-1 in a fresh process, with the same seed, a sampler asks for trial n
   what it would have asked for undisturbed. One that learns does so when it was told the same in
   the same order.
@@ -62,7 +63,7 @@ class Observation:
     Args:
         number: The trial's position in its sweep, from 0.
         cfg: Its configuration.
-        status: RUNNING when it starts, what it ended as later.
+        status: RUNNING until it ends, then what it ended as.
         iteration: The largest iteration that it logged the metric at; None if it never did.
         value: The metric there; may be NaN or infinite.
         curve: The metric by iteration, rising and thinned: the first value from each power of
@@ -93,7 +94,7 @@ class Sampler(Protocol):
         """
 
     def tell(self, trial: Observation) -> None:
-        """Take note of a trial that started, ended or was read from the store."""
+        """Take note of a trial that started, came some way, ended or was read from the store."""
 
 
 @runtime_checkable
