@@ -60,7 +60,7 @@ class Model:
     """
 
     n_startup: int = 15
-    random_share: float = 0.4
+    random_share: float = 0.3
 
     def __post_init__(self) -> None:
         n_startup = check_integer("Model", "n_startup", self.n_startup)
