@@ -41,11 +41,13 @@ class Contender:
         name: In the tables.
         sampler: As `replay.py` and its results name it; that of a peer stands for all of it.
         pruner: The same; None for a peer, which has its own.
+        is_bound: Whether it knows what no way to search can know; it is not ranked.
     """
 
     name: str
     sampler: str
     pruner: str | None = None
+    is_bound: bool = False
 
     @property
     def names(self) -> set[str]:
@@ -69,7 +71,7 @@ CONTENDERS = (
     Contender("random, ASHA of factor 3", "random", "asha-3"),
     Contender("random, ASHA that promotes", "random", "asha-promote"),
     Contender("model, ASHA that promotes", "model", "asha-promote"),
-    Contender("*foresight, ASHA that promotes*", "foresight", "asha-promote"),
+    Contender("*foresight, ASHA that promotes*", "foresight", "asha-promote", is_bound=True),
     Contender("random, Hyperband", "random", "hyperband"),
     Contender("random, median", "random", "median"),
     Contender("Optuna: TPE, its halving", "optuna-tpe"),
@@ -221,7 +223,9 @@ def format_means(
         errors[row.name] = compute_error(cells)
         seeds[row.name] = [len(cell) for cell in cells]
     every = np.array([means[row.name] for row in rows])  # [rows, tables, budgets]
-    ranks = np.array([rank(every[:, t]) for t in range(len(tables))]).mean(axis=0)
+    ranked = [i for i, row in enumerate(rows) if not row.is_bound]
+    ranks = np.full(every.shape[::2], np.nan)  # [rows, budgets]
+    ranks[ranked] = np.mean([rank(every[ranked, t]) for t in range(len(tables))], axis=0)
     head = " | ".join(f"{budget:g} R" for budget in budgets)
     lines = [f"| | {head} | average rank | x random, ASHA | seeds |", "|---" * 7 + "|"]
     base = every[0].mean(axis=0)
@@ -229,7 +233,7 @@ def format_means(
         mean = every[i].mean(axis=0)
         error = np.broadcast_to(errors[row.name], mean.shape)
         cells = [format_cell(*pair) for pair in zip(mean, error, strict=True)]
-        rest = [" / ".join(f"{r:.1f}" for r in ranks[i])]
+        rest = ["" if row.is_bound else " / ".join(f"{r:.1f}" for r in ranks[i])]
         rest += [" / ".join(f"{r:.2f}" for r in mean / base), format_range(seeds[row.name])]
         lines.append(f"| {row.name} | {' | '.join([*cells, *rest])} |")
     return [f"## {workers} workers, mean of all tables", "\n".join(lines)]
