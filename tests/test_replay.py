@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,22 @@ def test_time_goes_to_waiting_where_there_is_a_delay(table: Path) -> None:
     (prompt,) = replay(table, "--budget", "0.2", "--workers", "1")
     (slow,) = replay(table, "--budget", "0.2", "--workers", "1", "--delay", "2")
     assert prompt["regret"] < slow["regret"]
+
+
+def test_foresight_knows_the_curves_of_the_very_rows_that_are_served(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module, simulated = import_module("replay"), import_module("replay_simulation")
+    curves = module.read_table(table)
+    options = module.build_parser().parse_args([str(table), "--sampler", "foresight"])
+    tuner = module.build_tuner(curves, options, seed=0)
+    simulation = simulated.Simulation(curves, tuner, options.workers)
+    simulation.run([12.0])
+    foresight = tuner._sweep._sampler
+    assert foresight._rows == [run.row for run in simulation._runs.values()]
+    row, told = foresight._rows[0], foresight._model._told[0]
+    assert told.points[-2] == (8, pytest.approx(curves.loss[row, 7]))
 
 
 def test_a_peer_s_objects_are_driven_by_the_same_simulator(table: Path) -> None:
