@@ -158,7 +158,10 @@ class ModelSampler:
         self, number: int, cfg: dict[str, Any], curve: Mapping[int, float], status: Status
     ) -> None:
         # The last that is told of a trial counts: one that was paused may have gone on.
-        row = self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
+        known = self._told.get(number)
+        row = (
+            known.row if known else self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
+        )
         if row is not None:
             self._told[number] = Told(row, self._judge(curve, status))
 
