@@ -36,20 +36,20 @@ from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
 from slurm_sweeps.search.pruner import Decision, Pruner
-from slurm_sweeps.search.samplers import Observation, Problem, Sampler, bind_sampler
+from slurm_sweeps.search.samplers import Observation, Problem, SamplerPlan, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
 from slurm_sweeps.trial import Status
 
 HERE = Path(__file__).resolve().parent
 
-#: A sampler for a problem and its table.
-SAMPLERS: dict[str, Callable[[Problem, Table], Sampler]] = {
-    "random": lambda problem, table: bind_sampler(ss.samplers.Random(), problem),
-    "quasi": lambda problem, table: bind_sampler(ss.samplers.Random(quasi=True), problem),
-    "model": lambda problem, table: bind_sampler(ss.samplers.Model(), problem),
-    "optuna": lambda problem, table: bind_sampler(ss.samplers.Optuna(), problem),
-    "foresight": lambda problem, table: Foresight(problem, table),
+#: What samples on a table; only foresight looks at it.
+SAMPLERS: dict[str, Callable[[Table], SamplerPlan]] = {
+    "random": lambda table: ss.samplers.Random(),
+    "quasi": lambda table: ss.samplers.Random(quasi=True),
+    "model": lambda table: ss.samplers.Model(),
+    "optuna": lambda table: ss.samplers.Optuna(),
+    "foresight": lambda table: Foresight(table),
 }
 
 #: A pruner for tables of so many epochs; None runs every trial to its end.
@@ -76,23 +76,23 @@ PEERS = {
 class Foresight:
     """The model, told of a trial's whole curve as soon as the trial has reported once."""
 
-    def __init__(self, problem: Problem, table: Table) -> None:
-        self._model = bind_sampler(ss.samplers.Model(), problem)
+    def __init__(self, table: Table) -> None:
         self._loss = table.loss
         self._server = Server(table)  # serves the same rows in the same order as the simulation's
         self._rows: list[int] = []
 
-    def ask(self, now: float) -> dict[str, Any] | None:
+    def bind(self, problem: Problem) -> Foresight:
+        self._model = ss.samplers.Model().bind(problem)
+        return self
+
+    def ask(self, now: float) -> dict[str, Any]:
         cfg = self._model.ask(now)
-        if cfg is not None:
-            self._rows.append(self._server.take(read_unit(cfg)))
+        self._rows.append(self._server.take(read_unit(cfg)))
         return cfg
 
     def tell(self, trial: Observation) -> None:
         if trial.curve:
-            curve = {
-                i + 1: float(loss) for i, loss in enumerate(self._loss[self._rows[trial.number]])
-            }
+            curve = dict(enumerate(self._loss[self._rows[trial.number]].tolist(), start=1))
             trial = replace(trial, status=Status.COMPLETED, curve=curve)
         self._model.tell(trial)
 
@@ -128,7 +128,7 @@ def build_tuner(table: Table, options: argparse.Namespace, seed: int) -> Tuner:
     problem = Problem(space, seed, "loss", "min")
     cfg = SweepCfg(n_rows, "loss", fail_fast=False, slots=options.workers)
     parts = (
-        SAMPLERS[options.sampler](problem, table),
+        bind_sampler(SAMPLERS[options.sampler](table), problem),
         PRUNERS[options.pruner](table.n_epochs),
     )
     return SweepTuner(Sweep(cfg, *parts))
