@@ -210,7 +210,8 @@ def main() -> None:
     labels = {"sampler": options.peer, "pruner": build.pruner}
     for table in map(read_table, options.tables):
         for seed in range(options.seeds):
-            for result in replay(table, build(table, seed, sampler), seed, labels, options):
+            drawn = table.draw_share(options.rows, seed)
+            for result in replay(drawn, build(drawn, seed, sampler), seed, labels, options):
                 print(json.dumps(result), flush=True)
 
 

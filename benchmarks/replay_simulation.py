@@ -137,6 +137,17 @@ def replay(
         }
 
 
+def read_share(word: str) -> float:
+    """Read a share, more than 0 and up to 1."""
+    try:
+        share = float(word)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and up to 1, got {word}")
+    return share
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Let a parser read what every replay has: tables, workers, budgets, seeds, a delay."""
     parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.npz")
@@ -145,6 +156,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--budget", type=float, nargs="+", default=[1.0], help="in full trainings' mean time"
     )
     parser.add_argument("--seeds", type=int, default=1, help="run the seeds 0 to this, less one")
+    parser.add_argument(
+        "--rows",
+        type=read_share,
+        default=1.0,
+        metavar="SHARE",
+        help="give each seed so large a share of the rows, drawn by it",
+    )
     parser.add_argument(
         "--delay", type=float, default=0.0, help="seconds to each decision and each trial's start"
     )

@@ -43,6 +43,12 @@ class Table:
         final = self.loss[:, -1]
         return (best - lowest) / (float(np.median(final[np.isfinite(final)])) - lowest)
 
+    def draw_share(self, share: float, seed: int) -> Table:
+        """Return a table of a share of the rows, from 0 to 1, one at least, drawn by a seed."""
+        n = max(1, round(share * len(self.unit)))
+        rows = np.sort(np.random.default_rng(seed).choice(len(self.unit), n, replace=False))
+        return Table(self.name, self.loss[rows], self.seconds[rows], self.unit[rows])
+
 
 def read_table(path: Path) -> Table:
     """Read one `.npz`; its keys are the fields of `Table`, seconds as `seconds_per_epoch`."""

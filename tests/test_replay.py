@@ -53,6 +53,31 @@ def test_a_seed_is_repeatable(table: Path) -> None:
     assert first == again
 
 
+def test_each_seed_may_have_rows_of_its_own(table: Path) -> None:
+    lines = {
+        share: replay(table, "--pruner", "none", "--budget", "9", "--seeds", "9", "--rows", share)
+        for share in ("1", "0.1")
+    }
+    # What is left of 60 rows is tried to the end: each seed's regret is one of its own six.
+    assert all(line["regret"] == 0 for line in lines["0.1"])
+    assert any(line["regret"] > 0 for line in lines["1"])
+
+
+def test_rows_are_drawn_by_the_seed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    known = import_module("replay_table").read_table(table)
+    first, again, other = (known.draw_share(0.25, seed) for seed in (0, 0, 1))
+    assert first.unit.shape == (15, 2)
+    assert first.loss.shape == (15, 9)
+    assert (first.unit == again.unit).all()
+    assert not (first.unit == other.unit).all()
+    assert (known.draw_share(1.0, 3).unit == known.unit).all()
+    for word in ("0", "1.5", "nan", "half"):
+        with pytest.raises(subprocess.CalledProcessError):
+            replay(table, "--rows", word)
+    assert known.draw_share(0.001, 0).unit.shape == (1, 2)
+
+
 def test_every_row_is_served_once_and_the_best_is_found_without_pruning(table: Path) -> None:
     (line,) = replay(table, "--pruner", "none", "--workers", "2", "--budget", "30")
     assert line["regret"] == 0
