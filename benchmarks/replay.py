@@ -113,8 +113,8 @@ class SweepTuner:
             return None
         return trial.number, read_unit(trial.cfg)
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        return self._sweep.report(number, epoch, {"loss": value}) is Decision.GO_ON
+    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
+        return self._sweep.report(number, epoch, {"loss": value}, now) is Decision.GO_ON
 
     def end(self, number: int, completed: bool) -> None:
         self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))

@@ -81,7 +81,7 @@ class OptunaTuner:
         self._trials[trial.number] = trial
         return trial.number, np.array([trial.suggest_float(name, 0, 1) for name in self._names])
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
         self._trials[number].report(value, epoch)
         self._last[number] = value
         return not self._trials[number].should_prune()
@@ -134,7 +134,7 @@ class SyneTuner:
         self._scheduler.on_trial_add(trial)
         return number, np.array([config[name] for name in self._names])
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
         loss = value if np.isfinite(value) else self._largest
         result = self._last[number] = {"loss": loss, "epoch": epoch}
         return bool(self._scheduler.on_trial_result(self._trials[number], result) == "CONTINUE")
@@ -172,7 +172,7 @@ class RayTuner:
         self._scheduler.on_trial_add(None, trial)
         return number, self._points.draw()
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
         result = self._last[number] = {"loss": value, "epoch": epoch}
         decision = self._scheduler.on_trial_result(None, self._trials[number], result)
         return bool(decision == self._scheduler.CONTINUE)

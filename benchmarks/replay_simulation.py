@@ -28,7 +28,7 @@ class Tuner(Protocol):
         A number that was returned before is that of a paused trial, which goes on.
         """
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
         """Take a report; say whether the trial goes on."""
 
     def end(self, number: int, completed: bool) -> None:
@@ -87,7 +87,7 @@ class Simulation:
         self.n_reports += 1
         if value < self.best:
             self.best = value
-        goes_on = self._tuner.report(run.number, run.epoch, value)
+        goes_on = self._tuner.report(run.number, run.epoch, value, now)
         completed = run.epoch == self._table.n_epochs
         if goes_on and not completed:
             self._expect_report(now, slot, run)

@@ -91,6 +91,23 @@ def test_time_goes_to_waiting_where_there_is_a_delay(table: Path) -> None:
     assert prompt["regret"] < slow["regret"]
 
 
+def test_the_sampler_is_told_what_an_epoch_takes(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module, simulated = import_module("replay"), import_module("replay_simulation")
+    curves = module.read_table(table)
+    options = module.build_parser().parse_args([str(table), "--sampler", "model"])
+    tuner = module.build_tuner(curves, options, seed=0)
+    simulation = simulated.Simulation(curves, tuner, options.workers)
+    simulation.run([2.0])
+    told = tuner._sweep._sampler._told
+    rows = {number: simulation._runs[number].row for number in told}
+    assert len(told) > 10
+    for number, trial in told.items():
+        assert trial.seconds == pytest.approx(curves.seconds[rows[number]])
+
+
 def test_foresight_knows_the_curves_of_the_very_rows_that_are_served(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,23 @@ def test_a_resumed_sampler_is_told_the_same_curves(tmp_path: Path) -> None:
     assert {number: second[number] for number in first} == first
     assert list(first[0].curve) == [1, 4, 16, 39]
     assert first[0].value == first[0].curve[39]
+    assert all(0 < told.seconds_per_iteration < 60 for told in first.values())
+
+
+def test_a_sampler_hears_how_long_an_iteration_takes() -> None:
+    problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
+    recorder = Recorder().bind(problem)
+    sweep = Sweep(SweepCfg(1, "loss"), recorder)
+    assert sweep.assign(0, 50.0) is not None
+    sweep.report(0, 2, {"other": 0.5}, 51.0)
+    sweep.report(0, 2, {"loss": 0.5}, 53.0)
+    sweep.report(0, 4, {"loss": 0.5}, 90.0)
+    sweep.end(0, Ended(Status.LOST))
+    assert sweep.assign(0, 100.0) is not None
+    sweep.report(0, 2, {"loss": 0.5}, 120.0)
+    sweep.report(0, 16, {"loss": 0.5}, 130.0)
+    told = [tell.seconds_per_iteration for tell in recorder.tells]
+    assert told == [None, 1.5, 1.5, 1.5, 1.5, 10.0]
 
 
 def test_a_sampler_hears_of_a_trial_that_runs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from learning_cases import MIXED, bind, run
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search import samplers
 from slurm_sweeps.search.samplers import ModelSampler, Observation
+from slurm_sweeps.search.samplers.costs import MAX_TRIALS, predict_costs
 from slurm_sweeps.search.samplers.encoding import INACTIVE, Encoding
 from slurm_sweeps.search.samplers.forest import COMPLETE, scale, score
 from slurm_sweeps.search.search_space import SearchSpace
@@ -67,6 +69,41 @@ def test_it_sees_from_the_curves_what_early_values_are_worth() -> None:
         iteration, value = list(told.items())[-1]
         sampler.tell(Observation(number, {"x": x}, status, iteration, value, told))
     assert np.median([sampler.ask(0.0)["x"] for _ in range(40)]) < 0.4
+
+
+def propose(plan: Any, seconds: Callable[[float], float | None]) -> list[float]:
+    """Return the x of proposals where a trial's end depends on y, what it takes on x alone."""
+    sampler = bind(plan, template={"x": Uniform(0, 1), "y": Uniform(0, 1)})
+    for number in range(120):
+        cfg = sampler.ask(0.0)
+        took = seconds(cfg["x"])
+        told = Observation(number, cfg, Status.PRUNED, 1, cfg["y"], {1: cfg["y"]}, took)
+        sampler.tell(told)
+    return [sampler.ask(0.0)["x"] for _ in range(80)]
+
+
+def test_of_two_that_promise_the_same_the_cheaper_comes_first() -> None:
+    def grow(x: float) -> float:
+        return 0.1 * 64**x
+
+    weighed = samplers.Model(random_share=0.0)
+    heedless = samplers.Model(random_share=0.0, cost_weight=0.0)
+    assert np.median(propose(weighed, grow)) < 0.25
+    assert 0.25 < np.median(propose(heedless, grow)) < 0.75
+    assert propose(heedless, grow) == propose(heedless, lambda x: None)
+
+
+@pytest.mark.parametrize("took", [7.0, None])
+def test_where_all_take_the_same_or_nobody_knows_costs_change_nothing(took: float | None) -> None:
+    heedless = samplers.Model(cost_weight=0.0)
+    assert propose(samplers.Model(), lambda x: took) == propose(heedless, lambda x: took)
+
+
+def test_costs_are_learned_from_no_more_trials_than_needed() -> None:
+    rng = np.random.default_rng(1)
+    shown = rng.random((3 * MAX_TRIALS, 2))
+    costs = predict_costs(shown, np.exp(shown[:, 0]), np.array([[0.1, 0.5], [0.9, 0.5]]), rng)
+    assert costs == pytest.approx([-0.4, 0.4], abs=0.1)
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.INTERRUPTED, Status.LOST])
@@ -139,6 +176,9 @@ def test_scores_are_ranks_on_a_normal_scale() -> None:
         ({"n_startup": 0}, UsageError, "Model: n_startup must be 1 or more, got 0"),
         ({"n_startup": "x"}, UsageTypeError, "Model: n_startup must be an integer, got 'x'"),
         ({"random_share": 1.5}, UsageError, "Model: random_share must be from 0 to 1, got 1.5"),
+        ({"cost_weight": -1}, UsageError, "Model: cost_weight must be 0 or more, got -1"),
+        ({"cost_weight": math.nan}, UsageError, "Model: cost_weight must be finite, got nan"),
+        ({"cost_weight": "x"}, UsageTypeError, "Model: cost_weight must be a number, got 'x'"),
     ],
 )
 def test_what_makes_no_sense_is_named(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,27 @@ def test_values_come_back_as_they_were() -> None:
         iterations, curve = database.curves(key, "val/loss", [0])[0]
         assert iterations.tolist() == list(range(len(values)))
         assert is_same(curve.tolist(), values)
+
+
+def test_a_first_report_has_the_start_of_the_attempt_that_logged_it() -> None:
+    def log(number: int, iteration: int, logged_at: float, attempt: int = 1) -> None:
+        report = make_report(number, iteration, attempt)
+        database.write(key, [replace(report, logged_at=logged_at)])
+
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        database.write(key, [make_trial(number, start_time=10.0) for number in range(3)])
+        log(0, 4, 30.0)
+        log(0, 2, 20.0)
+        log(1, 1, 15.0)
+        log(1, 2, 17.0)
+        database.write(key, [make_trial(1, attempt=2, start_time=40.0)])
+        log(1, 2, 49.0, attempt=2)
+        assert database.first_reports(key, "loss") == {0: (2, 10.0, 20.0), 1: (1, 10.0, 15.0)}
+
+        log(1, 1, 50.0, attempt=2)
+        assert database.first_reports(key, "loss")[1] == (1, 40.0, 50.0)
+        assert database.first_reports(key, "no such") == {}
 
 
 def test_any_metric_name() -> None:

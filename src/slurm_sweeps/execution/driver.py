@@ -347,8 +347,8 @@ class Driver:
         trial = slot.trial
         if trial is None or (trial.number, trial.attempt) != (number, attempt):
             return
-        metrics = record["metrics"]
-        decision = self._sweep.report(number, iteration, metrics)
+        metrics, now = record["metrics"], time.time()
+        decision = self._sweep.report(number, iteration, metrics, now)
         answer = {
             "kind": "decision",
             "slot": slot.index,
@@ -358,7 +358,7 @@ class Driver:
             "do": decision.value,
         }
         link.answer(fd, answer)
-        self._writer.put(ReportRecord(number, attempt, iteration, metrics, time.time()))
+        self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         while self._sweep.notices:
             self._notify_once(self._sweep.notices.popleft())
         if decision is not Decision.GO_ON and slot.deadline is None:
@@ -407,11 +407,12 @@ class Driver:
 
     def _fill(self, slot: LiveSlot) -> None:
         """Give a ready slot its next trial."""
-        trial = self._sweep.assign(slot.index, time.time())
+        now = time.time()
+        trial = self._sweep.assign(slot.index, now)
         if trial is None or slot.link is None:
             return
         env = self._launcher.build_environment(slot.index)
-        slot.begin(trial, time.time(), env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
+        slot.begin(trial, now, env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
         folder = self._folder / trial.trial_id
         slot.send(
             {

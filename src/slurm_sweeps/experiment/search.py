@@ -169,6 +169,7 @@ class Search:
         trials: Sequence[TrialRecord],
         curves: Curves,
     ) -> Iterator[TrialState]:
+        firsts = database.first_reports(record.id, self.metric) if self.metric else {}
         failed = Counter(
             attempt.number
             for attempt in database.attempts(record.id)
@@ -188,6 +189,10 @@ class Search:
             for iteration, value in _iterate_curve(curves, trial.number):
                 state.curve.note(iteration, value)
                 state.last_iteration, state.last_value = iteration, value
+            if trial.number in firsts:
+                first, started_at, logged_at = firsts[trial.number]
+                state.pace.begin(started_at)
+                state.pace.note(first, logged_at)
             yield state
 
 

@@ -331,6 +331,17 @@ class Database:
                 for number in numbers
             }
 
+    def first_reports(self, experiment_id: int, metric: str) -> dict[int, tuple[int, float, float]]:
+        """The first report of each trial that logged a metric, by the trial's number.
+
+        Returns:
+            The lowest iteration, the start of the attempt that logged it and the time at which it
+            was logged (seconds since 1970).
+        """
+        with self.snapshot() as connection:
+            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric, -1)
+            return reading.read_first_reports(connection, experiment_id, metric_id)
+
     def reports(
         self, experiment_id: int, metric: str, numbers: Iterable[int]
     ) -> npt.NDArray[np.void]:

@@ -114,6 +114,7 @@ class Sweep:
         self._move(trial, Status.RUNNING)
         trial.slot = slot
         trial.told = None
+        trial.pace.begin(now)
         self._running[trial.number] = trial
         self._tell_sampler(trial)
         return trial
@@ -160,8 +161,21 @@ class Sweep:
 
     # --- a trial reported ---------------------------------------------------------------------
 
-    def report(self, number: int, iteration: int, metrics: Mapping[str, float]) -> Decision:
-        """Take a running trial's report; say whether it goes on."""
+    def report(
+        self,
+        number: int,
+        iteration: int,
+        metrics: Mapping[str, float],
+        now: float | None = None,
+    ) -> Decision:
+        """Take a running trial's report; say whether it goes on.
+
+        Args:
+            number: The trial.
+            iteration: 0 or more.
+            metrics: What it logged there.
+            now: Seconds on the clock of `assign`; None leaves unknown how long iterations take.
+        """
         trial = self._running[number]
         self._prospects.note_report(metrics)
         trial.last_iteration = iteration
@@ -170,6 +184,7 @@ class Sweep:
         metric = self.cfg.metric
         if metric is not None and metric in metrics:
             trial.last_value = metrics[metric]
+            trial.pace.note(iteration, now)
             if trial.curve.note(iteration, trial.last_value):
                 self._tell_sampler(trial)
             self._watch_target(trial, trial.last_value)
@@ -342,5 +357,13 @@ class Sweep:
         curve = trial.curve.read()
         iteration, value = next(reversed(curve.items()), (None, None))
         self._sampler.tell(
-            Observation(trial.number, trial.cfg, trial.status, iteration, value, curve)
+            Observation(
+                trial.number,
+                trial.cfg,
+                trial.status,
+                iteration,
+                value,
+                curve,
+                trial.pace.seconds,
+            )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..search.pace import Pace
 from ..search.pruner import Decision
 from ..search.thin_curve import ThinCurve
 from ..trial import Status, TrialError
@@ -25,6 +26,7 @@ class TrialState:
         failed_count: How many attempts failed.
         slot: Where it runs.
         curve: What the sampler is told of the sweep's metric.
+        pace: How long its iterations take.
         last_value: The last value of the sweep's metric, None before the first.
         last_iteration: The iteration of the latest report, None before the first.
         told: What it was told to do by the latest decision, if not to go on.
@@ -41,6 +43,7 @@ class TrialState:
     failed_count: int = 0
     slot: int | None = None
     curve: ThinCurve = field(default_factory=ThinCurve)
+    pace: Pace = field(default_factory=Pace)
     last_value: float | None = None
     last_iteration: int | None = None
     told: Decision | None = None

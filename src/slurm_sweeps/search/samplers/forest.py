@@ -21,7 +21,11 @@ from statistics import NormalDist
 import numpy as np
 
 from ...errors import UsageError
+from .costs import predict_costs
 from .encoding import Array, Encoding
+
+#: Iterations and values.
+Points = tuple[tuple[float, float], ...]
 
 #: The iteration at which a trial is complete, whichever that is.
 COMPLETE = math.inf
@@ -50,10 +54,12 @@ class Told:
         row: Its configuration; [n_columns].
         points: Iterations, rising, and the metric there, lower is better; infinite at its end for
             one that failed or diverged.
+        seconds: What an iteration takes, more than 0; None where unknown.
     """
 
     row: Array
-    points: tuple[tuple[float, float], ...]
+    points: Points
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +68,8 @@ class Fit:
 
     Args:
         candidates: Their rows; [n, n_columns].
-        predictions: What each tree expects of each candidate, lower is better; [trees, n].
+        predictions: What each tree expects of each candidate, its cost weighed in; lower is
+            better; [trees, n].
     """
 
     candidates: Array
@@ -79,13 +86,14 @@ def check_installed() -> None:
         ) from error
 
 
-def fit(told: Sequence[Told], encoding: Encoding, seed: int) -> Fit:
+def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Fit:
     """Fit a forest and ask it about a pool of candidates.
 
     Args:
         told: The trials, one or more, with a point or more each.
         encoding: What their rows mean.
         seed: Makes the fit repeatable.
+        cost_weight: How much a score has to be better for an e-fold of the seconds.
     """
     from sklearn.ensemble import ExtraTreesRegressor
 
@@ -102,10 +110,15 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int) -> Fit:
 
     order = np.argsort([trial.points[-1][1] for trial in told], kind="stable")
     candidates = draw_candidates(rows[order[: count_best(len(order))]], encoding, rng)
-    asked = np.column_stack((encoding.show(candidates), np.ones(len(candidates))))
-    asked = asked.astype(np.float32)
-    predictions = [tree.tree_.predict(asked)[:, 0] for tree in forest.estimators_]
-    return Fit(candidates, np.array(predictions))
+    look = encoding.show(candidates)
+    asked = np.column_stack((look, np.ones(len(candidates)))).astype(np.float32)
+    predictions = np.array([tree.tree_.predict(asked)[:, 0] for tree in forest.estimators_])
+    if cost_weight:
+        timed = [trial for trial in told if trial.seconds]
+        shown = encoding.show(np.array([trial.row for trial in timed]).reshape(-1, look.shape[1]))
+        seconds = np.array([trial.seconds for trial in timed])
+        predictions = predictions + cost_weight * predict_costs(shown, seconds, look, rng)
+    return Fit(candidates, predictions)
 
 
 def scale(iterations: Array) -> Array:

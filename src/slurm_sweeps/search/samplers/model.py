@@ -7,6 +7,8 @@ trees, drawn at random (Thompson sampling): where trees agree it goes to what is
 differ it explores. As every proposal follows other trees and leaves the pool of candidates, many
 workers that ask at once are not sent to one place.
 
+What an iteration costs is learned as well: of two that promise the same the cheaper comes first.
+
 `plan_study` and `learn` part the fit from the asking, so that a driver can fit in another thread;
 unless someone took this over (`studies_apart`), an ask fits by itself when enough was told.
 """
@@ -27,7 +29,7 @@ from ..checks import check_integer, check_real
 from ..streams import Streams
 from .draw import Draw
 from .encoding import Encoding
-from .forest import COMPLETE, Fit, Told, check_installed, fit
+from .forest import COMPLETE, Fit, Points, Told, check_installed, fit
 from .protocol import Observation, Problem
 from .unseen import Unseen
 
@@ -53,6 +55,10 @@ class Model:
     Args:
         n_startup: How many trials must have reported before the model is asked; random till then.
         random_share: The share of proposals, from 0 to 1, that are drawn at random for ever.
+        cost_weight: How much the time counts that an iteration takes, 0 or more: of two
+            configurations of which one takes e = 2.7 times as long, this one must be expected to
+            be better by so many standard deviations of the scores. 0 where only the number of
+            trials counts.
 
     Raises:
         UsageError: An argument is out of its range.
@@ -61,16 +67,21 @@ class Model:
 
     n_startup: int = 15
     random_share: float = 0.3
+    cost_weight: float = 0.2
 
     def __post_init__(self) -> None:
         n_startup = check_integer("Model", "n_startup", self.n_startup)
         share = check_real("Model", "random_share", self.random_share)
+        weight = check_real("Model", "cost_weight", self.cost_weight)
         if n_startup < 1:
             raise UsageError(f"Model: n_startup must be 1 or more, got {n_startup!r}")
         if not 0 <= share <= 1:
             raise UsageError(f"Model: random_share must be from 0 to 1, got {share!r}")
+        if weight < 0:
+            raise UsageError(f"Model: cost_weight must be 0 or more, got {weight!r}")
         object.__setattr__(self, "n_startup", n_startup)
         object.__setattr__(self, "random_share", share)
+        object.__setattr__(self, "cost_weight", weight)
 
     def bind(self, problem: Problem) -> ModelSampler:
         """Return a sampler for this problem.
@@ -130,13 +141,15 @@ class ModelSampler:
             self._unseen.note(trial.cfg)
         # Where many run at once, those that run have come furthest: it pays to know of them.
         if trial.status in _ENDED or trial.curve:
-            self._take(trial.number, trial.cfg, trial.curve or _read_last(trial), trial.status)
+            curve = trial.curve or _read_last(trial)
+            points = self._judge(curve, trial.status)
+            self._take(trial.number, trial.cfg, points, trial.seconds_per_iteration)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
         """Learn from a trial of another sweep; its point counts as tried."""
         self._unseen.mark(cfg)
         curve = {} if value is None else {0: value}
-        self._take(-1 - len(self._told), cfg, curve, Status.COMPLETED)
+        self._take(-1 - len(self._told), cfg, self._judge(curve, Status.COMPLETED))
 
     def plan_study(self) -> Callable[[], Fit] | None:
         """Return what makes the next fit, None while there is too little new."""
@@ -148,14 +161,15 @@ class ModelSampler:
             return None
         seed = int(self._streams.go_to(self._next).integers(2**62))
         self._n_known = n
-        return partial(fit, list(self._told.values()), self._encoding, seed)
+        told = list(self._told.values())
+        return partial(fit, told, self._encoding, seed, self._plan.cost_weight)
 
     def learn(self, result: Fit) -> None:
         """Take in what a study found."""
         self._pool = _Pool(result, self._encoding)
 
     def _take(
-        self, number: int, cfg: dict[str, Any], curve: Mapping[int, float], status: Status
+        self, number: int, cfg: dict[str, Any], points: Points, seconds: float | None = None
     ) -> None:
         # The last that is told of a trial counts: one that was paused may have gone on.
         known = self._told.get(number)
@@ -163,9 +177,9 @@ class ModelSampler:
             known.row if known else self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
         )
         if row is not None:
-            self._told[number] = Told(row, self._judge(curve, status))
+            self._told[number] = Told(row, points, seconds)
 
-    def _judge(self, curve: Mapping[int, float], status: Status) -> tuple[tuple[float, float], ...]:
+    def _judge(self, curve: Mapping[int, float], status: Status) -> Points:
         """Return a curve's points, lower is better, with the end that its trial came to."""
         points = [(float(at), self._sign * value) for at, value in curve.items()]
         last = points[-1][1] if points else math.nan

@@ -68,6 +68,8 @@ class Observation:
         value: The metric there; may be NaN or infinite.
         curve: The metric by iteration, rising and thinned: the first value from each power of
             four on, and the last; empty where nobody has kept it.
+        seconds_per_iteration: How long its iterations take, as its first report told: the time from
+            its start, divided by the iteration; more than 0, None while unknown.
     """
 
     number: int
@@ -76,6 +78,7 @@ class Observation:
     iteration: int | None = None
     value: float | None = None
     curve: Mapping[int, float] = field(default_factory=dict)
+    seconds_per_iteration: float | None = None
 
 
 class Sampler(Protocol):

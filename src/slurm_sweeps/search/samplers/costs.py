@@ -1,0 +1,37 @@
+"""What a configuration's iterations cost, learned from the trials so far."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .encoding import Array
+
+#: A forest is fitted to no more trials than this, drawn at random.
+MAX_TRIALS = 1000
+N_TREES = 20
+
+#: Where the logarithms of the seconds spread less than this, all cost the same.
+MIN_SPREAD = 0.1
+
+
+def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
+    """Predict the logarithm of the seconds per iteration, less its mean over all trials; [n_asked].
+
+    Args:
+        shown: The trials that were timed, as a model is shown them; [n, n_columns].
+        seconds: What an iteration of theirs took, more than 0; [n].
+        asked: What is to be predicted; [n_asked, n_columns].
+        rng: Makes the fit repeatable.
+    """
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    logs = np.log(seconds)
+    if len(logs) < 2 or logs.std() < MIN_SPREAD:
+        return np.zeros(len(asked))
+    if len(logs) > MAX_TRIALS:
+        kept = rng.choice(len(logs), MAX_TRIALS, replace=False)
+        shown, logs = shown[kept], logs[kept]
+    state = int(rng.integers(2**31))
+    forest = ExtraTreesRegressor(N_TREES, min_samples_leaf=2, random_state=state, n_jobs=1)
+    costs: Array = forest.fit(shown, logs).predict(asked) - logs.mean()
+    return costs
