@@ -7,8 +7,8 @@ import numpy as np
 from .encoding import Array
 
 #: A forest is fitted to no more trials than this, drawn at random.
-MAX_TRIALS = 1000
-N_TREES = 20
+MAX_TRIALS = 500
+N_TREES = 10
 
 #: Where the logarithms of the seconds spread less than this, all cost the same.
 MIN_SPREAD = 0.1
@@ -33,5 +33,8 @@ def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Gen
         shown, logs = shown[kept], logs[kept]
     state = int(rng.integers(2**31))
     forest = ExtraTreesRegressor(N_TREES, min_samples_leaf=2, random_state=state, n_jobs=1)
-    costs: Array = forest.fit(shown, logs).predict(asked) - logs.mean()
-    return costs
+    trees = forest.fit(shown, logs).estimators_
+    rows = asked.astype(np.float32)  # what a tree takes; `forest.predict` takes three times as long
+    costs = np.array([tree.tree_.predict(rows)[:, 0] for tree in trees])
+    expected: Array = costs.mean(axis=0) - logs.mean()
+    return expected
