@@ -15,7 +15,7 @@ from learning_cases import MIXED, bind, run
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search import samplers
 from slurm_sweeps.search.samplers import ModelSampler, Observation
-from slurm_sweeps.search.samplers.costs import MAX_TRIALS, predict_costs
+from slurm_sweeps.search.samplers.costs import MAX_TRIALS, fade, predict_costs
 from slurm_sweeps.search.samplers.encoding import INACTIVE, Encoding
 from slurm_sweeps.search.samplers.forest import COMPLETE, scale, score
 from slurm_sweeps.search.search_space import SearchSpace
@@ -97,6 +97,10 @@ def test_of_two_that_promise_the_same_the_cheaper_comes_first() -> None:
 def test_where_all_take_the_same_or_nobody_knows_costs_change_nothing(took: float | None) -> None:
     heedless = samplers.Model(cost_weight=0.0)
     assert propose(samplers.Model(), lambda x: took) == propose(heedless, lambda x: took)
+
+
+def test_costs_count_less_among_many() -> None:
+    assert [fade(n) for n in (0, 1, 100, 400, 10_000)] == [1, 1, 1, 0.5, 0.1]
 
 
 def test_costs_are_learned_from_no_more_trials_than_needed() -> None:

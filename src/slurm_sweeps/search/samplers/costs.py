@@ -1,6 +1,12 @@
-"""What a configuration's iterations cost, learned from the trials so far."""
+"""What a configuration's iterations cost, learned from the trials so far.
+
+How much that counts fades while trials come in: at first cheap lessons are as good as dear ones,
+in the end the best configuration is wanted, whatever it costs.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -10,8 +16,16 @@ from .encoding import Array
 MAX_TRIALS = 500
 N_TREES = 10
 
+#: Costs count in full up to so many trials, then by one over the square root of their number.
+N_IN_FULL = 100
+
 #: Where the logarithms of the seconds spread less than this, all cost the same.
 MIN_SPREAD = 0.1
+
+
+def fade(n_trials: int) -> float:
+    """Return the share, in (0, 1], of its weight that a cost has among so many trials."""
+    return math.sqrt(min(1.0, N_IN_FULL / max(n_trials, 1)))
 
 
 def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:

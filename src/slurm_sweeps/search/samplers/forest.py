@@ -21,7 +21,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ...errors import UsageError
-from .costs import predict_costs
+from .costs import fade, predict_costs
 from .encoding import Array, Encoding
 
 #: Iterations and values.
@@ -93,7 +93,8 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         told: The trials, one or more, with a point or more each.
         encoding: What their rows mean.
         seed: Makes the fit repeatable.
-        cost_weight: How much a score has to be better for an e-fold of the seconds.
+        cost_weight: How much a score has to be better for an e-fold of the seconds, before it
+            fades.
     """
     from sklearn.ensemble import ExtraTreesRegressor
 
@@ -117,7 +118,8 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         timed = [trial for trial in told if trial.seconds]
         shown = encoding.show(np.array([trial.row for trial in timed]).reshape(-1, look.shape[1]))
         seconds = np.array([trial.seconds for trial in timed])
-        predictions = predictions + cost_weight * predict_costs(shown, seconds, look, rng)
+        weight = cost_weight * fade(len(timed))
+        predictions = predictions + weight * predict_costs(shown, seconds, look, rng)
     return Fit(candidates, predictions)
 
 

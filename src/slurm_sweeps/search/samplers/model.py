@@ -57,8 +57,9 @@ class Model:
         random_share: The share of proposals, from 0 to 1, that are drawn at random for ever.
         cost_weight: How much the time counts that an iteration takes, 0 or more: of two
             configurations of which one takes e = 2.7 times as long, this one must be expected to
-            be better by so many standard deviations of the scores. 0 where only the number of
-            trials counts.
+            be better by so many standard deviations of the scores; among more than 100 trials
+            by less, falling with one over the square root of their number. 0 where only the
+            number of trials counts.
 
     Raises:
         UsageError: An argument is out of its range.
