@@ -12,6 +12,8 @@ minimum) / (median final loss - minimum). What decides is the real `Sweep`: see
 thousand is far better than all others, a whole table says how soon that one is found; so many
 tables say what is to be expected of the next.
 
+`--sampler model-heedless` is the model that doesn't mind what a configuration costs.
+
 `--sampler foresight` is no way to search but a bound: the model, told of each trial's whole curve
 with its first report. What a model of its kind could know at best, it knows.
 
@@ -52,6 +54,7 @@ SAMPLERS: dict[str, Callable[[Table], SamplerPlan]] = {
     "random": lambda table: ss.samplers.Random(),
     "quasi": lambda table: ss.samplers.Random(quasi=True),
     "model": lambda table: ss.samplers.Model(),
+    "model-heedless": lambda table: ss.samplers.Model(cost_weight=0),
     "optuna": lambda table: ss.samplers.Optuna(),
     "foresight": lambda table: Foresight(table),
 }

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.experiment.arguments import RunCfg
+from slurm_sweeps.experiment.search import Search
+from slurm_sweeps.search.pace import Pace
 from slurm_sweeps.search.pruner import Decision
 from slurm_sweeps.search.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.marks import UNFINISHED
+from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
 from slurm_sweeps.trial import TERMINATED, Status
 
@@ -249,10 +255,47 @@ def test_a_sampler_hears_how_long_an_iteration_takes() -> None:
     sweep.report(0, 4, {"loss": 0.5}, 90.0)
     sweep.end(0, Ended(Status.LOST))
     assert sweep.assign(0, 100.0) is not None
-    sweep.report(0, 2, {"loss": 0.5}, 120.0)
-    sweep.report(0, 16, {"loss": 0.5}, 130.0)
+    sweep.report(0, 16, {"loss": 0.5}, 120.0)
+    sweep.end(0, Ended(Status.COMPLETED))
     told = [tell.seconds_per_iteration for tell in recorder.tells]
-    assert told == [None, 1.5, 1.5, 1.5, 1.5, 10.0]
+    assert told == [None, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "seconds"),
+    [
+        ([[1, 2, 3]], 7.0),
+        ([[0, 1, 2], [2, 3]], 14.0),
+        ([[4, 5], [6]], 1.75),
+        ([[2, 3], [1, 2]], None),
+        ([[1, 2], [], [1, 2], [3]], None),
+        ([[0], [1]], None),
+        ([[], [50]], None),
+    ],
+)
+def test_a_sweep_that_goes_on_knows_the_same_pace(
+    tmp_path: Path, attempts: list[list[int]], seconds: float | None
+) -> None:
+    """What the sweep has timed is what it finds when it is read from the database."""
+    search = Search(SearchSpace({"x": ss.Uniform(0, 1)}), ss.ASHA("loss", "min"), None, 1)
+    lived, now = Pace(), 1000.0
+    with Database.open(tmp_path / "a.db", create=True) as database:
+        record = database.create_experiment("a", search.describe(), now)
+        for attempt, iterations in enumerate(attempts, start=1):
+            now += 100.0
+            lived.begin(attempt, now)
+            row = TrialRecord(0, "0" * 12, 0, '{"x": 0.5}', Status.RUNNING, attempt)
+            database.write(record.id, [replace(row, start_time=now)])
+            for iteration in iterations:
+                now += 7.0
+                lived.note(iteration, now)
+                report = ReportRecord(0, attempt, iteration, {"loss": 1.0}, now)
+                database.write(record.id, [report])
+        cfg = RunCfg(1, 1, 0, fail_fast=True, grace_period_s=1.0)
+        sweep = search.build_sweep(database, record, cfg, slots=1)
+    restored = sweep.assign(0, now)
+    assert restored is not None
+    assert lived.seconds == restored.pace.seconds == seconds
 
 
 def test_a_sampler_hears_of_a_trial_that_runs() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from learning_cases import MIXED, bind, run
+from sklearn.ensemble import ExtraTreesRegressor
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search import samplers
 from slurm_sweeps.search.samplers import ModelSampler, Observation
-from slurm_sweeps.search.samplers.costs import MAX_TRIALS, fade, predict_costs
+from slurm_sweeps.search.samplers.costs import MAX_TRIALS, predict_costs
 from slurm_sweeps.search.samplers.encoding import INACTIVE, Encoding
-from slurm_sweeps.search.samplers.forest import COMPLETE, scale, score
+from slurm_sweeps.search.samplers.forest import COMPLETE, Told, fit, scale, score
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, Uniform
 from slurm_sweeps.trial import Status
@@ -99,15 +100,45 @@ def test_where_all_take_the_same_or_nobody_knows_costs_change_nothing(took: floa
     assert propose(samplers.Model(), lambda x: took) == propose(heedless, lambda x: took)
 
 
-def test_costs_count_less_among_many() -> None:
-    assert [fade(n) for n in (0, 1, 100, 400, 10_000)] == [1, 1, 1, 0.5, 0.1]
-
-
-def test_costs_are_learned_from_no_more_trials_than_needed() -> None:
+@pytest.mark.parametrize(("n", "share"), [(1, 1.0), (100, 1.0), (400, 0.5), (10_000, 0.1)])
+def test_costs_count_less_among_many(n: int, share: float) -> None:
     rng = np.random.default_rng(1)
+    encoding = Encoding(SearchSpace({"x": Uniform(0, 1)}))
+    rows = rng.random((n, 1))
+    told = [Told(row, ((1.0, rng.random()),), 2.0 ** float(row[0])) for row in rows]
+    heedless, weighed = (fit(told, encoding, 1, weight).predictions for weight in (0.0, 0.2))
+    again = fit(told, encoding, 1, 0.4).predictions
+    assert np.allclose(again - heedless, 2 * (weighed - heedless))
+    if n > 1:
+        spread = np.ptp((weighed - heedless)[0])  # that of the logarithms is ln 2
+        assert spread == pytest.approx(0.2 * share * math.log(2), rel=0.2)
+    else:
+        assert np.array_equal(weighed, heedless)  # what one trial costs says nothing of others
+
+
+def test_a_suspended_trial_says_nothing_of_its_neighbours() -> None:
+    rng = np.random.default_rng(1)
+    shown = rng.random((60, 3))
+    seconds = np.where(np.arange(60) < 6, 30_000.0, 10.0 * 1.05 ** rng.standard_normal(60))
+    costs = predict_costs(shown, seconds, rng.random((500, 3)), rng)
+    assert abs(0.2 * costs).max() < 0.2
+
+
+def test_costs_are_learned_from_no_more_trials_than_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    fitted = []
+    learn = ExtraTreesRegressor.fit
+    monkeypatch.setattr(
+        ExtraTreesRegressor,
+        "fit",
+        lambda forest, rows, values: fitted.append(len(rows)) or learn(forest, rows, values),
+    )
     shown = rng.random((3 * MAX_TRIALS, 2))
     costs = predict_costs(shown, np.exp(shown[:, 0]), np.array([[0.1, 0.5], [0.9, 0.5]]), rng)
     assert costs == pytest.approx([-0.4, 0.4], abs=0.1)
+    assert fitted == [MAX_TRIALS]
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.INTERRUPTED, Status.LOST])

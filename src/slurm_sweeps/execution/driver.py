@@ -407,11 +407,12 @@ class Driver:
 
     def _fill(self, slot: LiveSlot) -> None:
         """Give a ready slot its next trial."""
-        now = time.time()
-        trial = self._sweep.assign(slot.index, now)
+        trial = self._sweep.assign(slot.index, time.time())
         if trial is None or slot.link is None:
             return
         env = self._launcher.build_environment(slot.index)
+        now = time.time()  # a sampler may have thought for a while
+        trial.pace.begin(trial.attempt, now)
         slot.begin(trial, now, env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
         folder = self._folder / trial.trial_id
         slot.send(

@@ -114,7 +114,7 @@ class Sweep:
         self._move(trial, Status.RUNNING)
         trial.slot = slot
         trial.told = None
-        trial.pace.begin(now)
+        trial.pace.begin(trial.attempt, now)
         self._running[trial.number] = trial
         self._tell_sampler(trial)
         return trial

@@ -19,6 +19,14 @@ N_TREES = 10
 #: Costs count in full up to so many trials, then by one over the square root of their number.
 N_IN_FULL = 100
 
+#: Logarithms farther from their median than so many standard deviations, by the median deviation,
+#: are cut: a suspended job or a first import says nothing of a configuration.
+MAX_DEVIATIONS = 4.0
+PER_MEDIAN_DEVIATION = 1.4826
+
+#: Nothing is cut that is nearer to the median than this.
+MIN_LIMIT = 1.0
+
 #: Where the logarithms of the seconds spread less than this, all cost the same.
 MIN_SPREAD = 0.1
 
@@ -29,7 +37,7 @@ def fade(n_trials: int) -> float:
 
 
 def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
-    """Predict the logarithm of the seconds per iteration, less its mean over all trials; [n_asked].
+    """Predict the logarithm of the seconds per iteration, less the trials' mean; [n_asked].
 
     Args:
         shown: The trials that were timed, as a model is shown them; [n, n_columns].
@@ -39,7 +47,7 @@ def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Gen
     """
     from sklearn.ensemble import ExtraTreesRegressor
 
-    logs = np.log(seconds)
+    logs = _cut(np.log(seconds)) if len(seconds) else seconds
     if len(logs) < 2 or logs.std() < MIN_SPREAD:
         return np.zeros(len(asked))
     if len(logs) > MAX_TRIALS:
@@ -52,3 +60,12 @@ def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Gen
     costs = np.array([tree.tree_.predict(rows)[:, 0] for tree in trees])
     expected: Array = costs.mean(axis=0) - logs.mean()
     return expected
+
+
+def _cut(logs: Array) -> Array:
+    """Draw in what lies too far out."""
+    median = np.median(logs)
+    deviation = PER_MEDIAN_DEVIATION * float(np.median(np.abs(logs - median)))
+    limit = max(MIN_LIMIT, MAX_DEVIATIONS * deviation)
+    cut: Array = np.clip(logs, median - limit, median + limit)
+    return cut

@@ -8,7 +8,8 @@ The trees learn a value from a configuration and an iteration; candidates are ju
 iteration that any trial has reached. Half of the candidates are drawn at random and half around the
 best trials. Values count by their rank alone: they are carried to a normal distribution, so that
 neither outliers nor the metric's scale matter, and a trial that failed or diverged is simply the
-worst.
+worst. What a candidate's iterations are expected to cost, by a forest of its own (see costs.py),
+is added to its scores.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         told: The trials, one or more, with a point or more each.
         encoding: What their rows mean.
         seed: Makes the fit repeatable.
-        cost_weight: How much a score has to be better for an e-fold of the seconds, before it
-            fades.
+        cost_weight: What is added to a candidate's scores for each e-fold of its expected seconds,
+            among few trials; see `fade`.
     """
     from sklearn.ensemble import ExtraTreesRegressor
 
@@ -118,7 +119,7 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         timed = [trial for trial in told if trial.seconds]
         shown = encoding.show(np.array([trial.row for trial in timed]).reshape(-1, look.shape[1]))
         seconds = np.array([trial.seconds for trial in timed])
-        weight = cost_weight * fade(len(timed))
+        weight = cost_weight * fade(len(told))
         predictions = predictions + weight * predict_costs(shown, seconds, look, rng)
     return Fit(candidates, predictions)
 

@@ -68,8 +68,9 @@ class Observation:
         value: The metric there; may be NaN or infinite.
         curve: The metric by iteration, rising and thinned: the first value from each power of
             four on, and the last; empty where nobody has kept it.
-        seconds_per_iteration: How long its iterations take, as its first report told: the time from
-            its start, divided by the iteration; more than 0, None while unknown.
+        seconds_per_iteration: How long its iterations take, as its first report from iteration 1 on
+            told: the time from its start, loading included, divided by the iteration; more than 0,
+            None while unknown, and where a later attempt logged the first report.
     """
 
     number: int
