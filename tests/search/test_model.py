@@ -72,10 +72,11 @@ def test_it_sees_from_the_curves_what_early_values_are_worth() -> None:
     assert np.median([sampler.ask(0.0)["x"] for _ in range(40)]) < 0.4
 
 
-def propose(plan: Any, seconds: Callable[[float], float | None]) -> list[float]:
+def propose(seconds: Callable[[float], float | None], **how: float) -> list[float]:
     """Return the x of proposals where a trial's end depends on y, what it takes on x alone."""
+    plan = samplers.Model(n_startup=60, random_share=0.0, **how)
     sampler = bind(plan, template={"x": Uniform(0, 1), "y": Uniform(0, 1)})
-    for number in range(120):
+    for number in range(60):
         cfg = sampler.ask(0.0)
         took = seconds(cfg["x"])
         told = Observation(number, cfg, Status.PRUNED, 1, cfg["y"], {1: cfg["y"]}, took)
@@ -87,17 +88,14 @@ def test_of_two_that_promise_the_same_the_cheaper_comes_first() -> None:
     def grow(x: float) -> float:
         return 0.1 * 64**x
 
-    weighed = samplers.Model(random_share=0.0)
-    heedless = samplers.Model(random_share=0.0, cost_weight=0.0)
-    assert np.median(propose(weighed, grow)) < 0.25
-    assert 0.25 < np.median(propose(heedless, grow)) < 0.75
-    assert propose(heedless, grow) == propose(heedless, lambda x: None)
+    assert np.median(propose(grow)) < 0.25
+    assert 0.25 < np.median(propose(grow, cost_weight=0.0)) < 0.75
+    assert propose(grow, cost_weight=0.0) == propose(lambda x: None, cost_weight=0.0)
 
 
 @pytest.mark.parametrize("took", [7.0, None])
 def test_where_all_take_the_same_or_nobody_knows_costs_change_nothing(took: float | None) -> None:
-    heedless = samplers.Model(cost_weight=0.0)
-    assert propose(samplers.Model(), lambda x: took) == propose(heedless, lambda x: took)
+    assert propose(lambda x: took) == propose(lambda x: took, cost_weight=0.0)
 
 
 @pytest.mark.parametrize(("n", "share"), [(1, 1.0), (100, 1.0), (400, 0.5), (10_000, 0.1)])
