@@ -91,36 +91,33 @@ def test_time_goes_to_waiting_where_there_is_a_delay(table: Path) -> None:
     assert prompt["regret"] < slow["regret"]
 
 
-def test_the_sampler_is_told_what_an_epoch_takes(
-    table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def simulate(table: Path, sampler: str, budget: float, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replay a table; return its curves, the tuner's sampler, and the trials' rows in turn."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module, simulated = import_module("replay"), import_module("replay_simulation")
     curves = module.read_table(table)
-    options = module.build_parser().parse_args([str(table), "--sampler", "model"])
+    options = module.build_parser().parse_args([str(table), "--sampler", sampler])
     tuner = module.build_tuner(curves, options, seed=0)
     simulation = simulated.Simulation(curves, tuner, options.workers)
-    simulation.run([2.0])
-    told = tuner._sweep._sampler._told
-    rows = {number: simulation._runs[number].row for number in told}
-    assert len(told) > 10
-    for number, trial in told.items():
+    simulation.run([budget])
+    return curves, tuner._sweep._sampler, [run.row for run in simulation._runs.values()]
+
+
+def test_the_sampler_is_told_what_an_epoch_takes(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves, model, rows = simulate(table, "model", 2.0, monkeypatch)
+    assert len(model._told) > 10
+    for number, trial in model._told.items():
         assert trial.seconds == pytest.approx(curves.seconds[rows[number]])
 
 
 def test_foresight_knows_the_curves_of_the_very_rows_that_are_served(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module, simulated = import_module("replay"), import_module("replay_simulation")
-    curves = module.read_table(table)
-    options = module.build_parser().parse_args([str(table), "--sampler", "foresight"])
-    tuner = module.build_tuner(curves, options, seed=0)
-    simulation = simulated.Simulation(curves, tuner, options.workers)
-    simulation.run([12.0])
-    foresight = tuner._sweep._sampler
-    assert foresight._rows == [run.row for run in simulation._runs.values()]
-    row, told = foresight._rows[0], foresight._model._told[0]
+    curves, foresight, rows = simulate(table, "foresight", 12.0, monkeypatch)
+    assert foresight._rows == rows
+    row, told = rows[0], foresight._model._told[0]
     assert told.points[-2] == (8, pytest.approx(curves.loss[row, 7]))
 
 

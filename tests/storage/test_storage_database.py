@@ -364,7 +364,7 @@ def test_values_come_back_as_they_were() -> None:
         assert is_same(curve.tolist(), values)
 
 
-def test_a_first_report_is_that_of_the_first_attempt() -> None:
+def test_a_first_report_has_the_attempt_that_logged_it_last() -> None:
     def log(number: int, iteration: int, logged_at: float, attempt: int = 1) -> None:
         report = make_report(number, iteration, attempt)
         database.write(key, [replace(report, logged_at=logged_at)])
@@ -379,10 +379,11 @@ def test_a_first_report_is_that_of_the_first_attempt() -> None:
         database.write(key, [make_trial(1, attempt=2, start_time=40.0)])
         log(1, 2, 49.0, attempt=2)
         log(1, 0, 12.0)
-        assert database.first_reports(key, "loss") == {0: (2, 10.0, 20.0), 1: (1, 10.0, 15.0)}
+        first = (2, 1, 10.0, 20.0)
+        assert database.first_reports(key, "loss") == {0: first, 1: (1, 1, 10.0, 15.0)}
 
         log(1, 1, 50.0, attempt=2)  # it may have gone on from a checkpoint
-        assert database.first_reports(key, "loss") == {0: (2, 10.0, 20.0)}
+        assert database.first_reports(key, "loss") == {0: first, 1: (1, 2, 40.0, 50.0)}
         assert database.first_reports(key, "no such") == {}
 
 

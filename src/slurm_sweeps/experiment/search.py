@@ -189,11 +189,10 @@ class Search:
             for iteration, value in _iterate_curve(curves, trial.number):
                 state.curve.note(iteration, value)
                 state.last_iteration, state.last_value = iteration, value
-                state.pace.note(iteration, None)
             if trial.number in firsts:
-                first, started_at, logged_at = firsts[trial.number]
-                state.pace.begin(1, started_at)
-                state.pace.note(first, logged_at)
+                iteration, attempt, started_at, logged_at = firsts[trial.number]
+                state.pace.begin(attempt, started_at)
+                state.pace.note(iteration, logged_at)
             yield state
 
 

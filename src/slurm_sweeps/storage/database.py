@@ -331,12 +331,14 @@ class Database:
                 for number in numbers
             }
 
-    def first_reports(self, experiment_id: int, metric: str) -> dict[int, tuple[int, float, float]]:
-        """The first report of each trial whose first attempt logged it, by the trial's number.
+    def first_reports(
+        self, experiment_id: int, metric: str
+    ) -> dict[int, tuple[int, int, float, float]]:
+        """The first report of each trial that logged a metric, by the trial's number.
 
         Returns:
-            The lowest iteration from 1 on, the trial's start and the time at which it was logged
-            (seconds since 1970).
+            The lowest iteration from 1 on, the attempt that logged it, that attempt's start and
+            the time at which it was logged (seconds since 1970).
         """
         with self.snapshot() as connection:
             metric_id = reading.read_metric_ids(connection, experiment_id).get(metric, -1)

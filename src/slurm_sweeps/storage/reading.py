@@ -301,17 +301,18 @@ def read_curve(
 
 def read_first_reports(
     connection: sqlite3.Connection, experiment_id: int, metric_id: int
-) -> dict[int, tuple[int, float, float]]:
-    """Each trial's lowest iteration from 1 on, its start and when it was logged, by number."""
+) -> dict[int, tuple[int, int, float, float]]:
+    """Each trial's lowest iteration from 1 on, the attempt that logged it, its start, and when."""
     rows = connection.execute(
         # With min() the other columns are those of the row that has it.
-        "SELECT number, iteration, start_time, logged_at FROM (SELECT number, min(iteration) AS "
-        "iteration, logged_at, attempt FROM metrics WHERE experiment_id = ?1 AND metric_id = ?2 "
-        "AND iteration >= 1 GROUP BY number) JOIN attempts USING (number, attempt) "
-        "WHERE experiment_id = ?1 AND attempt = 1 AND start_time IS NOT NULL",
+        "SELECT number, iteration, attempt, start_time, logged_at FROM "
+        "(SELECT number, min(iteration) AS iteration, logged_at, attempt FROM metrics "
+        "WHERE experiment_id = ?1 AND metric_id = ?2 AND iteration >= 1 GROUP BY number) "
+        "JOIN attempts USING (number, attempt) "
+        "WHERE experiment_id = ?1 AND start_time IS NOT NULL",
         (experiment_id, metric_id),
     )
-    return {number: (iteration, start, end) for number, iteration, start, end in rows}
+    return {row[0]: row[1:] for row in rows}
 
 
 def read_reports(

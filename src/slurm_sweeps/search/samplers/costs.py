@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from .encoding import Array
+from .trees import ask_trees, grow_trees
 
 #: A forest is fitted to no more trials than this, drawn at random.
 MAX_TRIALS = 500
@@ -45,20 +46,13 @@ def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Gen
         asked: What is to be predicted; [n_asked, n_columns].
         rng: Makes the fit repeatable.
     """
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    logs = _cut(np.log(seconds)) if len(seconds) else seconds
-    if len(logs) < 2 or logs.std() < MIN_SPREAD:
+    if len(seconds) < 2 or (logs := _cut(np.log(seconds))).std() < MIN_SPREAD:
         return np.zeros(len(asked))
     if len(logs) > MAX_TRIALS:
         kept = rng.choice(len(logs), MAX_TRIALS, replace=False)
         shown, logs = shown[kept], logs[kept]
-    state = int(rng.integers(2**31))
-    forest = ExtraTreesRegressor(N_TREES, min_samples_leaf=2, random_state=state, n_jobs=1)
-    trees = forest.fit(shown, logs).estimators_
-    rows = asked.astype(np.float32)  # what a tree takes; `forest.predict` takes three times as long
-    costs = np.array([tree.tree_.predict(rows)[:, 0] for tree in trees])
-    expected: Array = costs.mean(axis=0) - logs.mean()
+    trees = grow_trees(N_TREES, shown, logs, rng)
+    expected: Array = ask_trees(trees, asked).mean(axis=0) - logs.mean()
     return expected
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from ...errors import UsageError
 from .costs import fade, predict_costs
 from .encoding import Array, Encoding
+from .trees import ask_trees, grow_trees
 
 #: Iterations and values.
 Points = tuple[tuple[float, float], ...]
@@ -97,24 +98,18 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         cost_weight: What is added to a candidate's scores for each e-fold of its expected seconds,
             among few trials; see `fade`.
     """
-    from sklearn.ensemble import ExtraTreesRegressor
-
     rng = np.random.default_rng(seed)
     rows = np.array([trial.row for trial in told])
     of = np.repeat(np.arange(len(told)), [len(trial.points) for trial in told])
     points = np.array([point for trial in told for point in trial.points])
     kept = _thin(np.argsort(points[:, 1], kind="stable"), rng)
-    forest = ExtraTreesRegressor(
-        N_TREES, min_samples_leaf=2, random_state=int(rng.integers(2**31)), n_jobs=1
-    )
     shown = np.column_stack((encoding.show(rows[of[kept]]), scale(points[:, 0])[kept]))
-    forest.fit(shown, score(points[:, 1])[kept])
+    trees = grow_trees(N_TREES, shown, score(points[:, 1])[kept], rng)
 
     order = np.argsort([trial.points[-1][1] for trial in told], kind="stable")
     candidates = draw_candidates(rows[order[: count_best(len(order))]], encoding, rng)
     look = encoding.show(candidates)
-    asked = np.column_stack((look, np.ones(len(candidates)))).astype(np.float32)
-    predictions = np.array([tree.tree_.predict(asked)[:, 0] for tree in forest.estimators_])
+    predictions = ask_trees(trees, np.column_stack((look, np.ones(len(candidates)))))
     if cost_weight:
         timed = [trial for trial in told if trial.seconds]
         shown = encoding.show(np.array([trial.row for trial in timed]).reshape(-1, look.shape[1]))
