@@ -7,7 +7,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-slurm24 chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
+.PHONY: help demo test test-slurm24 test-gpu chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
 	screens clean
 
 help: ## this list
@@ -22,6 +22,9 @@ test: check slurm screens ## everything: static checks, then all tests, with a r
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \
 	SLURM_SWEEPS_SLURM=$$folder $(BIN)/python -m pytest -m cluster $(ARGS); }
+
+test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which no other target runs
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)

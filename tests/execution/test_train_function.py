@@ -1,4 +1,4 @@
-"""Carrying `train` to a process that has never heard of it, and when forking that is unsafe."""
+"""Carrying `train` to a process that has never heard of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
-from slurm_sweeps.execution import train_function
 from slurm_sweeps.execution.train_function import (
-    find_fork_hazard,
     import_ahead,
     pickle_train,
     read_train,
@@ -234,42 +232,3 @@ def test_imports_in_the_body_and_in_what_it_calls_are_done_ahead(modules: Path) 
 @pytest.mark.parametrize("train", [len, print, type("T", (), {})(), int])
 def test_what_has_no_body_is_left_alone(train: Any) -> None:
     import_ahead(train)
-
-
-# --- is forking safe? -----------------------------------------------------------------------------
-
-
-def test_a_python_thread_is_a_hazard() -> None:
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait, name="prefetcher")
-    thread.start()
-    try:
-        hazard = find_fork_hazard()
-    finally:
-        release.set()
-        thread.join()
-    assert hazard is not None
-    assert hazard.startswith("importing what train needs has started threads (")
-    assert "prefetcher" in hazard
-
-
-def test_an_open_accelerator_is_a_hazard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = tmp_path / "nvidia0"
-    device.write_text("")
-    monkeypatch.setattr(train_function, "ACCELERATORS", (str(tmp_path / "nvidia"),))
-    with device.open():
-        hazard = find_fork_hazard()
-    assert hazard == f"importing what train needs has opened the accelerator {device}"
-
-
-CLEAN = """
-import numpy, sys
-import numpy.linalg
-from slurm_sweeps.execution import train_function
-numpy.linalg.svd(numpy.ones((300, 300)))  # OpenBLAS starts its threads, if it has more than one
-print(train_function.find_fork_hazard())
-"""
-
-
-def test_numpy_is_no_hazard(tmp_path: Path) -> None:
-    assert run_python(tmp_path, ["-c", CLEAN]).strip() == "None"

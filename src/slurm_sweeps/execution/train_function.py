@@ -1,12 +1,11 @@
-"""Carrying `train` from the driver to the workers, and getting a worker ready to fork it.
+"""Carrying `train` from the driver to the workers, and loading it there ahead of its trials.
 
 `train` travels as a pickle (cloudpickle: what lives in `__main__`, a notebook or a closure goes by
 value, the rest by name) in the experiment's folder. A pickle runs code when it is read, so it is
 only read from a folder that is the reader's own and that nobody else can write.
 
 A worker loads it once and forks a process for each trial. To let all trials share the imports that
-`train` does inside its body, the worker does those in advance; and it looks whether what was
-imported left anything behind that forking would break.
+`train` does inside its body, the worker does those in advance.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import importlib
 import os
 import stat
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -28,11 +26,9 @@ import cloudpickle
 
 from ..errors import StorageError, TrainError
 from ..storage.layout import build_draft_path
+from .fork_hazard import keep_cuda_closed
 
 Train = Callable[[dict[str, Any]], Any]
-
-#: Devices whose state in the parent is of no use to a forked child, as their paths begin.
-ACCELERATORS = ("/dev/nvidia", "/dev/kfd", "/dev/accel")
 
 
 def pickle_train(train: Train) -> bytes:
@@ -90,6 +86,7 @@ def load_train(path: Path, ahead: bool) -> Train:
     """
     if not ahead:
         return functools.partial(_read_and_call, path)
+    keep_cuda_closed()
     train = read_train(path)
     import_ahead(train)
     return train
@@ -202,46 +199,3 @@ def _read_imports(code: CodeType) -> Iterator[tuple[str, tuple[str, ...]]]:
             level_and_names = [*level_and_names[-1:], instruction.argval]
         elif name == "IMPORT_NAME" and level_and_names[0] == 0:
             yield instruction.argval, tuple(level_and_names[-1] or ())
-
-
-def find_fork_hazard() -> str | None:
-    """Say why forking this process would be unsafe now, or None if it isn't.
-
-    Unsafe are other Python threads, an accelerator in use (its driver can't follow a fork), and
-    native threads of unknown origin. OpenBLAS keeps threads too, but it ends them before a fork
-    and starts them again after it.
-    """
-    others = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
-    if others:
-        return f"importing what train needs has started threads ({', '.join(others[:3])})"
-    device = _find_open_accelerator()
-    if device:
-        return f"importing what train needs has opened the accelerator {device}"
-    count = _count_native_threads()
-    if count > 1 and not _is_mapped("openblas"):
-        return f"importing what train needs has started {count - 1} native threads"
-    return None
-
-
-def _find_open_accelerator() -> str | None:
-    with contextlib.suppress(OSError):
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                target = os.readlink(f"/proc/self/fd/{fd}")
-                if target.startswith(ACCELERATORS):
-                    return target
-    return None
-
-
-def _count_native_threads() -> int:
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:  # no such folder outside Linux
-        return 1
-
-
-def _is_mapped(library: str) -> bool:
-    try:
-        return library in Path("/proc/self/maps").read_text(errors="replace")
-    except OSError:
-        return False

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import attempt, outcome, train_function
+from .fork_hazard import find_fork_hazard
 from .messages import Decoder, Record, encode, encode_parts
 from .running_trial import RunningTrial
 from .spawning import Nest, Spawner
@@ -168,7 +169,7 @@ class Worker:
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
             self._send({"kind": "broken", "traceback": traceback.format_exc()})
             return
-        hazard = train_function.find_fork_hazard()
+        hazard = find_fork_hazard()
         if hazard:
             text = f"{hazard}: every trial gets a fresh interpreter instead of a fork"
             self._send({"kind": "notice", "text": text})

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import attempt, outcome, train_function
+from .fork_hazard import find_fork_hazard
 from .messages import Decoder, Record, encode
 from .place import find_own_address
 from .spawning import build_argv
@@ -204,7 +205,7 @@ def _load_ahead(train: Path) -> bool:
     except BaseException:  # noqa: BLE001 - user code runs here
         return False
     outcome.freeze_memory()
-    return train_function.find_fork_hazard() is None
+    return find_fork_hazard() is None
 
 
 def main() -> NoReturn:
