@@ -46,7 +46,7 @@ bench-quick: ## the same with smaller numbers and fewer peers; under five minute
 	$(PYTHON) benchmarks/bench.py --quick
 
 replay: $(VENV)/.made-test ## searches on tables of learning curves, into benchmarks/SEARCH.md; needs TABLES="….npz …"
-	@[ -n "$(TABLES)" ] || { echo 'make replay needs tables: make replay TABLES="a.npz b.npz"' >&2; exit 2; }
+	@[ -n "$(TABLES)" ] || { echo 'make replay needs tables: make replay TABLES="a.npz b.npz"; benchmarks/make_table.py makes one' >&2; exit 2; }
 	$(BIN)/python benchmarks/replay_compare.py $(TABLES) $(ARGS)
 
 cluster: slurm ## a Slurm of four nodes on this machine to play with

@@ -15,7 +15,9 @@ tables say what is to be expected of the next.
 `--sampler model-heedless` is the model that doesn't mind what a configuration costs.
 
 `--sampler foresight` is no way to search but a bound: the model, told of each trial's whole curve
-with its first report. What a model of its kind could know at best, it knows.
+with its first report. What a model of its kind could know at best, it knows. `--sampler
+clairvoyance` is the bound for everything: the least regret that there is by then, since a trial
+takes its time even if it is the right one and begins at once.
 
 `--peer optuna-tpe` drives the sampler and the pruner, or the scheduler, of another library instead,
 with the same workers, time and rows.
@@ -37,7 +39,7 @@ from typing import Any
 
 import numpy as np
 from environments import OPTUNA, RAY_TUNE, SYNE_TUNE_MODELS, make_environment
-from replay_simulation import Tuner, add_options, replay
+from replay_simulation import Tuner, add_options, replay, state
 from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
@@ -58,6 +60,9 @@ SAMPLERS: dict[str, Callable[[Table], SamplerPlan]] = {
     "optuna": lambda table: ss.samplers.Optuna(),
     "foresight": lambda table: Foresight(table),
 }
+
+#: Not sampled at all; see `Table.compute_bound`.
+CLAIRVOYANCE = "clairvoyance"
 
 #: A pruner for tables of so many epochs; None runs every trial to its end.
 PRUNERS: dict[str, Callable[[int], Pruner | None]] = {
@@ -146,7 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--sampler", choices=SAMPLERS, default="random")
+    parser.add_argument("--sampler", choices=[*SAMPLERS, CLAIRVOYANCE], default="random")
     parser.add_argument("--pruner", choices=PRUNERS, default="asha")
     parser.add_argument("--peer", choices=PEERS, help="drive these objects of a peer instead")
     parser.add_argument("--json", action="store_true", help="one JSON line per result")
@@ -159,8 +164,12 @@ def replay_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for table in map(read_table, options.tables):
         for seed in range(options.seeds):
             drawn = table.draw_share(options.rows, seed)
-            tuner = build_tuner(drawn, options, seed)
-            yield from replay(drawn, tuner, seed, labels, options)
+            if options.sampler == CLAIRVOYANCE:
+                bounds = [drawn.compute_bound(b, options.delay) for b in sorted(options.budget)]
+                yield from state(drawn, seed, labels, options, bounds)
+            else:
+                tuner = build_tuner(drawn, options, seed)
+                yield from replay(drawn, tuner, seed, labels, options)
 
 
 def replay_peer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,10 @@
 
 Every contender is replayed on every table with 4 and with 36 workers by `replay.py`. After
 `--limit` seconds on one table no further seed is begun, so slow ones have fewer; how many is said.
-"Foresight" is no contender but a bound: the model, told how each trial will end with its first
-report. All results are lines of `search.jsonl`. Those of peers, whose versions are pinned, are
-taken from there where they are; `--again` makes them anew.
+Two are no contenders but bounds: "foresight" is the model, told how each trial will end with its
+first report; "clairvoyance" has the right trial begin at once, and no search can do better. All
+results are lines of `search.jsonl`. Those of peers, whose versions are pinned, are taken from there
+where they are; `--again` makes them anew.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ CONTENDERS = (
     Contender("random, ASHA that promotes", "random", "asha-promote"),
     Contender("model, ASHA that promotes", "model", "asha-promote"),
     Contender("*foresight, ASHA that promotes*", "foresight", "asha-promote", is_bound=True),
+    Contender("*clairvoyance*", "clairvoyance", "none", is_bound=True),
     Contender("random, Hyperband", "random", "hyperband"),
     Contender("random, median", "random", "median"),
     Contender("Optuna: TPE, its halving", "optuna-tpe"),
@@ -182,8 +184,9 @@ def format_results(lines: list[dict[str, Any]]) -> str:
         "- regret in percent: (best validation loss reported so far - the table's minimum) / "
         "(median final loss - minimum), mean ± standard error over seeds\n"
         "- budgets in R, the mean time of one full training; simulated time\n"
-        "- foresight is a bound, not a way to search: the model, told of each trial's whole curve "
-        "with its first report",
+        "- bounds, not ways to search: foresight is the model, told of each trial's whole curve "
+        "with its first report; clairvoyance begins at once with the row that is best at that "
+        "budget, and nothing can do better",
     ]
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if all((c.name, t, workers) in regrets for t in tables)]

@@ -125,8 +125,18 @@ def replay(
         options: With `workers`, `delay` and `budget`, as `add_options` has read them.
     """
     simulation = Simulation(table, tuner, options.workers, options.delay)
-    budgets = sorted(options.budget)
-    for budget, regret in zip(budgets, simulation.run(budgets), strict=True):
+    yield from state(table, seed, labels, options, simulation.run(sorted(options.budget)))
+
+
+def state(
+    table: Table,
+    seed: int,
+    labels: dict[str, str],
+    options: argparse.Namespace,
+    regrets: Sequence[float],
+) -> Iterator[dict[str, Any]]:
+    """Yield a result for each budget, ascending; see `replay`."""
+    for budget, regret in zip(sorted(options.budget), regrets, strict=True):
         yield {
             "table": table.name,
             **labels,

@@ -43,6 +43,20 @@ class Table:
         final = self.loss[:, -1]
         return (best - lowest) / (float(np.median(final[np.isfinite(final)])) - lowest)
 
+    def compute_bound(self, budget: float, delay_s: float = 0.0) -> float:
+        """Return the least regret that any search can have by then, however many its workers.
+
+        That of whoever knows the table and begins at once with the best row for this budget: half
+        the time of a mean training is half of its epochs, and some configurations are slow.
+
+        Args:
+            budget: In units of one full training.
+            delay_s: Seconds that each epoch takes beyond its own.
+        """
+        n_epochs = np.floor(budget * self.full_training_s / (self.seconds + delay_s) + 1e-9)
+        in_time = np.arange(1, self.n_epochs + 1) <= n_epochs[:, None]  # [n, epochs]
+        return self.compute_regret(float(np.nanmin(self.loss, where=in_time, initial=np.inf)))
+
     def draw_share(self, share: float, seed: int) -> Table:
         """Return a table of a share of the rows, from 0 to 1, one at least, drawn by a seed."""
         n = max(1, round(share * len(self.unit)))

@@ -63,6 +63,54 @@ def test_each_seed_may_have_rows_of_its_own(table: Path) -> None:
     assert any(line["regret"] > 0 for line in lines["1"])
 
 
+def test_a_table_that_a_sweep_has_made(tmp_path: Path) -> None:
+    """Of 5 configurations, once begun with 3; then it can be replayed."""
+    for n in ("3", "5"):
+        make = [sys.executable, str(BENCHMARKS / "make_table.py"), "made.npz", "--epochs", "4"]
+        done = subprocess.run(
+            [*make, "--configurations", n], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+    assert done.stdout.splitlines()[-1] == "made.npz: 5 learning curves of 4 epochs"
+    path = tmp_path / "made.npz"
+    with np.load(path) as file:
+        assert list(file["names"])[:2] == ["learning_rate", "momentum"]
+        assert file["loss"].shape == (5, 4)
+        assert file["unit"].shape == (5, 6)
+        assert len({tuple(row) for row in file["unit"].tolist()}) == 5
+        assert ((file["unit"] >= 0) & (file["unit"] <= 1)).all()
+        assert (file["seconds_per_epoch"] > 0).all()
+        best = file["loss"].min()
+        # The fastest learner has come further than the slowest.
+        rate = file["unit"][:, 0]
+        assert file["loss"][rate.argmax(), -1] < file["loss"][rate.argmin(), -1]
+    assert 0 < best < np.log(10)
+    lines = replay(path, "--pruner", "none", "--budget", "5", "--workers", "4")
+    assert [line["regret"] for line in lines] == [0.0]
+
+
+def test_nothing_does_better_than_clairvoyance(tmp_path: Path) -> None:
+    """Of two rows the better one takes three times as long: half a full training is 4 s."""
+    loss = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.1, 0.0]])
+    np.savez(
+        path := tmp_path / "two.npz",
+        loss=loss,
+        seconds_per_epoch=np.array([1.0, 3.0]),
+        unit=np.array([[0.1], [0.9]]),
+    )
+    arguments = ("--workers", "2", "--budget", "0.5", "1", "2", "--pruner", "none")
+    bounds, found = (
+        [line["regret"] for line in replay(path, *arguments, "--sampler", sampler)]
+        for sampler in ("clairvoyance", "random")
+    )
+    # Losses 0.5, 0.4 and 0.0 after 4, 8 and 16 s, in units of the median final one, 0.3.
+    assert bounds == pytest.approx([5 / 3, 4 / 3, 0.0])
+    assert found == bounds
+    late = replay(path, *arguments, "--sampler", "clairvoyance", "--delay", "1")
+    assert [line["regret"] for line in late] == pytest.approx([5 / 3, 4 / 3, 0.0])
+    later = replay(path, *arguments, "--sampler", "clairvoyance", "--delay", "1.5")
+    assert [line["regret"] for line in later] == pytest.approx([0.9 / 0.3, 5 / 3, 1 / 3])
+
+
 def test_rows_are_drawn_by_the_seed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     known = import_module("replay_table").read_table(table)

@@ -1,0 +1,146 @@
+"""Make a table of learning curves for `replay.py`: a sweep that stops nobody, kept as one file.
+
+    python benchmarks/make_table.py digits.npz
+    python benchmarks/make_table.py noisy.npz --data noisy-digits --configurations 500 --epochs 81
+
+Each of the configurations, drawn at random, trains a small neural network with scikit-learn to the
+end; so a thousand take some ten minutes on two cores. It is an ordinary sweep: inside a Slurm
+allocation it takes all of that, and one that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import slurm_sweeps as ss
+from slurm_sweeps.search.search_space import SearchSpace
+
+Array = np.ndarray[Any, Any]
+
+#: The hyper-parameters: those that make up a table's axes, in this order.
+CFG = {
+    "learning_rate": ss.LogUniform(1e-5, 1e-1),
+    "momentum": ss.Uniform(0.5, 0.99),
+    "weight_decay": ss.LogUniform(1e-6, 1.0),
+    "width": ss.LogInteger(4, 128),
+    "depth": ss.Integer(1, 4),
+    "batch_size": ss.LogInteger(16, 256),
+}
+
+
+def load_digits() -> tuple[Array, Array]:
+    """Return 1,797 images of digits, [n, 64], and which they are."""
+    from sklearn import datasets
+
+    x, y = datasets.load_digits(return_X_y=True)
+    return x / 16, y
+
+
+def load_noisy_digits() -> tuple[Array, Array]:
+    """Return the digits with 15 % of the labels wrong: noisy curves, and overfitting."""
+    x, y = load_digits()
+    rng = np.random.default_rng(0)
+    return x, np.where(rng.random(len(y)) < 0.15, rng.integers(0, 10, len(y)), y)
+
+
+def load_clusters() -> tuple[Array, Array]:
+    """Return 2,000 points of 20 made-up classes, [n, 24], each class of two clusters."""
+    from sklearn import datasets
+
+    x, y = datasets.make_classification(
+        2_000, 24, n_informative=10, n_redundant=6, n_classes=20, class_sep=1.2, random_state=0
+    )
+    return (x - x.mean(axis=0)) / x.std(axis=0), y
+
+
+DATA: dict[str, Callable[[], tuple[Array, Array]]] = {
+    "digits": load_digits,
+    "noisy-digits": load_noisy_digits,
+    "clusters": load_clusters,
+}
+
+
+def train(cfg: dict[str, Any], data: str, epochs: int) -> None:
+    """Train one network; log its validation loss, and what each epoch has taken, in seconds."""
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import train_test_split
+    from sklearn.neural_network import MLPClassifier
+
+    warnings.simplefilter("ignore")  # overflows of the networks that diverge
+    x, y = DATA[data]()
+    x_train, x_val, y_train, y_val = train_test_split(x, y, test_size=0.33, random_state=0)
+    network = MLPClassifier(
+        hidden_layer_sizes=[cfg["width"]] * cfg["depth"],
+        learning_rate_init=cfg["learning_rate"],
+        beta_1=cfg["momentum"],
+        alpha=cfg["weight_decay"],
+        batch_size=cfg["batch_size"],
+        random_state=0,
+    )
+    loss = 0.0
+    for epoch in range(1, epochs + 1):
+        began = time.thread_time()
+        try:
+            if np.isfinite(loss):
+                network.partial_fit(x_train, y_train, classes=np.unique(y))
+                loss = log_loss(y_val, network.predict_proba(x_val), labels=network.classes_)
+        except ValueError:  # it has diverged: all that follows is the same
+            loss = np.nan
+        ss.log({"loss": loss, "seconds": time.thread_time() - began}, epoch)
+
+
+def read_table(result: ss.Result, epochs: int) -> dict[str, Array]:
+    """Read the arrays of a table from a sweep; see `replay_table.Table`.
+
+    Trials that have not reported every epoch, as one that is still to run, are left out.
+    """
+    space = SearchSpace(CFG)
+    trials = [t for t in result.trials if len(t.metrics.get("loss", {})) == epochs]
+    curves, seconds, units = [], [], []
+    for trial in trials:
+        curves.append([trial.metrics["loss"][epoch] for epoch in range(1, epochs + 1)])
+        taken = [trial.metrics["seconds"][epoch] for epoch in range(1, epochs + 1)]
+        seconds.append(np.median(taken[: np.isfinite(curves[-1]).sum() or 1]))
+        unit = space.to_units(trial.cfg)
+        units.append([unit[leaf] for leaf in space.leaves])
+    return {
+        "loss": np.array(curves, np.float32),
+        "seconds_per_epoch": np.array(seconds, np.float32),
+        "unit": np.array(units, np.float32),
+        "names": np.array([leaf.path for leaf in space.leaves]),
+    }
+
+
+def main() -> None:
+    """Run the sweep, or go on with it, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path, metavar="TABLE.npz")
+    parser.add_argument("--data", choices=DATA, default="digits")
+    parser.add_argument("--configurations", type=int, default=1_000)
+    parser.add_argument("--epochs", type=int, default=50)
+    options = parser.parse_args()
+    sweep = ss.Experiment(
+        functools.partial(train, data=options.data, epochs=options.epochs),
+        CFG,
+        f"table-{options.table.stem}",
+        restore="auto",
+        seed=0,
+    )
+    result = sweep.run(n_trials=options.configurations, summary_interval_in_sec=30)
+    arrays = read_table(result, options.epochs)
+    np.savez(options.table, **arrays)
+    print(f"{options.table}: {len(arrays['loss'])} learning curves of {options.epochs} epochs")
+
+
+if __name__ == "__main__":
+    main()
