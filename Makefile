@@ -1,6 +1,6 @@
 # From a fresh clone, with nothing but Python (3.10 or newer) and make: `make demo`, `make test`.
 # PYTHON=python3.12 picks an interpreter, VENV=.venv-3.12 another folder for it, ARGS="-k asha" goes
-# to pytest, which works in two processes (ARGS="-n 0 --pdb": in this one).
+# to pytest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 	$(BIN)/python examples/digits.py
 
 test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(PYTHON) tools/run-tests $(BIN)/python $(ARGS)
 
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \

@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 #: The hyper-parameters: those that make up a table's axes, in this order.
 CFG = {
     "learning_rate": ss.LogUniform(1e-5, 1e-1),
-    "momentum": ss.Uniform(0.5, 0.99),
+    "beta_1": ss.Uniform(0.5, 0.99),
     "weight_decay": ss.LogUniform(1e-6, 1.0),
     "width": ss.LogInteger(4, 128),
     "depth": ss.Integer(1, 4),
@@ -45,7 +45,7 @@ def load_digits() -> tuple[Array, Array]:
 
 
 def load_noisy_digits() -> tuple[Array, Array]:
-    """Return the digits with 15 % of the labels wrong: noisy curves, and overfitting."""
+    """Return the digits with 15 % of the labels drawn anew: noisy curves, and overfitting."""
     x, y = load_digits()
     rng = np.random.default_rng(0)
     return x, np.where(rng.random(len(y)) < 0.15, rng.integers(0, 10, len(y)), y)
@@ -80,7 +80,7 @@ def train(cfg: dict[str, Any], data: str, epochs: int) -> None:
     network = MLPClassifier(
         hidden_layer_sizes=[cfg["width"]] * cfg["depth"],
         learning_rate_init=cfg["learning_rate"],
-        beta_1=cfg["momentum"],
+        beta_1=cfg["beta_1"],
         alpha=cfg["weight_decay"],
         batch_size=cfg["batch_size"],
         random_state=0,
@@ -129,17 +129,23 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=1_000)
     parser.add_argument("--epochs", type=int, default=50)
     options = parser.parse_args()
+    if options.table.suffix != ".npz" or not options.table.parent.is_dir():
+        parser.error(f"{options.table} must end in .npz, in a folder that is there")
     sweep = ss.Experiment(
         functools.partial(train, data=options.data, epochs=options.epochs),
         CFG,
-        f"table-{options.table.stem}",
+        f"table-{options.table.stem}-{options.data}-{options.epochs}",
         restore="auto",
         seed=0,
     )
     result = sweep.run(n_trials=options.configurations, summary_interval_in_sec=30)
     arrays = read_table(result, options.epochs)
+    n, n_all = len(arrays["loss"]), len(result.trials)
+    if not n:
+        parser.exit(1, f"{options.table} was not written: no trial has reported every epoch\n")
     np.savez(options.table, **arrays)
-    print(f"{options.table}: {len(arrays['loss'])} learning curves of {options.epochs} epochs")
+    left_out = f"; {n_all - n} trials that have not reported all are left out" if n < n_all else ""
+    print(f"{options.table}: {n} learning curves of {options.epochs} epochs{left_out}")
 
 
 if __name__ == "__main__":

@@ -165,6 +165,8 @@ def replay_all(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for seed in range(options.seeds):
             drawn = table.draw_share(options.rows, seed)
             if options.sampler == CLAIRVOYANCE:
+                if seed and options.rows == 1:
+                    break  # nothing is random
                 bounds = [drawn.compute_bound(b, options.delay) for b in sorted(options.budget)]
                 yield from state(drawn, seed, labels, options, bounds)
             else:

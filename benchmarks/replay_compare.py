@@ -7,7 +7,7 @@ Every contender is replayed on every table with 4 and with 36 workers by `replay
 Two are no contenders but bounds: "foresight" is the model, told how each trial will end with its
 first report; "clairvoyance" has the right trial begin at once, and no search can do better. All
 results are lines of `search.jsonl`. Those of peers, whose versions are pinned, are taken from there
-where they are; `--again` makes them anew.
+where they are; `--again` makes them anew. `--into FOLDER` keeps results of other tables apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "search.jsonl"
 #: Budgets by the number of workers, in full trainings' mean time.
 BUDGETS = {4: (1.0, 3.0, 10.0), 36: (0.5, 1.0, 2.0)}
 
@@ -54,6 +53,11 @@ class Contender:
     def names(self) -> set[str]:
         """How the command line may call it."""
         return {self.sampler, f"{self.sampler}:{self.pruner}"}
+
+    @property
+    def is_made_anew(self) -> bool:
+        """Whether old results don't count: what is in this project changes, peers are pinned."""
+        return self.pruner is not None
 
     @property
     def arguments(self) -> list[str]:
@@ -94,23 +98,26 @@ Regrets = dict[tuple[str, str, int], dict[int, list[float]]]
 def main() -> None:
     """Replay what is missing, keep the results, write the tables."""
     options = parse_options()
-    chosen = [c for c in CONTENDERS if not options.only or c.names & set(options.only)]
-    anew = [c for c in chosen if options.again or c.pruner is not None]
-    kept = [line for line in read_results() if find_contender(line) not in anew]
+    results = options.into / "search.jsonl"
+    kept = read_results(results)
     have = {(find_contender(line), line["table"], line["workers"]) for line in kept}
     tasks = [
         (contender, table, workers)
-        for contender in chosen
+        for contender in CONTENDERS
+        if not options.only or contender.names & set(options.only)
         for workers in BUDGETS
         for table in options.tables
-        if (contender, table.stem, workers) not in have
+        if contender.is_made_anew or options.again or (contender, table.stem, workers) not in have
     ]
-    lines = list(kept)
+    anew = {(contender, table.stem, workers) for contender, table, workers in tasks}
+    lines = [
+        line for line in kept if (find_contender(line), line["table"], line["workers"]) not in anew
+    ]
     with ThreadPoolExecutor(options.jobs) as pool:
         for found in pool.map(lambda task: replay(*task, options), tasks):
             lines += found
-            write_results(lines)
-    (HERE / "SEARCH.md").write_text(format_results(lines))
+            write_results(results, lines)
+    (options.into / "SEARCH.md").write_text(format_results(lines))
 
 
 def parse_options() -> argparse.Namespace:
@@ -124,6 +131,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for a table's seeds")
     parser.add_argument("--only", nargs="*", help="samplers, sampler:pruner or peers")
     parser.add_argument("--again", action="store_true", help="replay peers that were, too")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=HERE,
+        metavar="FOLDER",
+        help="for search.jsonl and SEARCH.md; one of its own for tables of one's own",
+    )
     return parser.parse_args()
 
 
@@ -157,16 +171,17 @@ def replay(
     return lines
 
 
-def read_results() -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[dict[str, Any]]:
     """Read the results that are kept."""
-    if not RESULTS.exists():
+    if not path.exists():
         return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write_results(lines: list[dict[str, Any]]) -> None:
+def write_results(path: Path, lines: list[dict[str, Any]]) -> None:
     """Keep results."""
-    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -190,8 +205,9 @@ def format_results(lines: list[dict[str, Any]]) -> str:
     ]
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if all((c.name, t, workers) in regrets for t in tables)]
-        parts += format_means(rows, tables, workers, budgets, regrets)
-        parts += format_rules(rows, tables, workers, budgets, regrets)
+        if rows:
+            parts += format_means(rows, tables, workers, budgets, regrets)
+            parts += format_rules(rows, tables, workers, budgets, regrets)
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if any((c.name, t, workers) in regrets for t in tables)]
         parts += format_tables(rows, tables, workers, budgets, regrets)
@@ -230,7 +246,7 @@ def format_means(
     ranks = np.full(every.shape[::2], np.nan)  # [rows, budgets]
     ranks[ranked] = np.mean([rank(every[ranked, t]) for t in range(len(tables))], axis=0)
     head = " | ".join(f"{budget:g} R" for budget in budgets)
-    lines = [f"| | {head} | average rank | x random, ASHA | seeds |", "|---" * 7 + "|"]
+    lines = [f"| | {head} | average rank | x {rows[0].name} | seeds |", "|---" * 7 + "|"]
     base = every[0].mean(axis=0)
     for i, row in enumerate(rows):
         mean = every[i].mean(axis=0)
@@ -250,9 +266,8 @@ def format_rules(
     regrets: Regrets,
 ) -> list[str]:
     """Write how rules for stopping differ from ASHA on the same draws, mean over all tables."""
-    base = next(row for row in rows if row.sampler in SAME_DRAWS)
-    others = [row for row in rows if row.sampler in SAME_DRAWS and row is not base]
-    if not others:
+    base, *others = [row for row in rows if row.sampler in SAME_DRAWS] or [None]
+    if base is None or not others:
         return []
     head = " | ".join(f"{budget:g} R" for budget in budgets)
     lines = [f"| | {head} | seeds |", "|---" * (len(budgets) + 2) + "|"]

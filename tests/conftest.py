@@ -26,12 +26,28 @@ settings.register_profile("steady", deadline=None, derandomize=os.environ.get("C
 settings.load_profile("steady")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the cluster, so that `-m "not cluster"` never misses one."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `tools/run-tests` part the tests in two."""
+    parser.addoption("--cluster", choices=["only", "none"], help="tests that use the cluster")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test that uses the cluster, and leave out what was not asked for.
+
+    That is, tests that need a GPU, unless `-m` speaks of them.
+    """
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.xdist_group("cluster"))  # all on the same one
+    config.hook.pytest_deselected(items=[i for i in items if not _is_chosen(i, config)])
+    items[:] = [item for item in items if _is_chosen(item, config)]
+
+
+def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
+    if item.get_closest_marker("gpu") and "gpu" not in config.getoption("-m"):
+        return False
+    which = config.getoption("--cluster")
+    return which is None or (which == "only") == bool(item.get_closest_marker("cluster"))
 
 
 @pytest.fixture(autouse=True)

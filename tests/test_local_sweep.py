@@ -322,12 +322,20 @@ def test_gpus_are_dealt_out(
     slots: int | None,
     shared: bool,
 ) -> None:
+    """To what is imported ahead, too: it may look at them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
+    (tmp_path / "looks_at_gpus.py").write_text(
+        "import os\nSEEN = os.environ['CUDA_VISIBLE_DEVICES']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     n_slots = slots or 2
 
     def train(cfg: dict[str, Any]) -> None:
         import time
 
+        import looks_at_gpus
+
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == looks_at_gpus.SEEN
         (tmp_path / f"there-{ss.trial_id()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
         while len(list(tmp_path.glob("there-*"))) < n_slots:
             time.sleep(0.01)

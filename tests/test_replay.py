@@ -73,7 +73,7 @@ def test_a_table_that_a_sweep_has_made(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "made.npz: 5 learning curves of 4 epochs"
     path = tmp_path / "made.npz"
     with np.load(path) as file:
-        assert list(file["names"])[:2] == ["learning_rate", "momentum"]
+        assert list(file["names"])[:2] == ["learning_rate", "beta_1"]
         assert file["loss"].shape == (5, 4)
         assert file["unit"].shape == (5, 6)
         assert len({tuple(row) for row in file["unit"].tolist()}) == 5
@@ -86,6 +86,32 @@ def test_a_table_that_a_sweep_has_made(tmp_path: Path) -> None:
     assert 0 < best < np.log(10)
     lines = replay(path, "--pruner", "none", "--budget", "5", "--workers", "4")
     assert [line["regret"] for line in lines] == [0.0]
+
+    for name in ("made", "there/is/no/such.npz"):  # told before any work
+        with pytest.raises(subprocess.CalledProcessError) as raised:
+            subprocess.run([*make[:2], name], cwd=tmp_path, check=True, capture_output=True)
+        assert b"must end in .npz, in a folder that is there" in raised.value.stderr
+
+
+def test_a_comparison_keeps_what_it_does_not_replay(table: Path, tmp_path: Path) -> None:
+    """Results of another table and of another contender stay; its own are made anew."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    old = {"sampler": "random", "pruner": "asha", "workers": 4, "seed": 0, "regret": 7.0}
+    others = [{**old, "table": "elsewhere", "budget": budget} for budget in (1.0, 3.0, 10.0)] + [
+        {**old, "table": "toy", "sampler": "quasi", "budget": budget} for budget in (1.0, 3.0, 10.0)
+    ]
+    own = [{**old, "table": "toy", "budget": budget} for budget in (1.0, 3.0, 10.0)]
+    results = folder / "search.jsonl"
+    results.write_text("".join(json.dumps(line) + "\n" for line in [*others, *own]))
+    command = [sys.executable, str(BENCHMARKS / "replay_compare.py"), str(table)]
+    command += ["--only", "random:asha", "clairvoyance", "--seeds", "2", "--into", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line for line in lines if line["regret"] == 7.0] == others
+    anew = [line for line in lines if line["regret"] != 7.0]
+    assert len(anew) == 2 * 3 * 2 + 2 * 3  # workers, budgets, seeds; a bound has one seed
+    assert "| random, ASHA |" in (folder / "SEARCH.md").read_text()
 
 
 def test_nothing_does_better_than_clairvoyance(tmp_path: Path) -> None:
@@ -109,6 +135,17 @@ def test_nothing_does_better_than_clairvoyance(tmp_path: Path) -> None:
     assert [line["regret"] for line in late] == pytest.approx([5 / 3, 4 / 3, 0.0])
     later = replay(path, *arguments, "--sampler", "clairvoyance", "--delay", "1.5")
     assert [line["regret"] for line in later] == pytest.approx([0.9 / 0.3, 5 / 3, 1 / 3])
+
+
+def test_a_search_of_many_rows_stays_above_the_bound(table: Path) -> None:
+    arguments = ("--budget", "0.3", "1", "3", "--workers", "2", "--seeds", "3")
+    bounds = {
+        line["budget"]: line["regret"]
+        for line in replay(table, *arguments, "--sampler", "clairvoyance")
+    }
+    for line in replay(table, *arguments):
+        assert line["regret"] >= bounds[line["budget"]]
+    assert bounds[0.3] > bounds[1.0] == bounds[3.0] == 0
 
 
 def test_rows_are_drawn_by_the_seed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,61 +5,80 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from hazards import find_stand_in
 
-from slurm_sweeps.execution import fork_hazard
-from slurm_sweeps.execution.fork_hazard import find_fork_hazard
 from slurm_sweeps.execution.train_function import load_train, pickle_train, write_train
 
 
-def run_python(code: str) -> list[str]:
+def run_python(code: str, *arguments: str) -> list[str]:
     """Run a script in a process of its own; return the lines it prints."""
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
+THREAD = """
+import threading
+from slurm_sweeps.execution.fork_hazard import find_fork_hazard
+
+threading.Thread(target=threading.Event().wait, name="prefetcher", daemon=True).start()
+print(find_fork_hazard())
+"""
+
+
 def test_a_python_thread_is_a_hazard() -> None:
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait, name="prefetcher")
-    thread.start()
-    try:
-        hazard = find_fork_hazard()
-    finally:
-        release.set()
-        thread.join()
-    assert hazard is not None
-    assert hazard.startswith("importing what train needs has started threads (")
-    assert "prefetcher" in hazard
+    assert run_python(THREAD) == ["importing what train needs has started threads (prefetcher)"]
 
 
-def test_an_open_accelerator_is_a_hazard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = tmp_path / "kfd"
-    device.write_text("")
-    monkeypatch.setattr(fork_hazard, "ACCELERATORS", (str(device),))
-    with device.open():
-        hazard = find_fork_hazard()
-    assert hazard == f"importing what train needs has opened the accelerator {device}"
+#: Files stand for the devices, and an extension of NumPy's, by other names, for the libraries.
+OPEN_DEVICE = """
+import ctypes, shutil, sys
+from pathlib import Path
+from slurm_sweeps.execution import fork_hazard
+
+stand_in, folder, device, *libraries = sys.argv[1:]
+fork_hazard.NVIDIA = folder + "/nvidia"
+fork_hazard.ACCELERATORS = (fork_hazard.NVIDIA, folder + "/kfd")
+for library in libraries:
+    ctypes.CDLL(shutil.copy(stand_in, Path(folder, library)))
+file = open(Path(folder, device), "w")
+print(fork_hazard.find_fork_hazard())
+print(fork_hazard.has_looked_for_gpus())
+"""
+NVML = "libnvidia-ml.so.1"
 
 
-def test_a_gpu_that_is_open_without_cuda_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(sys.platform != "linux", reason="devices are seen on Linux only")
+@pytest.mark.parametrize(
+    ("device", "libraries", "hazard"),
+    [
+        ("kfd", [], "has opened the accelerator {}"),
+        ("kfd", [NVML], "has opened the accelerator {}"),
+        ("nvidiactl", [], "has opened the accelerator {}"),
+        ("nvidiactl", [NVML], None),
+        ("nvidia0", [NVML, "libEGL_nvidia.so.0"], "has opened the accelerator {}"),
+        # A driver that can't be asked. One that can, and NVML's own work: `tests/gpu`.
+        ("nvidiactl", [NVML, "libcuda.so.1"], "has started CUDA"),
+        ("other", ["libcuda.so.1"], "has started CUDA"),
+    ],
+)
+def test_an_accelerator_is_a_hazard_unless_nvml_alone_has_opened_it(
+    tmp_path: Path, device: str, libraries: list[str], hazard: str | None
 ) -> None:
-    """As NVML leaves it. With CUDA at work: `tests/gpu`."""
-    device = tmp_path / "nvidiactl"
-    device.write_text("")
-    monkeypatch.setattr(fork_hazard, "NVIDIA", str(tmp_path / "nvidia"))
-    monkeypatch.setattr(fork_hazard, "ACCELERATORS", (fork_hazard.NVIDIA,))
-    with device.open():
-        assert find_fork_hazard() is None
+    arguments = (str(find_stand_in()), str(tmp_path), device, *libraries)
+    found, has_looked = run_python(OPEN_DEVICE, *arguments)
+    said = hazard and f"importing what train needs {hazard}".format(tmp_path / device)
+    assert found == str(said)
+    assert has_looked == str(device.startswith("nvidia"))
 
 
 NATIVE_THREAD = """
-import ctypes, os
+import ctypes, os, shutil, sys
+from pathlib import Path
 from slurm_sweeps.execution.fork_hazard import find_fork_hazard
 
 print(find_fork_hazard())
@@ -70,16 +89,20 @@ print(find_fork_hazard())
 (other,) = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
 with open(f"/proc/self/task/{other}/comm", "w") as file:
     file.write("cuda00001800007")  # what NVML calls its own
+print(find_fork_hazard())
+ctypes.CDLL(shutil.copy(sys.argv[1], Path(sys.argv[2], "libnvidia-ml.so.1")))
 print(find_fork_hazard(), flush=True)
 os._exit(0)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="native threads are seen on Linux only")
-def test_a_native_thread_is_a_hazard_but_for_that_of_nvml() -> None:
-    before, with_one, with_that_of_nvml = run_python(NATIVE_THREAD)
+def test_a_native_thread_is_a_hazard_but_for_that_of_nvml(tmp_path: Path) -> None:
+    before, *with_one, with_that_of_nvml = run_python(
+        NATIVE_THREAD, str(find_stand_in()), str(tmp_path)
+    )
     assert before == with_that_of_nvml == "None"
-    assert with_one == "importing what train needs has started 1 native threads"
+    assert with_one == ["importing what train needs has started 1 native threads"] * 2
 
 
 CLEAN = """

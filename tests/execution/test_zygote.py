@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hazards import find_stand_in
 from worker_process import TIMEOUT_S, read_when_there
 
 from cluster_tools.processes import read_process, wait_until
@@ -42,17 +43,17 @@ class Driver:
         for fd in self.link.streams:
             self._selector.register(fd, selectors.EVENT_READ)
 
-    def open(self, slot: int) -> Record:
+    def open(self, slot: int, **init_too: Any) -> Record:
         """Open a slot; return its worker's hello."""
         graces = dict.fromkeys(("prune_grace_s", "exit_grace_s", "term_grace_s"), 30.0)
         init = {"kind": "init", "train": str(self.folder / "train.pkl"), "slot": slot, **graces}
-        self.link.send(init)
+        self.link.send({**init, **init_too})
         return self.wait_for("hello", slot)
 
-    def run(self, slot: int, cfg: dict[str, Any]) -> None:
+    def run(self, slot: int, cfg: dict[str, Any], **more: Any) -> None:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
-        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record})
+        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
         wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:
@@ -132,6 +133,51 @@ def test_where_forking_is_unsafe_each_worker_imports_for_itself(
             driver.run(slot, {"x": 1.0})
             assert driver.wait_for("report", slot)["metrics"]["loss"] == 1.0
     assert len(list(imports.iterdir())) >= 3
+
+
+#: What NVML leaves behind where it was asked for GPUs, and what an answer depends on.
+LOOKS_FOR_GPUS = """
+import ctypes, shutil
+from slurm_sweeps.execution import fork_hazard
+fork_hazard.NVIDIA = {folder!r} + "/nvidia"
+fork_hazard.ACCELERATORS = (fork_hazard.NVIDIA,)
+nvml = {folder!r} + f"/libnvidia-ml.so.{{os.getpid()}}"
+ctypes.CDLL(shutil.copy({stand_in!r}, nvml))
+device = open({folder!r} + "/nvidiactl", "w")
+GPUS = os.environ["CUDA_VISIBLE_DEVICES"]
+"""
+
+
+def train_with_gpus(cfg: dict[str, Any]) -> None:
+    import counted
+
+    import slurm_sweeps as ss
+
+    seen = {"imported": float(counted.GPUS), "trial": float(os.environ["CUDA_VISIBLE_DEVICES"])}
+    ss.log(seen, 1)
+
+
+@pytest.mark.parametrize("some", [True, False])
+def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: bool
+) -> None:
+    """What an import has counted is that which its trials have."""
+    names = {"folder": str(tmp_path), "stand_in": str(find_stand_in())}
+    imports = count_imports(tmp_path, monkeypatch, LOOKS_FOR_GPUS.format(**names))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5" if some else "4")
+    with start_zygote(tmp_path, train_with_gpus) as driver:
+        for slot, gpu in {0: 4.0, 1: 5.0 if some else 4.0}.items():
+            step = {"slot": slot, "slots": 2, "salt": 0, "port_range": [20000, 20099]}
+            step |= {"cpus_per_task": 1, "mem_mb": None, "visible_gpus": [slot] if some else None}
+            driver.open(slot, step=step)
+            if some and slot == 0:
+                assert "every slot imports by itself" in driver.wait_for("notice", 0)["text"]
+            ready = driver.wait_for("ready", slot)
+            assert ready["gpus"] == f"{gpu:.0f}"
+            driver.run(slot, {}, port=ready["port"], address=ready["address"])
+            seen = driver.wait_for("report", slot)["metrics"]
+            assert seen == {"imported": gpu, "trial": gpu}
+    assert len(list(imports.iterdir())) == (3 if some else 1)
 
 
 def sit(cfg: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Whether a process that has imported what `train` needs can be forked for each trial.
 
 A fork copies memory, not threads, and not what the driver of an accelerator keeps in the kernel for
-its process. So other threads and an accelerator in use rule it out.
+its process. So other threads and an accelerator in use rule it out. That somebody has asked NVML,
+NVIDIA's library for managing GPUs, which ones there are is fine: it works on in a fork. Where it
+can't be told that it was no more than that, it is taken for more.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from pathlib import Path
 #: Devices whose state in the parent is of no use to a forked child, as their paths begin.
 NVIDIA = "/dev/nvidia"
 ACCELERATORS = (NVIDIA, "/dev/kfd", "/dev/accel")
+#: NVIDIA's libraries that open its devices to draw.
+DRAWING = ("libEGL_nvidia", "libGLX_nvidia", "libnvidia-eglcore", "libnvidia-glcore")
 #: What any call of CUDA's driver answers until `cuInit` was called: CUDA_ERROR_NOT_INITIALIZED.
 NOT_INITIALIZED = 3
 
 
 def keep_cuda_closed() -> None:
-    """Let `torch.cuda.is_available()`, called while importing, ask NVML instead of starting CUDA.
+    """Let `torch.cuda.is_available()` ask NVML instead of starting CUDA, as Lightning does.
 
     `DEVICE = "cuda" if torch.cuda.is_available() else "cpu"` stands at the top of many a module.
     Without this every trial after it would have to be a fresh interpreter. PyTorch's own variable;
@@ -39,6 +43,8 @@ def find_fork_hazard() -> str | None:
     others = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     if others:
         return f"importing what train needs has started threads ({', '.join(others[:3])})"
+    if _has_cuda_started():
+        return "importing what train needs has started CUDA"
     device = _find_accelerator_in_use()
     if device:
         return f"importing what train needs has opened the accelerator {device}"
@@ -48,12 +54,32 @@ def find_fork_hazard() -> str | None:
     return None
 
 
+def has_looked_for_gpus() -> bool:
+    """Whether something here may know how many NVIDIA GPUs this process sees."""
+    return any(path.startswith(NVIDIA) for path in _list_open_files())
+
+
+def _has_cuda_started() -> bool:
+    """Ask CUDA's driver, if this process has loaded it."""
+    if not _is_mapped("libcuda.so"):
+        return False
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+        answer = driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))
+    except (OSError, AttributeError):  # it can't be asked
+        return True
+    return int(answer) != NOT_INITIALIZED
+
+
 def _find_accelerator_in_use() -> str | None:
-    for path in _list_open_files():
-        # NVML opens NVIDIA's devices too, only to look at them, and works on in a fork.
-        if path.startswith(ACCELERATORS) and (not path.startswith(NVIDIA) or _has_cuda_started()):
-            return path
-    return None
+    paths = [path for path in _list_open_files() if path.startswith(ACCELERATORS)]
+    if _has_asked_nvml() and not any(map(_is_mapped, DRAWING)):
+        paths = [path for path in paths if not path.startswith(NVIDIA)]
+    return paths[0] if paths else None
+
+
+def _has_asked_nvml() -> bool:
+    return _is_mapped("libnvidia-ml")
 
 
 def _list_open_files() -> list[str]:
@@ -65,25 +91,14 @@ def _list_open_files() -> list[str]:
     return paths
 
 
-def _has_cuda_started() -> bool:
-    """Ask CUDA's driver, if this process has loaded it."""
-    if not _is_mapped("libcuda.so"):
-        return False
-    try:
-        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-    except OSError:  # it goes by another name here, and can't be asked
-        return True
-    return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))) != NOT_INITIALIZED
-
-
 def _count_native_threads() -> int:
     """Count this process's threads, without the one that NVML keeps: a fork does without it."""
-    count = 0
+    count, has_asked_nvml = 0, _has_asked_nvml()
     with contextlib.suppress(OSError):  # no such folder outside Linux
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(OSError):  # it has just ended
                 name = Path("/proc/self/task", thread, "comm").read_text(errors="replace")
-                count += not name.startswith("cuda")
+                count += not (has_asked_nvml and name.startswith("cuda"))
     return count
 
 

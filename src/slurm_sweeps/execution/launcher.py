@@ -56,8 +56,8 @@ class Launcher(Protocol):
         """Name the nodes that a slot is on."""
         ...
 
-    def build_environment(self, slot: int) -> dict[str, str | None]:
-        """Return what to set (or, None, to unset) in the environment of a trial in this slot."""
+    def build_environment(self, slot: int) -> dict[str, str]:
+        """Return what to set in the environment of a trial in this slot."""
         ...
 
     def describe_slot(self, slot: int) -> Record | None:
@@ -129,6 +129,7 @@ class LocalLauncher:
         mine, its = socket.socketpair()
         env = dict(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // self.slots)))
+        env |= self.build_environment(slot)  # so that imports find what the trials do
         argv = build_argv("main", world_size=1, direct=its.fileno())
         try:
             process = start_process(argv, env, pass_fds=(its.fileno(),))
@@ -143,7 +144,7 @@ class LocalLauncher:
         """This host."""
         return (self._host,)
 
-    def build_environment(self, slot: int) -> dict[str, str | None]:
+    def build_environment(self, slot: int) -> dict[str, str]:
         """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
         if not self._gpus_per_trial:
             return {}

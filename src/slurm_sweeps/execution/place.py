@@ -16,7 +16,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .srun import build_trial_environment, iterate_master_ports
+from .srun import build_trial_environment, choose_gpus, iterate_master_ports
 
 #: How many ports in a row may be taken before the worker gives up looking.
 MAX_TRIES = 1_000
@@ -44,7 +44,13 @@ class StepPlace:
         return find_own_address()
 
     def bind(self) -> None:
-        """In a step that slots share: keep to this slot's CPUs, if Slurm has bound the step."""
+        """Keep this process, once, to what is the slot's of a step that sees more.
+
+        To its GPUs, and in a step that slots share to its CPUs, if Slurm has bound the step. What
+        is imported after this finds no more than a trial does.
+        """
+        if self._described["visible_gpus"] is not None:
+            os.environ.update(choose_gpus(os.environ, self._described["visible_gpus"]))
         bound_to = self._described.get("bound_to")
         if bound_to is not None:
             allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (find_core(cpu), cpu))
@@ -68,7 +74,6 @@ class StepPlace:
             master_addr=address,
             cpus_per_task=described["cpus_per_task"],
             mem_mb=described["mem_mb"],
-            visible_gpus=described["visible_gpus"],
         )
 
 

@@ -114,7 +114,7 @@ class SlurmLauncher:
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
         }
 
-    def build_environment(self, slot: int) -> dict[str, str | None]:
+    def build_environment(self, slot: int) -> dict[str, str]:
         """Nothing from here: the worker, inside the step, knows better."""
         return {}
 

@@ -139,7 +139,6 @@ def build_trial_environment(
     master_addr: str | None = None,
     cpus_per_task: int | None = None,
     mem_mb: int | None = None,
-    visible_gpus: Sequence[int] | None = None,
 ) -> dict[str, str | None]:
     """Say what a worker must set (None: unset) so that the environment describes the trial.
 
@@ -150,7 +149,6 @@ def build_trial_environment(
             worker is no task of a step.
         cpus_per_task: The slot's, for the number of threads. None: as the step says.
         mem_mb: The slot's memory on each node, in MB.
-        visible_gpus: The slot's positions in the list of GPUs that the worker sees. None: all.
 
     Returns:
         Variables to set or unset. Framework variables for ranks are set for a trial of several
@@ -164,8 +162,6 @@ def build_trial_environment(
     }
     if cpus and not env.get("OMP_NUM_THREADS"):
         changes["OMP_NUM_THREADS"] = str(cpus)
-    if visible_gpus is not None:
-        changes |= _choose_gpus(env, visible_gpus)
     if env.get("SLURM_STEP_NUM_TASKS"):
         changes |= _describe_step(env, cpus, mem_mb)
     return changes
@@ -201,9 +197,9 @@ def _describe_step(env: Mapping[str, str], cpus: int, mem_mb: int | None) -> dic
     return changes
 
 
-def _choose_gpus(env: Mapping[str, str], positions: Sequence[int]) -> dict[str, str | None]:
-    """Narrow the GPUs that a process sees to those at some positions of its list."""
-    changes: dict[str, str | None] = {}
+def choose_gpus(env: Mapping[str, str], positions: Sequence[int]) -> dict[str, str]:
+    """Say what to set so that a process sees only the GPUs at some positions of its list."""
+    changes: dict[str, str] = {}
     for name in _GPU_VARIABLES:
         if name in env or name == "CUDA_VISIBLE_DEVICES":
             seen = [gpu for gpu in env.get(name, "").split(",") if gpu]

@@ -164,6 +164,11 @@ class Worker:
     def _load_train(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
+        if init.get("step") is not None:
+            from .place import StepPlace  # only a job step needs it
+
+            self._place = StepPlace(init["step"])
+            self._place.bind()
         try:
             train = train_function.load_train(Path(init["train"]), ahead=not init.get("fresh"))
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
@@ -175,11 +180,6 @@ class Worker:
             self._send({"kind": "notice", "text": text})
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         outcome.freeze_memory()
-        if init.get("step") is not None:
-            from .place import StepPlace  # only a job step needs it
-
-            self._place = StepPlace(init["step"])
-            self._place.bind()
         own_fds = (self._in, self._out, self._wake, self._wake_writer)
         nest = Nest(
             self._direct,
@@ -198,9 +198,8 @@ class Worker:
         """Tell what the next trial here will find in its step: address, port and GPUs."""
         if self._place is None or self._rank > 0:
             return {}
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         port = self._place.find_free_port()
-        gpus = self._place.build_environment(port).get("CUDA_VISIBLE_DEVICES")
-        gpus = gpus or os.environ.get("CUDA_VISIBLE_DEVICES")
         return {"address": self._place.address, "port": port, "gpus": gpus}
 
     def _start_trial(self, run: Record) -> None:

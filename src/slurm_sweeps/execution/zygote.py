@@ -22,12 +22,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import attempt, outcome, train_function
-from .fork_hazard import find_fork_hazard
+from .fork_hazard import find_fork_hazard, has_looked_for_gpus
 from .messages import Decoder, Record, encode
 from .place import find_own_address
 from .spawning import build_argv
 from .worker import Worker, take_channel
 from .worker_signals import listen_to_signals, reap
+
+#: Why slots that see some of a node's GPUs each import by themselves; told once.
+SAW_ALL_GPUS = (
+    "importing what train needs has looked for GPUs, and a trial sees only some of its node's: "
+    "every slot imports by itself"
+)
 
 
 @dataclass(slots=True)
@@ -129,10 +135,15 @@ class Zygote:
 
     def _open(self, slot: int, init: Record) -> None:
         """Start the worker of a slot; the first time, find out what all of them need."""
+        step = init.get("step")
         if self._may_fork is None:
             self._may_fork = _load_ahead(Path(init["train"]))
-            if self._may_fork and init.get("step") is not None:
-                find_own_address()  # a hundred forks that all ask at once wait for a name server
+            if self._may_fork and step is not None:
+                if step["visible_gpus"] is not None and has_looked_for_gpus():
+                    self._may_fork = False
+                    self._write_out({"kind": "notice", "slot": slot, "text": SAW_ALL_GPUS})
+                else:
+                    find_own_address()  # a hundred forks that ask at once wait for a name server
         theirs, mine = os.pipe()
         try:
             child = self._start(slot, theirs, mine)
@@ -191,8 +202,11 @@ class Zygote:
             outcome.signal_children(spare={child.pid for child in self._children.values()})
 
     def _tell_gone(self, slot: int, exit_code: int) -> None:
+        self._write_out({"kind": "gone", "slot": slot, "exit_code": exit_code})
+
+    def _write_out(self, record: Record) -> None:
         with contextlib.suppress(OSError):  # the driver is gone, which the input tells
-            os.write(self._out, encode({"kind": "gone", "slot": slot, "exit_code": exit_code}))
+            os.write(self._out, encode(record))
 
 
 def _load_ahead(train: Path) -> bool:
