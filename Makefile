@@ -17,7 +17,7 @@ demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 	$(BIN)/python examples/digits.py
 
 test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
-	$(PYTHON) tools/run-tests $(BIN)/python $(ARGS)
+	$(PYTHON) tools/run-tests $(AGAIN) $(BIN)/python $(ARGS)
 
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \

@@ -100,7 +100,7 @@ def main() -> None:
     options = parse_options()
     results = options.into / "search.jsonl"
     kept = read_results(results)
-    have = {(find_contender(line), line["table"], line["workers"]) for line in kept}
+    have = set(map(identify, kept))
     tasks = [
         (contender, table, workers)
         for contender in CONTENDERS
@@ -109,15 +109,18 @@ def main() -> None:
         for table in options.tables
         if contender.is_made_anew or options.again or (contender, table.stem, workers) not in have
     ]
-    anew = {(contender, table.stem, workers) for contender, table, workers in tasks}
-    lines = [
-        line for line in kept if (find_contender(line), line["table"], line["workers"]) not in anew
-    ]
+    lines, failed = kept, False
     with ThreadPoolExecutor(options.jobs) as pool:
-        for found in pool.map(lambda task: replay(*task, options), tasks):
-            lines += found
-            write_results(results, lines)
+        every = pool.map(lambda task: replay(*task, options), tasks)
+        for (contender, table, workers), found in zip(tasks, every, strict=True):
+            failed |= not found
+            if found:  # what was there stays until then
+                old = (contender, table.stem, workers)
+                lines = [line for line in lines if identify(line) != old] + found
+                write_results(results, lines)
     (options.into / "SEARCH.md").write_text(format_results(lines))
+    if failed:
+        sys.exit("some replays failed, see above: their old results, if there are any, stay")
 
 
 def parse_options() -> argparse.Namespace:
@@ -145,6 +148,11 @@ def find_contender(line: dict[str, Any]) -> Contender | None:
     """Return whose result a line is; None if nobody's who takes part."""
     ways = ((line["sampler"], line["pruner"]), (line["sampler"], None))  # a peer has its own pruner
     return next((c for c in CONTENDERS if (c.sampler, c.pruner) in ways), None)
+
+
+def identify(line: dict[str, Any]) -> tuple[Contender | None, str, int]:
+    """Say what of a result is made anew together: contender, table and workers."""
+    return find_contender(line), line["table"], line["workers"]
 
 
 def replay(

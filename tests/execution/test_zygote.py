@@ -157,27 +157,38 @@ def train_with_gpus(cfg: dict[str, Any]) -> None:
     ss.log(seen, 1)
 
 
-@pytest.mark.parametrize("some", [True, False])
+@pytest.mark.parametrize(
+    ("seen", "visible", "n_imports"),
+    [
+        ("4,5", ([0], [1]), 3),  # the zygote's and each slot's
+        ("4", ([0], [0]), 1),  # several slots share one GPU
+        ("4", (None, None), 1),
+    ],
+)
 def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: str,
+    visible: tuple[list[int] | None, ...],
+    n_imports: int,
 ) -> None:
     """What an import has counted is that which its trials have."""
     names = {"folder": str(tmp_path), "stand_in": str(find_stand_in())}
     imports = count_imports(tmp_path, monkeypatch, LOOKS_FOR_GPUS.format(**names))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5" if some else "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     with start_zygote(tmp_path, train_with_gpus) as driver:
-        for slot, gpu in {0: 4.0, 1: 5.0 if some else 4.0}.items():
+        for slot, gpu in {0: 4.0, 1: float(seen[-1])}.items():
             step = {"slot": slot, "slots": 2, "salt": 0, "port_range": [20000, 20099]}
-            step |= {"cpus_per_task": 1, "mem_mb": None, "visible_gpus": [slot] if some else None}
+            step |= {"cpus_per_task": 1, "mem_mb": None, "visible_gpus": visible[slot]}
             driver.open(slot, step=step)
-            if some and slot == 0:
+            if n_imports > 1 and slot == 0:
                 assert "every slot imports by itself" in driver.wait_for("notice", 0)["text"]
             ready = driver.wait_for("ready", slot)
             assert ready["gpus"] == f"{gpu:.0f}"
             driver.run(slot, {}, port=ready["port"], address=ready["address"])
-            seen = driver.wait_for("report", slot)["metrics"]
-            assert seen == {"imported": gpu, "trial": gpu}
-    assert len(list(imports.iterdir())) == (3 if some else 1)
+            report = driver.wait_for("report", slot)
+            assert report["metrics"] == {"imported": gpu, "trial": gpu}
+    assert len(list(imports.iterdir())) == n_imports
 
 
 def sit(cfg: dict[str, Any]) -> None:

@@ -17,10 +17,16 @@ from pathlib import Path
 #: Devices whose state in the parent is of no use to a forked child, as their paths begin.
 NVIDIA = "/dev/nvidia"
 ACCELERATORS = (NVIDIA, "/dev/kfd", "/dev/accel")
-#: NVIDIA's libraries that open its devices to draw.
-DRAWING = ("libEGL_nvidia", "libGLX_nvidia", "libnvidia-eglcore", "libnvidia-glcore")
-#: What any call of CUDA's driver answers until `cuInit` was called: CUDA_ERROR_NOT_INITIALIZED.
-NOT_INITIALIZED = 3
+#: NVIDIA's libraries that open its devices to draw, or to compute without CUDA.
+OTHER_USES = (
+    "libEGL_nvidia",
+    "libGLX_nvidia",
+    "libnvidia-eglcore",
+    "libnvidia-glcore",
+    "libnvidia-opencl",
+)
+#: What CUDA's driver answers when all is well, which it isn't until `cuInit` was called.
+CUDA_SUCCESS = 0
 
 
 def keep_cuda_closed() -> None:
@@ -56,7 +62,7 @@ def find_fork_hazard() -> str | None:
 
 def has_looked_for_gpus() -> bool:
     """Whether something here may know how many NVIDIA GPUs this process sees."""
-    return any(path.startswith(NVIDIA) for path in _list_open_files())
+    return _has_asked_nvml() or _is_nvidia_open()
 
 
 def _has_cuda_started() -> bool:
@@ -67,19 +73,23 @@ def _has_cuda_started() -> bool:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
         answer = driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))
     except (OSError, AttributeError):  # it can't be asked
-        return True
-    return int(answer) != NOT_INITIALIZED
+        return _is_nvidia_open()
+    return int(answer) == CUDA_SUCCESS
 
 
 def _find_accelerator_in_use() -> str | None:
     paths = [path for path in _list_open_files() if path.startswith(ACCELERATORS)]
-    if _has_asked_nvml() and not any(map(_is_mapped, DRAWING)):
+    if _has_asked_nvml() and not any(map(_is_mapped, OTHER_USES)):
         paths = [path for path in paths if not path.startswith(NVIDIA)]
     return paths[0] if paths else None
 
 
 def _has_asked_nvml() -> bool:
     return _is_mapped("libnvidia-ml")
+
+
+def _is_nvidia_open() -> bool:
+    return any(path.startswith(NVIDIA) for path in _list_open_files())
 
 
 def _list_open_files() -> list[str]:

@@ -26,6 +26,7 @@ from .fork_hazard import find_fork_hazard, has_looked_for_gpus
 from .messages import Decoder, Record, encode
 from .place import find_own_address
 from .spawning import build_argv
+from .srun import choose_gpus
 from .worker import Worker, take_channel
 from .worker_signals import listen_to_signals, reap
 
@@ -70,6 +71,7 @@ class Zygote:
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
         self._may_fork: bool | None = None
+        self._env = dict(os.environ)  # before imports change it
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
@@ -139,7 +141,7 @@ class Zygote:
         if self._may_fork is None:
             self._may_fork = _load_ahead(Path(init["train"]))
             if self._may_fork and step is not None:
-                if step["visible_gpus"] is not None and has_looked_for_gpus():
+                if _sees_more_gpus(step) and has_looked_for_gpus():
                     self._may_fork = False
                     self._write_out({"kind": "notice", "slot": slot, "text": SAW_ALL_GPUS})
                 else:
@@ -158,7 +160,7 @@ class Zygote:
     def _start(self, slot: int, theirs: int, mine: int) -> _Child:
         if not self._may_fork:
             argv = build_argv("main", world_size=1, slot=slot)
-            process = subprocess.Popen(argv, stdin=theirs, stdout=self._out)
+            process = subprocess.Popen(argv, stdin=theirs, stdout=self._out, env=self._env)
             return _Child(process.pid, mine, process=process)
         own_pid = os.getpid()
         pid = os.fork()
@@ -207,6 +209,14 @@ class Zygote:
     def _write_out(self, record: Record) -> None:
         with contextlib.suppress(OSError):  # the driver is gone, which the input tells
             os.write(self._out, encode(record))
+
+
+def _sees_more_gpus(step: Record) -> bool:
+    """Whether this process, which imports for all slots, sees other GPUs than a slot will."""
+    if step["visible_gpus"] is None:
+        return False
+    chosen = choose_gpus(os.environ, step["visible_gpus"])
+    return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
 
 
 def _load_ahead(train: Path) -> bool:
