@@ -20,10 +20,10 @@ TOOL = Path(__file__).parents[1] / "tools" / "run-tests"
 #: In the place of a Python: what is asked of pytest decides how it ends.
 STAND_IN = """#!/bin/sh
 case "$*" in
-    *--last-failed*) echo once more; exit ${AGAIN:-0} ;;
-    *--cluster=none*) echo others; exit ${OTHERS:-0} ;;
+    *--last-failed*) echo once more; exit ${CODE_AGAIN:-0} ;;
+    *--cluster=none*) echo others; exit ${CODE_OTHERS:-0} ;;
     *-k\\ crash*) kill -KILL $$ ;;
-    *) echo cluster; exit ${CLUSTER:-0} ;;
+    *) echo cluster; exit ${CODE_CLUSTER:-0} ;;
 esac
 """
 
@@ -67,8 +67,8 @@ def test_only_no_tests_is_forgiven_and_only_one(
     ("arguments", "codes", "code", "said"),
     [
         ((), {}, 0, ["others", "cluster"]),
-        ((), {"CLUSTER": "1"}, 1, ["others", "cluster"]),
-        (("-q",), {"OTHERS": "2"}, 1, ["others"]),
+        ((), {"CODE_CLUSTER": "1"}, 1, ["others", "cluster"]),
+        (("-q",), {"CODE_OTHERS": "2"}, 1, ["others"]),
         (("-k", "crash"), {}, 1, ["others"]),
     ],
 )
@@ -82,10 +82,10 @@ def test_both_are_run(
 @pytest.mark.parametrize(
     ("codes", "code", "again"),
     [
-        ({"OTHERS": "1"}, 0, 1),
-        ({"OTHERS": "1", "CLUSTER": "1"}, 0, 2),
-        ({"OTHERS": "1", "AGAIN": "1"}, 1, 1),
-        ({"OTHERS": "1", "CLUSTER": "3"}, 1, 1),  # an internal error is none of a test
+        ({"CODE_OTHERS": "1"}, 0, 1),
+        ({"CODE_OTHERS": "1", "CODE_CLUSTER": "1"}, 0, 2),
+        ({"CODE_OTHERS": "1", "CODE_AGAIN": "1"}, 1, 1),
+        ({"CODE_OTHERS": "1", "CODE_CLUSTER": "3"}, 1, 1),  # an internal error is none of a test
     ],
 )
 def test_what_has_failed_is_run_once_more(
