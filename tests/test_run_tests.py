@@ -79,6 +79,11 @@ def test_both_are_run(
     assert (done.returncode, done.stdout.split("\n")[:-1]) == (code, said)
 
 
+def test_what_was_interrupted_is_not(tmp_path: Path) -> None:
+    done = run(tmp_path, "-q", first=("--again",), CODE_OTHERS="2")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "others\n", "")
+
+
 @pytest.mark.parametrize(
     ("codes", "code", "again"),
     [

@@ -27,7 +27,7 @@ from slurm_sweeps.execution.srun import build_trial_environment, choose_gpus
 keywords = json.loads(sys.argv[1])
 visible = keywords.pop('visible_gpus')
 changes = build_trial_environment(os.environ, **keywords)
-changes |= choose_gpus(os.environ, visible) if visible is not None else {}
+changes |= choose_gpus(os.environ, visible)
 answer = pathlib.Path(sys.argv[2] + '.' + os.environ['SLURM_PROCID'])
 answer.write_text(json.dumps({'seen': dict(os.environ), 'changes': changes}))
 os.write(2, f'READY {answer}\\n'.encode())

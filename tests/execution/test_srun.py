@@ -205,10 +205,11 @@ def test_the_users_threads_and_a_known_address_stand() -> None:
             (1,),
             {"CUDA_VISIBLE_DEVICES": "1", "ROCR_VISIBLE_DEVICES": "1"},
         ),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, None, {}),
     ],
 )
 def test_shared_gpus_are_chosen_by_position(
-    env: dict[str, str], visible: tuple[int, ...], expected: dict[str, str]
+    env: dict[str, str], visible: tuple[int, ...] | None, expected: dict[str, str]
 ) -> None:
     assert choose_gpus(env, visible) == expected
 

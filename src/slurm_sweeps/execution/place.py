@@ -49,8 +49,7 @@ class StepPlace:
         To its GPUs, and in a step that slots share to its CPUs, if Slurm has bound the step. What
         is imported after this finds no more than a trial does.
         """
-        if self._described["visible_gpus"] is not None:
-            os.environ.update(choose_gpus(os.environ, self._described["visible_gpus"]))
+        os.environ.update(choose_gpus(os.environ, self._described["visible_gpus"]))
         bound_to = self._described.get("bound_to")
         if bound_to is not None:
             allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (find_core(cpu), cpu))

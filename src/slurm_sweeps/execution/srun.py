@@ -197,9 +197,14 @@ def _describe_step(env: Mapping[str, str], cpus: int, mem_mb: int | None) -> dic
     return changes
 
 
-def choose_gpus(env: Mapping[str, str], positions: Sequence[int]) -> dict[str, str]:
-    """Say what to set so that a process sees only the GPUs at some positions of its list."""
+def choose_gpus(env: Mapping[str, str], positions: Sequence[int] | None) -> dict[str, str]:
+    """Say what to set so that a process sees only the GPUs at some positions of its list.
+
+    None: all, so nothing.
+    """
     changes: dict[str, str] = {}
+    if positions is None:
+        return changes
     for name in _GPU_VARIABLES:
         if name in env or name == "CUDA_VISIBLE_DEVICES":
             seen = [gpu for gpu in env.get(name, "").split(",") if gpu]

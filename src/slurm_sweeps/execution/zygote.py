@@ -213,8 +213,6 @@ class Zygote:
 
 def _sees_more_gpus(step: Record) -> bool:
     """Whether this process, which imports for all slots, sees other GPUs than a slot will."""
-    if step["visible_gpus"] is None:
-        return False
     chosen = choose_gpus(os.environ, step["visible_gpus"])
     return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
 
