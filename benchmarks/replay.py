@@ -43,8 +43,13 @@ from replay_simulation import Tuner, add_options, replay, state
 from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
-from slurm_sweeps.search.pruner import Decision, Pruner
-from slurm_sweeps.search.samplers import Observation, Problem, SamplerPlan, bind_sampler
+from slurm_sweeps.rules.protocol import Decision, Pruner
+from slurm_sweeps.samplers import (
+    Observation,
+    Problem,
+    SamplerPlan,
+    bind_sampler,
+)
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
 from slurm_sweeps.trial import Status

@@ -22,8 +22,8 @@ import numpy as np
 from replay_simulation import add_options, replay
 from replay_table import Array, Table, read_table
 
-from slurm_sweeps.search.samplers.protocol import Problem
-from slurm_sweeps.search.samplers.random import Random
+from slurm_sweeps.samplers.protocol import Problem
+from slurm_sweeps.samplers.simple import Random
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Uniform
 

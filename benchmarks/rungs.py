@@ -10,11 +10,11 @@ import sys
 import time
 import tracemalloc
 
-from slurm_sweeps.asha import ASHA
-from slurm_sweeps.search.options import Choice
-from slurm_sweeps.search.pruner import Decision, Pruner
+from slurm_sweeps.rules.asha import ASHA
+from slurm_sweeps.rules.protocol import Decision, Pruner
+from slurm_sweeps.samplers import Problem, bind_sampler
+from slurm_sweeps.search.choices import Choice
 from slurm_sweeps.search.quantized import Quantized
-from slurm_sweeps.search.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, LogUniform, Uniform
 

@@ -25,10 +25,15 @@ import time
 from dataclasses import dataclass
 
 import slurm_sweeps as ss
-from slurm_sweeps.search.pruner import Decision
-from slurm_sweeps.search.samplers import Problem, bind_sampler
+from slurm_sweeps.rules.protocol import Decision
+from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import (
+    Ended,
+    Sweep,
+    SweepCfg,
+    TrialState,
+)
 from slurm_sweeps.trial import Status
 
 MAX_T = 27

@@ -21,7 +21,12 @@ import numpy as np
 from slurm_sweeps.result import Result
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
-from slurm_sweeps.storage.records import Record, ReportRecord, StateRecord, TrialRecord
+from slurm_sweeps.storage.records import (
+    Record,
+    ReportRecord,
+    StateRecord,
+    TrialRecord,
+)
 from slurm_sweeps.storage.writer import Writer
 from slurm_sweeps.trial import Status, compute_trial_id
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import slurm_sweeps as ss
-from slurm_sweeps.search.samplers import Problem, bind_sampler
+from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import (
+    Ended,
+    Sweep,
+    SweepCfg,
+    TrialState,
+)
 from slurm_sweeps.trial import Status, TrialError
 
 TEMPLATES: dict[str, dict[str, Any]] = {

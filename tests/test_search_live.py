@@ -11,9 +11,9 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.experiment.arguments import RunCfg
 from slurm_sweeps.experiment.search import Search
+from slurm_sweeps.rules.protocol import Decision
+from slurm_sweeps.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.pace import Pace
-from slurm_sweeps.search.pruner import Decision
-from slurm_sweeps.search.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.marks import UNFINISHED

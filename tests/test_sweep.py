@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import slurm_sweeps as ss
-from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.sweep import MAX_LOST, Ended
 from slurm_sweeps.trial import Status
 from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.sweep import Ended, Sweep, TrialState
 from slurm_sweeps.trial import TRANSITIONS, Status
 from sweep_cases import COMPLETED, TEMPLATES, UNFINISHED, build_sweep, start

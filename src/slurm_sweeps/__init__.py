@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "1.0.0.dev0"
 
 if TYPE_CHECKING:
-    from .asha import ASHA
+    from . import samplers
     from .errors import (
         AllocationError,
         ExperimentExistsError,
@@ -40,8 +40,11 @@ if TYPE_CHECKING:
         UsageError,
         UsageTypeError,
     )
-    from .execution.config import LocalCfg, SlurmCfg
-    from .execution.session import (
+    from .experiment import Experiment
+    from .pruners import Hyperband, MedianStopping
+    from .result import Result
+    from .rules.asha import ASHA
+    from .running.session import (
         attempt,
         checkpoint_dir,
         log,
@@ -49,17 +52,20 @@ if TYPE_CHECKING:
         trial_dir,
         trial_id,
     )
-    from .experiment import Experiment
-    from .pruners import Hyperband, MedianStopping
-    from .result import Result
-    from .search import samplers
-    from .search.options import Choice, Grid
+    from .search.choices import Choice, Grid
     from .search.quantized import Quantized
-    from .search.spaces import Integer, LogInteger, LogUniform, Normal, Uniform
+    from .search.spaces import (
+        Integer,
+        LogInteger,
+        LogUniform,
+        Normal,
+        Uniform,
+    )
+    from .slurm.config import LocalCfg, SlurmCfg
     from .trial import Status, Trial
 
 _HOMES = {
-    "asha": ["ASHA"],
+    "rules.asha": ["ASHA"],
     "errors": [
         "AllocationError",
         "ExperimentExistsError",
@@ -76,8 +82,8 @@ _HOMES = {
         "UsageError",
         "UsageTypeError",
     ],
-    "execution.config": ["LocalCfg", "SlurmCfg"],
-    "execution.session": [
+    "slurm.config": ["LocalCfg", "SlurmCfg"],
+    "running.session": [
         "attempt",
         "checkpoint_dir",
         "log",
@@ -88,8 +94,8 @@ _HOMES = {
     "experiment": ["Experiment"],
     "pruners": ["Hyperband", "MedianStopping"],
     "result": ["Result"],
-    "search": ["samplers"],
-    "search.options": ["Choice", "Grid"],
+    "samplers": ["samplers"],
+    "search.choices": ["Choice", "Grid"],
     "search.quantized": ["Quantized"],
     "search.spaces": ["Integer", "LogInteger", "LogUniform", "Normal", "Uniform"],
     "trial": ["Status", "Trial"],
@@ -143,7 +149,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "samplers":
-        value: Any = importlib.import_module(f"{__name__}.search.samplers")
+        value: Any = importlib.import_module(f"{__name__}.samplers")
     else:
         value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value

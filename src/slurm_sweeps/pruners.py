@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .checks import (
+    as_fraction,
+    check_goal,
+    check_integer,
+    check_reduction_factor,
+)
 from .errors import UsageError
-from .search.brackets import HyperbandPruner
-from .search.checks import as_fraction, check_goal, check_integer, check_reduction_factor
-from .search.median import MedianPruner
+from .rules.hyperband import HyperbandPruner
+from .rules.median import MedianPruner
 from .search.rungs import compute_rungs
 
 

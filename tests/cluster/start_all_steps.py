@@ -16,14 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slurm_sweeps.execution.allocation import check_not_inside_a_step, read_allocation
-from slurm_sweeps.execution.config import SlurmCfg
-from slurm_sweeps.execution.slots import Plan, Slot, plan_slots
-from slurm_sweeps.execution.srun import build_srun_argv, build_step_environment
+from slurm_sweeps.slurm.allocation import check_not_inside_a_step, read_allocation
+from slurm_sweeps.slurm.config import SlurmCfg
+from slurm_sweeps.slurm.share import Plan, Slot, plan_slots
+from slurm_sweeps.slurm.step import build_srun_argv, build_step_environment
 
 TASK = """
 import json, os, pathlib, sys
-from slurm_sweeps.execution.srun import build_trial_environment, choose_gpus
+from slurm_sweeps.slurm.step import build_trial_environment, choose_gpus
 keywords = json.loads(sys.argv[1])
 visible = keywords.pop('visible_gpus')
 changes = build_trial_environment(os.environ, **keywords)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slurm_sweeps.execution.allocation import Allocation, parse_allocation
+from slurm_sweeps.slurm.allocation import Allocation, parse_allocation
 
 FOLDER = Path(__file__).parent / "recorded"
 NODE_TEXT = (FOLDER / "nodes.txt").read_text()

@@ -15,7 +15,8 @@ from recorded_jobs import (
 )
 
 from slurm_sweeps.errors import AllocationError, UsageError
-from slurm_sweeps.execution.allocation import (
+from slurm_sweeps.execution.scontrol import parse_job_nodes, parse_node_facts
+from slurm_sweeps.slurm.allocation import (
     Allocation,
     Node,
     check_not_inside_a_step,
@@ -23,8 +24,7 @@ from slurm_sweeps.execution.allocation import (
     parse_allocation,
     read_allocation,
 )
-from slurm_sweeps.execution.scontrol import parse_job_nodes, parse_node_facts
-from slurm_sweeps.execution.slurm_text import Gres
+from slurm_sweeps.slurm.text import Gres
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
 

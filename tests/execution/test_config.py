@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.execution.config import MASTER_PORT_RANGE, LocalCfg, SlurmCfg
 from slurm_sweeps.execution.step_options import StepOptions, parse_step_options
+from slurm_sweeps.slurm.config import MASTER_PORT_RANGE, LocalCfg, SlurmCfg
 
 
 def test_the_documented_arguments_are_positional() -> None:

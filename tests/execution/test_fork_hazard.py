@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hazards import find_stand_in
 
-from slurm_sweeps.execution.train_function import load_train, pickle_train, write_train
+from slurm_sweeps.running.train import load_train, pickle_train, write_train
 
 
 def run_python(code: str, *arguments: str) -> list[str]:
@@ -23,7 +23,7 @@ def run_python(code: str, *arguments: str) -> list[str]:
 
 THREAD = """
 import threading
-from slurm_sweeps.execution.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.fork_hazard import find_fork_hazard
 
 threading.Thread(target=threading.Event().wait, name="prefetcher", daemon=True).start()
 print(find_fork_hazard())
@@ -38,7 +38,7 @@ def test_a_python_thread_is_a_hazard() -> None:
 OPEN_DEVICE = """
 import ctypes, shutil, sys
 from pathlib import Path
-from slurm_sweeps.execution import fork_hazard
+from slurm_sweeps.running import fork_hazard
 
 stand_in, folder, device, *libraries = sys.argv[1:]
 fork_hazard.NVIDIA = folder + "/nvidia"
@@ -79,7 +79,7 @@ def test_an_accelerator_is_a_hazard_unless_nvml_alone_has_opened_it(
 NATIVE_THREAD = """
 import ctypes, os, shutil, sys
 from pathlib import Path
-from slurm_sweeps.execution.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.fork_hazard import find_fork_hazard
 
 print(find_fork_hazard())
 libc = ctypes.CDLL(None)
@@ -108,7 +108,7 @@ def test_a_native_thread_is_a_hazard_but_for_that_of_nvml(tmp_path: Path) -> Non
 CLEAN = """
 import numpy, sys
 import numpy.linalg
-from slurm_sweeps.execution.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.fork_hazard import find_fork_hazard
 numpy.linalg.svd(numpy.ones((300, 300)))  # OpenBLAS starts its threads, if it has more than one
 print(find_fork_hazard())
 """

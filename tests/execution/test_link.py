@@ -17,7 +17,7 @@ import pytest
 
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.execution.link import TAIL_BYTES, Link, start_process
-from slurm_sweeps.execution.messages import Record, encode
+from slurm_sweeps.running.channel import Record, encode
 
 TIMEOUT_S = 60.0
 

@@ -10,8 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.execution import messages
-from slurm_sweeps.execution.messages import Decoder, encode, encode_parts, is_well_formed
+from slurm_sweeps.running import channel as messages
+from slurm_sweeps.running.channel import (
+    Decoder,
+    encode,
+    encode_parts,
+    is_well_formed,
+)
 
 texts = st.text(max_size=60)
 numbers = st.integers(0, 2**63 - 1)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process
-from slurm_sweeps.execution import outcome
-from slurm_sweeps.execution.outcome import judge
+from slurm_sweeps.running import processes as outcome
+from slurm_sweeps.running.processes import judge
 
 COMPLETED = {"kind": "ended", "how": "completed"}
 FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError"}
@@ -88,7 +88,7 @@ def test_the_cgroups_own_count_is_preferred(
 
 SCRIPT = """
 import os, sys
-from slurm_sweeps.execution import attempt, outcome
+from slurm_sweeps.running import processes as outcome, trial_process as attempt
 attempt.adopt_orphans(attempt.load_libc())
 read, write = os.pipe()
 pids = []

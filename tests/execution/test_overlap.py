@@ -13,7 +13,7 @@ import pytest
 from worker_process import TIMEOUT_S, WorkerProcess, start_worker
 
 from cluster_tools.processes import read_process, wait_until
-from slurm_sweeps.execution.launcher import LocalLauncher, count_cpus
+from slurm_sweeps.running.launchers import LocalLauncher, count_cpus
 from slurm_sweeps.storage.layout import Layout
 
 

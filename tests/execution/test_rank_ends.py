@@ -11,7 +11,7 @@ import pytest
 from worker_process import start_worker
 
 from slurm_sweeps.execution.live_slot import judge_ends
-from slurm_sweeps.execution.place import find_address
+from slurm_sweeps.running.step_place import find_address
 
 
 def end(how: str, at: float, rank: int = 0, message: str = "") -> dict[str, Any]:

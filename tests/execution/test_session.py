@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import slurm_sweeps as ss
-from slurm_sweeps.execution import session as session_module
-from slurm_sweeps.execution.messages import Decoder, encode
-from slurm_sweeps.execution.session import (
+from slurm_sweeps.running import session as session_module
+from slurm_sweeps.running.channel import Decoder, encode
+from slurm_sweeps.running.session import (
     Session,
     TrialContext,
     check_iteration,

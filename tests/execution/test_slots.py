@@ -12,12 +12,17 @@ from hypothesis import strategies as st
 from recorded_jobs import JOBS, load_allocation, load_allocation_without_scontrol
 
 from slurm_sweeps.errors import AllocationError, UsageError
-from slurm_sweeps.execution.allocation import Allocation, Node
-from slurm_sweeps.execution.config import LocalCfg, SlurmCfg
 from slurm_sweeps.execution.demand import build_demand, count_step_cpus
 from slurm_sweeps.execution.shares import format_gpus
-from slurm_sweeps.execution.slots import Plan, Slot, count_local_slots, plan_slots
-from slurm_sweeps.execution.slurm_text import Gres, parse_gres
+from slurm_sweeps.slurm.allocation import Allocation, Node
+from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
+from slurm_sweeps.slurm.share import (
+    Plan,
+    Slot,
+    count_local_slots,
+    plan_slots,
+)
+from slurm_sweeps.slurm.text import Gres, parse_gres
 
 
 def describe(plan: Plan) -> list[tuple[int, str, int, int | None, str | None]]:

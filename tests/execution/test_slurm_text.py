@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_sweeps.errors import AllocationError, UsageError
-from slurm_sweeps.execution.slurm_text import (
+from slurm_sweeps.slurm.text import (
     Gres,
     count_gpus,
     parse_counts,

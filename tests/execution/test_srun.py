@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_jobs import read_job
 
-from slurm_sweeps.execution.config import SlurmCfg
-from slurm_sweeps.execution.slots import Slot
-from slurm_sweeps.execution.srun import (
+from slurm_sweeps.slurm.config import SlurmCfg
+from slurm_sweeps.slurm.share import Slot
+from slurm_sweeps.slurm.step import (
     build_srun_argv,
     build_step_environment,
     build_trial_environment,

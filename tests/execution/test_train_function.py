@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
-from slurm_sweeps.execution.train_function import (
+from slurm_sweeps.running.train import (
     import_ahead,
     pickle_train,
     read_train,
@@ -24,7 +24,7 @@ from slurm_sweeps.execution.train_function import (
 READ = """
 import sys
 from pathlib import Path
-from slurm_sweeps.execution.train_function import read_train
+from slurm_sweeps.running.train import read_train
 print(read_train(Path(sys.argv[1]))({"x": 20}))
 """
 
@@ -36,7 +36,7 @@ def carry(tmp_path: Path, script: str) -> str:
         """
         import sys
         from pathlib import Path
-        from slurm_sweeps.execution.train_function import pickle_train, write_train
+        from slurm_sweeps.running.train import pickle_train, write_train
         write_train(pickle_train(train), Path(sys.argv[1]))
         """
     )

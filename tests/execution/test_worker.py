@@ -15,7 +15,7 @@ import pytest
 from worker_process import TIMEOUT_S, WorkerProcess, read_when_there, start_worker
 
 from cluster_tools.processes import read_process, wait_until
-from slurm_sweeps.execution.messages import encode
+from slurm_sweeps.running.channel import encode
 
 
 def wait_until_gone(*pids: int) -> None:

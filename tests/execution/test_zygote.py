@@ -19,15 +19,15 @@ from worker_process import TIMEOUT_S, read_when_there
 
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import UsageError
-from slurm_sweeps.execution.allocation import Node
-from slurm_sweeps.execution.config import SlurmCfg
 from slurm_sweeps.execution.link import Link, start_process
-from slurm_sweeps.execution.messages import Record
-from slurm_sweeps.execution.place import choose_cpus
 from slurm_sweeps.execution.shares import Slot, merge_slots
-from slurm_sweeps.execution.slurm_text import Gres
 from slurm_sweeps.execution.spawning import build_argv
-from slurm_sweeps.execution.train_function import pickle_train, write_train
+from slurm_sweeps.running.channel import Record
+from slurm_sweeps.running.step_place import choose_cpus
+from slurm_sweeps.running.train import pickle_train, write_train
+from slurm_sweeps.slurm.allocation import Node
+from slurm_sweeps.slurm.config import SlurmCfg
+from slurm_sweeps.slurm.text import Gres
 
 
 class Driver:

@@ -14,9 +14,9 @@ from typing import Any
 
 from cluster_tools.processes import wait_until
 from slurm_sweeps.execution.link import start_process
-from slurm_sweeps.execution.messages import Decoder, Record, encode
 from slurm_sweeps.execution.spawning import build_argv
-from slurm_sweeps.execution.train_function import pickle_train, write_train
+from slurm_sweeps.running.channel import Decoder, Record, encode
+from slurm_sweeps.running.train import pickle_train, write_train
 
 TIMEOUT_S = 60.0
 

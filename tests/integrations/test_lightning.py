@@ -14,7 +14,7 @@ import pytest
 
 from frameworks import require_module
 from slurm_sweeps import UsageError, UsageTypeError
-from slurm_sweeps.execution import session
+from slurm_sweeps.running import session
 
 # What frameworks warn of in their own code is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")

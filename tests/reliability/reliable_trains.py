@@ -195,7 +195,7 @@ def close_all_files(cfg: Cfg) -> None:
 
 def write_into_the_channel(cfg: Cfg) -> None:
     """What no trial does by accident: records cut short and edited, into the channel itself."""
-    from slurm_sweeps.execution import session
+    from slurm_sweeps.running import session
 
     assert session._active is not None
     channel = session._active._reports

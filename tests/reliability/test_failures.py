@@ -15,9 +15,9 @@ import reliable_trains as trains
 from reliable_sweeps import NAME, Runs, read_attempts, read_trials
 
 from slurm_sweeps.errors import LaunchError, SweepFailedError
-from slurm_sweeps.execution import launcher
 from slurm_sweeps.execution.live_slot import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
 from slurm_sweeps.result import Result
+from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
 
 
@@ -205,7 +205,7 @@ def test_exit_codes_of_all_sizes_can_be_kept(runs: Runs, code: object) -> None:
 def test_the_limit_of_open_files_is_raised_for_many_slots() -> None:
     script = """
 import resource
-from slurm_sweeps.execution.launcher import allow_open_files
+from slurm_sweeps.running.launchers import allow_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 2000))
 for count in (50, 1000, 5000):
     allow_open_files(count)

@@ -16,7 +16,7 @@ from reliable_sweeps import NAME, Runs, Script, assert_complete, read_trials
 
 import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentLockedError, UsageError
-from slurm_sweeps.execution import launcher
+from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import SILENT_S
 from slurm_sweeps.storage.records import LeaseOwner

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from slurm_sweeps.search import samplers
-from slurm_sweeps.search.options import Choice
-from slurm_sweeps.search.samplers import Observation, Problem
+from slurm_sweeps import samplers
+from slurm_sweeps.samplers import Observation, Problem
+from slurm_sweeps.search.choices import Choice
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, LogUniform, Uniform
 from slurm_sweeps.trial import Status, canonical_json

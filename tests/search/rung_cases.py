@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from slurm_sweeps.asha import ASHA
+from slurm_sweeps.rules.asha import ASHA
 
 #: One report: trial, iteration, value.
 Report = tuple[int, int, float]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from rung_cases import ASHAS, REPORTS, Report, find_failing
 
-from slurm_sweeps.asha import ASHA
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.rules.asha import ASHA
+from slurm_sweeps.rules.protocol import Decision
 
 
 def build_frame(reports: list[Report], metric: str = "loss") -> pd.DataFrame:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from learning_cases import MODEL, bind, run, search
 from search_cases import number_spaces, small_finite, templates
 
+from slurm_sweeps import samplers
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search import samplers
-from slurm_sweeps.search.options import Choice
-from slurm_sweeps.search.samplers import Observation, Problem
+from slurm_sweeps.samplers import Observation, Problem
+from slurm_sweeps.search.choices import Choice
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, Uniform
 from slurm_sweeps.trial import Status, canonical_json

@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 from learning_cases import MIXED, bind, run
 from sklearn.ensemble import ExtraTreesRegressor
-
-from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search import samplers
-from slurm_sweeps.search.samplers import ModelSampler, Observation
 from slurm_sweeps.search.samplers.costs import MAX_TRIALS, predict_costs
-from slurm_sweeps.search.samplers.encoding import INACTIVE, Encoding
-from slurm_sweeps.search.samplers.forest import COMPLETE, Told, fit, scale, score
+
+from slurm_sweeps import samplers
+from slurm_sweeps.errors import UsageError, UsageTypeError
+from slurm_sweeps.samplers import ModelSampler, Observation
+from slurm_sweeps.samplers.encoding import INACTIVE, Encoding
+from slurm_sweeps.samplers.forest import (
+    COMPLETE,
+    Told,
+    fit,
+    scale,
+    score,
+)
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, Uniform
 from slurm_sweeps.trial import Status

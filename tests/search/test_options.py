@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from search_cases import UNITS, constants
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search.options import Choice, Grid
+from slurm_sweeps.search.choices import Choice, Grid
 from slurm_sweeps.search.spaces import Integer, Uniform
 from slurm_sweeps.trial import canonical_json
 

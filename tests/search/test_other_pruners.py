@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.asha import ASHA
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.pruners import Hyperband, MedianStopping
+from slurm_sweeps.rules.asha import ASHA
+from slurm_sweeps.rules.protocol import Decision, PromotingPruner, PrunerPlan
+from slurm_sweeps.rules.ranking import compute_rank_correlation
 from slurm_sweeps.search.promotion import PromotionPruner
-from slurm_sweeps.search.pruner import Decision, PromotingPruner, PrunerPlan
-from slurm_sweeps.search.ranking import compute_rank_correlation
 
 GO_ON, PRUNE, PAUSE = Decision.GO_ON, Decision.PRUNE, Decision.PAUSE
 

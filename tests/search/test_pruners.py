@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rung_cases import REPORTS, Report
 
-from slurm_sweeps.asha import ASHA
 from slurm_sweeps.pruners import Hyperband, MedianStopping
-from slurm_sweeps.search.brackets import HyperbandPruner
-from slurm_sweeps.search.pruner import Decision, Pruner
+from slurm_sweeps.rules.asha import ASHA
+from slurm_sweeps.rules.hyperband import HyperbandPruner
+from slurm_sweeps.rules.protocol import Decision, Pruner
 
 Build = Callable[[str], Pruner]
 

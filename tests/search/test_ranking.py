@@ -8,7 +8,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.search.ranking import Ranking
+from slurm_sweeps.rules.ranking import Ranking
 
 FACTORS = st.sampled_from([Fraction(2), Fraction(3), Fraction(4), Fraction(5, 2), Fraction(7)])
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(-4, 4).map(float)), max_size=60)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rung_cases import ASHAS, REPORTS, Report, find_failing
 
-from slurm_sweeps.asha import ASHA
-from slurm_sweeps.search.pruner import Decision
+from slurm_sweeps.rules.asha import ASHA
+from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.search.rungs import compute_rungs
 
 GO_ON, PRUNE = Decision.GO_ON, Decision.PRUNE

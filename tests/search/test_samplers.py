@@ -16,13 +16,24 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from search_cases import number_spaces, small_finite, templates, through_json
 
+from slurm_sweeps import samplers
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search import samplers
-from slurm_sweeps.search.options import Choice, Grid
+from slurm_sweeps.samplers import (
+    Observation,
+    Problem,
+    Sampler,
+    bind_sampler,
+)
+from slurm_sweeps.search.choices import Choice, Grid
 from slurm_sweeps.search.quantized import Quantized
-from slurm_sweeps.search.samplers import Observation, Problem, Sampler, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.search.spaces import Integer, LogInteger, LogUniform, Normal, Uniform
+from slurm_sweeps.search.spaces import (
+    Integer,
+    LogInteger,
+    LogUniform,
+    Normal,
+    Uniform,
+)
 from slurm_sweeps.trial import Status, canonical_json
 
 MIXED = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search_cases import number_spaces, small_finite, templates, through_json
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search.options import Choice, Grid
+from slurm_sweeps.search.choices import Choice, Grid
 from slurm_sweeps.search.search_space import SearchSpace, flatten
 from slurm_sweeps.search.spaces import Integer, LogUniform, Uniform
 from slurm_sweeps.trial import canonical_json

@@ -25,7 +25,13 @@ from search_cases import (
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search.quantized import Quantized
 from slurm_sweeps.search.space import Space
-from slurm_sweeps.search.spaces import Integer, LogInteger, LogUniform, Normal, Uniform
+from slurm_sweeps.search.spaces import (
+    Integer,
+    LogInteger,
+    LogUniform,
+    Normal,
+    Uniform,
+)
 
 
 @given(st.one_of(uniforms, log_uniforms, integers, log_integers), UNITS)

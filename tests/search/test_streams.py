@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.search.streams import Streams
+from slurm_sweeps.search.draws import Streams
 
 NUMBERS = st.integers(0, 2**63)
 

@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.records import LeaseOwner, Record, ReportRecord, TrialRecord
+from slurm_sweeps.storage.records import (
+    LeaseOwner,
+    Record,
+    ReportRecord,
+    TrialRecord,
+)
 from slurm_sweeps.storage.schema import prepare_schema
 from slurm_sweeps.trial import Status
 

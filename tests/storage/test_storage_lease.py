@@ -7,7 +7,12 @@ import sys
 
 import pytest
 
-from slurm_sweeps.storage.lease import SILENT_S, build_owner, is_gone, read_process_start
+from slurm_sweeps.storage.lease import (
+    SILENT_S,
+    build_owner,
+    is_gone,
+    read_process_start,
+)
 from slurm_sweeps.storage.records import Lease, LeaseOwner
 
 HERE = build_owner("17")

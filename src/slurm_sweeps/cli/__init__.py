@@ -14,7 +14,12 @@ from .common import Commands
 from .completing import completion
 from .doctoring import doctor
 from .exporting import export, report
-from .looking import best, list_experiments, show, watch
+from .looking import (
+    best,
+    list_experiments,
+    show,
+    watch,
+)
 from .reading import logs, show_trial
 
 

@@ -21,14 +21,14 @@ import click
 
 from .. import __version__
 from ..errors import AllocationError, SlurmSweepsError
-from ..execution.allocation import check_not_inside_a_step, read_allocation
-from ..execution.config import SlurmCfg
-from ..execution.launcher import count_cpus
 from ..execution.launching import find_gpus
 from ..execution.shares import Slot
-from ..execution.slots import plan_slots
 from ..execution.spawning import build_argv
-from ..execution.srun import build_srun_argv
+from ..running.launchers import count_cpus
+from ..slurm.allocation import check_not_inside_a_step, read_allocation
+from ..slurm.config import SlurmCfg
+from ..slurm.share import plan_slots
+from ..slurm.step import build_srun_argv
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal
 from ..storage.layout import build_database_path

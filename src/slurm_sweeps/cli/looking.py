@@ -19,7 +19,12 @@ from ..storage.layout import Layout, build_database_path
 from ..trial import Status
 from ..views.formats import format_age, format_number
 from ..views.lines import format_block, format_share, format_state
-from ..views.summary import Row, Summary, get_best_value, read_summary
+from ..views.summary import (
+    Row,
+    Summary,
+    get_best_value,
+    read_summary,
+)
 from ..views.trials import check_columns, read_rows, sort_rows
 from .common import (
     Store,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from .allocation import Allocation, Node
-from .config import SlurmCfg
+from ..slurm.allocation import Allocation, Node
+from ..slurm.config import SlurmCfg
 
 #: How many nodes an error message lists.
 _NODES_IN_MESSAGE = 4

@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..running.launchers import Launcher, LocalLauncher, count_cpus
+from ..slurm import client as slurm_client
+from ..slurm.allocation import check_not_inside_a_step, read_allocation
+from ..slurm.config import LocalCfg, SlurmCfg
+from ..slurm.share import count_local_slots, plan_slots
 from ..storage.layout import Layout
-from . import slurm_client
-from .allocation import check_not_inside_a_step, read_allocation
-from .config import LocalCfg, SlurmCfg
-from .launcher import Launcher, LocalLauncher, count_cpus
-from .slots import count_local_slots, plan_slots
 from .slurm_launcher import SlurmLauncher
 
 

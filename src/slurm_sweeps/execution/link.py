@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .messages import Decoder, Record, encode
+from ..running.channel import Decoder, Record, encode
 
 #: How much of what a worker wrote last is kept for an error message, in bytes.
 TAIL_BYTES = 4_000

@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ..running.channel import Record, make_storable
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value
 from .link import Link
-from .messages import Record, make_storable
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5

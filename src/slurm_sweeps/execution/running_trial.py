@@ -10,7 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from .messages import Decoder, Record, encode
+from ..running.channel import Decoder, Record, encode
 
 
 @dataclass(slots=True)

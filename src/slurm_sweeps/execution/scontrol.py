@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .slurm_text import Gres, parse_gres, parse_nodelist
+from ..slurm.text import Gres, parse_gres, parse_nodelist
 
 _TIMEOUT_S = 15.0
 

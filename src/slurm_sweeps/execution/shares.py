@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .allocation import Allocation, Node
+from ..slurm.allocation import Allocation, Node
+from ..slurm.text import Gres
 from .demand import Demand, count_mem_demand, count_step_cpus
-from .slurm_text import Gres
 
 
 @dataclass(frozen=True, slots=True)

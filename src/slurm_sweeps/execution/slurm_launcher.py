@@ -9,17 +9,22 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 
 from ..errors import LaunchError
+from ..running.channel import Record
+from ..slurm.allocation import Allocation, Node
+from ..slurm.client import cancel_step
+from ..slurm.config import SlurmCfg
+from ..slurm.share import Plan
+from ..slurm.step import (
+    build_srun_argv,
+    build_step_environment,
+    is_step_waiting,
+    parse_step_error,
+)
 from ..storage.layout import Layout
-from .allocation import Allocation, Node
-from .config import SlurmCfg
 from .demand import count_step_cpus
 from .link import Link, start_process
-from .messages import Record
 from .shares import Slot, merge_slots
-from .slots import Plan
-from .slurm_client import cancel_step
 from .spawning import build_argv
-from .srun import build_srun_argv, build_step_environment, is_step_waiting, parse_step_error
 
 
 class SlurmLauncher:

@@ -19,14 +19,14 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn
 
-from . import attempt
-from .messages import Decoder, Record, encode
+from ..running import trial_process as attempt
+from ..running.channel import Decoder, Record, encode
 from .worker_signals import WARNINGS
 
 #: What starts a worker or a trial in a fresh interpreter: its import path first, then `main`.
 BOOTSTRAP = (
     "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a['path']; "
-    "from slurm_sweeps.execution import worker; getattr(worker, a['main'])(a)"
+    "from slurm_sweeps.running import worker; getattr(worker, a['main'])(a)"
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UsageError
-from .slurm_text import count_gpus, parse_gres, parse_mem
+from ..slurm.text import count_gpus, parse_gres, parse_mem
 
 #: Short options of srun(1) that concern us, by their long names. All of them take a value.
 _SHORT = {

@@ -8,10 +8,10 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import check_real
 from ..errors import UsageError, UsageTypeError
-from ..execution.config import LocalCfg, SlurmCfg
-from ..search.checks import check_real
-from ..search.pruner import PrunerPlan
+from ..rules.protocol import PrunerPlan
+from ..slurm.config import LocalCfg, SlurmCfg
 
 
 @dataclass(frozen=True, slots=True)

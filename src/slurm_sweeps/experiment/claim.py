@@ -22,7 +22,7 @@ from ..errors import (
     StorageError,
     TrainError,
 )
-from ..execution import slurm_client
+from ..slurm import client as slurm_client
 from ..storage.database import Database
 from ..storage.faults import EmptyDatabaseError
 from ..storage.layout import Layout

@@ -15,22 +15,32 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import StorageError, SweepStopped
-from ..execution.attempt import check_travels
-from ..execution.config import LocalCfg, SlurmCfg
-from ..execution.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
-from ..execution.launcher import Launcher
 from ..execution.launching import build_launcher, requeue, watch_time_limit
-from ..execution.patience import Patience
-from ..execution.stop_signals import StopSignals
-from ..execution.train_function import pickle_train, write_train
 from ..result import Result
+from ..rules.protocol import PrunerPlan
+from ..running.deadlines import Patience
+from ..running.driver import (
+    STOP_REQUEST,
+    TARGET,
+    TIME_BUDGET,
+    Driver,
+)
+from ..running.launchers import Launcher
+from ..running.stop_signals import StopSignals
+from ..running.train import pickle_train, write_train
+from ..running.trial_process import check_travels
+from ..samplers import SamplerPlan
 from ..search.points import fill_points
-from ..search.pruner import PrunerPlan
-from ..search.samplers import SamplerPlan
 from ..search.search_space import SearchSpace
+from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.database import Database
 from ..storage.layout import Layout
-from ..storage.records import ExperimentRecord, LeaseOwner, Request, StateRecord
+from ..storage.records import (
+    ExperimentRecord,
+    LeaseOwner,
+    Request,
+    StateRecord,
+)
 from ..storage.writer import Writer
 from ..sweep import Sweep
 from ..views.live import LiveView

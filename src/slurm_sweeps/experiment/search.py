@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import UsageError
+from ..rules.protocol import Pruner, PrunerPlan
+from ..samplers import (
+    GridSampler,
+    Problem,
+    Sampler,
+    SamplerPlan,
+    bind_sampler,
+)
 from ..search.points import fill_points
-from ..search.pruner import Pruner, PrunerPlan
-from ..search.samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.search_space import SearchSpace
 from ..storage.database import Database
 from ..storage.marks import find_unfinished

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
-from ..execution import session
+from ..running import session
 
 
 class WandbLog:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..execution import session
+from ..running import session
 from ._metrics import check_names, pick_metrics
 from ._wandb import WandbLog
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..execution import session
+from ..running import session
 from ._metrics import check_names, pick_metrics
 from ._wandb import WandbLog
 

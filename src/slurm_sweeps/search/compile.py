@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .space import Space
-from .template import (
+from .tree import (
     ConstantNode,
     Leaf,
     MappingNode,

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
+from .draws import Streams
 from .search_space import SearchSpace
-from .streams import Streams
 
 #: How often what a partial point leaves open is drawn, until it fits the options the point names.
 _N_DRAWS = 1000

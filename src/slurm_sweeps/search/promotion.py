@@ -19,7 +19,7 @@ from collections.abc import Hashable
 from fractions import Fraction
 from heapq import heappop, heappush
 
-from .pruner import Decision
+from ..rules.protocol import Decision
 from .rungs import AshaPruner
 
 

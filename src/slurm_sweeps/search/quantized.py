@@ -12,10 +12,17 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from ..checks import check_real, check_seed
 from ..errors import UsageError, UsageTypeError
-from .checks import check_real, check_seed
 from .space import NumberSpace, clip_unit, log_unit
-from .spaces import Integer, LogInteger, LogUniform, Normal, Uniform, round_log_integer
+from .spaces import (
+    Integer,
+    LogInteger,
+    LogUniform,
+    Normal,
+    Uniform,
+    round_log_integer,
+)
 
 _Inner = Uniform | LogUniform | Integer | LogInteger | Normal
 

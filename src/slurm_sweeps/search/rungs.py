@@ -23,8 +23,8 @@ from collections.abc import Hashable
 from fractions import Fraction
 from typing import NamedTuple
 
-from .pruner import Decision
-from .ranking import Ranking, compute_rank_correlation
+from ..rules.protocol import Decision
+from ..rules.ranking import Ranking, compute_rank_correlation
 
 #: So many trials must be in the second rung before the first one is doubted.
 N_DOUBT = 50

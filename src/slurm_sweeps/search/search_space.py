@@ -14,7 +14,15 @@ from ..trial import canonical_json
 from .compile import compile_template, join_path
 from .difference import describe_difference
 from .space import Space
-from .template import Leaf, MappingNode, Node, NumberNode, OptionsNode, Pick, RowNode
+from .tree import (
+    Leaf,
+    MappingNode,
+    Node,
+    NumberNode,
+    OptionsNode,
+    Pick,
+    RowNode,
+)
 
 
 class SearchSpace:

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from ..checks import (
+    check_integer,
+    check_order,
+    check_real,
+    check_seed,
+)
 from ..errors import UsageError
-from .checks import check_integer, check_order, check_real, check_seed
 from .space import NumberSpace, clip_unit, log_unit
 
 #: u = 0 and u = 1 would be infinitely far out on a normal distribution.

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import (
-    ExperimentExistsError,
-    ExperimentLockedError,
-    ExperimentNotFoundError,
+from ..errors import ExperimentExistsError, ExperimentLockedError, ExperimentNotFoundError
+from .records import (
+    ExperimentRecord,
+    Lease,
+    LeaseOwner,
+    Request,
 )
-from .records import ExperimentRecord, Lease, LeaseOwner, Request
 from .schema import TABLES_BY_DEPENDENCE
 from .writing import clean_text
 

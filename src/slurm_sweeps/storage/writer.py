@@ -26,7 +26,12 @@ from dataclasses import dataclass, field
 from ..errors import StorageError
 from .database import Database
 from .faults import DatabaseBusyError
-from .records import LeaseOwner, Record, ReportRecord, Request
+from .records import (
+    LeaseOwner,
+    Record,
+    ReportRecord,
+    Request,
+)
 
 #: How long a group of records gathers before it is written.
 COMMIT_INTERVAL_S = 0.1

@@ -8,7 +8,12 @@ from typing import Any
 
 from ..trial import Status
 from .aggregates import build_rows, update_aggregates
-from .records import Record, ReportRecord, StateRecord, TrialRecord
+from .records import (
+    Record,
+    ReportRecord,
+    StateRecord,
+    TrialRecord,
+)
 
 RUN_COLUMNS = (
     "status",

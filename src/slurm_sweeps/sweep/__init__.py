@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from .machine import MAX_LOST, Sweep
-from .states import Ended, Outcome, SweepCfg, TrialState
+from .state import (
+    Ended,
+    Outcome,
+    SweepCfg,
+    TrialState,
+)
 
 __all__ = ["MAX_LOST", "Ended", "Outcome", "Sweep", "SweepCfg", "TrialState"]

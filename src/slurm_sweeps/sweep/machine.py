@@ -16,12 +16,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..search.pruner import Decision, PromotingPruner, Pruner
+from ..rules.protocol import Decision, PromotingPruner, Pruner
+from ..samplers import Observation, Sampler, StudyingSampler
 from ..search.rungs import AshaPruner
-from ..search.samplers import Observation, Sampler, StudyingSampler
 from ..trial import TRANSITIONS, Status, compute_trial_id
 from .prospects import Prospects
-from .states import Ended, Outcome, SweepCfg, TrialState
+from .state import (
+    Ended,
+    Outcome,
+    SweepCfg,
+    TrialState,
+)
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
 MAX_LOST = 3

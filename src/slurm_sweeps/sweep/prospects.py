@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from ..trial import Status, TrialError
-from .states import SweepCfg, TrialState
+from .state import SweepCfg, TrialState
 
 #: At least this many trials have to fail before the sweep takes it for a rule.
 MIN_FAILURES = 3

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from ..trial import Status
 from . import lines
 from .formats import shorten
-from .grid import Grid, build_grid, format_cell, format_hidden, format_title
+from .grid import (
+    Grid,
+    build_grid,
+    format_cell,
+    format_hidden,
+    format_title,
+)
 from .summary import Summary
 
 if TYPE_CHECKING:

@@ -10,7 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..trial import Status
-from .formats import format_duration, format_number, format_value, shorten, shorten_name
+from .formats import (
+    format_duration,
+    format_number,
+    format_value,
+    shorten,
+    shorten_name,
+)
 from .summary import Row, Summary
 
 #: Blanks between two columns.

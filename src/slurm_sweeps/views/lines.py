@@ -6,8 +6,19 @@ import time
 from collections.abc import Sequence
 
 from ..trial import Status
-from .formats import format_age, format_duration, format_number, shorten
-from .grid import Grid, build_grid, format_cell, format_hidden, format_title
+from .formats import (
+    format_age,
+    format_duration,
+    format_number,
+    shorten,
+)
+from .grid import (
+    Grid,
+    build_grid,
+    format_cell,
+    format_hidden,
+    format_title,
+)
 from .summary import Summary
 
 #: The order in which counts are told and drawn.

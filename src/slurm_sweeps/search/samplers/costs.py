@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .encoding import Array
+from ...samplers.encoding import Array
 from .trees import ask_trees, grow_trees
 
 #: A forest is fitted to no more trials than this, drawn at random.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..draws import Streams
 from ..search_space import SearchSpace
-from ..streams import Streams
-from ..template import Leaf
+from ..tree import Leaf
 
 
 class Draw:

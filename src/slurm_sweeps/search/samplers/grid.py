@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import UsageError
+from ...samplers.protocol import Observation, Problem
 from ..search_space import SearchSpace
 from .draw import Draw
-from .protocol import Observation, Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .encoding import Array
+from ...samplers.encoding import Array
 
 
 def grow_trees(n_trees: int, rows: Array, values: Array, rng: np.random.Generator) -> Sequence[Any]:

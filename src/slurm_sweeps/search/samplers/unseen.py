@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...trial import canonical_json
+from ..draws import Streams
 from ..search_space import SearchSpace
-from ..streams import Streams
 
 #: How often a point that is known already is drawn anew before another way is taken.
 _N_DRAWS = 16

@@ -12,7 +12,14 @@ from ..plots.curves import Curve, Curves, compute_curves
 from ..plots.parameters import choose_range
 from ..plots.progress import Progress, compute_progress
 from ..plots.sweep_data import SweepData
-from .style import COLORS, Figure, build_empty, build_layout, build_metric_axis, choose_unit
+from .style import (
+    COLORS,
+    Figure,
+    build_empty,
+    build_layout,
+    build_metric_axis,
+    choose_unit,
+)
 from .style import write_numbers as numbers
 
 #: The statuses from the one drawn first, lowest, to the one on top.

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..plots.occupation import Occupation, Stretch
-from .style import COLORS, Figure, build_empty, build_layout, choose_unit
+from .style import (
+    COLORS,
+    Figure,
+    build_empty,
+    build_layout,
+    choose_unit,
+)
 from .style import write_numbers as numbers
 
 #: Up to so many attempts each is a bar; more are drawn as lines, which a browser draws faster.

@@ -10,9 +10,22 @@ import numpy as np
 
 from ..formats import format_number, shorten, shorten_name
 from ..plots.importance import Importance
-from ..plots.parameters import Axis, build_axes, choose_range, sample_trials
+from ..plots.parameters import (
+    Axis,
+    build_axes,
+    choose_range,
+    sample_trials,
+)
 from ..plots.sweep_data import SweepData
-from .style import COLORS, SCALE, SYMBOLS, Figure, build_empty, build_layout, build_metric_axis
+from .style import (
+    COLORS,
+    SCALE,
+    SYMBOLS,
+    Figure,
+    build_empty,
+    build_layout,
+    build_metric_axis,
+)
 from .style import write_numbers as numbers
 
 #: More axes side by side can't be read.

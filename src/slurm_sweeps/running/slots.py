@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import LaunchError
-from .launcher import Launcher, allow_open_files
-from .link import Link
-from .live_slot import LiveSlot, SlotState
-from .messages import Record
+from ..execution.link import Link
+from ..execution.live_slot import LiveSlot, SlotState
+from .channel import Record
+from .launchers import Launcher, allow_open_files
 
 #: A node is left out when this many workers on it in a row have ended before any of their trials.
 MAX_NODE_FAILURES = 3

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from ...errors import UsageTypeError
-from .grid import Grid, GridSampler
+from ..errors import UsageTypeError
+from ..search.samplers.grid import Grid, GridSampler
 from .model import Model, ModelSampler
 from .optuna import Optuna, OptunaSampler
-from .protocol import Observation, Problem, Sampler, SamplerPlan, StudyingSampler
-from .random import Random, RandomSampler
+from .protocol import (
+    Observation,
+    Problem,
+    Sampler,
+    SamplerPlan,
+    StudyingSampler,
+)
+from .simple import Random, RandomSampler
 
 __all__ = [
     "Grid",

@@ -11,7 +11,7 @@ import operator
 from fractions import Fraction
 from typing import Any
 
-from ..errors import UsageError, UsageTypeError
+from .errors import UsageError, UsageTypeError
 
 
 def check_real(owner: str, name: str, value: Any) -> float:

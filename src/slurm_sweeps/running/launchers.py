@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ..errors import LaunchError
+from ..execution.link import Link, start_process
+from ..execution.spawning import build_argv
 from ..storage.layout import Layout
-from .link import Link, start_process
-from .messages import Record
-from .spawning import build_argv
+from .channel import Record
 
 
 class Launcher(Protocol):

@@ -15,8 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
-from .scontrol import JobNode, NodeFacts, parse_job_nodes, parse_node_facts, run_scontrol
-from .slurm_text import (
+from ..execution.scontrol import (
+    JobNode,
+    NodeFacts,
+    parse_job_nodes,
+    parse_node_facts,
+    run_scontrol,
+)
+from .text import (
     Gres,
     count_gpus,
     parse_counts,

@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .pruner import Decision
+from .protocol import Decision
 from .ranking import Ranking
 
 #: Up to here every resource is a level; beyond, each is a tenth further than the one before.

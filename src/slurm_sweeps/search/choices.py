@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..checks import check_seed
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
-from .checks import check_seed
 from .compile import compile_options
 from .space import Space
-from .template import Leaf, OptionsNode, pick_option
+from .tree import Leaf, OptionsNode, pick_option
 
 
 class OptionSpace(Space):

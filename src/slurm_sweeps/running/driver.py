@@ -20,22 +20,32 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from ..errors import StorageError, SweepFailedError, TrainError
-from ..search.pruner import Decision
+from ..execution.cfg_file import write_cfg
+from ..execution.link import Link
+from ..execution.live_slot import (
+    LiveSlot,
+    build_trial_record,
+    judge_ends,
+    parse_end,
+)
+from ..execution.studying import Studies
+from ..rules.protocol import Decision
 from ..storage.layout import Layout
 from ..storage.records import Record as StoredRecord
 from ..storage.records import ReportRecord, Request
 from ..sweep import Ended, Sweep, TrialState
 from ..trial import Status, TrialError
-from .attempt import encode_cfg
-from .cfg_file import write_cfg
-from .crew import Crew, Loss
-from .launcher import Launcher
-from .link import Link
-from .live_slot import LiveSlot, build_trial_record, judge_ends, parse_end
-from .messages import Record
-from .patience import Patience, StopPlan, compute_end_margin, plan_stop
+from .channel import Record
+from .deadlines import (
+    Patience,
+    StopPlan,
+    compute_end_margin,
+    plan_stop,
+)
+from .launchers import Launcher
+from .slots import Crew, Loss
 from .stop_signals import StopSignals
-from .studying import Studies
+from .trial_process import encode_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"

@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import AllocationError, UsageError
+from ..execution.demand import (
+    Demand,
+    build_demand,
+    count_fitting,
+    explain_cap,
+    explain_misfit,
+)
+from ..execution.shares import Shares, Slot
 from .allocation import Allocation, Node
 from .config import LocalCfg, SlurmCfg
-from .demand import Demand, build_demand, count_fitting, explain_cap, explain_misfit
-from .shares import Shares, Slot
 
 __all__ = ["Plan", "Slot", "check_max_concurrent", "count_local_slots", "plan_slots"]
 

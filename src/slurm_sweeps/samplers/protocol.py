@@ -35,8 +35,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from ...trial import Status
-from ..search_space import SearchSpace
+from ..search.search_space import SearchSpace
+from ..trial import Status
 
 
 @dataclass(frozen=True, slots=True)

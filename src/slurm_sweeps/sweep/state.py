@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..rules.protocol import Decision
 from ..search.pace import Pace
-from ..search.pruner import Decision
 from ..search.thin_curve import ThinCurve
 from ..trial import Status, TrialError
 

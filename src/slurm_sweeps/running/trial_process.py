@@ -30,7 +30,7 @@ import cloudpickle
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from . import session as session_module
-from .messages import Record
+from .channel import Record
 from .session import Session, TrialContext
 
 Train = Callable[[dict[str, Any]], Any]

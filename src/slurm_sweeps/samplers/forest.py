@@ -21,10 +21,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ...errors import UsageError
-from .costs import fade, predict_costs
+from ..errors import UsageError
+from ..search.samplers.costs import fade, predict_costs
+from ..search.samplers.trees import ask_trees, grow_trees
 from .encoding import Array, Encoding
-from .trees import ask_trees, grow_trees
 
 #: Iterations and values.
 Points = tuple[tuple[float, float], ...]

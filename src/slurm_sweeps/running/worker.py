@@ -29,16 +29,22 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import attempt, outcome, train_function
+from ..execution.running_trial import RunningTrial
+from ..execution.spawning import Nest, Spawner
+from ..execution.worker_signals import listen_to_signals, reap
+from . import processes as outcome
+from . import train as train_function
+from . import trial_process as attempt
+from .channel import (
+    Decoder,
+    Record,
+    encode,
+    encode_parts,
+)
 from .fork_hazard import find_fork_hazard
-from .messages import Decoder, Record, encode, encode_parts
-from .running_trial import RunningTrial
-from .spawning import Nest, Spawner
-from .worker_signals import listen_to_signals, reap
 
 if TYPE_CHECKING:
-    from .place import StepPlace
-
+    from .step_place import StepPlace
 
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
 FORK_DELAY_MS = 3.0
@@ -165,7 +171,7 @@ class Worker:
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
         if init.get("step") is not None:
-            from .place import StepPlace  # only a job step needs it
+            from .step_place import StepPlace  # only a job step needs it
 
             self._place = StepPlace(init["step"])
             self._place.bind()
@@ -395,7 +401,7 @@ def main(arguments: Record) -> None:
 
 def zygote_main(arguments: Record) -> None:
     """Run the zygote of a node's slots on this process's standard streams."""
-    from . import zygote
+    from . import host as zygote
 
     zygote.main()
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
-from ..search_space import SearchSpace
-from ..template import Leaf
+from ..errors import UsageError
+from ..search.search_space import SearchSpace
+from ..search.tree import Leaf
 
 Array = np.ndarray[Any, Any]
 

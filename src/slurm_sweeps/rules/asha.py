@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError, UsageTypeError
-from .search.checks import as_fraction, check_goal, check_integer, check_reduction_factor
-from .search.promotion import PromotionPruner
-from .search.rungs import AshaPruner, compute_rungs
+from ..checks import (
+    as_fraction,
+    check_goal,
+    check_integer,
+    check_reduction_factor,
+)
+from ..errors import UsageError, UsageTypeError
+from ..search.promotion import PromotionPruner
+from ..search.rungs import AshaPruner, compute_rungs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import UsageTypeError
-from .draw import Draw
+from ..errors import UsageTypeError
+from ..search.samplers.draw import Draw
+from ..search.samplers.quasi import QuasiDraw
+from ..search.samplers.unseen import Unseen
 from .protocol import Observation, Problem
-from .quasi import QuasiDraw
-from .unseen import Unseen
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from collections.abc import Hashable
 from fractions import Fraction
 from itertools import accumulate
 
-from .pruner import Decision
-from .rungs import AshaPruner
+from ..search.rungs import AshaPruner
+from .protocol import Decision
 
 #: The golden ratio's fraction: its multiples are spread most evenly.
 _GOLDEN = 0.6180339887498949

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Collection
 from pathlib import Path
 
-from .messages import Record
+from .channel import Record
 
 #: Signals that a process brings upon itself: a crash, which is a failure of `train`.
 CRASHES = frozenset(

@@ -21,14 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from . import attempt, outcome, train_function
+from ..execution.spawning import build_argv
+from ..execution.worker_signals import listen_to_signals, reap
+from ..slurm.step import choose_gpus
+from . import processes as outcome
+from . import train as train_function
+from . import trial_process as attempt
+from .channel import Decoder, Record, encode
 from .fork_hazard import find_fork_hazard, has_looked_for_gpus
-from .messages import Decoder, Record, encode
-from .place import find_own_address
-from .spawning import build_argv
-from .srun import choose_gpus
+from .step_place import find_own_address
 from .worker import Worker, take_channel
-from .worker_signals import listen_to_signals, reap
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
 SAW_ALL_GPUS = (

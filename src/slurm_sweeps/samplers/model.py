@@ -23,15 +23,22 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
-from ...trial import Status
 from ..checks import check_integer, check_real
-from ..streams import Streams
-from .draw import Draw
+from ..errors import UsageError
+from ..search.draws import Streams
+from ..search.samplers.draw import Draw
+from ..search.samplers.unseen import Unseen
+from ..trial import Status
 from .encoding import Encoding
-from .forest import COMPLETE, Fit, Points, Told, check_installed, fit
+from .forest import (
+    COMPLETE,
+    Fit,
+    Points,
+    Told,
+    check_installed,
+    fit,
+)
 from .protocol import Observation, Problem
-from .unseen import Unseen
 
 #: How many trees are asked for one proposal.
 N_ASKED = 2

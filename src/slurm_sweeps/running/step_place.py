@@ -16,7 +16,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .srun import build_trial_environment, choose_gpus, iterate_master_ports
+from ..slurm.step import build_trial_environment, choose_gpus, iterate_master_ports
 
 #: How many ports in a row may be taken before the worker gives up looking.
 MAX_TRIES = 1_000

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .slurm_text import parse_nodelist
+from .text import parse_nodelist
 
-if TYPE_CHECKING:  # a worker has no use for what these import
+if TYPE_CHECKING:
+    from ..execution.shares import Slot
     from .config import SlurmCfg
-    from .shares import Slot
 
 #: Lines on the standard error of several tasks come out of srun whole up to this many bytes, the
 #: newline included; longer ones are torn into each other, and with --unbuffered all are (seen on

@@ -30,8 +30,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, SupportsFloat, cast
 
-from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
-from .messages import Decoder, Record, encode, is_storable
+from ..errors import (
+    SlurmSweepsError,
+    TrialInterrupted,
+    TrialPruned,
+    UsageError,
+    UsageTypeError,
+)
+from .channel import (
+    Decoder,
+    Record,
+    encode,
+    is_storable,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError, UsageTypeError
-from ...trial import Status
-from ..search_space import SearchSpace
-from ..streams import Streams
-from ..template import Leaf, pick_option
+from ..errors import UsageError, UsageTypeError
+from ..search.draws import Streams
+from ..search.samplers.unseen import Unseen
+from ..search.search_space import SearchSpace
+from ..search.tree import Leaf, pick_option
+from ..trial import Status
 from .protocol import Observation, Problem
-from .unseen import Unseen
 
 _ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED})
 

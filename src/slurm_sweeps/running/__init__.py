@@ -1,0 +1,1 @@
+"""Running a sweep: the driver here, and hosts, workers and trials at the end of the channel."""

@@ -1,0 +1,1 @@
+"""All that knows Slurm: its text, its variables, a job's shares, its commands."""
