@@ -14,9 +14,8 @@ from slurm_sweeps.rules.asha import ASHA
 from slurm_sweeps.rules.protocol import Decision, Pruner
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.choices import Choice
-from slurm_sweeps.search.quantized import Quantized
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.search.spaces import Integer, LogUniform, Uniform
+from slurm_sweeps.search.spaces import Integer, LogUniform, Quantized, Uniform
 
 N_PROBED = 10_000
 SPACES = {

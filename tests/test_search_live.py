@@ -13,12 +13,12 @@ from slurm_sweeps.experiment.arguments import RunCfg
 from slurm_sweeps.experiment.search import Search
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Observation, Problem, bind_sampler
-from slurm_sweeps.search.pace import Pace
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.marks import UNFINISHED
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
+from slurm_sweeps.sweep.state import Pace
 from slurm_sweeps.trial import TERMINATED, Status
 
 PROMOTE = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=True)

@@ -10,7 +10,7 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.experiment.warm_start import read_warm_start
 from slurm_sweeps.samplers import Problem, bind_sampler
-from slurm_sweeps.search.points import fill_points
+from slurm_sweeps.search.draws import fill_points
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Sweep, SweepCfg
 

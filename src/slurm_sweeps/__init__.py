@@ -41,9 +41,10 @@ if TYPE_CHECKING:
         UsageTypeError,
     )
     from .experiment import Experiment
-    from .pruners import Hyperband, MedianStopping
     from .result import Result
     from .rules.asha import ASHA
+    from .rules.hyperband import Hyperband
+    from .rules.median import MedianStopping
     from .running.session import (
         attempt,
         checkpoint_dir,
@@ -53,12 +54,12 @@ if TYPE_CHECKING:
         trial_id,
     )
     from .search.choices import Choice, Grid
-    from .search.quantized import Quantized
     from .search.spaces import (
         Integer,
         LogInteger,
         LogUniform,
         Normal,
+        Quantized,
         Uniform,
     )
     from .slurm.config import LocalCfg, SlurmCfg
@@ -92,12 +93,12 @@ _HOMES = {
         "trial_id",
     ],
     "experiment": ["Experiment"],
-    "pruners": ["Hyperband", "MedianStopping"],
+    "rules.hyperband": ["Hyperband"],
+    "rules.median": ["MedianStopping"],
     "result": ["Result"],
     "samplers": ["samplers"],
     "search.choices": ["Choice", "Grid"],
-    "search.quantized": ["Quantized"],
-    "search.spaces": ["Integer", "LogInteger", "LogUniform", "Normal", "Uniform"],
+    "search.spaces": ["Integer", "LogInteger", "LogUniform", "Normal", "Quantized", "Uniform"],
     "trial": ["Status", "Trial"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -162,7 +162,7 @@ def write_a_lot(cfg: Cfg) -> None:
         if _ % 100 == 0:
             ss.log({"loss": float(_)}, _)
     os.write(1, os.urandom(1 << 20))
-    record = b'{"kind":"report","trial":0,"attempt":1,"iteration":5000,"metrics":{"loss":-1.0}}'
+    record = b'{"kind":"report","number":0,"attempt":1,"iteration":5000,"metrics":{"loss":-1.0}}'
     os.write(1, b"\x1e" + record + b"\n\x1e\x1e" + record[:20])
     os.write(2, b"\x1e" + record + b"\n")
     subprocess.run(["printf", r"\036%s\n", record.decode()], check=True)
@@ -200,14 +200,14 @@ def write_into_the_channel(cfg: Cfg) -> None:
     assert session._active is not None
     channel = session._active._reports
     ss.log({"loss": cfg["x"]}, 1)
-    channel.sendall(b'\x1e{"kind":"report","trial":0,"att\n')
+    channel.sendall(b'\x1e{"kind":"report","number":0,"att\n')
     channel.sendall(
-        b'\x1e{"kind":"report","trial":0,"attempt":1,"iteration":2,"metrics":{"loss":"x"}}\n'
+        b'\x1e{"kind":"report","number":0,"attempt":1,"iteration":2,"metrics":{"loss":"x"}}\n'
     )
-    channel.sendall(b'\x1e{"kind":"ended","trial":0,"how":"failed","exit_code":"none"}\n')
-    channel.sendall(b'\x1e{"kind":"ended","trial":0,"how":"failed","rank":7}\n')
-    channel.sendall(b'\x1e{"kind":"ended","trial":4711,"how":"failed"}\n')
-    channel.sendall(b'\x1e{"kind":"report","trial":4711,"attempt":1,"iteration":2,"metrics":{}}\n')
+    channel.sendall(b'\x1e{"kind":"ended","number":0,"how":"failed","exit_code":"none"}\n')
+    channel.sendall(b'\x1e{"kind":"ended","number":0,"how":"failed","rank":7}\n')
+    channel.sendall(b'\x1e{"kind":"ended","number":4711,"how":"failed"}\n')
+    channel.sendall(b'\x1e{"kind":"report","number":4711,"attempt":1,"iteration":2,"metrics":{}}\n')
     channel.sendall(b"\x1e\xff\xfe\n")
     ss.log({"loss": cfg["x"]}, 3)
 

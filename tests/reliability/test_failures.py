@@ -15,9 +15,9 @@ import reliable_trains as trains
 from reliable_sweeps import NAME, Runs, read_attempts, read_trials
 
 from slurm_sweeps.errors import LaunchError, SweepFailedError
-from slurm_sweeps.execution.live_slot import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
+from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
 from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from slurm_sweeps.search.choices import Choice
-from slurm_sweeps.search.quantized import Quantized
 from slurm_sweeps.search.spaces import (
     Integer,
     LogInteger,
     LogUniform,
     Normal,
+    Quantized,
     Uniform,
 )
 from slurm_sweeps.trial import canonical_json

@@ -23,13 +23,13 @@ from search_cases import (
 )
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.search.quantized import Quantized
-from slurm_sweeps.search.space import Space
 from slurm_sweeps.search.spaces import (
     Integer,
     LogInteger,
     LogUniform,
     Normal,
+    Quantized,
+    Space,
     Uniform,
 )
 

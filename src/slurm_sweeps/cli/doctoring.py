@@ -21,13 +21,11 @@ import click
 
 from .. import __version__
 from ..errors import AllocationError, SlurmSweepsError
-from ..execution.launching import find_gpus
-from ..execution.shares import Slot
-from ..execution.spawning import build_argv
-from ..running.launchers import count_cpus
+from ..running.launchers import count_cpus, find_gpus
+from ..running.trial_process import build_argv
 from ..slurm.allocation import check_not_inside_a_step, read_allocation
 from ..slurm.config import SlurmCfg
-from ..slurm.share import plan_slots
+from ..slurm.share import Slot, plan_slots
 from ..slurm.step import build_srun_argv
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal

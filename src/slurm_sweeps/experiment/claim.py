@@ -22,7 +22,9 @@ from ..errors import (
     StorageError,
     TrainError,
 )
-from ..slurm import client as slurm_client
+from ..slurm.client import (
+    is_job_over,
+)
 from ..storage.database import Database
 from ..storage.faults import EmptyDatabaseError
 from ..storage.layout import Layout
@@ -156,7 +158,7 @@ class Claim:
         def is_other_job_over(job_id: str) -> bool | None:
             if job_id == owner.job_id:  # Slurm would say that it runs: it is this one, requeued
                 return True if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
-            return slurm_client.is_job_over(job_id)
+            return is_job_over(job_id)
 
         found = database.acquire_lease(self._name, owner, time.time(), is_owner_gone)
         if found is not None:

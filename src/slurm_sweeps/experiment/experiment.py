@@ -15,7 +15,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import StorageError, SweepStopped
-from ..execution.launching import build_launcher, requeue, watch_time_limit
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.deadlines import Patience
@@ -25,12 +24,12 @@ from ..running.driver import (
     TIME_BUDGET,
     Driver,
 )
-from ..running.launchers import Launcher
+from ..running.launchers import Launcher, build_launcher, requeue, watch_time_limit
 from ..running.stop_signals import StopSignals
 from ..running.train import pickle_train, write_train
 from ..running.trial_process import check_travels
 from ..samplers import SamplerPlan
-from ..search.points import fill_points
+from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.database import Database

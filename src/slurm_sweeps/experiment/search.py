@@ -24,7 +24,7 @@ from ..samplers import (
     SamplerPlan,
     bind_sampler,
 )
-from ..search.points import fill_points
+from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..storage.database import Database
 from ..storage.marks import find_unfinished

@@ -3,6 +3,8 @@
 Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is judged
 among the trials of that bracket alone. Brackets get trials in the shares of Hyperband (Li et al.
 2018, arXiv 1603.06560), spread evenly over the trial numbers.
+
+Pruners other than ASHA, as the user configures them.
 """
 
 from __future__ import annotations
@@ -10,10 +12,18 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect
 from collections.abc import Hashable
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
-from ..search.rungs import AshaPruner
+from ..checks import (
+    as_fraction,
+    check_goal,
+    check_integer,
+    check_reduction_factor,
+)
+from ..errors import UsageError
+from .asha import AshaPruner, compute_rungs
 from .protocol import Decision
 
 #: The golden ratio's fraction: its multiples are spread most evenly.
@@ -54,3 +64,47 @@ def _spread(trial: Hashable) -> float:
         return (trial + 1) * _GOLDEN % 1.0
     digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperband:
+    """Asynchronous Hyperband: several ASHAs that begin to stop trials at different resources.
+
+    For a metric whose first values may say nothing about later ones: some trials are given more
+    time before they are judged. Where they do say something, ASHA alone finds as good a
+    configuration sooner.
+
+    Args:
+        metric: The metric's name in `log`.
+        mode: "min" if smaller values are better, "max" if larger ones are.
+        max_t: The resource from which on no trial is stopped; 1 or more.
+        reduction_factor: Of how many trials in a rung about one goes on; 2 or more.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        UsageTypeError: An argument is of a wrong type.
+    """
+
+    metric: str
+    mode: str
+    max_t: int = 50
+    reduction_factor: float = 4
+
+    def __post_init__(self) -> None:
+        check_goal("Hyperband", self.metric, self.mode)
+        max_t = check_integer("Hyperband", "max_t", self.max_t)
+        if max_t < 1:
+            raise UsageError(f"Hyperband: max_t must be 1 or more, got {max_t!r}")
+        factor = check_reduction_factor("Hyperband", self.reduction_factor)
+        object.__setattr__(self, "max_t", max_t)
+        object.__setattr__(self, "reduction_factor", factor)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The first bracket's rungs; bracket b has those from number b on."""
+        return compute_rungs(1, self.max_t, as_fraction(self.reduction_factor))
+
+    def build_pruner(self) -> HyperbandPruner:
+        """Return the rule in the form that takes reports one by one, with no trial known yet."""
+        factor = as_fraction(self.reduction_factor)
+        return HyperbandPruner(self.mode, self.rungs, self.max_t, factor)

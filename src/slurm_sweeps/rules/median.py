@@ -17,6 +17,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from ..checks import check_goal, check_integer
+from ..errors import UsageError
 from .protocol import Decision
 from .ranking import Ranking
 
@@ -114,3 +116,41 @@ class MedianPruner:
             self._levels.append(last + max(1, last // 10 if last >= _DENSE else 1))
             self._rankings.append(Ranking(Fraction(2)))
         return self._levels[index]
+
+
+@dataclass(frozen=True, slots=True)
+class MedianStopping:
+    """Stop a trial whose best value is in the worse half of what others had at the same resource.
+
+    A trial's resource is its iteration, plus one if its own first iteration is 0. It goes on if the
+    best of its values so far is one of the ⌈n / 2⌉ best among the n trials that came as far; ties
+    pass, and a value that is not finite does not. It stops late and few: for noisy curves, or to
+    stop nothing but what is clearly bad.
+
+    Args:
+        metric: The metric's name in `log`.
+        mode: "min" if smaller values are better, "max" if larger ones are.
+        min_t: The resource below which no trial is stopped; 1 or more.
+        min_trials: How many trials must have come as far for their median to count; 1 or more.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        UsageTypeError: An argument is of a wrong type.
+    """
+
+    metric: str
+    mode: str
+    min_t: int = 1
+    min_trials: int = 5
+
+    def __post_init__(self) -> None:
+        check_goal("MedianStopping", self.metric, self.mode)
+        for name in ("min_t", "min_trials"):
+            number = check_integer("MedianStopping", name, getattr(self, name))
+            if number < 1:
+                raise UsageError(f"MedianStopping: {name} must be 1 or more, got {number!r}")
+            object.__setattr__(self, name, number)
+
+    def build_pruner(self) -> MedianPruner:
+        """Return the rule in the form that takes reports one by one, with no trial known yet."""
+        return MedianPruner(self.mode, self.min_t, self.min_trials)

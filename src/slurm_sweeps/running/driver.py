@@ -4,6 +4,8 @@ Everything that happens arrives here as a record from a worker, a signal, or a m
 `Sweep` says what follows; the driver carries it out and hands what must be kept to the writer. It
 never waits for the disk, nor for any single worker. Every wait has an end: a trial that was told to
 leave is made to by its worker, and a worker that doesn't answer is killed here.
+
+Fitting a sampler's model in a thread of its own, so that no report waits for it.
 """
 
 from __future__ import annotations
@@ -14,28 +16,20 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import StorageError, SweepFailedError, TrainError
-from ..execution.cfg_file import write_cfg
-from ..execution.link import Link
-from ..execution.live_slot import (
-    LiveSlot,
-    build_trial_record,
-    judge_ends,
-    parse_end,
-)
-from ..execution.studying import Studies
 from ..rules.protocol import Decision
 from ..storage.layout import Layout
 from ..storage.records import Record as StoredRecord
 from ..storage.records import ReportRecord, Request
 from ..sweep import Ended, Sweep, TrialState
 from ..trial import Status, TrialError
-from .channel import Record
+from .channel import Link, Record
 from .deadlines import (
     Patience,
     StopPlan,
@@ -43,8 +37,16 @@ from .deadlines import (
     plan_stop,
 )
 from .launchers import Launcher
-from .slots import Crew, Loss
+from .slots import (
+    Crew,
+    LiveSlot,
+    Loss,
+    build_trial_record,
+    judge_ends,
+    parse_end,
+)
 from .stop_signals import StopSignals
+from .train import write_cfg
 from .trial_process import encode_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
@@ -353,7 +355,7 @@ class Driver:
         self._lose([slot], "could not load train")
 
     def _take_report(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
-        number, attempt, iteration = record["trial"], record["attempt"], record["iteration"]
+        number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
         trial = slot.trial
         if trial is None or (trial.number, trial.attempt) != (number, attempt):
             return
@@ -362,7 +364,7 @@ class Driver:
         answer = {
             "kind": "decision",
             "slot": slot.index,
-            "trial": number,
+            "number": number,
             "attempt": attempt,
             "iteration": iteration,
             "do": decision.value,
@@ -376,7 +378,7 @@ class Driver:
 
     def _take_end(self, slot: LiveSlot, record: Record) -> None:
         trial = slot.trial
-        if trial is None or trial.number != record.get("trial") or record["how"] not in HOWS:
+        if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
         slot.ends[record.get("rank", 0)] = record
         if len(slot.ends) < self._launcher.world_size:
@@ -428,7 +430,7 @@ class Driver:
         slot.send(
             {
                 "kind": "run",
-                "trial": trial.trial_id,
+                "trial_id": trial.trial_id,
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
@@ -487,7 +489,7 @@ class Driver:
     def _ask_to_leave(self, slot: LiveSlot, grace_s: float) -> None:
         if slot.link is None or slot.trial is None:
             return
-        slot.send({"kind": "stop", "trial": slot.trial.number, "grace_s": grace_s})
+        slot.send({"kind": "stop", "number": slot.trial.number, "grace_s": grace_s})
         self._expect_end(slot, grace_s)
 
     def _expect_end(self, slot: LiveSlot, grace_s: float) -> None:
@@ -499,3 +501,32 @@ class Driver:
         if text not in self._said:
             self._said.add(text)
             self._notify(text)
+
+
+class Studies:
+    """One study at a time, of a sweep whose sampler has any; else nothing, and no thread.
+
+    Args:
+        sweep: Says when there is something to study, and takes what was found.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._executor = ThreadPoolExecutor(1, "study") if sweep.study_apart() else None
+        self._running: Future[Any] | None = None
+
+    def advance(self) -> None:
+        """Take in what a study has found, and begin the next one if there is reason to."""
+        if self._executor is None:
+            return
+        if self._running is not None and self._running.done():
+            self._sweep.learn(self._running.result())
+            self._running = None
+        if self._running is None:
+            study = self._sweep.plan_study()
+            self._running = None if study is None else self._executor.submit(study)
+
+    def close(self) -> None:
+        """Begin nothing more; what runs is not waited for."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)

@@ -21,15 +21,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..execution.spawning import build_argv
-from ..execution.worker_signals import listen_to_signals, reap
 from ..slurm.step import choose_gpus
-from . import processes as outcome
-from . import train as train_function
-from . import trial_process as attempt
 from .channel import Decoder, Record, encode
 from .fork_hazard import find_fork_hazard, has_looked_for_gpus
+from .processes import (
+    freeze_memory,
+    kill_children,
+    listen_to_signals,
+    reap,
+    signal_children,
+)
 from .step_place import find_own_address
+from .train import (
+    load_train,
+)
+from .trial_process import (
+    adopt_orphans,
+    build_argv,
+    die_with_parent,
+    load_libc,
+)
 from .worker import Worker, take_channel
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
@@ -68,7 +79,7 @@ class Zygote:
         self._in = channel_in
         self._out = channel_out
         self._decoder = Decoder()
-        self._libc = attempt.load_libc()
+        self._libc = load_libc()
         self._wakes = (-1, -1)
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
@@ -77,7 +88,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
-        attempt.adopt_orphans(self._libc)
+        adopt_orphans(self._libc)
         self._wakes = listen_to_signals()
         wake = self._wakes[0]
         self._poll.register(self._in, select.POLLIN)
@@ -92,7 +103,7 @@ class Zygote:
                     for record in self._decoder.feed(data):
                         self._follow(record)
                 else:
-                    outcome.kill_children()
+                    kill_children()
                     return
 
     def _follow(self, record: Record) -> None:
@@ -175,7 +186,7 @@ class Zygote:
         """In the child: drop what is the zygote's, then work."""
         code = 1
         try:
-            attempt.die_with_parent(self._libc, parent_pid)
+            die_with_parent(self._libc, parent_pid)
             signal.set_wakeup_fd(-1)
             siblings = [child.pipe for child in self._children.values()]
             for fd in (self._in, *self._wakes, *siblings):
@@ -203,7 +214,7 @@ class Zygote:
                 self._forget(slots[pid], self._children[slots[pid]])
                 self._tell_gone(slots[pid], os.waitstatus_to_exitcode(status))
             # Not waited for: one may hang in the kernel, and the other slots go on.
-            outcome.signal_children(spare={child.pid for child in self._children.values()})
+            signal_children(spare={child.pid for child in self._children.values()})
 
     def _tell_gone(self, slot: int, exit_code: int) -> None:
         self._write_out({"kind": "gone", "slot": slot, "exit_code": exit_code})
@@ -225,10 +236,10 @@ def _load_ahead(train: Path) -> bool:
     What goes wrong here goes wrong again in each worker, which tells it.
     """
     try:
-        train_function.load_train(train, ahead=True)
+        load_train(train, ahead=True)
     except BaseException:  # noqa: BLE001 - user code runs here
         return False
-    outcome.freeze_memory()
+    freeze_memory()
     return find_fork_hazard() is None
 
 

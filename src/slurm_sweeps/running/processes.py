@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .channel import Record
@@ -150,3 +150,29 @@ def freeze_memory() -> None:
     """Keep the garbage collector off what all forks share, so that the pages stay shared."""
     gc.collect()
     gc.freeze()
+
+
+#: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def listen_to_signals() -> tuple[int, int]:
+    """Live through all of them; return both ends of the pipe, the one to read from first."""
+    wake, writer = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, *WARNINGS):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return wake, writer
+
+
+def reap(wake: int) -> Iterator[tuple[int, int]]:
+    """Empty the pipe; yield the process id and the wait status of each child that has ended."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(wake, 4096):
+            pass
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended

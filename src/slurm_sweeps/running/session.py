@@ -144,7 +144,7 @@ class Session:
             return {"kind": "await", "iteration": iteration}
         return {
             "kind": "report",
-            "trial": self.context.number,
+            "number": self.context.number,
             "attempt": self.context.attempt,
             "iteration": iteration,
             "metrics": metrics,
@@ -187,7 +187,7 @@ class Session:
     def _is_mine(self, decision: Record) -> bool:
         """Whether a decision is no leftover that an earlier attempt did not live to read."""
         mine = (self.context.number, self.context.attempt)
-        return (decision["trial"], decision["attempt"]) == mine
+        return (decision["number"], decision["attempt"]) == mine
 
     def _send(self, record: Record) -> None:
         try:

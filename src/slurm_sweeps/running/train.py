@@ -6,6 +6,8 @@ only read from a folder that is the reader's own and that nobody else can write.
 
 A worker loads it once and forks a process for each trial. To let all trials share the imports that
 `train` does inside its body, the worker does those in advance.
+
+`cfg.yml`, a trial's configuration for people to read and paste.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import dis
 import functools
 import importlib
+import json
 import os
 import stat
 import sys
@@ -26,6 +29,7 @@ import cloudpickle
 
 from ..errors import StorageError, TrainError
 from ..storage.layout import build_draft_path
+from ..trial import describe_value
 from .fork_hazard import keep_cuda_closed
 
 Train = Callable[[dict[str, Any]], Any]
@@ -199,3 +203,21 @@ def _read_imports(code: CodeType) -> Iterator[tuple[str, tuple[str, ...]]]:
             level_and_names = [*level_and_names[-1:], instruction.argval]
         elif name == "IMPORT_NAME" and level_and_names[0] == 0:
             yield instruction.argval, tuple(level_and_names[-1] or ())
+
+
+def format_cfg(cfg: dict[str, Any]) -> str:
+    """Write a cfg as YAML; what YAML can't hold is shown as text."""
+    text = json.dumps(cfg, default=describe_value, ensure_ascii=False)
+    # File names that are not UTF-8 hold halves of surrogate pairs, which a file can't.
+    plain = json.loads(text.encode("utf-8", "replace"))
+    import yaml  # here: only the driver writes it
+
+    # The C emitter is five times faster; PyYAML has it where libyaml was there when it was built.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True))
+
+
+def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
+    """Make a trial's folder and write its `cfg.yml`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cfg.yml").write_text(format_cfg(cfg), encoding="utf-8")

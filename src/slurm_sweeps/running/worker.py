@@ -1,4 +1,11 @@
-"""The worker: one per slot, the parent of the trials that run there, one after another.
+"""The attempt at a trial that a worker runs now, as the worker holds it.
+
+How a worker lives through the signals that Slurm sends to all tasks of a job that ends.
+
+The driver got them too and says what to do. Python writes the number of every signal that has a
+handler to a pipe that the worker polls, so that the end of a child wakes it.
+
+The worker: one per slot, the parent of the trials that run there, one after another.
 
 It is started with its standard input and output as the channel to the driver, loads `train` once,
 and forks a process for each trial. It passes reports and decisions on, ends a trial that doesn't
@@ -26,15 +33,10 @@ import time
 import traceback
 import warnings
 from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..execution.running_trial import RunningTrial
-from ..execution.spawning import Nest, Spawner
-from ..execution.worker_signals import listen_to_signals, reap
-from . import processes as outcome
-from . import train as train_function
-from . import trial_process as attempt
 from .channel import (
     Decoder,
     Record,
@@ -42,9 +44,69 @@ from .channel import (
     encode_parts,
 )
 from .fork_hazard import find_fork_hazard
+from .processes import (
+    count_oom_kills,
+    freeze_memory,
+    judge,
+    kill_children,
+    listen_to_signals,
+    reap,
+)
+from .train import (
+    load_train,
+    read_train,
+)
+from .trial_process import (
+    Nest,
+    Post,
+    Spawner,
+    adopt_orphans,
+    finish_process,
+    load_libc,
+    run_attempt,
+)
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
+
+
+@dataclass(slots=True)
+class RunningTrial:
+    """Its process, its socket, and how far ending it has gone."""
+
+    run: Record
+    pid: int
+    link: socket.socket
+    decoder: Decoder
+    said: Record | None = None  # how it ended, by its own account
+    is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
+    told: str | None = None  # "prune", "pause" or "stop": what it was told to do
+    ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
+    deadline: float | None = None  # when to go further
+    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
+    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
+
+    def tell(self, record: Record) -> None:
+        """Say something to the trial, which may have ended, or closed the socket."""
+        with contextlib.suppress(OSError):  # its end is seen elsewhere
+            self.link.setblocking(True)
+            self.link.sendall(encode(record))
+            self.link.setblocking(False)
+
+    def set_deadline(self, ending: str, wait_s: float) -> None:
+        """Set when to go further than `ending`; asking again doesn't put off what follows it."""
+        if self.ending in (None, "asked") or ending != "asked":
+            self.ending = ending
+            self.deadline = time.monotonic() + wait_s
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the trial's process; KILL goes to all of its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, number)
+        if number == signal.SIGKILL:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
 
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
 FORK_DELAY_MS = 3.0
@@ -90,7 +152,7 @@ class Worker:
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
-        attempt.adopt_orphans(attempt.load_libc())
+        adopt_orphans(load_libc())
         self._wake, self._wake_writer = listen_to_signals()
         self._poll.register(self._in, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -176,7 +238,7 @@ class Worker:
             self._place = StepPlace(init["step"])
             self._place.bind()
         try:
-            train = train_function.load_train(Path(init["train"]), ahead=not init.get("fresh"))
+            train = load_train(Path(init["train"]), ahead=not init.get("fresh"))
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
             self._send({"kind": "broken", "traceback": traceback.format_exc()})
             return
@@ -185,7 +247,7 @@ class Worker:
             text = f"{hazard}: every trial gets a fresh interpreter instead of a fork"
             self._send({"kind": "notice", "text": text})
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
-        outcome.freeze_memory()
+        freeze_memory()
         own_fds = (self._in, self._out, self._wake, self._wake_writer)
         nest = Nest(
             self._direct,
@@ -195,7 +257,7 @@ class Worker:
             init["train"],
             None if hazard else train,
         )
-        self._oom_kills = outcome.count_oom_kills()
+        self._oom_kills = count_oom_kills()
         self._spawner = Spawner(nest)
         self._send({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
@@ -217,11 +279,11 @@ class Worker:
         child.link.setblocking(False)
         self._trial = RunningTrial(run, child.pid, child.link, Decoder())
         self._poll.register(child.link, select.POLLIN)
-        self._send({"kind": "started", "trial": run["number"], "pid": child.pid})
+        self._send({"kind": "started", "number": run["number"], "pid": child.pid})
 
     def _pass_decision(self, decision: Record) -> None:
         trial = self._trial
-        if trial is None or decision["trial"] != trial.run["number"]:
+        if trial is None or decision["number"] != trial.run["number"]:
             return
         if self._rank == 0:
             trial.tell(decision)
@@ -250,7 +312,7 @@ class Worker:
 
     def _ask_to_stop(self, stop: Record) -> None:
         trial = self._trial
-        if trial is None or stop["trial"] != trial.run["number"]:
+        if trial is None or stop["number"] != trial.run["number"]:
             return
         trial.told = trial.told or "stop"
         trial.tell({"kind": "stop"})
@@ -328,12 +390,12 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(trial.pid, signal.SIGKILL)
         spare = self._spawner.spare if self._spawner is not None else None
-        outcome.kill_children(set() if spare is None else {spare.pid})
+        kill_children(set() if spare is None else {spare.pid})
         self._drain(trial)
         self._trial = None
         if not trial.is_told_of:
             oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
-            self._tell_end(trial, outcome.judge(trial.said, trial.told, exit_code, oom))
+            self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
         self._follow_driver()
 
     def _end_early(self, trial: RunningTrial) -> None:
@@ -347,17 +409,17 @@ class Worker:
             return
         if trial.told != "pause" and not self._init.get("fresh"):
             trial.is_told_of = True
-            self._tell_end(trial, outcome.judge(said, trial.told, 0, False))
+            self._tell_end(trial, judge(said, trial.told, 0, False))
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
         if self._world_size > 1:  # the driver looks which rank was the first
             end = {"at": time.time(), **end}
         number = trial.run["number"]
-        self._send({**end, "kind": "ended", "trial": number, **self._describe_place()})
+        self._send({**end, "kind": "ended", "number": number, **self._describe_place()})
 
     def _was_out_of_memory(self) -> bool:
         """Whether the kernel's out-of-memory killer has struck since this was last asked."""
-        before, self._oom_kills = self._oom_kills, outcome.count_oom_kills()
+        before, self._oom_kills = self._oom_kills, count_oom_kills()
         return self._oom_kills > before
 
     def _drain(self, trial: RunningTrial) -> None:
@@ -373,7 +435,7 @@ class Worker:
         """The driver is gone: nothing may stay behind."""
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
-        outcome.kill_children()
+        kill_children()
 
 
 def take_channel(output: int) -> tuple[int, int]:
@@ -395,7 +457,7 @@ def main(arguments: Record) -> None:
     socket_to_driver = None if direct is None else socket.socket(fileno=direct)
     slot = arguments.get("slot")
     Worker(channel_in, channel_out, rank, world_size, socket_to_driver, slot).serve()
-    attempt.finish_process()
+    finish_process()
     os._exit(0)  # the driver waits: an interpreter takes its time to take itself apart
 
 
@@ -412,6 +474,6 @@ def trial_main(arguments: Record) -> None:
     link.set_inheritable(False)
     with open(arguments["run"], "rb") as file:
         run = json.load(file)
-    train = train_function.read_train(Path(arguments["train"]))
-    post = attempt.Post(link, None, arguments["rank"], arguments["world_size"])
-    attempt.run_attempt(post, run, train)
+    train = read_train(Path(arguments["train"]))
+    post = Post(link, None, arguments["rank"], arguments["world_size"])
+    run_attempt(post, run, train)

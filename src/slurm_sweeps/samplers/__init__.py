@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..errors import UsageTypeError
-from ..search.samplers.grid import Grid, GridSampler
 from .model import Model, ModelSampler
 from .optuna import Optuna, OptunaSampler
 from .protocol import (
@@ -13,7 +12,7 @@ from .protocol import (
     SamplerPlan,
     StudyingSampler,
 )
-from .simple import Random, RandomSampler
+from .simple import Grid, GridSampler, Random, RandomSampler
 
 __all__ = [
     "Grid",

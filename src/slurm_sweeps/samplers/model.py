@@ -25,9 +25,7 @@ import numpy as np
 
 from ..checks import check_integer, check_real
 from ..errors import UsageError
-from ..search.draws import Streams
-from ..search.samplers.draw import Draw
-from ..search.samplers.unseen import Unseen
+from ..search.draws import Draw, Streams, Unseen
 from ..trial import Status
 from .encoding import Encoding
 from .forest import (

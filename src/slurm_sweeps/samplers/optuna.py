@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, UsageTypeError
-from ..search.draws import Streams
-from ..search.samplers.unseen import Unseen
+from ..search.draws import Streams, Unseen
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf, pick_option
 from ..trial import Status

@@ -17,8 +17,8 @@ import numpy as np
 from ..checks import check_seed
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
-from .compile import compile_options
-from .space import Space
+from .search_space import compile_options
+from .spaces import Space
 from .tree import Leaf, OptionsNode, pick_option
 
 

@@ -1,10 +1,33 @@
-"""Random numbers by trial: the same for trial n, whatever was drawn before."""
+"""Random numbers by trial: the same for trial n, whatever was drawn before.
+
+Random configurations by trial number.
+
+Configurations that the user wants tried first, whole or in part.
+
+Not trying the same point twice.
+
+Points are told apart by a digest of their canonical JSON. What is drawn with a continuous number in
+it can't come up again, so its digest is not kept.
+
+A point that was tried is drawn anew a few times. Once half of a finite space is tried, or when
+drawing keeps hitting what is known, untried points are taken by their number instead, in the end
+in a fixed random order. What comes next depends on the set of tried points alone, not on how it
+grew: a resumed sweep goes on as an undisturbed one does.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+
+from ..errors import UsageError, UsageTypeError
+from ..trial import canonical_json
+from .search_space import SearchSpace
+from .tree import Leaf
 
 
 class Streams:
@@ -32,3 +55,204 @@ class Streams:
         self._state["state"]["counter"][2] = number
         self._philox.state = self._state
         return self._generator
+
+
+class Draw:
+    """Draws configurations of one trial at a time; each space with a seed follows its own stream.
+
+    Args:
+        space: The search space.
+        seed: The sweep's seed.
+
+    Attributes:
+        rng: The stream of the trial that `go_to` went to.
+        is_point: Whether the last configuration drawn holds no continuous number, so that it can
+            come up again.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._common = Streams(seed)
+        self._own = [
+            (leaf, Streams(leaf.space.seed, leaf.path))
+            for leaf in space.leaves
+            if leaf.space.seed is not None
+        ]
+        self._continuous = frozenset(leaf for leaf in space.leaves if leaf.space.is_continuous)
+        self._rngs: dict[Leaf, np.random.Generator] = {}
+        self._fixed: Mapping[Leaf, float] = {}
+        self.rng = self._common.go_to(0)
+        self.is_point = False
+
+    def go_to(self, number: int, fixed: Mapping[Leaf, float] | None = None) -> None:
+        """Go to the start of trial `number`'s stream, where the leaves in `fixed` are not drawn."""
+        self.rng = self._common.go_to(number)
+        self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
+        self._fixed = fixed or {}
+
+    def free(self) -> None:
+        """Draw the leaves, too, that `go_to` was told of as fixed."""
+        self._fixed = {}
+
+    def draw(self) -> dict[str, Any]:
+        """Return one configuration; each call another one."""
+        self.is_point = True
+        return self._space.build(self._pick)
+
+    def _pick(self, leaf: Leaf) -> float:
+        if leaf in self._continuous:
+            self.is_point = False
+        fixed = self._fixed.get(leaf)
+        return self._rngs.get(leaf, self.rng).random() if fixed is None else fixed
+
+
+#: How often a point that is known already is drawn anew before another way is taken.
+_N_DRAWS = 16
+
+
+class Drawing(Protocol):
+    """Proposes configurations for one trial: `Draw` does, or a model."""
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The trial's random numbers."""
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the last configuration proposed can come up again."""
+
+    def draw(self) -> dict[str, Any]:
+        """Return one configuration; each call another one."""
+
+
+class Unseen:
+    """The points of a space that were not tried yet in this round.
+
+    A round ends when all points of a finite space were tried; the next begins with none tried.
+
+    Attributes:
+        repeats: Whether a point came up that had been tried before, because no other was left.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        # Where a continuous number is in every configuration, no two are ever the same.
+        self._is_needed = not any(
+            leaf.space.is_continuous and leaf.parent is None for leaf in space.leaves
+        )
+        self._seen: set[bytes] = set()
+        self._order: Any = None
+        self._position = 0
+        self.repeats = False
+
+    def find(self, draw: Drawing) -> dict[str, Any]:
+        """Return a configuration not tried in this round, and note it as tried."""
+        if not self._is_needed:
+            return draw.draw()
+        size = self._space.size
+        if size is not None and 2 * len(self._seen) >= size:
+            return self._take_in_order(size)
+        for cfg in self._draw_candidates(draw, size):
+            if not draw.is_point or self._take(cfg):
+                return cfg
+        if size is not None:
+            return self._take_in_order(size)
+        self.repeats = True
+        return cfg
+
+    def mark(self, cfg: dict[str, Any]) -> None:
+        """Count a configuration that another sweep tried as tried in this round."""
+        if self._is_needed:
+            self._take(cfg)
+
+    def note(self, cfg: dict[str, Any]) -> None:
+        """Note a configuration that was given out before, perhaps in another process."""
+        if not self._is_needed or self._take(cfg):
+            return
+        # A known point is only given out when none was left, so a round must have begun here.
+        self._begin_round()
+        self._take(cfg)
+
+    def _draw_candidates(self, draw: Drawing, size: int | None) -> Iterator[dict[str, Any]]:
+        for _ in range(_N_DRAWS):
+            yield draw.draw()
+        if size is None:
+            return
+        # Likely points are used up; by their number, all are as likely.
+        for _ in range(_N_DRAWS):
+            yield self._space.at(int(draw.rng.random() * size))
+
+    def _take_in_order(self, size: int) -> dict[str, Any]:
+        if self._order is None:
+            self._order = Streams(self._seed, "order of the untried").go_to(0).permutation(size)
+        while True:
+            for index in self._order[self._position :]:
+                self._position += 1
+                cfg = self._space.at(int(index))
+                if self._take(cfg):
+                    return cfg
+            self._begin_round()
+
+    def _take(self, cfg: dict[str, Any]) -> bool:
+        digest = hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()
+        if digest in self._seen:
+            return False
+        self._seen.add(digest)
+        return True
+
+    def _begin_round(self) -> None:
+        # In an infinite space what is known stays known: other points are left, only hard to hit.
+        if self._space.size is not None:
+            self._seen.clear()
+        self._position = 0
+        self.repeats = True
+
+
+#: How often what a partial point leaves open is drawn, until it fits the options the point names.
+_N_DRAWS = 1000
+
+
+def fill_points(
+    points: Sequence[Mapping[str, Any]], space: SearchSpace, seed: int
+) -> tuple[dict[str, Any], ...]:
+    """Return configurations that agree with the points; what these leave open is drawn.
+
+    Args:
+        points: Configurations, or parts of some: dicts nested as the cfg is.
+        space: The search space.
+        seed: The sweep's seed; the same draws in every process.
+
+    Raises:
+        UsageTypeError: `points` is no list of dicts.
+        UsageError: A point agrees with no configuration of the space.
+    """
+    if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
+        raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")
+    streams = Streams(seed, "points")
+    return tuple(_fill(point, i, space, streams) for i, point in enumerate(points))
+
+
+def _fill(point: Any, number: int, space: SearchSpace, streams: Streams) -> dict[str, Any]:
+    if not isinstance(point, Mapping):
+        raise UsageTypeError(
+            f"points_to_evaluate[{number}] must be a dict, got {point!r} ({type(point).__name__})"
+        )
+    rng = streams.go_to(number)
+    for _ in range(_N_DRAWS):
+        try:
+            # Read as it is, not made of units: 1e-3 is to stay 1e-3.
+            return space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))
+        except UsageError as error:
+            why = error
+    raise UsageError(
+        f"points_to_evaluate[{number}] = {point!r} is no part of any configuration: {why}"
+    ) from why
+
+
+def _overlay(drawn: Any, wanted: Any) -> Any:
+    """Return what was drawn, with the wanted values in their places."""
+    if not isinstance(wanted, Mapping):
+        return wanted
+    below = drawn if isinstance(drawn, dict) else {}
+    return below | {key: _overlay(below.get(key), value) for key, value in wanted.items()}

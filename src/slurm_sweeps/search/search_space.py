@@ -1,4 +1,9 @@
-"""SearchSpace: the cfg that the user wrote, spaces included, as samplers and the store see it."""
+"""SearchSpace: the cfg that the user wrote, spaces included, as samplers and the store see it.
+
+From the user's dict to the tree of nodes; checks all that a template can get wrong.
+
+How a search space differs from the one that an experiment was begun with.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,9 @@ import numpy as np
 
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
-from .compile import compile_template, join_path
-from .difference import describe_difference
-from .space import Space
+from .spaces import SPACE_KEY, Space, format_description
 from .tree import (
+    ConstantNode,
     Leaf,
     MappingNode,
     Node,
@@ -22,6 +26,7 @@ from .tree import (
     OptionsNode,
     Pick,
     RowNode,
+    format_place,
 )
 
 
@@ -180,3 +185,145 @@ def _check_names(template: Any, path: str = "") -> set[str]:
             )
         seen |= names
     return seen
+
+
+def compile_template(
+    template: Any, path: str = "", parent: Leaf | None = None, option: int = 0
+) -> Node:
+    """Turn a template into nodes.
+
+    Args:
+        template: A dict, list, tuple, space or constant.
+        path: Where it is; keys and list positions joined by dots.
+        parent: The Choice or Grid leaf in whose option it lies, or None.
+        option: The number of that option.
+
+    Raises:
+        UsageError: A dict has keys that JSON can't hold, or an option holds a Grid.
+        UsageTypeError: A class of spaces stands where one of its instances was meant.
+    """
+    if isinstance(template, Space):
+        return _compile_space(template, Leaf(path, template, parent, option))
+    if isinstance(template, dict):
+        return _compile_mapping(template, path, parent, option)
+    if isinstance(template, (list, tuple)):
+        return _compile_row(template, path, parent, option)
+    if isinstance(template, type) and issubclass(template, Space):
+        raise UsageTypeError(
+            f"cfg{format_place(path)} is the class {template.__name__}; make a space of it, such "
+            "as Uniform(0, 1)"
+        )
+    return ConstantNode(path, template, canonical_json(template))
+
+
+def _compile_space(space: Space, leaf: Leaf) -> Node:
+    if space.is_grid and leaf.parent is not None:
+        raise UsageError(
+            f"cfg{format_place(leaf.path)}: a Grid can't lie in an option of a Choice or a Grid, "
+            f"where its points could not all be tried; write {space!r} as a Choice"
+        )
+    if space.options is None:
+        return NumberNode(leaf)
+    return compile_options(leaf, space.options)
+
+
+def compile_options(leaf: Leaf, options: tuple[Any, ...]) -> OptionsNode:
+    """Turn the options of a Choice or Grid at `leaf` into one node."""
+    nodes = tuple(compile_template(o, leaf.path, leaf, i) for i, o in enumerate(options))
+    first: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        first.setdefault(canonical_json(node.describe()), i)
+    numbers = {key: i for key, i in first.items() if isinstance(nodes[i], ConstantNode)}
+    return OptionsNode(type(leaf.space).__name__, leaf, nodes, numbers, tuple(first.values()))
+
+
+def _compile_mapping(template: dict[Any, Any], path: str, parent: Leaf | None, option: int) -> Node:
+    texts = _write_keys(template, path)
+    children = {
+        key: compile_template(template[key], join_path(path, text), parent, option)
+        for text, key in texts.items()
+    }
+    if all(isinstance(child, ConstantNode) for child in children.values()):
+        return ConstantNode(path, template, canonical_json(template))
+    return MappingNode(path, children, texts)
+
+
+def _compile_row(
+    template: list[Any] | tuple[Any, ...], path: str, parent: Leaf | None, option: int
+) -> Node:
+    children = tuple(
+        compile_template(item, join_path(path, str(i)), parent, option)
+        for i, item in enumerate(template)
+    )
+    if all(isinstance(child, ConstantNode) for child in children):
+        return ConstantNode(path, template, canonical_json(template))
+    # A named tuple is made by _make, all others from one iterable.
+    return RowNode(path, children, getattr(type(template), "_make", type(template)))
+
+
+def join_path(path: str, text: str) -> str:
+    """Append a key or a list position to a path."""
+    return f"{path}.{text}" if path else text
+
+
+def _write_keys(template: dict[Any, Any], path: str) -> dict[str, Any]:
+    """Return the dict's keys by the text that JSON writes for each."""
+    texts = {_write_key(key, path): key for key in template}
+    if len(texts) < len(template):
+        raise UsageError(
+            f"cfg{format_place(path)} has keys that JSON writes the same way: {list(template)!r}"
+        )
+    try:
+        sorted(template)
+    except TypeError:
+        raise UsageError(
+            f"cfg{format_place(path)} mixes keys of types that have no order: {list(template)!r}; "
+            "use strings"
+        ) from None
+    return texts
+
+
+def _write_key(key: Any, path: str) -> str:
+    try:
+        text: str = next(iter(json.loads(json.dumps({key: None}))))
+    except TypeError:
+        raise UsageError(
+            f"cfg{format_place(path)} has the key {key!r} ({type(key).__name__}), which JSON can't "
+            "hold; use a string"
+        ) from None
+    return text
+
+
+def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """Return one sentence on the first difference of two descriptions, None if there is none.
+
+    Args:
+        old: What `SearchSpace.describe` returned then.
+        new: What it returns now.
+        path: Where in the cfg the two are, keys joined by dots.
+    """
+    if canonical_json(old) == canonical_json(new):
+        return None
+    if _is_mapping(old) and _is_mapping(new):
+        return _compare_mappings(old, new, path)
+    return f"{_name(path)} was {format_description(old)} and is now {format_description(new)}"
+
+
+def _is_mapping(described: Any) -> bool:
+    return isinstance(described, dict) and SPACE_KEY not in described
+
+
+def _compare_mappings(old: dict[str, Any], new: dict[str, Any], path: str) -> str | None:
+    for key in [*old, *(key for key in new if key not in old)]:
+        place = f"{path}.{key}" if path else key
+        if key not in new:
+            return f"{_name(place)} was {format_description(old[key])} and is gone"
+        if key not in old:
+            return f"{_name(place)} is new: {format_description(new[key])}"
+        if sentence := describe_difference(old[key], new[key], place):
+            return sentence
+    return None
+
+
+def _name(path: str) -> str:
+    return f"cfg[{path!r}]" if path else "cfg"

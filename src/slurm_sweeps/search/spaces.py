@@ -1,11 +1,33 @@
-"""Search spaces of one number each, continuous or whole."""
+"""What every search space is.
+
+A space is the image of the unit interval: `from_unit` carries u in [0, 1] to a value on the
+space's natural scale (logarithmic where the space is), `to_unit` carries a value back. Drawing is
+`from_unit` of a uniform random number, so that random, quasi-random and model-based samplers all
+meet a space through the same two methods, and equal steps of u are equally likely.
+
+Values are native Python numbers, never numpy's: they end in JSON, in YAML and in user code that
+checks `isinstance(x, int)`.
+
+Search spaces of one number each, continuous or whole.
+
+Spaces of multiples of a step.
+
+A quantized space of a bounded one is a space of the multiples' counts: `Quantized(LogUniform(16,
+512), 16)` is 16 times `LogInteger(1, 32)`. So the first and the last multiple are as likely as
+their neighbours, which rounding a float would make half as likely.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from ..checks import (
     check_integer,
@@ -13,8 +35,130 @@ from ..checks import (
     check_real,
     check_seed,
 )
-from ..errors import UsageError
-from .space import NumberSpace, clip_unit, log_unit
+from ..errors import UsageError, UsageTypeError
+
+#: Marks a space in a description, where a dict could else be one of the user's.
+SPACE_KEY = "$space"
+
+
+def clip_unit(u: float) -> float:
+    """Return u moved into [0, 1]."""
+    return min(max(u, 0.0), 1.0)
+
+
+def log_unit(value: float, low: float, high: float) -> float:
+    """Return where `value` lies between `low` and `high` on a logarithmic scale, in [0, 1]."""
+    width = math.log(high) - math.log(low)
+    if value <= low or width == 0.0:  # the logarithms of neighbouring floats can be the same
+        return 0.0
+    return clip_unit((math.log(value) - math.log(low)) / width)
+
+
+class Space(ABC):
+    """A set of values that a hyper-parameter can take, and how likely each is."""
+
+    __slots__ = ()
+
+    seed: int | None
+
+    #: Options that may hold spaces themselves; None for a space of plain numbers.
+    options: tuple[Any, ...] | None = None
+    #: Whether all options are to be tried, each once, instead of drawn.
+    is_grid: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """How many different values there are; None if they can't be counted to an end."""
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether two draws are never equal (but for rounding)."""
+        return self.size is None
+
+    @abstractmethod
+    def from_unit(self, u: float) -> Any:
+        """Return the value at u in [0, 1]; it grows with u."""
+
+    @abstractmethod
+    def to_unit(self, value: Any) -> float:
+        """Return a u in [0, 1] with `from_unit(u) == value`, up to rounding."""
+
+    @abstractmethod
+    def at(self, index: int) -> Any:
+        """Return the value number `index` (0 <= index < size) of a finite space."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what defines the space, as JSON can hold it, to store and to compare."""
+
+    @abstractmethod
+    def revive(self, json_value: Any) -> Any:
+        """Return the value that stands for `json_value`, read back from JSON.
+
+        Raises:
+            UsageError: No value of this space is written so.
+        """
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw one value."""
+        return self.from_unit(rng.random())
+
+    def __repr__(self) -> str:
+        return format_description(self.describe())
+
+
+def describe_space(name: str, arguments: list[Any], seed: int | None) -> dict[str, Any]:
+    """Return a space's description; a list keeps the arguments' order where JSON sorts keys."""
+    return {SPACE_KEY: name, "args": arguments, "seed": seed}
+
+
+def format_description(described: Any) -> str:
+    """Write what `describe` returned as the user would write the space."""
+    if isinstance(described, dict) and SPACE_KEY in described:
+        arguments = [format_description(argument) for argument in described["args"]]
+        if described["seed"] is not None:
+            arguments.append(f"seed={described['seed']}")
+        return f"{described[SPACE_KEY]}({', '.join(arguments)})"
+    if isinstance(described, dict):
+        items = (f"{k!r}: {format_description(v)}" for k, v in described.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(described, list):
+        return f"[{', '.join(format_description(v) for v in described)}]"
+    return repr(described)
+
+
+class NumberSpace(Space):
+    """What the spaces of numbers share. All are dataclasses of the arguments they were given."""
+
+    __slots__ = ()
+
+    def describe(self) -> dict[str, Any]:
+        return describe_space(type(self).__name__, self._arguments(), self.seed)
+
+    @abstractmethod
+    def _arguments(self) -> list[Any]:
+        """Return what the space was made of, as JSON can hold it, without the seed."""
+
+    def revive(self, json_value: Any) -> Any:
+        is_number = isinstance(json_value, (int, float)) and not isinstance(json_value, bool)
+        if not is_number or not math.isfinite(json_value) or not self._contains(json_value):
+            raise UsageError(f"{json_value!r} is no value of {self!r}")
+        return self._cast(json_value)
+
+    def at(self, index: int) -> Any:
+        raise UsageError(f"{self!r} has no end, so none of its points has the number {index!r}")
+
+    @abstractmethod
+    def _contains(self, value: float) -> bool: ...
+
+    def _cast(self, value: float) -> Any:
+        return float(value)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
 
 #: u = 0 and u = 1 would be infinitely far out on a normal distribution.
 _UNIT_MARGIN = 2.0**-53
@@ -249,3 +393,110 @@ def _check_positive(owner: str, low: float) -> None:
         raise UsageError(
             f"{owner} needs low > 0, because a logarithmic scale has no zero, got low={low!r}"
         )
+
+
+_Inner = Uniform | LogUniform | Integer | LogInteger | Normal
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Quantized(NumberSpace):
+    """Multiples of `step` that lie within the bounds of `space`, distributed as `space` is.
+
+    The values are ints if `step` is an int, else floats, as short as they can be written: 0.3, not
+    0.30000000000000004.
+
+    Args:
+        space: A Uniform, LogUniform, Integer, LogInteger or Normal.
+        step: What all values are multiples of, above 0.
+        seed: Gives this space a repeatable stream of its own; None takes the seed of `space`.
+
+    Raises:
+        UsageError: step <= 0, or no multiple of it lies within the bounds.
+        UsageTypeError: `space` is none of the above, or `step` is not a number.
+    """
+
+    space: _Inner
+    step: float
+    seed: int | None = None
+    _first: int = field(init=False, compare=False, default=0)
+    _last: int | None = field(init=False, compare=False, default=None)
+    _digits: int = field(init=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, _Inner):
+            raise UsageTypeError(
+                "Quantized: space must be a Uniform, LogUniform, Integer, LogInteger or Normal, "
+                f"got {self.space!r} ({type(self.space).__name__})"
+            )
+        step = _check_step(self.step)
+        seed = check_seed("Quantized", self.seed)
+        self._set(step=step, seed=self.space.seed if seed is None else seed)
+        self._set(_digits=-int(Decimal(repr(step)).as_tuple().exponent))
+        if not isinstance(self.space, Normal):
+            self._count_multiples(self.space.low, self.space.high)
+
+    def _count_multiples(self, low: float, high: float) -> None:
+        step = _as_written(self.step)
+        first, last = -(-_as_written(low) // step), _as_written(high) // step
+        if first > last:
+            raise UsageError(
+                f"Quantized: no multiple of step={self.step!r} lies between {low!r} and {high!r}"
+            )
+        self._set(_first=first, _last=last)
+
+    @property
+    def size(self) -> int | None:
+        return None if self._last is None else self._last - self._first + 1
+
+    @property
+    def is_continuous(self) -> bool:
+        return False
+
+    def from_unit(self, u: float) -> float:
+        if self._last is None:
+            return self._multiply(round(self.space.from_unit(u) / self.step))
+        if isinstance(self.space, (LogUniform, LogInteger)):
+            return self._multiply(round_log_integer(u, self._first, self._last))
+        size = self._last - self._first + 1
+        return self._multiply(self._first + min(int(u * size), size - 1))
+
+    def to_unit(self, value: float) -> float:
+        if self._last is None:
+            return self.space.to_unit(value)  # type: ignore[arg-type] # only a Normal has no end
+        count = round(value / self.step)
+        if isinstance(self.space, (LogUniform, LogInteger)):
+            return log_unit(count, self._first - 0.5, self._last + 0.5)
+        return clip_unit((count - self._first + 0.5) / (self._last - self._first + 1))
+
+    def at(self, index: int) -> float:
+        if self._last is None:
+            raise UsageError(f"{self!r} has no end, so none of its points has the number {index!r}")
+        return self._multiply(self._first + index)
+
+    def _arguments(self) -> list[Any]:
+        return [self.space.describe(), self.step]
+
+    def _multiply(self, count: int) -> float:
+        if isinstance(self.step, int):
+            return count * self.step
+        return round(count * self.step, self._digits)
+
+    def _contains(self, value: float) -> bool:
+        count = round(value / self.step)
+        inside = self._last is None or self._first <= count <= self._last
+        return inside and self._multiply(count) == value
+
+    def _cast(self, value: float) -> float:
+        return int(value) if isinstance(self.step, int) else float(value)
+
+
+def _check_step(step: Any) -> float:
+    number = check_real("Quantized", "step", step)
+    if number <= 0:
+        raise UsageError(f"Quantized needs step > 0, got step={step!r}")
+    return number if isinstance(step, float) or not number.is_integer() else int(number)
+
+
+def _as_written(number: float) -> Fraction:
+    """Return the decimal that a float is written as: 0.1 is 1/10, not 0.1000000000000000055."""
+    return Fraction(repr(number))

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ..errors import UsageError
 from ..trial import canonical_json
-from .space import Space, describe_space
+from .spaces import Space, describe_space
 
 
 @dataclass(frozen=True, slots=True, eq=False)

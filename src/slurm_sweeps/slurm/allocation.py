@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
-from ..execution.scontrol import (
+from .client import (
     JobNode,
     NodeFacts,
     parse_job_nodes,

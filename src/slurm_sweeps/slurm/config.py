@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import UsageError, UsageTypeError
-from ..execution.step_options import StepOptions, parse_step_options
+from .step import StepOptions, parse_step_options
 from .text import parse_mem
 
 #: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.

@@ -16,9 +16,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..rules.asha import AshaPruner
 from ..rules.protocol import Decision, PromotingPruner, Pruner
 from ..samplers import Observation, Sampler, StudyingSampler
-from ..search.rungs import AshaPruner
 from ..trial import TRANSITIONS, Status, compute_trial_id
 from .prospects import Prospects
 from .state import (

@@ -1,4 +1,9 @@
-"""What a sweep knows of a trial, what it is told of an attempt's end, and what was asked of it."""
+"""How long a trial's iterations take, as its first report tells.
+
+A learning curve of which only a few values are kept, enough to see where it goes.
+
+What a sweep knows of a trial, what it is told of an attempt's end, and what was asked of it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,80 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..rules.protocol import Decision
-from ..search.pace import Pace
-from ..search.thin_curve import ThinCurve
 from ..trial import Status, TrialError
+
+
+class Pace:
+    """Seconds per iteration, from a trial's start to its first report.
+
+    The first report is that of the lowest iteration from 1 on (0 is logged before any training by
+    many); every trial has one, however soon it is stopped, so that all are measured alike. Start
+    and loading count, as they do for the sweep. Only the first attempt is timed: a later one may
+    go on from a checkpoint, and nobody knows from which. Where it logs the first report once more,
+    nothing is known: what is known is a function of what is stored.
+
+    Attributes:
+        seconds: Seconds per iteration, more than 0; None while unknown.
+    """
+
+    __slots__ = ("_iteration", "_started_at", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self._iteration: int | None = None
+        self._started_at: float | None = None
+
+    def begin(self, attempt: int, now: float) -> None:
+        """An attempt, counted from 1, begins at so many seconds on some clock."""
+        self._started_at = now if attempt == 1 else None
+
+    def note(self, iteration: int, now: float | None) -> None:
+        """The trial has reported.
+
+        Args:
+            iteration: 0 or more.
+            now: Seconds on the same clock, None if nobody looked.
+        """
+        if iteration < 1 or (self._iteration is not None and iteration > self._iteration):
+            return
+        self._iteration, self.seconds = iteration, None
+        if self._started_at is not None and now is not None and now > self._started_at:
+            self.seconds = (now - self._started_at) / iteration
+
+
+class ThinCurve:
+    """A metric's first value from each power of four on, and its last: O(log n) of n values.
+
+    The powers are the iterations 0, 1, 4, 16, …, which also are the usual rungs. What is kept is a
+    function of the stored metrics: an iteration that is logged again replaces its value, and the
+    order of the reports does not matter.
+    """
+
+    __slots__ = ("_first", "_last")
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[int, float]] = {}
+        self._last: tuple[int, float] | None = None
+
+    def note(self, iteration: int, value: float) -> bool:
+        """Take a value in; say whether it is the first from a power of four on.
+
+        Args:
+            iteration: 0 or more.
+            value: Any number, NaN and infinities included.
+        """
+        power = (iteration.bit_length() + 1) // 2
+        first = self._first.get(power)
+        if first is None or iteration <= first[0]:
+            self._first[power] = (iteration, value)
+        if self._last is None or iteration >= self._last[0]:
+            self._last = (iteration, value)
+        return first is None
+
+    def read(self) -> dict[int, float]:
+        """Return the values that are kept, by iteration, rising."""
+        points = sorted(self._first.values())
+        return dict(points if self._last is None else [*points, self._last])
 
 
 @dataclass(slots=True)

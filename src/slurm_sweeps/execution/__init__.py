@@ -1,1 +1,0 @@
-"""Running trials: the driver, its workers, and the channel between them."""

@@ -1,0 +1,114 @@
+"""What is done ahead or at the same time: a trial's exit, and the start of the first workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from worker_process import TIMEOUT_S, WorkerProcess, start_worker
+
+from cluster_tools.processes import read_process, wait_until
+from slurm_sweeps.running.launchers import LocalLauncher, count_cpus
+from slurm_sweeps.storage.layout import Layout
+
+
+@contextlib.contextmanager
+def start_slow_leaver(folder: Path) -> Iterator[WorkerProcess]:
+    """A worker whose trials are done, but whose processes don't exit before `let_go` is called."""
+    os.mkfifo(folder / "gate")
+
+    def train(cfg: dict[str, Any]) -> None:
+        import os
+
+        import slurm_sweeps as ss
+
+        exit_at_once = os._exit
+
+        def exit_late(code: int) -> None:
+            with open("../gate") as gate:
+                gate.read()
+            exit_at_once(code)
+
+        os._exit = exit_late
+        ss.log({"loss": 1.0}, 1)
+        if cfg.get("fails"):
+            raise ValueError
+
+    with start_worker(folder, train) as worker:
+        worker.wait_for("ready")
+        yield worker
+
+
+def let_go(folder: Path) -> None:
+    """Let the process that waits exit; blocks until there is one."""
+    (folder / "gate").write_text("")
+
+
+def test_an_end_is_told_before_the_exit_and_the_next_trial_waits_for_the_exit(
+    tmp_path: Path,
+) -> None:
+    with start_slow_leaver(tmp_path) as worker:
+        first = worker.run(number=0)["pid"]
+        worker.wait_for("report")
+        worker.decide("prune", 1)
+        assert worker.wait_for("ended")["how"] == "pruned"
+        assert read_process(first)
+        directory = str(tmp_path / "trial-1")
+        run = {"trial_id": "trial-1", "number": 1, "attempt": 1, "dir": directory}
+        worker.send({"kind": "run", **run, "env": {}, "cfg": {}})
+        worker.send({"kind": "stop", "number": 1, "grace_s": TIMEOUT_S})  # heard in its turn
+        let_go(tmp_path)
+        started = worker.wait_for("started")
+        assert started["number"] == 1
+        assert not read_process(first)
+        worker.wait_for("report")
+        worker.decide("go_on", 1, number=1)
+        let_go(tmp_path)
+        assert worker.wait_for("ended")["how"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("cfg", "do", "how"), [({}, "pause", "pruned"), ({"fails": True}, "go_on", "failed")]
+)
+def test_a_trial_that_may_be_run_again_has_gone_when_its_end_is_told(
+    tmp_path: Path, cfg: dict[str, Any], do: str, how: str
+) -> None:
+    with start_slow_leaver(tmp_path) as worker:
+        pid = worker.run(cfg)["pid"]
+        worker.wait_for("report")
+        worker.decide(do, 1)
+        let_go(tmp_path)
+        assert worker.wait_for("ended")["how"] == how
+        assert not read_process(pid)
+
+
+def test_workers_are_started_ahead_and_those_not_needed_end(tmp_path: Path) -> None:
+    launcher = LocalLauncher(3, Layout(tmp_path, "ahead"))
+    with launcher.prepare(2):
+        begun = [link.process.pid for link in launcher._prepared.values()]
+        assert len(begun) == min(2, max(1, count_cpus() - 1))
+        link = launcher.start(0)
+        later = launcher.start(2)  # nobody thought of that one
+        assert link.process.pid == begun[0]
+        assert later.process.pid not in begun
+    assert not any(map(read_process, begun[1:]))
+    for taken in (link, later):
+        assert read_process(taken.process.pid)
+        taken.close_input()
+        started = time.monotonic()
+        taken.wait(TIMEOUT_S)
+        assert taken.process.returncode == 0, f"after {time.monotonic() - started} s"
+        taken.end()
+
+
+def test_waiting_for_a_worker_that_does_not_end_has_an_end(tmp_path: Path) -> None:
+    link = LocalLauncher(1, Layout(tmp_path, "waits")).start(0)
+    link.wait(0.01)
+    assert link.process.returncode is None
+    link.end()
+    wait_until(lambda: not read_process(link.process.pid), TIMEOUT_S, lambda: "still there")

@@ -1,0 +1,215 @@
+"""What is read of an allocation, from recorded environments and scontrol's texts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from recorded_jobs import (
+    JOBS,
+    NODE_TEXT,
+    load_allocation,
+    load_allocation_without_scontrol,
+    read_job,
+)
+
+from slurm_sweeps.errors import AllocationError, UsageError
+from slurm_sweeps.slurm.allocation import (
+    Allocation,
+    Node,
+    check_not_inside_a_step,
+    inside_a_step,
+    parse_allocation,
+    read_allocation,
+)
+from slurm_sweeps.slurm.client import parse_job_nodes, parse_node_facts
+from slurm_sweeps.slurm.text import Gres
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
+
+
+def describe(nodes: tuple[Node, ...]) -> list[tuple[str, int, int, int | None, int]]:
+    return [(node.name, node.cpus, node.tasks, node.mem_mb, node.gpus) for node in nodes]
+
+
+def test_outside_of_slurm_there_is_none() -> None:
+    assert parse_allocation({"PATH": "/bin"}) is None
+    assert parse_allocation({"SLURM_JOB_ID": ""}) is None
+    assert read_allocation({}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("bare", [("n1", 1, 0, 256000, 0)]),
+        ("exclusive", [("n1", 128, 0, 256000, 4), ("n2", 128, 0, 256000, 4)]),
+        ("exclusive_tasks", [("n1", 128, 4, 256000, 4), ("n2", 128, 4, 256000, 4)]),
+        ("gpus_per_node", [("n1", 16, 4, 32768, 4), ("n2", 16, 4, 32768, 4)]),
+        ("gpus_per_task", [("n1", 16, 4, 16384, 4), ("n2", 16, 4, 16384, 4)]),
+        ("gpus_skewed", [("n1", 28, 7, 16384, 4), ("n2", 4, 1, 16384, 4)]),
+        ("gpus_uneven", [("n1", 16, 4, 16384, 4), ("n2", 4, 1, 4096, 1)]),
+        ("gres", [("n1", 64, 4, 65536, 4), ("n2", 64, 4, 65536, 4)]),
+        ("nodes_only", [("n1", 1, 0, 256000, 4), ("n2", 1, 0, 256000, 4)]),
+        ("nomultithread", [("h1", 16, 4, 8192, 0)]),
+        ("per_cpu", [("n1", 72, 18, 73728, 0), ("n2", 72, 18, 73728, 0)]),
+        ("per_node", [("n1", 72, 18, 73728, 0), ("n2", 72, 18, 73728, 0)]),
+        ("threads", [("h1", 10, 3, 1000, 0)]),
+        ("three_tasks", [("n1", 8, 2, 256000, 0), ("n2", 4, 1, 256000, 0)]),
+        ("two_types", [("t1", 16, 4, 1600, 4)]),
+        ("unlike_nodes", [("n1", 128, 0, 256000, 4), ("s1", 64, 0, 128000, 2)]),
+    ],
+)
+def test_each_node_has_what_slurm_gave(
+    name: str, nodes: list[tuple[str, int, int, int | None, int]]
+) -> None:
+    assert describe(load_allocation(name).nodes) == nodes
+
+
+def test_every_recorded_job_is_in_the_table_above() -> None:
+    table = test_each_node_has_what_slurm_gave.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    assert sorted(name for name, _ in table) == JOBS
+
+
+# Where the environment alone says less than scontrol, it is because it can't say more.
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("bare", [("n1", 1, 0, None, 0)]),
+        ("exclusive", [("n1", 128, 0, None, 4), ("n2", 128, 0, None, 4)]),
+        ("gpus_uneven", [("n1", 16, 4, 16384, 4), ("n2", 4, 1, 4096, 1)]),
+        ("gpus_skewed", [("n1", 28, 7, 16384, 4), ("n2", 4, 1, 16384, 4)]),
+        ("per_cpu", [("n1", 72, 18, 73728, 0), ("n2", 72, 18, 73728, 0)]),
+        ("per_node", [("n1", 72, 18, 73728, 0), ("n2", 72, 18, 73728, 0)]),
+        ("two_types", [("t1", 16, 4, 1600, 4)]),
+    ],
+)
+def test_without_scontrol_the_environment_has_to_do(
+    name: str, nodes: list[tuple[str, int, int, int | None, int]]
+) -> None:
+    assert describe(load_allocation_without_scontrol(name).nodes) == nodes
+
+
+def test_the_job_is_described() -> None:
+    job = load_allocation("per_cpu")
+    assert (job.job_id, job.ntasks, job.cpus_per_task) == ("1", 36, 4)
+    assert (job.mem_per_cpu_mb, job.mem_per_gpu_mb, job.has_gres) == (1024, None, False)
+    assert load_allocation("gpus_skewed").mem_per_gpu_mb == 4096
+    assert load_allocation("exclusive").ntasks is None
+
+
+def test_types_of_gpus_are_kept() -> None:
+    assert load_allocation("two_types").nodes[0].gres == (
+        Gres("gpu", "a100", 3),
+        Gres("gpu", "v100", 1),
+    )
+
+
+def test_other_gres_count_as_gres() -> None:
+    text = "   JOB_GRES=tmp:2\n     Nodes=n[1-2] CPU_IDs=0-3 Mem=100 GRES=tmp:1\n"
+    allocation = parse_allocation(JOB, text)
+    assert allocation is not None
+    assert allocation.has_gres
+    assert allocation.nodes[0].gpus == 0
+
+
+def test_threads_and_addresses_come_from_the_nodes() -> None:
+    node = load_allocation("threads").nodes[0]
+    assert (node.threads_per_core, node.address) == (2, "127.0.0.1")
+    # Asked for one thread a core, the job's CPUs are cores.
+    assert load_allocation("nomultithread").nodes[0].threads_per_core == 1
+    assert load_allocation_without_scontrol("threads").nodes[0].address == "h1"
+
+
+def test_memory_that_slurm_does_not_count_is_unknown() -> None:
+    allocation = parse_allocation(JOB, "     Nodes=n[1-2] CPU_IDs=0-3 Mem=0 GRES=\n")
+    assert allocation is not None
+    assert [node.mem_mb for node in allocation.nodes] == [None, None]
+
+
+def test_lines_per_node_are_read() -> None:
+    found = parse_job_nodes(read_job("gpus_uneven")[1])
+    assert {name: node.mem_mb for name, node in found.items()} == {"n1": 16384, "n2": 4096}
+    assert parse_job_nodes("slurm_load_jobs error: Invalid job id specified") == {}
+
+
+def test_facts_of_nodes_are_read() -> None:
+    facts = parse_node_facts(NODE_TEXT)
+    assert sorted(facts) == ["h1", "n1", "n2", "n3", "n4", "s1", "t1"]
+    assert [name for name, fact in facts.items() if fact.threads_per_core == 2] == ["h1"]
+    assert parse_node_facts("NodeName=x State=DOWN")["x"].address == "x"
+
+
+def test_a_job_without_its_nodes_is_told_apart() -> None:
+    with pytest.raises(AllocationError, match=r"SLURM_JOB_ID='7' says .*unset SLURM_JOB_ID to run"):
+        parse_allocation({"SLURM_JOB_ID": "7"})
+
+
+def test_lists_that_do_not_match_are_quoted() -> None:
+    env = {**JOB, "SLURM_JOB_CPUS_PER_NODE": "4(x3)"}
+    with pytest.raises(AllocationError, match=r"'n\[1-2\]' has 2 nodes, .*'4\(x3\)' has 3: start"):
+        parse_allocation(env)
+
+
+def test_a_heterogeneous_job_is_refused() -> None:
+    with pytest.raises(AllocationError, match=r"job 7 is a heterogeneous job \(SLURM_HET_SIZE='2'"):
+        parse_allocation({**JOB, "SLURM_HET_SIZE": "2"})
+
+
+# scontrol is a program that may be missing or fail: a small real one stands in for it.
+
+
+def make_scontrol(folder: Path, script: str) -> dict[str, str]:
+    program = folder / "scontrol"
+    program.write_text(f"#!{sys.executable}\n{script}")
+    program.chmod(0o755)
+    return {**JOB, "PATH": str(folder)}
+
+
+def test_without_scontrol_there_is_a_notice(tmp_path: Path) -> None:
+    allocation = read_allocation({**JOB, "PATH": str(tmp_path)})
+    assert allocation is not None
+    assert len(allocation.notices) == 1
+    assert "`scontrol show job -d 7` failed" in allocation.notices[0]
+    assert "say SlurmCfg(gpus=..., mem=...)" in allocation.notices[0]
+
+
+def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
+    env = make_scontrol(tmp_path, "import sys; sys.exit('no controller')")
+    allocation = read_allocation(env)
+    assert isinstance(allocation, Allocation)
+    assert "exit status 1, no controller" in allocation.notices[0]
+
+
+def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
+    answers = {
+        "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
+        "--oneliner show node n[1-2]": "NodeName=n2 NodeAddr=10.0.0.2 ThreadsPerCore=2",
+    }
+    env = make_scontrol(tmp_path, f"import sys; print({answers!r}[' '.join(sys.argv[1:])])")
+    allocation = read_allocation(env)
+    assert allocation is not None
+    assert allocation.notices == ()
+    assert describe(allocation.nodes) == [("n1", 4, 0, 900, 2), ("n2", 4, 0, 900, 2)]
+    assert allocation.nodes[1].address == "10.0.0.2"
+
+
+@pytest.mark.parametrize(
+    ("step", "inside"),
+    [
+        (None, False),
+        ("0", True),
+        ("17", True),
+        ("4294967290", False),  # the shell of salloc, with LaunchParameters=use_interactive_step
+        ("4294967291", False),  # the batch script
+        ("4294967292", False),  # ssh to a node of the job
+    ],
+)
+def test_steps_are_told_apart(step: str | None, inside: bool) -> None:
+    env = {} if step is None else {"SLURM_STEP_ID": step, "SLURM_JOB_ID": "7"}
+    assert inside_a_step(env) is inside
+    if inside:
+        with pytest.raises(UsageError, match=rf"inside job step 7\.{step} .*Start it without srun"):
+            check_not_inside_a_step(env)
+    else:
+        check_not_inside_a_step(env)

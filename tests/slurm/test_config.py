@@ -1,0 +1,117 @@
+"""What the user says of a trial's share, and of srun's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slurm_sweeps.errors import UsageError, UsageTypeError
+from slurm_sweeps.slurm.config import MASTER_PORT_RANGE, LocalCfg, SlurmCfg
+from slurm_sweeps.slurm.step import StepOptions, parse_step_options
+
+
+def test_the_documented_arguments_are_positional() -> None:
+    cfg = SlurmCfg(False, 2, 4, "--mpi=pmi2")
+    assert (cfg.exclusive, cfg.nodes, cfg.ntasks, cfg.args) == (False, 2, 4, "--mpi=pmi2")
+
+
+def test_the_defaults_are_one_exclusive_task_with_its_share() -> None:
+    cfg = SlurmCfg()
+    assert (cfg.exclusive, cfg.nodes, cfg.ntasks, cfg.args) == (True, 1, 1, "")
+    assert (cfg.cpus_per_task, cfg.gpus, cfg.mem, cfg.fresh_step) == (None, None, None, None)
+    assert (cfg.requeue, cfg.master_port_range) == (False, MASTER_PORT_RANGE)
+    assert LocalCfg().gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"nodes": 0}, r"SlurmCfg\(nodes=0\): give 1 or more"),
+        ({"ntasks": -1}, r"SlurmCfg\(ntasks=-1\): give 1 or more"),
+        ({"nodes": 2}, r"SlurmCfg\(nodes=2, ntasks=1\): 2 nodes need at least as many tasks"),
+        ({"nodes": 2, "ntasks": 3}, r"ntasks=3\): .* ntasks must be a multiple of nodes"),
+        ({"cpus_per_task": 0}, r"SlurmCfg\(cpus_per_task=0\): give 1 or more"),
+        ({"gpus": -1}, r"SlurmCfg\(gpus=-1\): give 0 or more"),
+        ({"nodes": 2, "ntasks": 2, "gpus": 3}, r"gpus=3\): .* gpus must be a multiple of nodes"),
+        ({"mem": "much"}, r"amount of memory 'much': write a whole number and a unit, '16G'"),
+        ({"mem": "0"}, r"SlurmCfg\(mem='0'\): give at least 1M per node, or None"),
+        ({"args": "--x='"}, r"args=\"--x='\"\) can't be split .* No closing quotation; close the"),
+        ({"args": "foo --x"}, r"args='foo --x'\) begins with 'foo', which is no option of srun"),
+        (
+            {"args": "-c many"},
+            r"args='-c many'\): --cpus-per-task needs a whole number, not 'many'",
+        ),
+        ({"args": "-c"}, r"args='-c'\): --cpus-per-task needs a whole number, not ''"),
+        ({"args": "-n 4"}, r"holds '-n': the layout is said by SlurmCfg\(nodes=..., ntasks=...\)"),
+        ({"args": "--nodes=2"}, r"holds '--nodes=2': the layout is said by SlurmCfg"),
+        ({"args": "-w n1"}, r"holds '-w': the sweep itself places its steps .* sbatch or salloc"),
+        ({"args": "-o out"}, r"holds '-o': srun's standard streams are the channel"),
+        ({"args": "--pty"}, r"holds '--pty': srun's standard streams are the channel"),
+        ({"args": "-u"}, r"holds '-u': srun's standard streams are the channel"),
+        ({"master_port_range": (2000, 1024)}, r"master_port_range=\(2000, 1024\)\): give the fir"),
+        ({"master_port_range": (80, 90)}, r"between 1024 and 65535"),
+        ({"master_port_range": 8080}, r"master_port_range=8080\): give the first and the last"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        SlurmCfg(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ntasks": "4"}, r"SlurmCfg\(ntasks='4'\): give a whole number, 1 or more"),
+        ({"ntasks": True}, r"SlurmCfg\(ntasks=True\): give a whole number"),
+        ({"gpus": 0.5}, r"SlurmCfg\(gpus=0.5\): give a whole number, 0 or more"),
+        ({"mem": 16}, r"SlurmCfg\(mem=16\): give a text with a unit, '16G'"),
+        ({"args": ["-c4"]}, r"SlurmCfg\(args=\['-c4'\]\): give one text of options"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageTypeError, match=message):
+        SlurmCfg(**arguments)
+
+
+def test_gpus_of_a_local_trial_are_checked() -> None:
+    with pytest.raises(UsageError, match=r"LocalCfg\(gpus=-1\): give 0 or more"):
+        LocalCfg(-1)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("", {}),
+        ("-c4", {"cpus_per_task": 4}),
+        ("-c 4", {"cpus_per_task": 4}),
+        ("--cpus-per-task=4", {"cpus_per_task": 4}),
+        ("--cpus-per-task 4 -c8", {"cpus_per_task": 8}),
+        ("--mem=8G", {"mem_mb": 8192}),
+        ("--mem=0", {"mem_mb": 0}),
+        ("--mem-per-cpu=500M", {"mem_per_cpu_mb": 500}),
+        ("--mem-per-gpu 4G", {"mem_per_gpu_mb": 4096}),
+        ("--gres=gpu:a100:2", {"gpus_per_node": 2}),
+        ("--gres=none", {"gpus_per_node": 0}),
+        ("--gres=tmp:1", {"gpus_per_node": 0}),
+        ("--gpus-per-node=v100:2", {"gpus_per_node": 2}),
+        ("--gpus-per-task=1", {"gpus_per_task": 1}),
+        ("-G2", {"gpus": 2}),
+        ("--gpus=a100:2,v100:1", {"gpus": 3}),
+        ("--overlap", {"overlap": True}),
+        ("--mpi=pmi2 --unknown thing", {}),
+    ],
+)
+def test_the_share_is_read_from_args(args: str, expected: dict[str, Any]) -> None:
+    options = parse_step_options(args)
+    assert options == StepOptions(**expected, tokens=options.tokens)
+
+
+def test_args_are_split_as_a_shell_splits() -> None:
+    options = parse_step_options("--comment='two words' -K0")
+    assert options.tokens == ("--comment=two words", "-K0")
+
+
+def test_memory_of_a_trial_is_spread_over_its_nodes() -> None:
+    assert SlurmCfg(nodes=2, ntasks=2, mem="5G").mem_per_node_mb == 2560
+    assert SlurmCfg().mem_per_node_mb is None
