@@ -121,23 +121,19 @@ def test_what_is_loaded(code: str, may: set[str]) -> None:
 
 def test_all_is_what_there_is() -> None:
     assert sorted(ss.__all__) == ss.__all__
-    assert set(ss.__all__) == set(ss._HOME_OF)
+    assert {"Experiment", "Result", "ASHA", "log", "samplers"} <= set(ss.__all__)
     for name in ss.__all__:
         assert getattr(ss, name) is not None
     assert set(dir(ss)) == {*ss.__all__, "__version__"}
 
 
 def test_the_type_checker_sees_the_same_names() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    seen = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If)
-        for statement in node.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-    }
-    assert seen == set(ss.__all__)
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert [alias.asname for node in imports for alias in node.names] == [
+        alias.name for node in imports for alias in node.names
+    ]
+    assert sorted(alias.name for node in imports for alias in node.names) == ss.__all__
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -18,141 +18,28 @@ for no pandas and no NumPy.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
 __version__ = "1.0.0.dev0"
 
-if TYPE_CHECKING:
-    from . import samplers
-    from .errors import (
-        AllocationError,
-        ExperimentExistsError,
-        ExperimentLockedError,
-        ExperimentNotFoundError,
-        LaunchError,
-        SlurmSweepsError,
-        StorageError,
-        SweepFailedError,
-        SweepStopped,
-        TrainError,
-        TrialInterrupted,
-        TrialPruned,
-        UsageError,
-        UsageTypeError,
-    )
-    from .experiment import Experiment
-    from .result import Result
-    from .rules.asha import ASHA
-    from .rules.hyperband import Hyperband
-    from .rules.median import MedianStopping
-    from .running.session import (
-        attempt,
-        checkpoint_dir,
-        log,
-        should_stop,
-        trial_dir,
-        trial_id,
-    )
-    from .search.choices import Choice, Grid
-    from .search.spaces import (
-        Integer,
-        LogInteger,
-        LogUniform,
-        Normal,
-        Quantized,
-        Uniform,
-    )
-    from .slurm.config import LocalCfg, SlurmCfg
-    from .trial import Status, Trial
+with open(f"{__path__[0]}/__init__.pyi", encoding="utf-8") as _stub:
+    #: The module that each public name is loaded from, as the stub beside this file lists them.
+    _HOMES = {
+        name: home for home, name in re.findall(r"from (\.\S*) import (\w+) as", _stub.read())
+    }
 
-_HOMES = {
-    "rules.asha": ["ASHA"],
-    "errors": [
-        "AllocationError",
-        "ExperimentExistsError",
-        "ExperimentLockedError",
-        "ExperimentNotFoundError",
-        "LaunchError",
-        "SlurmSweepsError",
-        "StorageError",
-        "SweepFailedError",
-        "SweepStopped",
-        "TrainError",
-        "TrialInterrupted",
-        "TrialPruned",
-        "UsageError",
-        "UsageTypeError",
-    ],
-    "slurm.config": ["LocalCfg", "SlurmCfg"],
-    "running.session": [
-        "attempt",
-        "checkpoint_dir",
-        "log",
-        "should_stop",
-        "trial_dir",
-        "trial_id",
-    ],
-    "experiment": ["Experiment"],
-    "rules.hyperband": ["Hyperband"],
-    "rules.median": ["MedianStopping"],
-    "result": ["Result"],
-    "samplers": ["samplers"],
-    "search.choices": ["Choice", "Grid"],
-    "search.spaces": ["Integer", "LogInteger", "LogUniform", "Normal", "Quantized", "Uniform"],
-    "trial": ["Status", "Trial"],
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = [
-    "ASHA",
-    "AllocationError",
-    "Choice",
-    "Experiment",
-    "ExperimentExistsError",
-    "ExperimentLockedError",
-    "ExperimentNotFoundError",
-    "Grid",
-    "Hyperband",
-    "Integer",
-    "LaunchError",
-    "LocalCfg",
-    "LogInteger",
-    "LogUniform",
-    "MedianStopping",
-    "Normal",
-    "Quantized",
-    "Result",
-    "SlurmCfg",
-    "SlurmSweepsError",
-    "Status",
-    "StorageError",
-    "SweepFailedError",
-    "SweepStopped",
-    "TrainError",
-    "Trial",
-    "TrialInterrupted",
-    "TrialPruned",
-    "Uniform",
-    "UsageError",
-    "UsageTypeError",
-    "attempt",
-    "checkpoint_dir",
-    "log",
-    "samplers",
-    "should_stop",
-    "trial_dir",
-    "trial_id",
-]
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, read from the stub
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
+    home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "samplers":
-        value: Any = importlib.import_module(f"{__name__}.samplers")
+    if home == ".":
+        value: Any = importlib.import_module(f".{name}", __name__)
     else:
-        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        value = getattr(importlib.import_module(home, __name__), name)
     globals()[name] = value
     return value
 

@@ -1,0 +1,45 @@
+"""The public names, and where each is defined: the one place that says so.
+
+Type checkers read this file as it is; `__init__.py` reads it to load a name when it is first used.
+"""
+
+from . import samplers as samplers
+from .errors import AllocationError as AllocationError
+from .errors import ExperimentExistsError as ExperimentExistsError
+from .errors import ExperimentLockedError as ExperimentLockedError
+from .errors import ExperimentNotFoundError as ExperimentNotFoundError
+from .errors import LaunchError as LaunchError
+from .errors import SlurmSweepsError as SlurmSweepsError
+from .errors import StorageError as StorageError
+from .errors import SweepFailedError as SweepFailedError
+from .errors import SweepStopped as SweepStopped
+from .errors import TrainError as TrainError
+from .errors import TrialInterrupted as TrialInterrupted
+from .errors import TrialPruned as TrialPruned
+from .errors import UsageError as UsageError
+from .errors import UsageTypeError as UsageTypeError
+from .experiment import Experiment as Experiment
+from .result import Result as Result
+from .rules.asha import ASHA as ASHA
+from .rules.hyperband import Hyperband as Hyperband
+from .rules.median import MedianStopping as MedianStopping
+from .running.session import attempt as attempt
+from .running.session import checkpoint_dir as checkpoint_dir
+from .running.session import log as log
+from .running.session import should_stop as should_stop
+from .running.session import trial_dir as trial_dir
+from .running.session import trial_id as trial_id
+from .search.choices import Choice as Choice
+from .search.choices import Grid as Grid
+from .search.spaces import Integer as Integer
+from .search.spaces import LogInteger as LogInteger
+from .search.spaces import LogUniform as LogUniform
+from .search.spaces import Normal as Normal
+from .search.spaces import Quantized as Quantized
+from .search.spaces import Uniform as Uniform
+from .slurm.config import LocalCfg as LocalCfg
+from .slurm.config import SlurmCfg as SlurmCfg
+from .trial import Status as Status
+from .trial import Trial as Trial
+
+__version__: str
