@@ -121,13 +121,14 @@ class SweepTuner:
         self._sweep = sweep
 
     def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
-        trial = self._sweep.assign(slot, now)
+        trial = self._sweep.assign(now)
         if trial is None:
             return None
         return trial.number, read_unit(trial.cfg)
 
     def report(self, number: int, epoch: int, value: float, now: float) -> bool:
-        return self._sweep.report(number, epoch, {"loss": value}, now) is Decision.GO_ON
+        answer = self._sweep.report(number, epoch, {"loss": value}, now)
+        return answer.decision is Decision.GO_ON
 
     def end(self, number: int, completed: bool) -> None:
         self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))

@@ -28,12 +28,7 @@ import slurm_sweeps as ss
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import (
-    Ended,
-    Sweep,
-    SweepCfg,
-    TrialState,
-)
+from slurm_sweeps.sweep import Answer, Ended, Sweep, SweepCfg, TrialState
 from slurm_sweeps.trial import Status
 
 MAX_T = 27
@@ -75,7 +70,7 @@ def simulate(sweep: Sweep, workers: int) -> Tally:
     queue: list[tuple[float, int, TrialState, int, float]] = []
 
     def begin(worker: int, now: float) -> None:
-        trial = sweep.assign(worker, now)
+        trial = sweep.assign(now)
         if trial is not None:
             heapq.heappush(queue, (now + 0.5 + draw(), worker, trial, 1, draw()))
 
@@ -85,7 +80,7 @@ def simulate(sweep: Sweep, workers: int) -> Tally:
         now, worker, trial, iteration, floor = queue[0]
         reports += 1
         loss = floor + draw() / iteration
-        decision = sweep.report(trial.number, iteration, {"loss": loss})
+        decision = sweep.report(trial.number, iteration, {"loss": loss}).decision
         if decision is Decision.GO_ON and iteration < MAX_T:
             heapq.heapreplace(queue, (now + 0.5 + draw(), worker, trial, iteration + 1, floor))
             continue
@@ -103,19 +98,20 @@ class Nothing:
         self._trials = tally.trials
         self._length = max(1, round(tally.reports / tally.trials))
 
-    def assign(self, slot: int, now: float) -> TrialState | None:
+    def assign(self, now: float) -> TrialState | None:
         if self.drawn == self._trials:
             return None
         self.drawn += 1
         return _BLANK
 
-    def report(self, number: int, iteration: int, metrics: dict[str, float]) -> Decision:
-        return Decision.GO_ON if iteration < self._length else Decision.PRUNE
+    def report(self, number: int, iteration: int, metrics: dict[str, float]) -> Answer:
+        return _GO_ON if iteration < self._length else _PRUNE
 
     def end(self, number: int, ended: Ended) -> None:
         return None
 
 
+_GO_ON, _PRUNE = Answer(Decision.GO_ON), Answer(Decision.PRUNE)
 _BLANK = TrialState(0, "", 0, {})
 
 

@@ -7,12 +7,7 @@ from typing import Any
 import slurm_sweeps as ss
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import (
-    Ended,
-    Sweep,
-    SweepCfg,
-    TrialState,
-)
+from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
 from slurm_sweeps.trial import Status, TrialError
 
 TEMPLATES: dict[str, dict[str, Any]] = {
@@ -24,16 +19,22 @@ TEMPLATES: dict[str, dict[str, Any]] = {
 UNFINISHED = (Status.SCHEDULED, Status.RUNNING, Status.LOST, Status.INTERRUPTED)
 
 
-def build_sweep(template: str = "continuous", asha: bool = False, seed: int = 1, **cfg: Any) -> Any:
+def build_sweep(
+    template: str = "continuous",
+    asha: bool = False,
+    seed: int = 1,
+    promote: bool = False,
+    **cfg: Any,
+) -> Any:
     """Make a sweep of the real parts; `cfg` goes to `SweepCfg`."""
-    plan = ss.ASHA("loss", "min", reduction_factor=2, max_t=8)
+    plan = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=promote)
     problem = Problem(SearchSpace(TEMPLATES[template]), seed, "loss", "min")
     settings = SweepCfg(**({"n_trials": 4, "metric": "loss"} | cfg))
     return Sweep(settings, bind_sampler(None, problem), plan.build_pruner() if asha else None)
 
 
-def start(sweep: Sweep, slot: int = 0) -> TrialState:
-    trial = sweep.assign(slot, 0.0)
+def start(sweep: Sweep) -> TrialState:
+    trial = sweep.assign(0.0)
     assert trial is not None
     return trial
 

@@ -17,7 +17,7 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.marks import UNFINISHED
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
+from slurm_sweeps.sweep import Answer, Ended, Sweep, SweepCfg
 from slurm_sweeps.sweep.state import Pace
 from slurm_sweeps.trial import TERMINATED, Status
 
@@ -34,9 +34,9 @@ def build_sweep(n_trials: int) -> Sweep:
 def begin(sweep: Sweep, *losses: float) -> None:
     """Run new trials one after the other; each reports once, and leaves if it is told to."""
     for loss in losses:
-        trial = sweep.assign(0, 0.0)
+        trial = sweep.assign(0.0)
         assert trial is not None
-        if sweep.report(trial.number, 1, {"loss": loss}) is Decision.PAUSE:
+        if sweep.report(trial.number, 1, {"loss": loss}).decision is Decision.PAUSE:
             assert sweep.end(trial.number, PRUNED).status is Status.PAUSED
 
 
@@ -44,11 +44,10 @@ def test_a_paused_trial_goes_on_as_a_further_attempt() -> None:
     sweep = build_sweep(4)
     begin(sweep, 0.1, 0.2, 0.3)  # the first runs on, the second is promotable once the third is in
     assert sweep.count_startable(9) == 2
-    again = sweep.assign(1, 0.0)
+    again = sweep.assign(0.0)
     assert again is not None
     assert (again.number, again.attempt, again.status) == (1, 2, Status.RUNNING)
-    assert sweep.report(1, 2, {"loss": 0.15}) is Decision.GO_ON
-    assert not sweep.notices
+    assert sweep.report(1, 2, {"loss": 0.15}) == Answer(Decision.GO_ON)
 
 
 def test_a_sweep_with_nothing_left_to_promote_is_done() -> None:
@@ -63,10 +62,9 @@ def test_a_sweep_with_nothing_left_to_promote_is_done() -> None:
 def test_one_that_begins_again_after_a_pause_is_told_of_once() -> None:
     sweep = build_sweep(20)
     begin(sweep, 0.1, 0.2, 0.3)
-    again = sweep.assign(1, 0.0)
+    again = sweep.assign(0.0)
     assert again is not None
-    sweep.report(again.number, 1, {"loss": 0.2})
-    (text,) = sweep.notices
+    (text,) = sweep.report(again.number, 1, {"loss": 0.2}).notices
     assert (
         f"trial {again.trial_id} was paused at iteration 1 and began again at iteration 1" in text
     )
@@ -77,9 +75,9 @@ def test_one_that_begins_again_after_a_pause_is_told_of_once() -> None:
 def test_who_was_told_to_pause_is_paused_however_it_left(how: Status) -> None:
     sweep = build_sweep(4)
     begin(sweep, 0.1)
-    trial = sweep.assign(1, 0.0)
+    trial = sweep.assign(0.0)
     assert trial is not None
-    assert sweep.report(trial.number, 1, {"loss": 0.2}) is Decision.PAUSE
+    assert sweep.report(trial.number, 1, {"loss": 0.2}).decision is Decision.PAUSE
     assert sweep.end(trial.number, Ended(how)).status is Status.PAUSED
 
 
@@ -92,13 +90,13 @@ def test_a_restored_sweep_knows_who_waits() -> None:
     for number, loss in ((0, 0.1), (1, 0.2)):
         assert second._pruner is not None
         second._pruner.report(number, 1, loss)
-    assert [trial.number for trial in (second.assign(0, 0.0), second.assign(1, 0.0)) if trial] == [
+    assert [trial.number for trial in (second.assign(0.0), second.assign(0.0)) if trial] == [
         0,
         2,
     ]
     second.report(2, 1, {"loss": 0.3})
     second.end(2, PRUNED)
-    resumed = second.assign(1, 0.0)
+    resumed = second.assign(0.0)
     assert resumed is not None
     assert resumed.number == 1
     assert Status.PAUSED not in UNFINISHED
@@ -249,12 +247,12 @@ def test_a_sampler_hears_how_long_an_iteration_takes() -> None:
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
     recorder = Recorder().bind(problem)
     sweep = Sweep(SweepCfg(1, "loss"), recorder)
-    assert sweep.assign(0, 50.0) is not None
+    assert sweep.assign(50.0) is not None
     sweep.report(0, 2, {"other": 0.5}, 51.0)
     sweep.report(0, 2, {"loss": 0.5}, 53.0)
     sweep.report(0, 4, {"loss": 0.5}, 90.0)
     sweep.end(0, Ended(Status.LOST))
-    assert sweep.assign(0, 100.0) is not None
+    assert sweep.assign(100.0) is not None
     sweep.report(0, 16, {"loss": 0.5}, 120.0)
     sweep.end(0, Ended(Status.COMPLETED))
     told = [tell.seconds_per_iteration for tell in recorder.tells]
@@ -293,7 +291,7 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
                 database.write(record.id, [report])
         cfg = RunCfg(1, 1, 0, fail_fast=True, grace_period_s=1.0)
         sweep = search.build_sweep(database, record, cfg, slots=1)
-    restored = sweep.assign(0, now)
+    restored = sweep.assign(now)
     assert restored is not None
     assert lived.seconds == restored.pace.seconds == seconds
 
@@ -302,7 +300,7 @@ def test_a_sampler_hears_of_a_trial_that_runs() -> None:
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
     recorder = Recorder().bind(problem)
     sweep = Sweep(SweepCfg(1, "loss"), recorder)
-    assert sweep.assign(0, 0.0) is not None
+    assert sweep.assign(0.0) is not None
     for epoch in range(1, 21):
         sweep.report(0, epoch, {"loss": 1 / epoch})
         sweep.report(0, epoch, {"other": 0.0})

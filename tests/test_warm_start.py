@@ -59,7 +59,7 @@ def test_points_come_first_and_only_once(template: dict[str, Any]) -> None:
     space = SearchSpace(template)
     first = fill_points([{"x": 3}, {"x": 2}], space, 0)
     sweep = Sweep(SweepCfg(4), bind_sampler(None, Problem(space, 0)), None, first)
-    xs = [trial.cfg["x"] for slot in range(4) if (trial := sweep.assign(slot, 0.0))]
+    xs = [trial.cfg["x"] for slot in range(4) if (trial := sweep.assign(0.0))]
     assert xs[:2] == [3, 2]
     assert sorted(xs) == [1, 2, 3, 4]
 

@@ -17,7 +17,8 @@ from reliable_sweeps import NAME, Runs, read_attempts, read_trials
 from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
-from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
+from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, SlotState
+from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
 
 
@@ -157,8 +158,9 @@ def test_with_no_slot_left_the_run_ends_and_can_be_restored(
     assert json.loads(read_trials(runs.database)[0].cfg_json)["x"] <= 1
 
 
-def test_the_pause_before_a_worker_is_started_again_grows() -> None:
-    slot = LiveSlot(0, ("n1",))
+def test_the_pause_before_a_worker_is_started_again_grows(tmp_path: Path) -> None:
+    local = launcher.LocalLauncher(1, Layout(tmp_path, "pauses"))
+    slot = SlotState(0, local, local.slots[0])
     pauses = []
     for _ in range(12):
         slot.note_failure(now=1000.0)

@@ -122,9 +122,9 @@ json_values = st.recursive(
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["kind", "number", "attempt", "iteration", "metrics", "from", "text", "last", "do"]
+            ["kind", "number", "attempt", "iteration", "metrics", "sender", "text", "last", "do"]
         ),
-        st.one_of(json_values, st.sampled_from(sorted(messages.FIELDS)), st.just({"loss": 1.0})),
+        st.one_of(json_values, st.sampled_from(sorted(messages.KINDS)), st.just({"loss": 1.0})),
     )
 )
 def test_any_json_object_is_a_well_formed_record_or_is_counted(value: Any) -> None:
@@ -221,6 +221,6 @@ def test_no_part_is_longer_than_what_slurm_keeps_in_one_piece(text: str) -> None
 def test_parts_that_make_no_record_are_counted() -> None:
     decoder = Decoder()
     for text in ("\ud800", "{", "[]"):
-        part = {"kind": "part", "from": 1, "last": True, "text": text}
+        part = {"kind": "part", "sender": 1, "last": True, "text": text}
         assert decoder.feed(encode(part)) == []
     assert decoder.malformed == 3

@@ -90,14 +90,14 @@ def test_a_trial_that_may_be_run_again_has_gone_when_its_end_is_told(
 def test_workers_are_started_ahead_and_those_not_needed_end(tmp_path: Path) -> None:
     launcher = LocalLauncher(3, Layout(tmp_path, "ahead"))
     with launcher.prepare(2):
-        begun = [link.process.pid for link in launcher._prepared.values()]
+        begun = [connection.process.pid for connection in launcher._prepared.values()]
         assert len(begun) == min(2, max(1, count_cpus() - 1))
-        link = launcher.start(0)
+        connection = launcher.start(0)
         later = launcher.start(2)  # nobody thought of that one
-        assert link.process.pid == begun[0]
+        assert connection.process.pid == begun[0]
         assert later.process.pid not in begun
     assert not any(map(read_process, begun[1:]))
-    for taken in (link, later):
+    for taken in (connection, later):
         assert read_process(taken.process.pid)
         taken.close_input()
         started = time.monotonic()
@@ -107,8 +107,8 @@ def test_workers_are_started_ahead_and_those_not_needed_end(tmp_path: Path) -> N
 
 
 def test_waiting_for_a_worker_that_does_not_end_has_an_end(tmp_path: Path) -> None:
-    link = LocalLauncher(1, Layout(tmp_path, "waits")).start(0)
-    link.wait(0.01)
-    assert link.process.returncode is None
-    link.end()
-    wait_until(lambda: not read_process(link.process.pid), TIMEOUT_S, lambda: "still there")
+    connection = LocalLauncher(1, Layout(tmp_path, "waits")).start(0)
+    connection.wait(0.01)
+    assert connection.process.returncode is None
+    connection.end()
+    wait_until(lambda: not read_process(connection.process.pid), TIMEOUT_S, lambda: "still there")

@@ -19,7 +19,7 @@ from worker_process import TIMEOUT_S, read_when_there
 
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import UsageError
-from slurm_sweeps.running.channel import Link, Record, start_process
+from slurm_sweeps.running.channel import Connection, Record, start_process
 from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import pickle_train, write_train
 from slurm_sweeps.running.trial_process import build_argv
@@ -36,24 +36,24 @@ class Driver:
         self.folder = folder
         write_train(pickle_train(train), folder / "train.pkl")
         process = start_process(build_argv("zygote_main"), dict(os.environ))
-        self.link = Link(process, folder / "zygote.log")
+        self.connection = Connection(process, folder / "zygote.log")
         self._heard: list[Record] = []
         self._selector = selectors.DefaultSelector()
-        for fd in self.link.streams:
+        for fd in self.connection.streams:
             self._selector.register(fd, selectors.EVENT_READ)
 
     def open(self, slot: int, **init_too: Any) -> Record:
         """Open a slot; return its worker's hello."""
         graces = dict.fromkeys(("prune_grace_s", "exit_grace_s", "term_grace_s"), 30.0)
         init = {"kind": "init", "train": str(self.folder / "train.pkl"), "slot": slot, **graces}
-        self.link.send({**init, **init_too})
+        self.connection.send({**init, **init_too})
         return self.wait_for("hello", slot)
 
     def run(self, slot: int, cfg: dict[str, Any], **more: Any) -> None:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial_id": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
-        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
-        wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
+        self.connection.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
+        wait_until(lambda: not self.connection.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:
         """Return the next record of this kind that a slot says; others are kept for later."""
@@ -64,10 +64,10 @@ class Driver:
                     self._heard.remove(record)
                     return record
             ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-            said = f"{self._heard}, {self.link.tail.decode()}"
+            said = f"{self._heard}, {self.connection.tail.decode()}"
             assert ready, f"no {kind!r} of slot {slot} came; {said}"
             for key, _ in ready:
-                records = self.link.read(key.fd)
+                records = self.connection.read(key.fd)
                 assert records is not None, f"it has ended before {kind!r} of slot {slot}: {said}"
                 self._heard += records
 
@@ -78,7 +78,7 @@ def start_zygote(folder: Path, train: Callable[[dict[str, Any]], Any]) -> Iterat
     try:
         yield driver
     finally:
-        assert driver.link.end(TIMEOUT_S) == 0
+        assert driver.connection.end(TIMEOUT_S) == 0
 
 
 def count_imports(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "") -> Path:
@@ -105,7 +105,7 @@ def test_all_slots_use_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     imports = count_imports(tmp_path, monkeypatch)
     with start_zygote(tmp_path, train_with_import) as driver:
         pids = [driver.open(slot)["pid"] for slot in (0, 3, 7)]
-        assert len({driver.link.process.pid, *pids}) == 4
+        assert len({driver.connection.process.pid, *pids}) == 4
         for slot in (0, 3, 7):
             driver.wait_for("ready", slot)
             # Longer than what a pipe takes at once: it must not get between what others say.
@@ -114,7 +114,7 @@ def test_all_slots_use_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             report = driver.wait_for("report", slot)
             assert report["metrics"] == {"loss": float(slot), "long" * 3000: 1.0}
             decision = {"number": slot, "attempt": 1, "iteration": 1, "do": "go_on"}
-            driver.link.send({"kind": "decision", "slot": slot, **decision})
+            driver.connection.send({"kind": "decision", "slot": slot, **decision})
             assert driver.wait_for("ended", slot)["how"] == "completed"
     assert len(list(imports.iterdir())) == 1
 
@@ -220,7 +220,7 @@ def test_a_worker_that_dies_is_told_of_and_may_come_again(tmp_path: Path) -> Non
 def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:
     with start_zygote(tmp_path, sit) as driver:
         first = start_sitting(driver, 0)
-        driver.link.send({"kind": "kill", "slot": 0})
+        driver.connection.send({"kind": "kill", "slot": 0})
         for pid in first:
             wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")
         assert driver.open(0)["pid"] != first[0]  # and no `gone` came before this
@@ -234,7 +234,7 @@ def test_one_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
         os.kill(stopped, signal.SIGSTOP)
         driver.run(0, {"much": "x" * 500_000})  # more than its pipe takes
         start_sitting(driver, 1)
-        driver.link.send({"kind": "kill", "slot": 0})
+        driver.connection.send({"kind": "kill", "slot": 0})
         wait_until(lambda: read_process(stopped) is None, TIMEOUT_S, lambda: "it lives")
 
 
@@ -264,8 +264,8 @@ def test_long_records_of_many_workers_are_not_torn(tmp_path: Path) -> None:
                 report = driver.wait_for("report", slot)
                 assert (report["iteration"], len(report["metrics"])) == (iteration, 1000)
                 decision = {"number": slot, "attempt": 1, "iteration": iteration, "do": "go_on"}
-                driver.link.send({"kind": "decision", "slot": slot, **decision})
-        assert driver.link.malformed == 0
+                driver.connection.send({"kind": "decision", "slot": slot, **decision})
+        assert driver.connection.malformed == 0
 
 
 def train_that_tells_much(cfg: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ def test_an_undisturbed_sweep() -> None:
         assert not sweep.is_done
         trial = start(sweep)
         assert (trial.number, trial.attempt, trial.status) == (number, 1, Status.RUNNING)
-        assert sweep.report(number, 1, {"loss": 0.1}) is Decision.GO_ON
+        assert sweep.report(number, 1, {"loss": 0.1}).decision is Decision.GO_ON
         assert sweep.end(number, COMPLETED).status is Status.COMPLETED
-    assert sweep.assign(0, 0.0) is None
+    assert sweep.assign(0.0) is None
     assert sweep.is_done
     assert dict(+sweep.counts) == {Status.COMPLETED: 3}
 
@@ -27,7 +27,7 @@ def test_an_undisturbed_sweep() -> None:
 def test_a_grid_ends_when_it_is_through() -> None:
     sweep = build_sweep("grid", n_trials=None)
     seen = []
-    while (trial := sweep.assign(0, 0.0)) is not None:
+    while (trial := sweep.assign(0.0)) is not None:
         seen.append(trial.cfg["a"])
         sweep.end(trial.number, COMPLETED)
     assert seen == [1, 2, 3]
@@ -36,7 +36,7 @@ def test_a_grid_ends_when_it_is_through() -> None:
 
 def test_repetitions_of_a_cfg_have_ids_of_their_own() -> None:
     sweep = build_sweep("constant", n_trials=3)
-    trials = [start(sweep, slot) for slot in range(3)]
+    trials = [start(sweep) for _ in range(3)]
     assert [trial.repetition for trial in trials] == [0, 1, 2]
     assert len({trial.trial_id for trial in trials}) == 3
     assert trials[1].trial_id == ss.Trial({"a": 1}, repetition=1).trial_id
@@ -78,10 +78,10 @@ def test_a_lost_trial_is_run_again_three_times() -> None:
 
 def test_a_trial_that_was_told_to_leave_was_not_lost() -> None:
     sweep = build_sweep(asha=True)
-    start(sweep, 0)
-    start(sweep, 1)
-    assert sweep.report(0, 1, {"loss": 0.1}) is Decision.GO_ON
-    assert sweep.report(1, 1, {"loss": 0.2}) is Decision.PRUNE
+    start(sweep)
+    start(sweep)
+    assert sweep.report(0, 1, {"loss": 0.1}).decision is Decision.GO_ON
+    assert sweep.report(1, 1, {"loss": 0.2}).decision is Decision.PRUNE
     assert sweep.end(1, LOST).status is Status.PRUNED
     sweep.stop()
     outcome = sweep.end(0, LOST)
@@ -90,28 +90,28 @@ def test_a_trial_that_was_told_to_leave_was_not_lost() -> None:
 
 def test_a_pruned_trial_that_goes_on_reporting_stays_pruned() -> None:
     sweep = build_sweep(asha=True)
-    start(sweep, 0)
-    start(sweep, 1)
+    start(sweep)
+    start(sweep)
     sweep.report(0, 1, {"loss": 0.1})
-    assert sweep.report(1, 1, {"loss": 0.2}) is Decision.PRUNE
-    assert sweep.report(1, 2, {"loss": 0.0}) is Decision.PRUNE
-    assert sweep.report(1, 3, {"other": 0.0}) is Decision.PRUNE
+    assert sweep.report(1, 1, {"loss": 0.2}).decision is Decision.PRUNE
+    assert sweep.report(1, 2, {"loss": 0.0}).decision is Decision.PRUNE
+    assert sweep.report(1, 3, {"other": 0.0}).decision is Decision.PRUNE
 
 
 def test_a_report_without_the_metric_is_judged_by_nobody() -> None:
     sweep = build_sweep(asha=True)
     trial = start(sweep)
-    assert sweep.report(0, 1, {"other": 0.0}) is Decision.GO_ON
+    assert sweep.report(0, 1, {"other": 0.0}).decision is Decision.GO_ON
     assert (trial.last_value, trial.last_iteration) == (None, 1)
 
 
 def test_a_sweep_that_is_stopped_tells_every_trial_at_its_next_report() -> None:
     sweep = build_sweep()
-    start(sweep, 0)
+    start(sweep)
     sweep.stop()
-    assert sweep.assign(1, 0.0) is None
+    assert sweep.assign(0.0) is None
     assert not sweep.is_done
-    assert sweep.report(0, 1, {"loss": 0.1}) is Decision.STOP
+    assert sweep.report(0, 1, {"loss": 0.1}).decision is Decision.STOP
     assert sweep.end(0, INTERRUPTED).runs_again is False
     assert sweep.is_done
 
@@ -126,7 +126,7 @@ def test_a_sweep_whose_first_trials_all_fail_is_ended(slots: int, needed: int) -
         assert sweep.fatal is None
         start(sweep)
         sweep.end(number, FAILED)
-    assert sweep.assign(0, 0.0) is None
+    assert sweep.assign(0.0) is None
     assert sweep.is_done
     assert f"the first {needed} trials have all failed and none has logged a metric" in sweep.fatal
     assert f"{needed} of them with ValueError: no" in sweep.fatal
@@ -196,3 +196,57 @@ def test_a_transition_that_is_none_is_a_bug_and_says_so() -> None:
     trial = start(sweep)
     with pytest.raises(RuntimeError, match=f"{trial.trial_id}: running can't become scheduled"):
         sweep.end(0, Ended(Status.SCHEDULED))
+
+
+# --- what an answer carries -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lower_is_better", "values"), [(True, [2, 0.5]), (False, [0.5, 2])])
+def test_the_report_that_reaches_the_target_says_so_once(
+    lower_is_better: bool, values: list[float]
+) -> None:
+    sweep = build_sweep(target=1.0, lower_is_better=lower_is_better)
+    start(sweep)
+    answers = [sweep.report(0, i, {"loss": value}) for i, value in enumerate([*values, *values])]
+    assert [answer.reached for answer in answers] == [False, True, False, False]
+
+
+def test_an_answer_says_when_a_paused_trial_can_go_on() -> None:
+    sweep = build_sweep(asha=True, promote=True)
+    for loss, promotable in ((0.1, False), (0.2, False), (0.3, True)):
+        number = start(sweep).number
+        answer = sweep.report(number, 1, {"loss": loss})
+        assert answer.promotable is promotable
+        if answer.decision is Decision.PAUSE:
+            assert sweep.end(number, Ended(Status.PRUNED)).status is Status.PAUSED
+    assert (start(sweep).number, sweep.running[1].attempt) == (1, 2)
+
+
+def test_the_end_that_makes_going_on_senseless_says_why() -> None:
+    sweep = build_sweep(n_trials=100)
+    ends = []
+    for number in range(3):
+        start(sweep)
+        ends.append(sweep.end(number, FAILED).fatal)
+    assert ends == [None, None, sweep.fatal]
+    assert sweep.fatal is not None
+
+
+def test_a_trial_begins_when_the_sampler_has_thought() -> None:
+    times = iter([17.0])
+    trial = build_sweep().assign(5.0, lambda: next(times))
+    assert trial.began_at == 17.0
+    assert build_sweep().assign(5.0).began_at == 5.0
+
+
+@pytest.mark.parametrize("can_draw", [True, False])
+def test_a_sampler_that_could_not_learn_is_named(can_draw: bool) -> None:
+    sweep, drawn = build_sweep(), []
+    if can_draw:
+        sweep._sampler.draw_at_random = lambda: drawn.append(True)
+    text = sweep.study_failed(ValueError("singular"))
+    name = type(sweep._sampler).__name__
+    assert text.startswith(f"the sampler {name} could not learn: ValueError: singular")
+    assert sweep.fatal == (None if can_draw else text)
+    assert ("restore=True" in text, "draws at random" in text) == (not can_draw, can_draw)
+    assert bool(drawn) is can_draw

@@ -28,14 +28,14 @@ class SweepMachine(RuleBasedStateMachine):
 
     @initialize(
         template=st.sampled_from(sorted(TEMPLATES)),
-        asha=st.booleans(),
+        rule=st.sampled_from([{}, {"asha": True}, {"asha": True, "promote": True}]),
         n_trials=st.integers(1, 8),
         slots=st.integers(1, 4),
         max_retries=st.integers(0, 2),
         fail_fast=st.booleans(),
     )
-    def begin(self, template: str, asha: bool, slots: int, **cfg: Any) -> None:
-        self.build = lambda: build_sweep(template, asha, slots=slots, **cfg)
+    def begin(self, template: str, rule: dict[str, Any], slots: int, **cfg: Any) -> None:
+        self.build = lambda: build_sweep(template, slots=slots, **rule, **cfg)
         self.sweep = self.build()
         self.slots: list[TrialState | None] = [None] * slots
         self.trials: dict[int, TrialState] = {}
@@ -53,7 +53,7 @@ class SweepMachine(RuleBasedStateMachine):
     def assign(self) -> None:
         slot = self.slots.index(None)
         before = self.sweep.drawn
-        trial = self.sweep.assign(slot, 0.0)
+        trial = self.sweep.assign(0.0)
         assert (trial is None) or not (self.stopped or self.sweep.fatal)
         if trial is None:
             return
@@ -66,12 +66,16 @@ class SweepMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject, value: float, named: bool) -> None:
         trial = data.draw(st.sampled_from(self.busy()))
         iteration = (trial.last_iteration or 0) + data.draw(st.integers(1, 3))
-        was_pruned = trial.told is Decision.PRUNE
+        told = trial.told
         if named:
             self.reports.append((trial.number, iteration, value))
-        decision = self.sweep.report(trial.number, iteration, {"loss" if named else "x": value})
-        if was_pruned:
+        answer = self.sweep.report(trial.number, iteration, {"loss" if named else "x": value})
+        decision = answer.decision
+        assert not (answer.promotable and self.stopped)
+        if told is Decision.PRUNE:
             assert decision is Decision.PRUNE
+        elif told is Decision.PAUSE:
+            assert decision in (Decision.PAUSE, Decision.PRUNE)
         elif self.stopped:
             assert decision is not Decision.GO_ON
 
@@ -118,9 +122,6 @@ class SweepMachine(RuleBasedStateMachine):
             return
         running = self.sweep.running
         assert {trial.number for trial in self.busy()} == set(running)
-        assert [trial.slot for trial in self.slots if trial] == [
-            slot for slot, trial in enumerate(self.slots) if trial
-        ]
         assert all(trial.status is Status.RUNNING for trial in self.busy())
         assert sum(self.sweep.counts.values()) == self.sweep.drawn
         assert len({trial.trial_id for trial in self.trials.values()}) == len(self.trials)
@@ -163,7 +164,7 @@ def play(sweep: Sweep, slots: int, n_events: int | None = None) -> list[Any]:
                 return log
             trial = busy.get(slot)
             if trial is None:
-                trial = sweep.assign(slot, 0.0)
+                trial = sweep.assign(0.0)
                 if trial is None:
                     continue
                 busy[slot] = trial
@@ -171,7 +172,7 @@ def play(sweep: Sweep, slots: int, n_events: int | None = None) -> list[Any]:
                 continue
             iteration = (trial.last_iteration or 0) + 1
             value = compute_value(trial.number, iteration)
-            decision = sweep.report(trial.number, iteration, {"loss": value})
+            decision = sweep.report(trial.number, iteration, {"loss": value}).decision
             log.append(("report", trial.number, iteration, decision))
             if decision is Decision.PRUNE or iteration == 4:
                 pruned = decision is Decision.PRUNE
@@ -223,8 +224,8 @@ def play_and_keep(
     """Play, and note every trial's state as a database would; return the starts."""
     assign = sweep.assign
 
-    def note(slot: int, now: float) -> TrialState | None:
-        trial = assign(slot, now)
+    def note(now: float) -> TrialState | None:
+        trial = assign(now)
         if trial is not None:
             trials[trial.number] = trial
         return trial
@@ -245,9 +246,9 @@ def test_restored_the_pruner_judges_as_before(n_events: int) -> None:
     for number in sorted(trials):
         for iteration in range(1, (trials[number].last_iteration or 0) + 1):
             restored._pruner.report(number, iteration, compute_value(number, iteration))
-    for slot, number in enumerate(running):
-        assert start(restored, slot).number == number
+    for number in running:
+        assert start(restored).number == number
     for number in running:
         iteration = (trials[number].last_iteration or 0) + 1
         report = (number, iteration, {"loss": compute_value(number, iteration)})
-        assert restored.report(*report) is sweep.report(*report)
+        assert restored.report(*report) == sweep.report(*report)

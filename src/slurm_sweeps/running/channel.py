@@ -1,42 +1,37 @@
-"""The records that driver and worker exchange, and how they are found in a noisy stream.
+"""The channel between driver and workers: its records, and the driver's end of it.
 
 A record is one JSON object between the byte 0x1E and a newline (JSON text sequences, RFC 7464).
 JSON escapes both bytes inside strings, so a record can't contain its own marks. Everything between
 records is noise (a site's banner, a library's print): it is kept for the log and harms nothing.
-A record that is cut short or isn't an object with a `kind` is counted and treated as noise too.
+A record that is cut short, or is none that `KINDS` knows, is counted and treated as noise too.
 
 The streams of a job step reach srun line by line, and lines of different tasks are only kept whole
 up to about 1,000 bytes. What several tasks may say at the same time therefore goes out in parts
 (`encode_parts`) that the `Decoder` puts together again.
 
-Driver to worker: `init`, `run`, `decision`, `stop`. Worker to driver: `hello`, `ready`, `broken`,
-`started`, `report`, `ended`, `notice`. Where the slots of a node share a step, all that goes to or
-comes from one has its number as `slot`; then there also are `kill` and `gone`. Between a worker and
-its trial: `report`, `await`, `told`, `ended` one way, `decision`, `stop` the other.
-
-The driver's end of a channel: its process, its streams, and its log.
-
-Mostly it leads to one worker; to several, where the slots of a node share a step (`zygote`).
-
-Records come over the worker's standard output (and, from ranks other than 0, its standard error),
-and for trials on the driver's own host over a socket of their own. What else comes is the slot's
-noise and goes to its log. Nothing here waits: what a pipe doesn't take at once is kept and sent
-when it can be.
+A `Connection` leads to one worker, or to those of several slots that share a process. Records come
+over its standard output (and, from ranks other than 0, its standard error), and those of trials on
+the driver's own host over a socket for each slot. Nothing here waits for a disk or for a process
+that doesn't read: what a pipe doesn't take at once is sent when it can be.
 """
 
-from __future__ import annotations
+# Annotations are values here, not texts: the check of a record follows from them.
 
 import contextlib
 import json
 import os
 import select
+import selectors
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypedDict
 
+#: A record as it was read; `KINDS` says what one of each kind holds.
 Record = dict[str, Any]
 
 RECORD_SEPARATOR = 0x1E
@@ -49,67 +44,248 @@ MAX_RECORD_BYTES = 64 * 2**20
 #: double; with its frame it still stays below what Slurm keeps in one piece.
 PART_CHARS = 450
 
-#: What a record of each kind must hold at least; more may come with it.
-FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "init": {"train": str},
-    "run": {"trial_id": str, "number": int, "attempt": int, "dir": str, "env": dict},
-    "decision": {"number": int, "attempt": int, "iteration": int, "do": str},
-    "stop": {},
-    "hello": {"host": str, "pid": int},
-    "ready": {},
-    "broken": {"traceback": str},
-    "notice": {"text": str},
-    "started": {"number": int, "pid": int},
-    "report": {"number": int, "attempt": int, "iteration": int, "metrics": dict},
-    "await": {"iteration": int},
-    "told": {"do": str},
-    "ended": {"how": str},
-    "kill": {"slot": int},
-    "gone": {"slot": int},
-    "part": {"from": int, "text": str},
+
+class _Sender(TypedDict, total=False):
+    """What every record may hold: whose it is, where several share a channel."""
+
+    slot: int
+    rank: int
+
+
+# --- driver to worker ---------------------------------------------------------------------------
+
+
+class _Place(_Sender, total=False):
+    env: dict[str, Any]  # variables of the slot's trials; those with None are taken out
+    step: dict[str, Any] | None  # in a job step: what the worker has to know of its slot's share
+    fresh: bool  # whether each trial gets a worker of its own
+    prune_grace_s: float
+    exit_grace_s: float
+    term_grace_s: float
+
+
+class Init(_Place):
+    """Load `train`."""
+
+    train: str
+
+
+class _Cfg(_Sender, total=False):
+    env: dict[str, Any]  # said by the worker to the trial's process
+    port: int | None
+    address: str | None
+    cfg: dict[str, Any]  # else
+    cfg_pickle: str
+
+
+class Run(_Cfg):
+    """Run an attempt at a trial."""
+
+    trial_id: str
+    number: int
+    attempt: int
+    dir: str
+
+
+class Decided(_Sender):
+    """The answer to a report, also passed on to the trial: go on, prune, pause or stop."""
+
+    number: int
+    attempt: int
+    iteration: int
+    do: str
+
+
+class Stop(_Sender, total=False):
+    """Let the trial leave at its next report, and end it after the grace."""
+
+    number: int
+    grace_s: float
+
+
+class Kill(TypedDict):
+    """End the worker of a slot, where several share a process."""
+
+    slot: int
+
+
+# --- worker to driver ---------------------------------------------------------------------------
+
+
+class _Begun(_Sender, total=False):
+    step: str | None  # the id of the job step that it runs in
+    python: str
+
+
+class Hello(_Begun):
+    """A worker has begun."""
+
+    host: str
+    pid: int
+
+
+class Ready(_Sender, total=False):
+    """It has loaded `train`; and what the next trial there will find."""
+
+    address: str | None
+    port: int | None
+    gpus: str | None
+
+
+class Broken(_Sender):
+    """It can't load `train`."""
+
+    traceback: str
+
+
+class Notice(_Sender):
+    """What the user should know."""
+
+    text: str
+
+
+class Started(_Sender):
+    """The trial's process runs."""
+
+    number: int
+    pid: int
+
+
+class Report(_Sender):
+    """What the trial logged; it waits for the answer."""
+
+    number: int
+    attempt: int
+    iteration: int
+    metrics: dict[str, float]
+
+
+class _HowEnded(Ready, total=False):
+    number: int
+    at: float | None
+    exit_code: int | None
+    signal: int | None
+    error_type: str
+    message: str
+    traceback: str
+
+
+class End(_HowEnded):
+    """An attempt has ended, by the trial's own account or its worker's."""
+
+    how: str
+
+
+class Gone(TypedDict):
+    """The worker of a slot has ended, where several share a process."""
+
+    slot: int
+
+
+class _Part(TypedDict, total=False):
+    at: int
+    last: bool
+
+
+class Part(_Part):
+    """A piece of a record; see `encode_parts`."""
+
+    sender: int
+    text: str
+
+
+# --- trial to worker ----------------------------------------------------------------------------
+
+
+class Await(_Sender):
+    """A rank other than 0 waits for the decision on this iteration."""
+
+    iteration: int
+
+
+class Told(_Sender):
+    """The trial has read a decision to leave."""
+
+    do: str
+
+
+#: What a record of each kind holds; it may hold more.
+KINDS: dict[str, Any] = {
+    "init": Init,
+    "run": Run,
+    "decision": Decided,
+    "stop": Stop,
+    "kill": Kill,
+    "hello": Hello,
+    "ready": Ready,
+    "broken": Broken,
+    "notice": Notice,
+    "started": Started,
+    "report": Report,
+    "ended": End,
+    "gone": Gone,
+    "part": Part,
+    "await": Await,
+    "told": Told,
 }
 
-#: What else a record may hold (or hold as None), if it is of this type.
-OPTIONAL_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "exit_code": int,
-    "signal": int,
-    "port": int,
-    "slot": int,
-    "at": (int, float),
-    "gpus": str,
-    "step": (str, dict),
+
+def _is_count(value: Any) -> bool:  # the database holds 64 bits, and True is no number here
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _are_metrics(value: Any) -> bool:
+    return type(value) is dict and all(
+        type(number) is float and is_storable(name) for name, number in value.items()
+    )
+
+
+_CHECKS: dict[Any, Callable[[Any], bool]] = {
+    str: lambda value: type(value) is str,
+    bool: lambda value: type(value) is bool,
+    int: _is_count,
+    float: _is_number,
+    dict[str, Any]: lambda value: type(value) is dict,
+    dict[str, float]: _are_metrics,
+    int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
+    float | None: lambda value: value is None or _is_number(value),
+    str | None: lambda value: value is None or type(value) is str,
+    dict[str, Any] | None: lambda value: value is None or type(value) is dict,
 }
 
+#: For each kind: its fields, how they are checked, and whether they must be there.
+_FIELDS = {
+    kind: [
+        (name, _CHECKS[type_], name in record.__required_keys__)
+        for name, type_ in record.__annotations__.items()
+    ]
+    for kind, record in KINDS.items()
+}
+
+_MISSING = object()
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def is_well_formed(record: Any) -> bool:
     """Whether a decoded value is a record of a known kind that holds what its kind must."""
-    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+    if type(record) is not dict:
         return False
-    fields = FIELDS.get(record["kind"])
-    if fields is None or not all(_fits(record.get(key), fields[key]) for key in fields):
+    kind = record.get("kind")
+    fields = _FIELDS.get(kind) if type(kind) is str else None
+    if fields is None:
         return False
-    if record["kind"] == "report":
-        return all(
-            type(value) is float and is_storable(name) for name, value in record["metrics"].items()
-        )
-    optional = OPTIONAL_FIELDS.keys() & record.keys()
-    return all(_fits_optional(record[key], OPTIONAL_FIELDS[key]) for key in optional)
-
-
-def _fits_optional(value: Any, wanted: type | tuple[type, ...]) -> bool:
-    if value is None:
-        return True
-    if isinstance(value, int) and (type(value) is bool or abs(value) >= 2**63):
-        return False
-    return isinstance(value, wanted)
-
-
-def _fits(value: Any, wanted: type | tuple[type, ...]) -> bool:
-    if wanted is int:  # the database holds 64 bits, and True is no number here
-        return type(value) is int and 0 <= value < 2**63
-    return isinstance(value, wanted)
+    for name, is_right, is_required in fields:
+        value = record.get(name, _MISSING)
+        if value is _MISSING:
+            if is_required:
+                return False
+        elif not is_right(value):
+            return False
+    return True
 
 
 def is_storable(text: str) -> bool:
@@ -129,12 +305,12 @@ def make_storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Mapping[str, Any]) -> bytes:
     """Write a record as the bytes that a `Decoder` finds again."""
     return b"\x1e" + _encode_json(record).encode() + b"\n"
 
 
-def encode_parts(record: Record, sender: int) -> bytes:
+def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     """Write a record as lines short enough to survive beside the lines of other tasks.
 
     Args:
@@ -145,7 +321,7 @@ def encode_parts(record: Record, sender: int) -> bytes:
     pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
     last = len(pieces) - 1
     return b"".join(
-        encode({"kind": "part", "from": sender, "at": i, "last": i == last, "text": piece})
+        encode({"kind": "part", "sender": sender, "at": i, "last": i == last, "text": piece})
         for i, piece in enumerate(pieces)
     )
 
@@ -216,7 +392,7 @@ class Decoder:
             records.append(record)
 
     def _join_part(self, part: Record, records: list[Record]) -> None:
-        sender = part["from"]
+        sender = part["sender"]
         if part.get("at") == 0:  # what there is was cut short with its sender
             self._parts.pop(sender, None)
         self._parts.setdefault(sender, []).append(part["text"])
@@ -238,43 +414,53 @@ class Decoder:
 TAIL_BYTES = 4_000
 
 
-class Link:
-    """One worker, or one node's, as the driver sees it.
+#: A process that was killed has this long to end before it is left to itself, in seconds.
+KILL_S = 2.0
+
+
+def append_to(file: Path, data: bytes) -> None:
+    """Append to a log; one that can't be written does no harm."""
+    with contextlib.suppress(OSError), file.open("ab") as log:
+        log.write(data)
+
+
+class Connection:
+    """A worker, or those of several slots that share a process, as the driver sees them.
 
     Args:
         process: The worker, or the srun that runs it; its three streams are pipes.
-        log: The file that the slot's noise goes to.
-        direct: The driver's end of the socket over which trials report, if there is one.
+        log: The file that its noise goes to.
+        direct: By a slot's number: the driver's end of the socket over which that slot's trials
+            report, where they run on the driver's own host.
 
     Attributes:
-        slots: The slots whose workers it leads to.
-        has_begun: Whether any of them has said hello.
+        has_begun: Whether any worker there has said hello.
         has_lost_trials: Whether a trial may be left there that nobody speaks for.
         has_ended: Whether `end` was called.
+        tail: The end of its noise.
     """
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         log: Path,
-        direct: socket.socket | None = None,
+        direct: Mapping[int, socket.socket] = MappingProxyType({}),
     ) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise ValueError("a link needs all three streams of its process")
+            raise ValueError("a connection needs all three streams of its process")
         self.process = process
-        self.slots: set[int] = set()
         self.has_begun = False
         self.has_lost_trials = False
         self.has_ended = False
         self.tail = b""
         self._log = log
-        self._direct = direct
+        self._keep: Callable[[Path, bytes], object] = append_to
+        self._selector: selectors.BaseSelector | None = None
+        self._files: list[Any] = [process.stdout, process.stderr, *direct.values()]
         self._stdin = process.stdin.fileno()
         self._stdout = process.stdout.fileno()
-        self._streams = [process.stdout.fileno(), process.stderr.fileno()]
-        if direct is not None:
-            direct.setblocking(False)
-            self._streams.append(direct.fileno())
+        self._streams = [file.fileno() for file in self._files]
+        self._slots = {its.fileno(): slot for slot, its in direct.items()}
         for fd in (self._stdin, *self._streams):
             os.set_blocking(fd, False)
         self._decoders = {fd: Decoder() for fd in self._streams}
@@ -282,13 +468,37 @@ class Link:
 
     @property
     def streams(self) -> list[int]:
-        """The file descriptors to read from; the worker is gone when the first of them ends."""
+        """The file descriptors to read from; the process is gone when the first of them ends."""
         return self._streams
 
     @property
     def malformed(self) -> int:
         """How many records made no sense."""
         return sum(decoder.malformed for decoder in self._decoders.values())
+
+    @property
+    def said(self) -> str:
+        """What it wrote last besides records."""
+        return self.tail.decode(errors="replace").strip()
+
+    def attach(
+        self, selector: selectors.BaseSelector, keep: Callable[[Path, bytes], object]
+    ) -> None:
+        """Have a selector watch all streams, with this object as their data.
+
+        Args:
+            selector: Says what can be read, and what that was not sent yet can be now.
+            keep: Takes the log's path and the noise for it, without waiting for the disk.
+        """
+        self._selector, self._keep = selector, keep
+        for fd in self._streams:
+            selector.register(fd, selectors.EVENT_READ, self)
+
+    def detach(self, fd: int) -> None:
+        """Watch a stream no more."""
+        if self._selector is not None:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(fd)
 
     def read(self, fd: int) -> list[Record] | None:
         """Read what is there on one stream; None when the stream has ended."""
@@ -304,16 +514,19 @@ class Link:
         records = decoder.feed(data)
         noise = decoder.take_noise()
         if noise:
-            self._keep(noise)
+            self.tail = (self.tail + noise)[-TAIL_BYTES:]
+            self._keep(self._log, noise)
+        if fd in self._slots:
+            for record in records:
+                record["slot"] = self._slots[fd]
         return records
 
-    def answer(self, fd: int, record: Record) -> None:
+    def answer(self, fd: int, record: Mapping[str, Any]) -> None:
         """Send a record the way that the one it answers came."""
-        direct = self._direct is not None and fd == self._direct.fileno()
-        self._write(fd if direct else self._stdin, encode(record))
+        self._write(fd if fd in self._slots else self._stdin, encode(record))
 
-    def send(self, record: Record) -> None:
-        """Send a record to the worker."""
+    def send(self, record: Mapping[str, Any]) -> None:
+        """Send a record to the process."""
         self._write(self._stdin, encode(record))
 
     def send_rest(self) -> bool:
@@ -323,58 +536,84 @@ class Link:
         return bool(self._unsent)
 
     def close_input(self) -> None:
-        """Tell the worker that it can leave."""
+        """Tell the process that it can leave."""
         self._unsent.clear()
+        if self._stdin >= 0:
+            self.detach(self._stdin)
         self._stdin = -1  # the number may soon be another file's
         with contextlib.suppress(OSError):
             if self.process.stdin is not None:
                 self.process.stdin.close()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait for the process to end by itself; for its output first, which tells it at once."""
-        deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(self._stdout, 0)  # an end is told unasked
-        poll.poll(timeout_s * 1000)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(max(0.0, deadline - time.monotonic()))
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for the process to end by itself; return its exit code, None if it has not.
 
-    def end(self, grace_s: float = 0.0) -> int:
+        Its output is waited for first: the end of that is told at once.
+        """
+        deadline = time.monotonic() + timeout_s
+        if not self.has_ended:
+            poll = select.poll()
+            poll.register(self._stdout, 0)  # an end is told unasked
+            poll.poll(timeout_s * 1000)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(max(0.0, deadline - time.monotonic()))
+        return None
+
+    def end(self, grace_s: float = 0.0) -> int | None:
         """Close everything and return the process's exit code; kill it if it doesn't end in time.
 
         Args:
             grace_s: How long to wait for it to end by itself.
+
+        Returns:
+            Its exit code; None if it has not even ended `KILL_S` after it was killed, as one that
+            hangs in the kernel (on a disk, say): nobody waits for it any more.
         """
         self.close_input()
         self.has_ended = True
-        try:
-            code = self.process.wait(grace_s)
-        except subprocess.TimeoutExpired:
+        code = self._wait_for_exit(grace_s)
+        if code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            code = self.process.wait()
+            code = self._wait_for_exit(KILL_S)
         for fd in self._streams:
             while self.read(fd):
                 pass
-        for stream in (self.process.stdout, self.process.stderr, self._direct):
-            if stream is not None:
-                stream.close()
+            self.detach(fd)
+        for file in self._files:
+            file.close()
         return code
 
+    def _wait_for_exit(self, timeout_s: float) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout_s)
+        return None
+
     def _write(self, fd: int, data: bytes) -> None:
-        data = self._unsent.pop(fd, b"") + data
+        before = self._unsent.pop(fd, b"")
+        data = before + data
         try:
             while data:
                 data = data[os.write(fd, data) :]
         except BlockingIOError:
             self._unsent[fd] = data
-        except OSError:  # the worker is gone, which its output will tell
-            return
+        except OSError:  # the process is gone, which its output will tell
+            data = b""
+        if bool(data) != bool(before):
+            self._watch_for_room(fd, bool(data))
 
-    def _keep(self, noise: bytes) -> None:
-        self.tail = (self.tail + noise)[-TAIL_BYTES:]
-        with contextlib.suppress(OSError), self._log.open("ab") as log:
-            log.write(noise)
+    def _watch_for_room(self, fd: int, is_wanted: bool) -> None:
+        """Have the selector say when a pipe that was full takes more, or no more."""
+        if self._selector is None:
+            return
+        if fd in self._slots:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if is_wanted else 0)
+            with contextlib.suppress(KeyError):
+                self._selector.modify(fd, events, self)
+        elif is_wanted:
+            self._selector.register(fd, selectors.EVENT_WRITE, self)
+        else:
+            self.detach(fd)
 
 
 def start_process(argv: list[str], env: dict[str, str], **kwargs: Any) -> subprocess.Popen[bytes]:

@@ -2,10 +2,9 @@
 
 Everything that happens arrives here as a record from a worker, a signal, or a moment in time; the
 `Sweep` says what follows; the driver carries it out and hands what must be kept to the writer. It
-never waits for the disk, nor for any single worker. Every wait has an end: a trial that was told to
-leave is made to by its worker, and a worker that doesn't answer is killed here.
-
-Fitting a sampler's model in a thread of its own, so that no report waits for it.
+never waits for a disk or a terminal (`background` does), nor for any single worker. Every wait has
+an end: a trial that was told to leave is made to by its worker, and a worker that doesn't answer is
+killed here. A turn of the loop costs the same however many slots there are.
 """
 
 from __future__ import annotations
@@ -15,36 +14,34 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
+from ..slurm.client import TimeLimit
 from ..storage.layout import Layout
-from ..storage.records import Record as StoredRecord
-from ..storage.records import ReportRecord, Request
-from ..sweep import Ended, Sweep, TrialState
-from ..trial import Status, TrialError
-from .channel import Link, Record
-from .deadlines import (
-    Patience,
-    StopPlan,
-    compute_end_margin,
-    plan_stop,
+from ..storage.records import ReportRecord, Request, TrialRecord
+from ..sweep import Ended, Sweep
+from ..trial import Status
+from .background import Background, BackgroundFit
+from .channel import (
+    Broken,
+    Connection,
+    End,
+    Gone,
+    Notice,
+    Ready,
+    Report,
+    Started,
+    append_to,
 )
+from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
-from .slots import (
-    Crew,
-    LiveSlot,
-    Loss,
-    build_trial_record,
-    judge_ends,
-    parse_end,
-)
+from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .stop_signals import StopSignals
 from .train import write_cfg
 from .trial_process import encode_cfg
@@ -68,6 +65,10 @@ RANK_GRACE_S = 2.0
 #: How long trials have to leave when the sweep fails, in seconds.
 FAILURE_GRACE_S = 5.0
 
+#: What waits for a disk at the end has so long, in seconds; what waits for a terminal less.
+DISK_S = 30.0
+TERMINAL_S = 5.0
+
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
 
@@ -75,37 +76,13 @@ HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
 class Writer(Protocol):
     """What the driver needs of the one that writes to the database."""
 
-    def put(self, record: StoredRecord) -> None:
+    def put(self, record: TrialRecord | ReportRecord) -> None:
         """Take a record without waiting for the disk."""
         ...
 
     def check(self) -> None:
         """Raise StorageError if writing has failed for good."""
         ...
-
-
-class TimeLimit(Protocol):
-    """What the driver needs to know of the job it runs in."""
-
-    def get_time_left(self, now: float) -> float | None:
-        """Seconds until the job ends, at this `time.monotonic()`; None if unknown or never."""
-        ...
-
-    @property
-    def kill_wait_s(self) -> float | None:
-        """Seconds between the TERM that ends a job and the KILL; None where no Slurm does that."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class NoTimeLimit:
-    """Outside of Slurm."""
-
-    kill_wait_s: float | None = None
-
-    def get_time_left(self, now: float) -> float | None:
-        """Nothing ends this process."""
-        return None
 
 
 class Driver:
@@ -116,9 +93,9 @@ class Driver:
         launcher: Starts workers.
         writer: Keeps.
         layout: Where files go.
-        notify: Tells the user something, once, in a line or a few.
+        notify: Tells the user something, in a line or a few; called from a thread of its own.
         patience: How long to wait for what.
-        limit: When the job ends.
+        limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
 
@@ -139,23 +116,34 @@ class Driver:
         budget_s: float | None = None,
     ) -> None:
         self._sweep = sweep
-        self._launcher = launcher
         self._writer = writer
         self._layout = layout
-        self._notify = notify
+        self._tell = notify
         self._patience = patience
-        self._limit = limit or NoTimeLimit()
+        self._limit = limit
         self._requests: SimpleQueue[Request] = requests or SimpleQueue()
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
-        self._crew = Crew(launcher, self._build_init(), self._selector, self._notify_once)
+        self._disk = Background("slurm-sweeps-disk")
+        self._terminal = Background("slurm-sweeps-terminal")
+        self._fit = BackgroundFit(sweep, self._notify)
+        self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
+        self._slots.lend(launcher)
         self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
-        self._studies = Studies(sweep)
         self._said: set[str] = set()
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = float("inf")
+        self._handlers: Mapping[str, Callable[[SlotState, Any], None]] = {
+            "ended": self._take_end,
+            "started": self._take_started,
+            "hello": self._slots.note_hello,
+            "ready": self._take_ready,
+            "notice": self._take_notice,
+            "broken": self._take_broken,
+            "gone": self._take_gone,
+        }
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -174,30 +162,36 @@ class Driver:
         try:
             while not self._is_done():
                 self._tick(signals)
-                wait_s = 0.01 if self._crew.has_unsent() else TICK_S
-                for key, _ in self._selector.select(wait_s):
+                for key, events in self._selector.select(TICK_S):
                     if key.data is not None:
-                        self._hear(key.data, key.fd)
+                        self._attend(key.data, key.fd, events)
         finally:
-            self._studies.close()
-            self._crew.dismiss()
+            self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
+            is_written = self._disk.close(DISK_S)
+            self._terminal.close(TERMINAL_S)
+        self._disk.check()
+        if not is_written:
+            raise StorageError(
+                f"after {DISK_S:.0f} s not all cfg.yml of trials are written below "
+                f"{self._layout.folder}: does its disk hang? restore=True goes on from here"
+            )
         if self._sweep.fatal:
             raise SweepFailedError(self._sweep.fatal)
 
     def _tell_malformed(self) -> None:
         """Say if something besides the workers has written into the channel."""
-        if self._crew.malformed:
+        if self._slots.malformed:
             self._notify(
-                f"{self._crew.malformed} records from workers were cut short or made no sense, and "
-                f"were left aside; they are in {self._layout.slots}"
+                f"{self._slots.malformed} records from workers were cut short or made no sense, "
+                f"and were left aside; they are in {self._layout.slots}"
             )
 
     def _is_done(self) -> bool:
         if self._sweep.is_done:
             return True
-        if self._crew.is_out and not self._stopping:
+        if self._slots.is_out and not self._stopping:
             raise SweepFailedError(
                 "no slot is left: on every node, workers kept ending before any of their trials "
                 f"did. See the logs in {self._layout.slots}; restore=True goes on from here"
@@ -212,24 +206,29 @@ class Driver:
         while not self._requests.empty():
             self._follow_request(self._requests.get(), now)
         self._writer.check()
-        self._follow_time_limit(now)
-        self._follow_wishes(now)
-        if self._sweep.fatal and not self._stopping:
-            self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s), now)
+        self._disk.check()
         if not self._stopping:
-            self._studies.advance()
-            self._crew.start(self._count_wanted(), now)
-            self._crew.look_for_stalls(now)
-            if self._sweep.count_startable(1):  # a report can let a paused trial go on
-                self._fill_idle()
-        for slot in self._crew.slots:
-            overdue = slot.deadline is not None and now > slot.deadline
-            if slot.link is not None and (overdue or now > self._kill_at):
-                self._lose([slot], "did not answer in time and was killed")
+            self._watch_time(now)
+        if not self._stopping:
+            self._fit.advance()
+            self._fail_if_fatal(self._sweep.fatal)
+            self._start_workers(now)
+            self._slots.look_for_stalls(now)
+        overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
+        if overdue:
+            self._lose(overdue, "did not answer in time and was killed")
 
-    def _count_wanted(self) -> int:
-        """How many workers there is work for."""
-        return len(self._sweep.running) + self._sweep.count_startable(len(self._crew.slots))
+    def _start_workers(self, now: float) -> None:
+        """See that there are as many workers as there is work for."""
+        if self._slots.may_start(now):
+            startable = self._sweep.count_startable(len(self._slots))
+            self._slots.start(len(self._sweep.running) + startable, now)
+
+    def _fail_if_fatal(self, fatal: str | None) -> None:
+        """Let all trials leave when going on makes no sense; `run` says why."""
+        if fatal is not None and not self._stopping:
+            plan = StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
+            self._stop(plan, time.monotonic())
 
     # --- told to stop -------------------------------------------------------------------------
 
@@ -237,45 +236,39 @@ class Driver:
         if self._stopping and number == signal.SIGINT:
             self._stop(StopPlan(0.0, 1.0), now)
         elif not self._stopping:
-            left_s = self._limit.get_time_left(now)
-            if number == signal.SIGTERM and self._limit.kill_wait_s is not None:
-                left_s = min(left_s or self._limit.kill_wait_s, self._limit.kill_wait_s)
+            left_s = self._get_time_left(now)
+            kill_wait_s = None if self._limit is None else self._limit.kill_wait_s
+            if number == signal.SIGTERM and kill_wait_s is not None:
+                left_s = min(left_s or kill_wait_s, kill_wait_s)
             self._leave_early(number.name, left_s, now)
+
+    def _get_time_left(self, now: float) -> float | None:
+        return None if self._limit is None else self._limit.get_time_left(now)
 
     def _follow_request(self, request: Request, now: float) -> None:
         """Do what someone asked through the database; marks to retry are for a restored sweep."""
         if request.kind == "stop" and not self._stopping:
-            self._leave_early(STOP_REQUEST, self._limit.get_time_left(now), now)
+            self._leave_early(STOP_REQUEST, self._get_time_left(now), now)
         elif request.kind == "prune":
             self._prune(request.argument)
 
     def _prune(self, trial_id: str | None) -> None:
         """Let one trial go: at its next report, else its worker ends it after the grace."""
-        for slot in self._crew.slots:
-            trial = slot.trial
-            if trial is not None and trial.trial_id == trial_id:
-                self._sweep.prune(trial.number)
-                self._notify(f"trial {trial_id} is pruned as someone asked")
+        for slot in self._slots.busy:
+            if slot.trial is not None and slot.trial.trial_id == trial_id:
+                self._sweep.prune(slot.trial.number)
+                self._notify(f"trial {trial_id} is pruned as someone asked", again=True)
                 self._ask_to_leave(slot, self._patience.prune_grace_s)
 
-    def _follow_time_limit(self, now: float) -> None:
-        left_s = self._limit.get_time_left(now)
-        if left_s is None or self._stopping:
-            return
-        if self._end_margin_s is None:
+    def _watch_time(self, now: float) -> None:
+        """Stop when the job is about to end, or the user's time is up."""
+        left_s = self._get_time_left(now)
+        if left_s is not None and self._end_margin_s is None:
             self._end_margin_s = compute_end_margin(self._patience, left_s)
-        if left_s < self._end_margin_s:
+        if left_s is not None and left_s < (self._end_margin_s or 0.0):
             self._leave_early("time limit", left_s, now)
-
-    def _follow_wishes(self, now: float) -> None:
-        """Stop when the user's time is up, or the target reached."""
-        if self._stopping:
-            return
-        if self._sweep.reached is not None:
-            self._notify(f"trial {self._sweep.reached} has reached the target")
-            self._leave_early(TARGET, self._limit.get_time_left(now), now)
         elif now >= self._ends_at:
-            self._leave_early(TIME_BUDGET, self._limit.get_time_left(now), now)
+            self._leave_early(TIME_BUDGET, left_s, now)
 
     def _leave_early(self, reason: str, left_s: float | None, now: float) -> None:
         plan = plan_stop(self._patience, left_s)
@@ -283,7 +276,8 @@ class Driver:
         hint = " (Ctrl-C again ends them at once)" if reason == "SIGINT" else ""
         self._notify(
             f"{reason}: starting nothing new; {len(self._sweep.running)} running trials have "
-            f"{plan.grace_s:.0f} s to reach their next report{hint}"
+            f"{plan.grace_s:.0f} s to reach their next report{hint}",
+            again=True,
         )
         self._stop(plan, now)
 
@@ -292,140 +286,132 @@ class Driver:
         self._sweep.stop()
         self._stopping = True
         self._kill_at = now + plan.kill_s
-        for slot in self._crew.slots:
+        for slot in self._slots.busy:
             self._ask_to_leave(slot, plan.grace_s)
 
     # --- what workers say ---------------------------------------------------------------------
 
-    def _build_init(self) -> Record:
+    def _build_init(self) -> dict[str, Any]:
         return {
-            "kind": "init",
             "train": str(self._folder / self._layout.train.name),
-            "fresh": self._launcher.fresh_workers,
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,
         }
 
-    def _hear(self, link: Link, fd: int) -> None:
-        if link.has_ended:
+    def _attend(self, connection: Connection, fd: int, events: int) -> None:
+        """Send what a pipe takes again, and hear what is there to read."""
+        if connection.has_ended:
             return
-        records = link.read(fd)
+        if events & selectors.EVENT_WRITE:
+            connection.send_rest()
+        if events & selectors.EVENT_READ:
+            self._hear(connection, fd)
+
+    def _hear(self, connection: Connection, fd: int) -> None:
+        records = connection.read(fd)
         if records is None:
-            self._selector.unregister(fd)
-            if fd == link.streams[0]:
-                self._lose([self._crew.slots[index] for index in sorted(link.slots)], ENDED)
+            connection.detach(fd)
+            if fd == connection.streams[0]:
+                self._lose(self._slots.list_served(connection), ENDED)
             return
         for record in records:
-            slot = self._crew.find_slot(link, record)
-            if slot is not None:
-                self._take(slot, link, fd, record)
+            slot = self._slots.find(connection, record)
+            if slot is not None and record.get("rank", 0) < slot.launcher.world_size:
+                if record["kind"] == "report":
+                    self._take_report(slot, connection, fd, cast(Report, record))
+                elif record["kind"] in self._handlers:
+                    self._handlers[record["kind"]](slot, record)
 
-    def _take(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
-        kind = record["kind"]
-        if record.get("rank", 0) not in range(self._launcher.world_size):
-            return  # nobody's: an edited record
-        if kind == "report":
-            self._take_report(slot, link, fd, record)
-        elif kind == "ended":
-            self._take_end(slot, record)
-        elif kind == "started":
-            if record.get("rank", 0) == 0:
-                slot.trial_pid = record["pid"]
-        elif kind == "hello":
-            self._crew.note_hello(slot, record)
-        elif kind == "ready":
-            if self._crew.note_ready(slot, record):
-                self._fill(slot)
-        elif kind == "notice":
-            self._notify_once(record["text"])
-        elif kind == "broken":
-            self._take_broken(slot, record["traceback"])
-        elif kind == "gone":
-            self._lose([slot], ENDED)
+    def _take_started(self, slot: SlotState, record: Started) -> None:
+        if record.get("rank", 0) == 0:
+            slot.trial_pid = record["pid"]
 
-    def _take_broken(self, slot: LiveSlot, traceback: str) -> None:
+    def _take_ready(self, slot: SlotState, record: Ready) -> None:
+        if self._slots.note_ready(slot, record):
+            self._fill(slot)
+
+    def _take_notice(self, slot: SlotState, record: Notice) -> None:
+        self._notify(record["text"])
+
+    def _take_gone(self, slot: SlotState, record: Gone) -> None:
+        self._lose([slot], ENDED)
+
+    def _take_broken(self, slot: SlotState, record: Broken) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
-        problem = f"train can't be loaded in a worker on {slot.host}:\n{traceback}"
-        self._broken_on.update(slot.nodes)
-        tried = {node for each in self._crew.slots if each.link for node in each.nodes}
-        if not self._crew.any_ready and tried <= self._broken_on:
+        problem = f"train can't be loaded in a worker on {slot.host}:\n{record['traceback']}"
+        self._broken_on.update(slot.place.nodes)
+        tried = {node for each in self._slots.with_worker for node in each.place.nodes}
+        if not self._slots.any_ready and tried <= self._broken_on:
             raise TrainError(problem)
-        self._notify_once(problem)
+        self._notify(problem)
         self._lose([slot], "could not load train")
 
-    def _take_report(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
+    def _take_report(
+        self, slot: SlotState, connection: Connection, fd: int, record: Report
+    ) -> None:
         number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
         trial = slot.trial
         if trial is None or (trial.number, trial.attempt) != (number, attempt):
             return
         metrics, now = record["metrics"], time.time()
-        decision = self._sweep.report(number, iteration, metrics, now)
-        answer = {
+        answer = self._sweep.report(number, iteration, metrics, now)
+        decided = {
             "kind": "decision",
-            "slot": slot.index,
+            "slot": slot.place.number,
             "number": number,
             "attempt": attempt,
             "iteration": iteration,
-            "do": decision.value,
+            "do": answer.decision.value,
         }
-        link.answer(fd, answer)
+        connection.answer(fd, decided)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
-        while self._sweep.notices:
-            self._notify_once(self._sweep.notices.popleft())
-        if decision is not Decision.GO_ON and slot.deadline is None:
+        if answer.decision is not Decision.GO_ON and slot.deadline is None:
             self._expect_end(slot, self._patience.prune_grace_s)
+        for text in answer.notices:
+            self._notify(text)
+        if answer.reached and not self._stopping:
+            self._notify(f"trial {trial.trial_id} has reached the target")
+            self._leave_early(TARGET, self._get_time_left(time.monotonic()), time.monotonic())
+        elif answer.promotable:
+            self._fill_idle()
 
-    def _take_end(self, slot: LiveSlot, record: Record) -> None:
+    def _take_end(self, slot: SlotState, record: End) -> None:
         trial = slot.trial
         if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
         slot.ends[record.get("rank", 0)] = record
-        if len(slot.ends) < self._launcher.world_size:
+        if len(slot.ends) < slot.launcher.world_size:
             if len(slot.ends) == 1:
                 crashed = record["how"] in ("failed", "lost")
                 self._ask_to_leave(slot, RANK_GRACE_S if crashed else self._patience.prune_grace_s)
             return
         self._end_trial(slot, parse_end(judge_ends(slot.ends)))
         slot.note_place(slot.ends[0])
-        if self._crew.note_success(slot):
+        if self._slots.note_success(slot):
             self._fill(slot)
 
-    def _lose(self, slots: Sequence[LiveSlot], why: str) -> None:
+    def _lose(self, slots: Iterable[SlotState], why: str) -> None:
         """Workers are gone: so are their trials, and perhaps their nodes.
 
         All are given up before any trial is run again: one lost with its whole node would else be
         given to its neighbours there, one after the other, and be lost with each of them.
         """
-        lost = [(slot, loss) for slot in slots if (loss := self._crew.lose(slot, why))]
-        for slot, loss in lost:
-            if not self._stopping:
-                self._tell_loss(slot, loss)
-            if slot.trial is not None:
-                message = f"the worker {why} (exit code {loss.exit_code})"
-                error = TrialError("WorkerLost", message, loss.said)
-                self._end_trial(slot, Ended(Status.LOST, error))
-            self._crew.leave_nodes_out(slot)
-
-    def _tell_loss(self, slot: LiveSlot, loss: Loss) -> None:
-        where = slot.host or ", ".join(slot.nodes)
-        last = f": {loss.said.splitlines()[-1]}" if loss.said else ""
-        self._notify_once(
-            f"the worker of slot {slot.index} on {where} {loss.why} (exit code "
-            f"{loss.exit_code}){last}"
-        )
+        loss = self._slots.lose(slots, why)
+        if not self._stopping:
+            for text in loss.notices:
+                self._notify(text)
+        for slot, ended in loss.ends:
+            self._end_trial(slot, ended)
 
     # --- trials -------------------------------------------------------------------------------
 
-    def _fill(self, slot: LiveSlot) -> None:
+    def _fill(self, slot: SlotState) -> None:
         """Give a ready slot its next trial."""
-        trial = self._sweep.assign(slot.index, time.time())
-        if trial is None or slot.link is None:
+        trial = self._sweep.assign(time.time(), time.time)
+        if trial is None:
             return
-        env = self._launcher.build_environment(slot.index)
-        now = time.time()  # a sampler may have thought for a while
-        trial.pace.begin(trial.attempt, now)
-        slot.begin(trial, now, env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
+        self._slots.begin(slot, trial)
         folder = self._folder / trial.trial_id
         slot.send(
             {
@@ -434,25 +420,23 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
-                "env": env,
                 "port": slot.port,
                 "address": slot.address,
                 **encode_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        self._write_cfg(trial, folder)  # last: the trial has its cfg and doesn't wait for the disk
-
-    def _write_cfg(self, trial: TrialState, folder: Path) -> None:
-        try:
-            write_cfg(trial.cfg, folder)
-        except OSError as error:
+        if not self._disk.put(partial(_write_cfg, trial.cfg, folder)):
             raise StorageError(
-                f"can't write into {folder}: {error}. Make room or mend the permissions; "
+                f"can't write into {folder}: its disk takes nothing any more. Mend it; "
                 "restore=True goes on from here"
-            ) from error
+            )
 
-    def _end_trial(self, slot: LiveSlot, ended: Ended) -> None:
+    def _keep_noise(self, log: Path, noise: bytes) -> None:
+        if not self._disk.put(partial(append_to, log, noise)):
+            self._notify(f"the disk of {log} hangs: what workers print is not kept any more")
+
+    def _end_trial(self, slot: SlotState, ended: Ended) -> None:
         """Tell the sweep, and keep, how the trial of a slot ended; it may be run again."""
         trial = slot.trial
         if trial is None:
@@ -471,62 +455,46 @@ class Driver:
                 signal=ended.signal,
             )
         )
-        if outcome.status is Status.PAUSED:
-            self._fill_idle(slot)
+        self._fail_if_fatal(outcome.fatal)
         if outcome.runs_again:
             again = build_trial_record(slot, trial, Status.SCHEDULED)
             self._writer.put(
                 dataclasses.replace(again, slot=None, host=None, gpus=None, start_time=None)
             )
-            self._fill_idle(slot)
+        if outcome.runs_again or outcome.status is Status.PAUSED:
+            self._fill_idle()
 
-    def _fill_idle(self, but: LiveSlot | None = None) -> None:
+    def _fill_idle(self) -> None:
         """Give work to the slots that found none before something changed."""
-        for idle in list(self._crew.idle):
-            if idle is not but:
-                self._fill(idle)
+        for slot in self._slots.idle:
+            if not self._sweep.count_startable(1):
+                return
+            self._fill(slot)
 
-    def _ask_to_leave(self, slot: LiveSlot, grace_s: float) -> None:
-        if slot.link is None or slot.trial is None:
+    def _ask_to_leave(self, slot: SlotState, grace_s: float) -> None:
+        if slot.trial is None:
             return
         slot.send({"kind": "stop", "number": slot.trial.number, "grace_s": grace_s})
         self._expect_end(slot, grace_s)
 
-    def _expect_end(self, slot: LiveSlot, grace_s: float) -> None:
+    def _expect_end(self, slot: SlotState, grace_s: float) -> None:
         """Set when to stop waiting for a trial that its worker is to end."""
         patience = self._patience
-        slot.deadline = time.monotonic() + grace_s + patience.term_grace_s + patience.answer_s
+        wait_s = grace_s + patience.term_grace_s + patience.answer_s
+        self._slots.expect_end(slot, time.monotonic() + wait_s)
 
-    def _notify_once(self, text: str) -> None:
-        if text not in self._said:
+    def _notify(self, text: str, again: bool = False) -> None:
+        """Tell the user something; what was told before only if it is meant anew."""
+        if again or text not in self._said:
             self._said.add(text)
-            self._notify(text)
+            self._terminal.put(partial(self._tell, text))
 
 
-class Studies:
-    """One study at a time, of a sweep whose sampler has any; else nothing, and no thread.
-
-    Args:
-        sweep: Says when there is something to study, and takes what was found.
-    """
-
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep = sweep
-        self._executor = ThreadPoolExecutor(1, "study") if sweep.study_apart() else None
-        self._running: Future[Any] | None = None
-
-    def advance(self) -> None:
-        """Take in what a study has found, and begin the next one if there is reason to."""
-        if self._executor is None:
-            return
-        if self._running is not None and self._running.done():
-            self._sweep.learn(self._running.result())
-            self._running = None
-        if self._running is None:
-            study = self._sweep.plan_study()
-            self._running = None if study is None else self._executor.submit(study)
-
-    def close(self) -> None:
-        """Begin nothing more; what runs is not waited for."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+def _write_cfg(cfg: dict[str, Any], folder: Path) -> None:
+    try:
+        write_cfg(cfg, folder)
+    except OSError as error:
+        raise StorageError(
+            f"can't write into {folder}: {error}. Make room or mend the permissions; "
+            "restore=True goes on from here"
+        ) from error

@@ -15,8 +15,9 @@ import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import LaunchError
@@ -37,16 +38,37 @@ from ..slurm.step import (
     parse_step_error,
 )
 from ..storage.layout import Layout
-from .channel import Link, Record, start_process
+from .channel import Connection, Record, start_process
 from .trial_process import build_argv
 
 
+@dataclass(frozen=True, slots=True)
+class SlotPlace:
+    """A slot that a launcher lends: the number that it goes by there, and its nodes."""
+
+    number: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What a worker that has not begun says of the reason, None where it doesn't.
+
+    Args:
+        cause: Why one that has ended never began.
+        stall: Why one that has not begun yet may never do so.
+    """
+
+    cause: str | None = None
+    stall: str | None = None
+
+
 class Launcher(Protocol):
-    """Starts workers. A slot is a place where one trial runs at a time, numbered from 0."""
+    """Starts workers. A slot is a place where one trial runs at a time."""
 
     @property
-    def slots(self) -> int:
-        """How many slots there are."""
+    def slots(self) -> Sequence[SlotPlace]:
+        """The slots that it lends."""
         ...
 
     @property
@@ -64,39 +86,24 @@ class Launcher(Protocol):
         """Whether every trial gets a worker of its own."""
         ...
 
-    def prepare(self, count: int | None) -> AbstractContextManager[None]:
-        """Begin to start the first `count` workers (None: all), where that costs nobody anything.
+    def start(self, slot: int) -> Connection:
+        """Start the worker of a slot, in a process that may serve others too.
 
-        Those that nobody has asked for by the end of the context end with it.
+        Raises:
+            LaunchError: That fails at once.
         """
         ...
 
-    def start(self, slot: int) -> Link:
-        """Start the worker of a slot; LaunchError if that fails at once."""
+    def describe_slot(self, slot: int) -> Record:
+        """Return what its worker's `init` record holds besides: `env`, or in a job step `step`."""
         ...
 
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """Name the nodes that a slot is on."""
-        ...
-
-    def build_environment(self, slot: int) -> dict[str, str]:
-        """Return what to set in the environment of a trial in this slot."""
-        ...
-
-    def describe_slot(self, slot: int) -> Record | None:
-        """Return what a worker in a job step has to know of its slot; None outside of one."""
+    def diagnose(self, said: str) -> Diagnosis:
+        """Judge by what a worker wrote why it has not begun."""
         ...
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """End what a worker that died with its trial may have left behind."""
-        ...
-
-    def explain(self, said: str) -> str | None:
-        """Pick out of what a worker that never began wrote why that is; None if it doesn't say."""
-        ...
-
-    def find_stall(self, said: str) -> str | None:
-        """Say why a worker that has not begun yet may never do so, judging by what it wrote."""
         ...
 
 
@@ -122,37 +129,37 @@ class LocalLauncher:
         gpus: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
-        self.slots = slots
+        host = socket.gethostname()
+        self.slots = [SlotPlace(number, (host,)) for number in range(slots)]
         self.notices = notices
         self._layout = layout
         self._gpus_per_trial = gpus_per_trial
         self._gpus = gpus
-        self._host = socket.gethostname()
-        self._prepared: dict[int, Link] = {}
+        self._prepared: dict[int, Connection] = {}
 
     @contextlib.contextmanager
     def prepare(self, count: int | None) -> Iterator[None]:
         """Start as many workers as there are CPUs for them beside the driver, or one."""
         try:
             with contextlib.suppress(LaunchError):  # `start` will say it
-                wanted = self.slots if count is None else min(self.slots, count)
+                wanted = len(self.slots) if count is None else min(len(self.slots), count)
                 for slot in range(min(wanted, max(1, count_cpus() - 1))):
                     self._prepared[slot] = self._launch(slot)
             yield
         finally:
-            for link in self._prepared.values():
-                link.end()
+            for connection in self._prepared.values():
+                connection.end()
             self._prepared.clear()
 
-    def start(self, slot: int) -> Link:
+    def start(self, slot: int) -> Connection:
         """Start a worker with a socket for the reports of its trials."""
         return self._prepared.pop(slot, None) or self._launch(slot)
 
-    def _launch(self, slot: int) -> Link:
+    def _launch(self, slot: int) -> Connection:
         mine, its = socket.socketpair()
         env = dict(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // self.slots)))
-        env |= self.build_environment(slot)  # so that imports find what the trials do
+        env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // len(self.slots))))
+        env |= self.describe_slot(slot)["env"]  # so that imports find what the trials do
         argv = build_argv("main", world_size=1, direct=its.fileno())
         try:
             process = start_process(argv, env, pass_fds=(its.fileno(),))
@@ -161,23 +168,15 @@ class LocalLauncher:
             raise LaunchError(f"can't start a worker with {argv[0]!r}: {error}") from error
         finally:
             its.close()
-        return Link(process, self._layout.slot_log(slot), mine)
+        return Connection(process, self._layout.slot_log(slot), {slot: mine})
 
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """This host."""
-        return (self._host,)
-
-    def build_environment(self, slot: int) -> dict[str, str]:
+    def describe_slot(self, slot: int) -> Record:
         """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
         if not self._gpus_per_trial:
-            return {}
+            return {"env": {}}
         first = slot * self._gpus_per_trial
         chosen = [self._gpus[(first + i) % len(self._gpus)] for i in range(self._gpus_per_trial)]
-        return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
-
-    def describe_slot(self, slot: int) -> Record | None:
-        """There is no step around the worker."""
-        return None
+        return {"env": {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}}
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """Kill the trial's process group: its worker can't do so any more."""
@@ -185,13 +184,9 @@ class LocalLauncher:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(trial_pid, signal.SIGKILL)
 
-    def explain(self, said: str) -> str | None:
-        """Python's last words."""
-        return said.strip() or None
-
-    def find_stall(self, said: str) -> str | None:
-        """A child process begins at once."""
-        return None
+    def diagnose(self, said: str) -> Diagnosis:
+        """Python's last words; a child process begins at once."""
+        return Diagnosis(said.strip() or None)
 
 
 def allow_open_files(count: int) -> None:
@@ -227,37 +222,25 @@ class SlurmLauncher:
         self.world_size = cfg.ntasks
         self.fresh_workers = bool(cfg.fresh_step)
         self._allocation = allocation
+        self.slots = [SlotPlace(slot.index, slot.nodes) for slot in plan.slots]
         self._slots = plan.slots
         self._cfg = cfg
         self._layout = layout
-        self._shared: dict[str, Link] = {}  # by node
+        self._shared: dict[str, Connection] = {}  # by node
 
-    @property
-    def slots(self) -> int:
-        """How many slots there are."""
-        return len(self._slots)
-
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """Name the nodes that a slot is on."""
-        return self._slots[slot].nodes
-
-    def prepare(self, count: int | None) -> AbstractContextManager[None]:
-        """Nothing: a step is only asked for when it is needed."""
-        return nullcontext()
-
-    def start(self, slot: int) -> Link:
+    def start(self, slot: int) -> Connection:
         """Start a slot's step, unless it shares one that runs; srun speaks over its streams."""
         share = self._slots[slot]
         if not self._cfg.share_imports:
             return self._launch(share, share, "main")
         (node,) = share.nodes
-        link = self._shared.get(node)
-        if link is None or link.has_ended or not link.slots:
+        connection = self._shared.get(node)
+        if connection is None or connection.has_ended:
             whole = merge_slots(self._find_neighbours(share), self._find_node(node))
-            link = self._shared[node] = self._launch(whole, share, "zygote_main")
-        return link
+            connection = self._shared[node] = self._launch(whole, share, "zygote_main")
+        return connection
 
-    def _launch(self, step: Slot, slot: Slot, main: str) -> Link:
+    def _launch(self, step: Slot, slot: Slot, main: str) -> Connection:
         command = build_argv(main, world_size=self.world_size)
         argv = build_srun_argv(step, self._cfg, command, job_name=f"slot-{slot.index}")
         env = build_step_environment(os.environ)
@@ -266,7 +249,7 @@ class SlurmLauncher:
             process = start_process(argv, env)
         except OSError as error:
             raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
-        return Link(process, self._layout.slot_log(slot.index))
+        return Connection(process, self._layout.slot_log(slot.index))
 
     def _find_neighbours(self, slot: Slot) -> list[Slot]:
         """Return the slots that share a step with this one, itself included."""
@@ -280,7 +263,7 @@ class SlurmLauncher:
         share = self._slots[slot]
         shared = self._describe_sharing(share) if self._cfg.share_imports else {}
         digits = "".join(filter(str.isdigit, self._allocation.job_id))
-        return {
+        step = {
             "port_range": list(self._cfg.master_port_range),
             "slot": slot,
             "slots": len(self._slots),
@@ -290,6 +273,7 @@ class SlurmLauncher:
             "visible_gpus": share.visible_gpus,
             **shared,
         }
+        return {"step": step}
 
     def _describe_sharing(self, slot: Slot) -> Record:
         """Say which of the CPUs and GPUs of a shared step are a slot's own."""
@@ -304,34 +288,31 @@ class SlurmLauncher:
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
         }
 
-    def build_environment(self, slot: int) -> dict[str, str]:
-        """Nothing from here: the worker, inside the step, knows better."""
-        return {}
-
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
             cancel_step(f"{self._allocation.job_id}.{step}")
 
-    def explain(self, said: str) -> str | None:
-        """Pick out of a worker's output why its step could not be started."""
-        return parse_step_error(said)
-
-    def find_stall(self, said: str) -> str | None:
-        """Say so if srun waits for resources that the ledger believed free."""
+    def diagnose(self, said: str) -> Diagnosis:
+        """Pick out of a worker's output why its step did not start, or that srun waits."""
+        stall = None
         if any(is_step_waiting(line) for line in said.splitlines()):
-            return (
+            stall = (
                 "Slurm has no room for a step that should fit (srun is waiting). Is another step "
                 f"of job {self._allocation.job_id} running? If not, please report it with the "
                 "output of `scontrol show job -d`"
             )
-        return None
+        return Diagnosis(parse_step_error(said), stall)
 
 
-def build_launcher(
+@contextmanager
+def open_launcher(
     layout: Layout, slurm_cfg: SlurmCfg, local_cfg: LocalCfg, max_concurrent_trials: int | None
-) -> Launcher:
+) -> Iterator[Launcher]:
     """Choose where trials run and see that they fit there.
+
+    On this machine the first workers are started at once; those that nobody has asked for by the
+    end of the context end with it.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -340,12 +321,15 @@ def build_launcher(
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ)
     if allocation is None:
-        return _build_local(layout, local_cfg, max_concurrent_trials)
-    plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
-    return SlurmLauncher(allocation, plan, slurm_cfg, layout)
+        launcher = _build_local(layout, local_cfg, max_concurrent_trials)
+        with launcher.prepare(1):
+            yield launcher
+    else:
+        plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
+        yield SlurmLauncher(allocation, plan, slurm_cfg, layout)
 
 
-def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> Launcher:
+def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> LocalLauncher:
     gpus = find_gpus() if cfg.gpus else ()
     slots, notices = count_local_slots(count_cpus(), len(gpus), cfg, max_concurrent_trials)
     return LocalLauncher(slots, layout, cfg.gpus, gpus, notices)

@@ -1,35 +1,56 @@
-"""A slot as the driver sees it: its worker, its trial, and its record of failures.
+"""The slots of a sweep: their workers, their trials, and their record of failures.
 
-The crew: all slots with their workers, from the first start to the last goodbye.
+A slot is a place where one trial runs at a time. Launchers lend them (`Slots.lend`), and may take
+them back while the sweep runs (`Slots.withdraw`). A slot's number is never given to another one; on
+the channel it goes by the number that its launcher knows it by.
 
 A worker that dies is started again after a pause that grows; a node on which workers keep dying
 before any of their trials has ended is left out. Workers that die of the same cause, all at once,
-count as one: only the death of a worker that was started after the last one is one more. What a
-dead worker means for its trial is the driver's business.
+count as one: only the death of a worker that was started after the last one is one more. All that
+follows from it comes as one value (`Loss`).
+
+Nothing here costs more for having many slots: they are kept by their status, and what becomes due
+waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Any
 
 from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value
-from .channel import Link, Record, make_storable
-from .launchers import Launcher, allow_open_files
+from .channel import Connection, End, Hello, Ready, Record, make_storable
+from .launchers import Launcher, SlotPlace, allow_open_files
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
+#: A node is left out when this many workers on it in a row have ended before any of their trials.
+MAX_NODE_FAILURES = 3
+
+#: A step that Slurm has no room for is asked for again after so many seconds.
+STALL_S = 5.0
+
+#: How often workers that have not begun yet are looked at, in seconds.
+LOOK_S = 0.5
+
+#: How many files the driver may have open: for itself, and for the pipes of each slot.
+FILES, FILES_PER_SLOT = 200, 6
+
+#: A worker that was told to go has this long before it is killed, in seconds.
+LEAVE_S = 2.0
 
 #: How a rank fails that has lost another one: Python's errors, and what gloo and NCCL say.
 _LOST_PEER = re.compile(
@@ -41,7 +62,7 @@ _LOST_PEER = re.compile(
 _encode_json = json.JSONEncoder(default=describe_value).encode
 
 
-class SlotState(Enum):
+class SlotStatus(Enum):
     """What a slot is at."""
 
     DOWN = "down"  # no worker; one may be started
@@ -52,15 +73,16 @@ class SlotState(Enum):
     OUT = "out"  # left out for good
 
 
-@dataclass(slots=True)
-class LiveSlot:
+@dataclass(slots=True, eq=False)
+class SlotState:
     """One slot.
 
     Args:
-        index: Its number, from 0.
-        nodes: The nodes it is on.
-        state: What it is at.
-        link: What leads to its worker, while there is one.
+        number: Its number in the sweep, from 0.
+        launcher: Who lends it.
+        place: Which of the launcher's slots it is.
+        status: What it is at.
+        connection: What leads to its worker, while there is one.
         host: Where its worker said it runs.
         trial: The trial that it runs.
         trial_pid: The (first) process of that trial, on its own host.
@@ -69,64 +91,51 @@ class LiveSlot:
         failures: How many workers in a row ended before any trial of theirs did.
         start_at: When to start a worker again (monotonic seconds).
         worker_since: When its latest worker was started (monotonic seconds).
-        started_at: When the trial began (seconds since 1970).
-        gpus: The GPUs of the trial here, as in CUDA_VISIBLE_DEVICES.
+        gpus: The GPUs that trials see here, as in CUDA_VISIBLE_DEVICES.
         port: The MASTER_PORT of the next trial here, if it runs in a job step.
         address: Its MASTER_ADDR.
         step: The id of the job step that the worker runs in, if it does.
         deadline: When the driver stops waiting for the trial's end (monotonic seconds).
     """
 
-    index: int
-    nodes: tuple[str, ...]
-    state: SlotState = SlotState.DOWN
-    link: Link | None = None
+    number: int
+    launcher: Launcher
+    place: SlotPlace
+    status: SlotStatus = SlotStatus.DOWN
+    connection: Connection | None = None
     host: str | None = None
     trial: TrialState | None = None
     trial_pid: int | None = None
     ready_ranks: set[int] = field(default_factory=set)
-    ends: dict[int, Record] = field(default_factory=dict)
+    ends: dict[int, End] = field(default_factory=dict)
     failures: int = 0
     start_at: float = 0.0
     worker_since: float = 0.0
-    started_at: float | None = None
     gpus: str | None = None
     port: int | None = None
     address: str | None = None
     step: str | None = None
     deadline: float | None = None
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether it could take a trial now."""
-        return self.state is SlotState.READY and self.trial is None
-
-    def send(self, record: Record) -> None:
+    def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
-        if self.link is not None:
-            self.link.send({**record, "slot": self.index})
+        if self.connection is not None:
+            self.connection.send({**record, "slot": self.place.number})
 
-    def begin(self, trial: TrialState, now: float, gpus: str | None) -> None:
-        """Take down that a trial begins here, at `now` (seconds since 1970)."""
-        self.state = SlotState.BUSY
-        self.trial, self.started_at, self.gpus = trial, now, gpus
-        self.trial_pid = self.deadline = None
-        self.ends.clear()
-
-    def note_place(self, record: Record) -> None:
-        """Take down what the next trial here will find, from a worker in a job step."""
+    def note_place(self, record: Ready | End) -> None:
+        """Take down what the next trial here will find, as its worker says."""
+        if "gpus" in record:
+            self.gpus = record["gpus"]
         if record.get("port") is not None:
             self.port, self.address = record["port"], record["address"]
-            self.gpus = record.get("gpus")
 
     def note_failure(self, now: float) -> None:
         """Count a worker that died, and set when the next may start."""
         self.failures += 1
         self.start_at = now + min(FIRST_PAUSE_S * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
-        self.state = SlotState.DOWN
 
 
-def judge_ends(ends: dict[int, Record]) -> Record:
+def judge_ends(ends: Mapping[int, End]) -> End:
     """Decide how a trial of several ranks ended, from what each rank's worker said.
 
     The first rank that failed or was killed decides: what the others say then follows from it. One
@@ -143,17 +152,17 @@ def judge_ends(ends: dict[int, Record]) -> Record:
     broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
     if not broken:
         return ends[0]
-    first = min(broken, key=lambda end: (_is_lost_peer(end), float(end.get("at", float("inf")))))
-    rank = first.get("rank", 0)
-    return {**first, "how": "failed", "message": f"rank {rank}: {first.get('message', '')}"}
+    first = min(broken, key=lambda end: (_is_lost_peer(end), end.get("at") or float("inf")))
+    message = f"rank {first.get('rank', 0)}: {first.get('message', '')}"
+    return {**first, "how": "failed", "message": message}
 
 
-def _is_lost_peer(end: Record) -> bool:
+def _is_lost_peer(end: End) -> bool:
     said = f"{end.get('error_type', '')}: {end.get('message', '')}"
     return end["how"] == "failed" and _LOST_PEER.search(said) is not None
 
 
-def build_trial_record(slot: LiveSlot, trial: TrialState, status: Status) -> TrialRecord:
+def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> TrialRecord:
     """Describe a trial in this slot for the database."""
     return TrialRecord(
         number=trial.number,
@@ -163,69 +172,57 @@ def build_trial_record(slot: LiveSlot, trial: TrialState, status: Status) -> Tri
         status=status,
         attempt=trial.attempt,
         lost_count=trial.lost_count,
-        slot=slot.index,
+        slot=slot.number,
         host=slot.host,
         gpus=slot.gpus,
-        start_time=slot.started_at,
+        start_time=trial.began_at,
     )
 
 
-def parse_end(end: Record) -> Ended:
+def parse_end(end: End) -> Ended:
     """Read an `ended` record."""
     error = None
     if end.get("error_type"):
-        texts = (str(end.get(key, "")) for key in ("error_type", "message", "traceback"))
-        error = TrialError(*map(make_storable, texts))
+        texts = (end.get("error_type"), end.get("message"), end.get("traceback"))
+        error = TrialError(*(make_storable(text or "") for text in texts))
     return Ended(Status(end["how"]), error, end.get("exit_code"), end.get("signal"))
-
-
-#: A node is left out when this many workers on it in a row have ended before any of their trials.
-MAX_NODE_FAILURES = 3
-
-#: A step that Slurm has no room for is asked for again after so many seconds.
-STALL_S = 5.0
-
-#: How many files the driver may have open: for itself, and for the pipes of each slot.
-FILES, FILES_PER_SLOT = 200, 6
-
-#: A worker that was told to go has this long before it is killed, in seconds.
-LEAVE_S = 2.0
-
-#: A slot in one of these states has a worker.
-WITH_WORKER = frozenset({SlotState.STARTING, SlotState.READY, SlotState.BUSY, SlotState.LEAVING})
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A worker that is gone.
+    """All that follows from workers that are gone.
 
     Args:
-        why: In words.
-        exit_code: Of its process.
-        said: What it wrote last that explains it.
+        ends: The slots whose trials were lost with them, and how each trial ended.
+        notices: What the user should know.
     """
 
-    why: str
-    exit_code: int | None
-    said: str
+    ends: list[tuple[SlotState, Ended]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def add_ends(self, slots: Iterable[SlotState], why: str, code: int | None, said: str) -> None:
+        """Add the trials of slots whose worker is gone."""
+        error = TrialError("WorkerLost", f"the worker {why} (exit code {code})", said)
+        ended = Ended(Status.LOST, error)
+        self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 
 
 @dataclass(slots=True)
-class _Node:
-    """A node's record: how many workers in a row ended there without a trial of theirs ending."""
+class _NodeFailures:
+    """How many workers in a row ended on a node without a trial of theirs ending, and when last."""
 
-    failures: int = 0
-    failed_at: float = field(default=float("-inf"))
+    count: int = 0
+    last_at: float = field(default=float("-inf"))
 
 
-class Crew:
+class Slots:
     """See the module's docstring.
 
     Args:
-        launcher: Starts workers.
-        init: The `init` record for each of them, without its `step`.
-        selector: Where their streams are registered, with their link as data.
+        init: The `init` record for every worker, without what its launcher adds.
+        selector: Where their streams are registered, with their connection as data.
         notify: Tells the user something, once.
+        keep: Appends noise to a log, without waiting for the disk.
 
     Attributes:
         any_ready: Whether any worker has ever loaded `train`.
@@ -233,108 +230,187 @@ class Crew:
 
     def __init__(
         self,
-        launcher: Launcher,
-        init: Record,
+        init: Mapping[str, Any],
         selector: selectors.BaseSelector,
         notify: Callable[[str], None],
+        keep: Callable[[Path, bytes], object],
     ) -> None:
-        allow_open_files(FILES + FILES_PER_SLOT * launcher.slots)
-        self.slots = [LiveSlot(i, launcher.get_nodes(i)) for i in range(launcher.slots)]
-        self._launcher = launcher
         self._init = init
         self._selector = selector
         self._notify = notify
+        self._keep = keep
         self.any_ready = False
         self._malformed = 0
-        self._nodes = {node: _Node() for slot in self.slots for node in slot.nodes}
+        self._n_lent = 0
+        self._all: dict[int, SlotState] = {}
+        self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
+        self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
+        self._nodes: dict[str, _NodeFailures] = {}
+        # When, and which; what has changed since is skipped.
+        self._to_start: list[tuple[float, int]] = []
+        self._deadlines: list[tuple[float, int]] = []
+        self._look_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    # --- slots come and go ------------------------------------------------------------------------
+
+    def lend(self, launcher: Launcher) -> None:
+        """Add the slots of a launcher."""
+        for place in launcher.slots:
+            slot = SlotState(self._n_lent, launcher, place)
+            self._n_lent += 1
+            self._all[slot.number] = slot
+            self._set(slot, SlotStatus.DOWN)
+            for node in place.nodes:
+                self._nodes.setdefault(node, _NodeFailures())
+        allow_open_files(FILES + FILES_PER_SLOT * len(self))
+
+    def withdraw(self, launcher: Launcher) -> Loss:
+        """Take the slots of a launcher away, with their workers; their trials are lost."""
+        loss = Loss()
+        slots = [slot for slot in self._all.values() if slot.launcher is launcher]
+        for group, code, said in self._part(slots):
+            loss.add_ends(group, "was withdrawn", code, said)
+        for slot in slots:
+            del self._all[slot.number], self._by_status[slot.status][slot.number]
+        return loss
+
+    # --- what they are at -------------------------------------------------------------------------
 
     @property
     def malformed(self) -> int:
         """How many records of workers made no sense, and were left aside."""
-        return self._malformed + sum(link.malformed for link in self._links)
-
-    @property
-    def _links(self) -> list[Link]:
-        """What leads to workers, each once."""
-        links = {id(slot.link): slot.link for slot in self.slots if slot.link is not None}
-        return list(links.values())
+        return self._malformed + sum(connection.malformed for connection in self._served)
 
     @property
     def is_out(self) -> bool:
         """Whether no slot is left."""
-        return all(slot.state is SlotState.OUT for slot in self.slots)
+        return len(self._by_status[SlotStatus.OUT]) == len(self)
 
     @property
-    def idle(self) -> Iterator[LiveSlot]:
+    def idle(self) -> list[SlotState]:
         """The slots that wait for a trial."""
-        return (slot for slot in self.slots if slot.is_idle)
+        return list(self._by_status[SlotStatus.READY].values())
 
-    def has_unsent(self) -> bool:
-        """Send what pipes did not take before; return whether something is still left."""
-        left = [slot.link.send_rest() for slot in self.slots if slot.link is not None]
-        return any(left)
+    @property
+    def busy(self) -> list[SlotState]:
+        """The slots that run one."""
+        return list(self._by_status[SlotStatus.BUSY].values())
 
-    def find_slot(self, link: Link, record: Record) -> LiveSlot | None:
+    @property
+    def with_worker(self) -> list[SlotState]:
+        """The slots that have a worker."""
+        return [slot for served in self._served.values() for slot in served.values()]
+
+    @property
+    def _n_with_worker(self) -> int:
+        down = len(self._by_status[SlotStatus.DOWN]) + len(self._by_status[SlotStatus.OUT])
+        return len(self) - down
+
+    def find(self, connection: Connection, record: Record) -> SlotState | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
-        index = record.get("slot", min(link.slots, default=None))
-        return self.slots[index] if index in link.slots else None
+        served = self._served.get(connection, {})
+        return served.get(record.get("slot", min(served, default=-1)))
+
+    def list_served(self, connection: Connection) -> list[SlotState]:
+        """Return the slots that a connection leads to, in order."""
+        served = self._served.get(connection, {})
+        return [served[number] for number in sorted(served)]
+
+    def _set(self, slot: SlotState, status: SlotStatus) -> None:
+        self._by_status[slot.status].pop(slot.number, None)
+        slot.status = status
+        self._by_status[status][slot.number] = slot
+        if status is SlotStatus.DOWN:
+            heappush(self._to_start, (slot.start_at, slot.number))
+
+    def begin(self, slot: SlotState, trial: TrialState) -> None:
+        """Take down that a trial begins here."""
+        self._set(slot, SlotStatus.BUSY)
+        slot.trial = trial
+        slot.trial_pid = slot.deadline = None
+        slot.ends.clear()
+
+    def expect_end(self, slot: SlotState, deadline: float) -> None:
+        """Set when to stop waiting for the end of a slot's trial (monotonic seconds)."""
+        slot.deadline = deadline
+        heappush(self._deadlines, (deadline, slot.number))
+
+    def pop_overdue(self, now: float) -> list[SlotState]:
+        """Return the slots whose trials should have ended by now, each once."""
+        overdue = []
+        while self._deadlines and self._deadlines[0][0] < now:
+            deadline, number = heappop(self._deadlines)
+            slot = self._all.get(number)
+            if slot is not None and slot.deadline == deadline and slot.connection is not None:
+                overdue.append(slot)
+                slot.deadline = None
+        return overdue
+
+    # --- workers start ----------------------------------------------------------------------------
+
+    def may_start(self, now: float) -> bool:
+        """Whether there is a slot whose worker could be started, if there is work for it."""
+        return bool(self._to_start) and self._to_start[0][0] <= now
 
     def start(self, wanted: int, now: float) -> None:
         """See that as many slots have workers as there is work for, where there are as many."""
-        for slot in self.slots:
-            if wanted <= 0:
-                return
-            if slot.state in WITH_WORKER:
-                wanted -= 1
-            elif slot.state is SlotState.DOWN and now >= slot.start_at:
-                wanted -= 1
+        while self._n_with_worker < wanted and self.may_start(now):
+            start_at, number = heappop(self._to_start)
+            slot = self._by_status[SlotStatus.DOWN].get(number)
+            if slot is not None and slot.start_at == start_at:
                 self._start_one(slot)
 
-    def _start_one(self, slot: LiveSlot) -> None:
+    def _start_one(self, slot: SlotState) -> None:
         slot.worker_since = time.monotonic()
         try:
-            link = self._launcher.start(slot.index)
+            connection = slot.launcher.start(slot.place.number)
         except LaunchError as error:  # out of processes, perhaps; those that run may end soon
             self._note_failure(slot)
-            if not any(other.state in WITH_WORKER for other in self.slots):
+            if not self._n_with_worker:
                 raise
-            self._notify(f"slot {slot.index} has to wait: {error}")
+            self._notify(f"slot {slot.number} has to wait: {error}")
             return
-        slot.link, slot.state = link, SlotState.STARTING
+        slot.connection = connection
+        self._set(slot, SlotStatus.STARTING)
         slot.ready_ranks.clear()
-        if not link.slots:
-            for fd in link.streams:
-                self._selector.register(fd, selectors.EVENT_READ, link)
-        link.slots.add(slot.index)
-        slot.send({**self._init, "step": self._launcher.describe_slot(slot.index)})
+        if connection not in self._served:
+            self._served[connection] = {}
+            connection.attach(self._selector, self._keep)
+        self._served[connection][slot.place.number] = slot
+        fresh = slot.launcher.fresh_workers
+        place = slot.launcher.describe_slot(slot.place.number)
+        slot.send({"kind": "init", **self._init, "fresh": fresh, **place})
 
-    def note_hello(self, slot: LiveSlot, record: Record) -> None:
+    def note_hello(self, slot: SlotState, record: Hello) -> None:
         """A worker has begun: take down where."""
-        if slot.link is not None:
-            slot.link.has_begun = True
+        if slot.connection is not None:
+            slot.connection.has_begun = True
         if record.get("rank", 0) == 0:
             slot.host, slot.step = record["host"], record.get("step")
 
-    def note_ready(self, slot: LiveSlot, record: Record) -> bool:
+    def note_ready(self, slot: SlotState, record: Ready) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
         slot.ready_ranks.add(record.get("rank", 0))
         slot.note_place(record)
-        if len(slot.ready_ranks) < self._launcher.world_size:
+        if len(slot.ready_ranks) < slot.launcher.world_size:
             return False
-        slot.state = SlotState.READY
+        self._set(slot, SlotStatus.READY)
         self.any_ready = True
         return True
 
-    def note_success(self, slot: LiveSlot) -> bool:
+    def note_success(self, slot: SlotState) -> bool:
         """A trial of the slot has ended; return whether its worker takes another."""
         slot.failures = 0
-        for node in slot.nodes:
-            self._nodes[node].failures = 0
-        if self._launcher.fresh_workers and slot.link is not None:
-            slot.state = SlotState.LEAVING
-            slot.link.close_input()
+        for node in slot.place.nodes:
+            self._nodes[node].count = 0
+        if slot.launcher.fresh_workers and slot.connection is not None:
+            self._set(slot, SlotStatus.LEAVING)
+            slot.connection.close_input()
             return False
-        slot.state = SlotState.READY
+        self._set(slot, SlotStatus.READY)
         return True
 
     def look_for_stalls(self, now: float) -> None:
@@ -343,107 +419,137 @@ class Crew:
         That is so right after the death of an srun, until Slurm has cleared its step away. By
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
-        for slot in self.slots:
-            link = slot.link
-            if slot.state is not SlotState.STARTING or link is None or link.has_begun:
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        for slot in list(self._by_status[SlotStatus.STARTING].values()):
+            connection = slot.connection
+            if connection is None or connection.has_begun:
                 continue
-            stall = self._launcher.find_stall(link.tail.decode(errors="replace"))
+            stall = slot.launcher.diagnose(connection.said).stall
             if not stall:
                 continue
             if slot.failures == 0:
                 self._notify(stall)
             if now - slot.worker_since > STALL_S:
-                self._unregister(link)
-                link.end()
-                waiting, link.slots = link.slots, set()
-                for index in waiting:
-                    self.slots[index].link = None
-                    self.slots[index].note_failure(now)
+                for group, _, _ in self._part(self.list_served(connection)):
+                    for each in group:
+                        each.note_failure(now)
+                        self._set(each, SlotStatus.DOWN)
 
-    def lose(self, slot: LiveSlot, why: str) -> Loss | None:
-        """A worker is gone, or has to go: end what is left of it and of its trial.
+    # --- workers end ------------------------------------------------------------------------------
 
-        Returns:
-            What is known of it; None if it left as it was told to.
+    def lose(self, slots: Iterable[SlotState], why: str) -> Loss:
+        """Workers are gone, or have to go: end what is left of them and of their trials.
 
         Raises:
             LaunchError: No worker could be started on any slot.
         """
-        link, state = slot.link, slot.state
-        if link is None:
-            return None
-        slot.link = None
-        link.slots.discard(slot.index)
-        if link.slots:
-            return self._lose_one_of_many(slot, link, why)
-        self._unregister(link)
-        if state is SlotState.LEAVING:
-            slot.state = SlotState.DOWN
-            link.end(LEAVE_S)
-            self._malformed += link.malformed
-            return None
-        code = link.end()
-        self._malformed += link.malformed
-        self._note_failure(slot)
-        if slot.trial is not None or link.has_lost_trials:
-            self._launcher.clean_up(slot.index, slot.step, slot.trial_pid)
-        said = link.tail.decode(errors="replace").strip()
-        loss = Loss(why, code, self._launcher.explain(said) or said)
-        if state is SlotState.STARTING:
-            self._give_up_if_none_starts(loss)
+        loss = Loss()
+        for group, code, said in self._part(slots):
+            said = group[0].launcher.diagnose(said).cause or said
+            began = any(slot.status is not SlotStatus.STARTING for slot in group)
+            for slot in group:
+                if slot.status is SlotStatus.LEAVING:  # as it was told to
+                    self._set(slot, SlotStatus.DOWN)
+                else:
+                    self._note_failure(slot)
+                    loss.notices.append(_describe_loss(slot, why, code, said))
+            if not began:
+                self._give_up_if_none_starts(code, said)
+            loss.add_ends(group, why, code, said)
+            for slot in group:
+                loss.notices.extend(self._leave_nodes_out(slot))
         return loss
 
-    def _lose_one_of_many(self, slot: LiveSlot, link: Link, why: str) -> Loss:
-        """A worker is gone, or has to go, whose link leads to others too."""
-        link.send({"kind": "kill", "slot": slot.index})  # a trial of its own dies with it
-        self._note_failure(slot)
-        link.has_lost_trials |= slot.trial is not None
-        return Loss(why, link.process.poll(), link.tail.decode(errors="replace").strip())
+    def _part(
+        self, slots: Iterable[SlotState]
+    ) -> Iterator[tuple[list[SlotState], int | None, str]]:
+        """Let go of workers; yield those of one process, its exit code, and what it said last.
 
-    def _unregister(self, link: Link) -> None:
-        for fd in link.streams:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(fd)
+        A process that serves other slots too is told to end these workers; else it is ended.
+        """
+        groups: dict[Connection, list[SlotState]] = {}
+        for slot in slots:
+            if slot.connection is not None:
+                groups.setdefault(slot.connection, []).append(slot)
+        for connection, group in groups.items():
+            for slot in group:
+                slot.connection = None
+                del self._served[connection][slot.place.number]
+            connection.has_lost_trials |= any(slot.trial is not None for slot in group)
+            if self._served[connection]:
+                for slot in group:  # a trial of its own dies with it
+                    connection.send({"kind": "kill", "slot": slot.place.number})
+                code = connection.process.poll()
+            else:
+                is_leaving = group[0].status is SlotStatus.LEAVING
+                code = self._end(connection, LEAVE_S if is_leaving else 0.0)
+                self._clean_up(group, connection.has_lost_trials)
+            yield group, code, connection.said
 
-    def _note_failure(self, slot: LiveSlot) -> None:
+    def _clean_up(self, slots: Iterable[SlotState], has_lost_trials: bool) -> None:
+        """Have what lost trials may have left ended, once for each job step."""
+        steps = set()
+        for slot in slots:
+            if (has_lost_trials or slot.trial is not None) and slot.step not in steps:
+                slot.launcher.clean_up(slot.place.number, slot.step, slot.trial_pid)
+                steps |= {slot.step} - {None}
+
+    def _end(self, connection: Connection, grace_s: float = 0.0) -> int | None:
+        self._served.pop(connection, None)
+        code = connection.end(grace_s)
+        self._malformed += connection.malformed
+        if code is None:
+            self._notify(
+                f"process {connection.process.pid} was killed and does not end: it hangs in the "
+                "kernel, on a disk perhaps, and is left to itself"
+            )
+        return code
+
+    def _note_failure(self, slot: SlotState) -> None:
         now = time.monotonic()
         slot.note_failure(now)
-        for node in map(self._nodes.__getitem__, slot.nodes):
-            if slot.worker_since > node.failed_at:
-                node.failures += 1
-                node.failed_at = now
+        self._set(slot, SlotStatus.DOWN)
+        for node in map(self._nodes.__getitem__, slot.place.nodes):
+            if slot.worker_since > node.last_at:
+                node.count += 1
+                node.last_at = now
 
-    def _give_up_if_none_starts(self, loss: Loss) -> None:
-        if self.any_ready or any(slot.state in WITH_WORKER for slot in self.slots):
+    def _give_up_if_none_starts(self, code: int | None, said: str) -> None:
+        if self.any_ready or self._n_with_worker:
             return
-        said = loss.said or "nothing"
         raise LaunchError(
-            f"no worker could be started (exit code {loss.exit_code}); it said: {said}"
+            f"no worker could be started (exit code {code}); it said: {said or 'nothing'}"
         )
 
-    def leave_nodes_out(self, slot: LiveSlot) -> None:
-        """After a loss: leave out the slot's nodes if too many workers have died there."""
-        for node in slot.nodes:
-            if self._nodes[node].failures < MAX_NODE_FAILURES:
+    def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
+        """Leave out the nodes of a slot if too many workers have died there; say which."""
+        for node in lost.place.nodes:
+            if self._nodes[node].count < MAX_NODE_FAILURES:
                 continue
-            for other in self.slots:
-                if node in other.nodes and other.link is None:
-                    other.state = SlotState.OUT
-            self._notify(
+            for slot in list(self._by_status[SlotStatus.DOWN].values()):
+                if node in slot.place.nodes:
+                    self._set(slot, SlotStatus.OUT)
+            yield (
                 f"{node} is left out from now on: {MAX_NODE_FAILURES} workers in a row ended there "
                 "before any of their trials did"
             )
 
     def dismiss(self) -> None:
         """Let all workers leave by themselves for a moment, then see to it."""
-        links = self._links
-        for link in links:
-            link.close_input()
+        slots, connections = self.with_worker, list(self._served)
+        for connection in connections:
+            connection.close_input()
         deadline = time.monotonic() + LEAVE_S
-        for link in links:
-            link.wait(max(0.0, deadline - time.monotonic()))
-        for link in links:
-            link.end()
-        for slot in self.slots:
-            if slot.link is not None and slot.trial is not None:
-                self._launcher.clean_up(slot.index, slot.step, slot.trial_pid)
+        for connection in connections:
+            connection.wait(max(0.0, deadline - time.monotonic()))
+        for connection in connections:
+            self._end(connection)
+        self._clean_up(slots, has_lost_trials=False)
+
+
+def _describe_loss(slot: SlotState, why: str, code: int | None, said: str) -> str:
+    where = slot.host or ", ".join(slot.place.nodes)
+    last = f": {said.splitlines()[-1]}" if said else ""
+    return f"the worker of slot {slot.number} on {where} {why} (exit code {code}){last}"

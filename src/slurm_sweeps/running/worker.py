@@ -264,7 +264,9 @@ class Worker:
 
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find in its step: address, port and GPUs."""
-        if self._place is None or self._rank > 0:
+        if self._place is None:
+            return {"gpus": self._init.get("env", {}).get("CUDA_VISIBLE_DEVICES")}
+        if self._rank > 0:
             return {}
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
         port = self._place.find_free_port()
@@ -273,6 +275,7 @@ class Worker:
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
             return  # `broken` was said; or a driver that lost count, which it will find out
+        run["env"] = run.get("env", {}) | self._init.get("env", {})
         if self._place is not None:
             run["env"] |= self._place.build_environment(run["port"], run["address"])
         child = self._spawner.start(run)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from .machine import MAX_LOST, Sweep
-from .state import (
-    Ended,
-    Outcome,
-    SweepCfg,
-    TrialState,
-)
+from .state import Answer, Ended, Outcome, SweepCfg, TrialState
 
-__all__ = ["MAX_LOST", "Ended", "Outcome", "Sweep", "SweepCfg", "TrialState"]
+__all__ = ["MAX_LOST", "Answer", "Ended", "Outcome", "Sweep", "SweepCfg", "TrialState"]

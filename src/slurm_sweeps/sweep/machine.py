@@ -1,11 +1,13 @@
 """The sweep's state machine: events in, decisions out.
 
 `Sweep` decides which trial a free slot gets, whether a trial that reported goes on, and what
-follows when one has ended. It does no I/O and reads no clock: the live driver and the simulator
-feed the same object, so what runs on a cluster can be tried on paper with any number of slots.
+follows when one has ended. Each answer carries all that follows from its event (`Answer`,
+`Outcome`), so that nobody has to ask. It does no I/O and reads no clock of its own: the live driver
+and the simulator feed the same object, so what runs on a cluster can be tried on paper with any
+number of slots.
 
-Invariants: a trial runs in one slot at a time; every change of status is one that
-`trial.TRANSITIONS` allows; trials that must be run again come before new ones; and the same events
+Invariants: a trial runs once at a time; every change of status is one that `trial.TRANSITIONS`
+allows; trials that must be run again come before new ones; and the same events
 give the same decisions, also after `restore` in another process.
 """
 
@@ -21,15 +23,13 @@ from ..rules.protocol import Decision, PromotingPruner, Pruner
 from ..samplers import Observation, Sampler, StudyingSampler
 from ..trial import TRANSITIONS, Status, compute_trial_id
 from .prospects import Prospects
-from .state import (
-    Ended,
-    Outcome,
-    SweepCfg,
-    TrialState,
-)
+from .state import Answer, Ended, Outcome, SweepCfg, TrialState
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
 MAX_LOST = 3
+
+#: Most reports have no other answer than one of these.
+_PLAIN = {decision: Answer(decision) for decision in Decision}
 
 
 class Sweep:
@@ -44,8 +44,6 @@ class Sweep:
     Attributes:
         fatal: Why the sweep can't go on, None while it can.
         counts: How many trials have which status.
-        reached: The id of the trial that reached the target, None while none has.
-        notices: What the user should know, one sentence each; whoever shows them takes them out.
     """
 
     def __init__(
@@ -58,8 +56,6 @@ class Sweep:
         self.cfg = cfg
         self.fatal: str | None = None
         self.counts: Counter[Status] = Counter()
-        self.reached: str | None = None
-        self.notices: deque[str] = deque()
         self._sampler = sampler
         self._first = first
         self._pruner = pruner
@@ -72,6 +68,7 @@ class Sweep:
         self._waiting: deque[TrialState] = deque()
         self._repetitions: dict[bytes, int] = {}
         self._saw_restart = False
+        self._has_reached = False
         self._prospects = Prospects(cfg, None if pruner is None else cfg.metric)
 
     @property
@@ -109,17 +106,23 @@ class Sweep:
 
     # --- a slot is free -----------------------------------------------------------------------
 
-    def assign(self, slot: int, now: float) -> TrialState | None:
-        """Give a free slot its next trial, which is running from now on; None if there is none."""
+    def assign(self, now: float, clock: Callable[[], float] | None = None) -> TrialState | None:
+        """Give a free slot its next trial, which is running from now on; None if there is none.
+
+        Args:
+            now: Seconds on some clock.
+            clock: That clock, where time goes on while the sampler thinks: the trial begins only
+                then. None in simulated time.
+        """
         if self._stopping or self.fatal:
             return None
         trial = self._waiting.popleft() if self._waiting else self._promote() or self._draw(now)
         if trial is None:
             return None
         self._move(trial, Status.RUNNING)
-        trial.slot = slot
         trial.told = None
-        trial.pace.begin(trial.attempt, now)
+        trial.began_at = now if clock is None else clock()
+        trial.pace.begin(trial.attempt, trial.began_at)
         self._running[trial.number] = trial
         self._tell_sampler(trial)
         return trial
@@ -172,8 +175,8 @@ class Sweep:
         iteration: int,
         metrics: Mapping[str, float],
         now: float | None = None,
-    ) -> Decision:
-        """Take a running trial's report; say whether it goes on.
+    ) -> Answer:
+        """Take a running trial's report; say whether it goes on, and what else follows.
 
         Args:
             number: The trial.
@@ -184,50 +187,58 @@ class Sweep:
         trial = self._running[number]
         self._prospects.note_report(metrics)
         trial.last_iteration = iteration
-        self._watch_resumption(trial, iteration)
-        decision = Decision.GO_ON
+        notices = () if trial.resumes_after is None else self._watch_resumption(trial, iteration)
+        decision, reached = Decision.GO_ON, False
         metric = self.cfg.metric
         if metric is not None and metric in metrics:
             trial.last_value = metrics[metric]
             trial.pace.note(iteration, now)
             if trial.curve.note(iteration, trial.last_value):
                 self._tell_sampler(trial)
-            self._watch_target(trial, trial.last_value)
+            reached = self._reaches_target(trial.last_value)
             if self._pruner is not None:
                 decision = self._pruner.report(number, iteration, trial.last_value)
-                self._watch_first_rung()
+                notices += self._pop_doubt()
+        self._decide(trial, decision)
+        promotable = not self._stopping and self._find_promotable() is not None
+        if notices or reached or promotable:
+            said = trial.told or Decision.GO_ON
+            return Answer(said, notices, reached, promotable)
+        return _PLAIN[trial.told or Decision.GO_ON]
+
+    def _decide(self, trial: TrialState, decision: Decision) -> None:
+        """Keep the gravest that a trial was told: it may report on before it leaves."""
         if trial.told is Decision.PRUNE or decision is Decision.PRUNE:
             trial.told = Decision.PRUNE
         elif trial.told is Decision.PAUSE or decision is Decision.PAUSE:
             trial.told = Decision.PAUSE
         elif self._stopping:
             trial.told = Decision.STOP
-        return trial.told or decision
 
-    def _watch_target(self, trial: TrialState, value: float) -> None:
+    def _reaches_target(self, value: float) -> bool:
+        """Whether this value is the first that is as good as the target."""
         target = self.cfg.target
-        if target is None or self.reached is not None or not math.isfinite(value):
-            return
-        if value <= target if self.cfg.lower_is_better else value >= target:
-            self.reached = trial.trial_id
+        if target is None or self._has_reached or not math.isfinite(value):
+            return False
+        self._has_reached = value <= target if self.cfg.lower_is_better else value >= target
+        return self._has_reached
 
-    def _watch_resumption(self, trial: TrialState, iteration: int) -> None:
+    def _watch_resumption(self, trial: TrialState, iteration: int) -> tuple[str, ...]:
         """Say it if a trial that was paused does not go on where it was."""
         paused_at, trial.resumes_after = trial.resumes_after, None
         if paused_at is None or iteration > paused_at or self._saw_restart:
-            return
+            return ()
         self._saw_restart = True
-        self.notices.append(
+        return (
             f"trial {trial.trial_id} was paused at iteration {paused_at} and began again at "
             f"iteration {iteration}: with promote=True, train should save its state in "
-            "ss.checkpoint_dir() and go on from there, else paused work is done twice"
+            "ss.checkpoint_dir() and go on from there, else paused work is done twice",
         )
 
-    def _watch_first_rung(self) -> None:
+    def _pop_doubt(self) -> tuple[str, ...]:
         """Pass on what the pruner has to say of its own rule."""
         doubt = self._pruner.pop_doubt() if isinstance(self._pruner, AshaPruner) else None
-        if doubt is not None:
-            self.notices.append(doubt)
+        return () if doubt is None else (doubt,)
 
     # --- a trial ended ------------------------------------------------------------------------
 
@@ -239,16 +250,15 @@ class Sweep:
         self._tell_sampler(trial)
         if status is Status.PAUSED and self._promoter is not None:
             self._paused[number] = trial
-            trial.slot = None
             self._promoter.pause(number)
-        if not self._runs_again(trial, status):
+        runs_again = self._runs_again(trial, status)
+        if runs_again:
+            self._move(trial, Status.SCHEDULED)
+            trial.attempt += 1
+            self._waiting.append(trial)
+        else:
             self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
-            return Outcome(status, runs_again=False)
-        self._move(trial, Status.SCHEDULED)
-        trial.attempt += 1
-        trial.slot = None
-        self._waiting.append(trial)
-        return Outcome(status, runs_again=True)
+        return Outcome(status, runs_again, self.fatal)
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""
@@ -326,7 +336,6 @@ class Sweep:
         if trial.status is not Status.SCHEDULED:
             self._move(trial, Status.SCHEDULED)
             trial.attempt += 1
-        trial.slot = None
         self._waiting.append(trial)
 
     # --- the sampler learns, in another thread perhaps -----------------------------------------
@@ -346,6 +355,26 @@ class Sweep:
         """Hand the sampler what the computation returned."""
         if isinstance(self._sampler, StudyingSampler):
             self._sampler.learn(result)
+
+    def study_failed(self, error: Exception) -> str:
+        """Take note that what `plan_study` gave, or what was made of it, has raised.
+
+        From now on the sampler draws at random; if it has no `draw_at_random()`, the sweep can't
+        go on, and `fatal` says so.
+
+        Returns:
+            One sentence for the user: which sampler, what it raised, and what follows.
+        """
+        name = type(self._sampler).__name__
+        text = f"the sampler {name} could not learn: {type(error).__name__}: {error}"
+        draw_at_random = getattr(self._sampler, "draw_at_random", None)
+        if draw_at_random is None:
+            self.fatal = (
+                f"{text}. Mend it, or choose another sampler; restore=True goes on from here"
+            )
+            return self.fatal
+        draw_at_random()
+        return f"{text}; it draws at random from now on"
 
     # --- helpers ------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-"""How long a trial's iterations take, as its first report tells.
+"""What a sweep was asked for, what it knows of its trials, what it is told, and what it answers.
 
-A learning curve of which only a few values are kept, enough to see where it goes.
-
-What a sweep knows of a trial, what it is told of an attempt's end, and what was asked of it.
+Of a trial's reports only what decisions need is kept: how long its iterations take (`Pace`), and a
+few values of its learning curve (`ThinCurve`). Both are functions of the stored reports, so that a
+sweep that goes on in another process knows the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,30 @@ from typing import Any
 
 from ..rules.protocol import Decision
 from ..trial import Status, TrialError
+
+
+@dataclass(frozen=True, slots=True)
+class SweepCfg:
+    """What the user asked of a sweep.
+
+    Args:
+        n_trials: How many trials there are to be in total, restored ones included; None for as
+            many as the sampler has.
+        metric: The metric that the pruner and the sampler go by.
+        max_retries: How often a failed trial is started again.
+        fail_fast: End the sweep when the first trials have all failed without any report.
+        slots: How many trials can run at once; "the first trials" are at least this many.
+        target: The sweep has what it is after when the metric is at this value or better.
+        lower_is_better: Which is better.
+    """
+
+    n_trials: int | None
+    metric: str | None = None
+    max_retries: int = 0
+    fail_fast: bool = True
+    slots: int = 1
+    target: float | None = None
+    lower_is_better: bool = True
 
 
 class Pace:
@@ -100,12 +124,12 @@ class TrialState:
         attempt: Which run this is, from 1.
         lost_count: How many attempts were lost (or interrupted though nobody asked).
         failed_count: How many attempts failed.
-        slot: Where it runs.
         curve: What the sampler is told of the sweep's metric.
         pace: How long its iterations take.
         last_value: The last value of the sweep's metric, None before the first.
         last_iteration: The iteration of the latest report, None before the first.
-        told: What it was told to do by the latest decision, if not to go on.
+        told: What it was told to do, if not to go on; this is where that is decided.
+        began_at: When its attempt began (seconds on the clock of `Sweep.assign`), None before.
         resumes_after: The iteration at which it was paused, until it has reported again.
     """
 
@@ -117,12 +141,12 @@ class TrialState:
     attempt: int = 1
     lost_count: int = 0
     failed_count: int = 0
-    slot: int | None = None
     curve: ThinCurve = field(default_factory=ThinCurve)
     pace: Pace = field(default_factory=Pace)
     last_value: float | None = None
     last_iteration: int | None = None
     told: Decision | None = None
+    began_at: float | None = None
     resumes_after: int | None = None
 
 
@@ -137,32 +161,32 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an attempt's end counts as, and whether the trial is run again by itself."""
+class Answer:
+    """What follows from a report.
 
-    status: Status
-    runs_again: bool
+    Args:
+        decision: Whether the trial goes on.
+        notices: What the user should know, one sentence each.
+        reached: Whether this report was the first to reach the target.
+        promotable: Whether a paused trial can go on now, in any slot that is free.
+    """
+
+    decision: Decision
+    notices: tuple[str, ...] = ()
+    reached: bool = False
+    promotable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SweepCfg:
-    """What the user asked of a sweep.
+class Outcome:
+    """What an attempt's end counts as, and what follows from it.
 
     Args:
-        n_trials: How many trials there are to be in total, restored ones included; None for as
-            many as the sampler has.
-        metric: The metric that the pruner and the sampler go by.
-        max_retries: How often a failed trial is started again.
-        fail_fast: End the sweep when the first trials have all failed without any report.
-        slots: How many trials can run at once; "the first trials" are at least this many.
-        target: The sweep has what it is after when the metric is at this value or better.
-        lower_is_better: Which is better.
+        status: What it ended as, given what the trial was told.
+        runs_again: Whether the trial is run again by itself.
+        fatal: Why the sweep can't go on, None while it can.
     """
 
-    n_trials: int | None
-    metric: str | None = None
-    max_retries: int = 0
-    fail_fast: bool = True
-    slots: int = 1
-    target: float | None = None
-    lower_is_better: bool = True
+    status: Status
+    runs_again: bool
+    fatal: str | None = None

@@ -1,0 +1,114 @@
+"""What a turn of the driver's loop costs, by the number of slots, all of them busy.
+
+No process: the slots' connections lead nowhere. One line of JSON for each number of slots, in
+microseconds: a turn in which nothing happens, and a report with its answer. The loop is flat where
+the last line is like the first.
+
+    python benchmarks/loop_turn.py [--slots 2 36 100 500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import slurm_sweeps as ss
+from slurm_sweeps.running.deadlines import Patience
+from slurm_sweeps.running.driver import Driver
+from slurm_sweeps.running.launchers import SlotPlace
+from slurm_sweeps.running.stop_signals import StopSignals
+from slurm_sweeps.samplers import Problem, bind_sampler
+from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.layout import Layout
+from slurm_sweeps.sweep import Sweep, SweepCfg
+
+
+class Nowhere:
+    """What the driver calls of a connection, a launcher and a writer; nothing comes of it."""
+
+    world_size, fresh_workers, notices = 1, False, ()
+    has_begun, has_ended, malformed = True, False, 0
+
+    def __init__(self, n_slots: int = 0) -> None:
+        self.slots = [SlotPlace(number, ("here",)) for number in range(n_slots)]
+
+    def start(self, slot: int) -> Any:
+        return Nowhere()
+
+    def describe_slot(self, slot: int) -> dict[str, Any]:
+        return {"env": {}}
+
+    def attach(self, selector: object, keep: object) -> None:
+        return None
+
+    def send(self, record: object) -> None:
+        return None
+
+    def answer(self, fd: int, record: object) -> None:
+        return None
+
+    def put(self, record: object) -> None:
+        return None
+
+    def check(self) -> None:
+        return None
+
+
+def build_driver(n_slots: int, folder: str) -> Driver:
+    """A driver all of whose slots have a worker that is ready."""
+    asha = ss.ASHA("loss", "min")
+    problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
+    cfg = SweepCfg(10**6, "loss", slots=n_slots)
+    sweep = Sweep(cfg, bind_sampler(None, problem), asha.build_pruner())
+    nowhere: Any = Nowhere(n_slots)
+    return Driver(sweep, nowhere, nowhere, Layout(folder, "turns"), print, Patience())
+
+
+def measure(n_slots: int) -> dict[str, float]:
+    """Return the costs with so many slots."""
+    with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
+        driver = build_driver(n_slots, folder)
+        driver._tick(signals)
+        for slot in driver._slots.with_worker:
+            driver._take_ready(slot, {})
+        (slot, *_) = driver._slots.busy
+        assert slot.trial is not None
+        assert len(driver._slots.busy) == n_slots
+        report: Any = {"kind": "report", "number": slot.trial.number, "attempt": 1}
+        report |= {"iteration": 0, "metrics": {"loss": 0.5}}
+
+        def take_report() -> None:
+            report["iteration"] += 1
+            driver._take_report(slot, Nowhere(), 0, report)  # type: ignore[arg-type] # it acts so
+
+        return {
+            "slots": n_slots,
+            "turn_us": time_us(lambda: driver._tick(signals), 300),
+            "report_us": time_us(take_report, 2000),
+        }
+
+
+def time_us(call: Callable[[], object], count: int) -> float:
+    """Return the least of several means."""
+    best = float("inf")
+    for _ in range(7):
+        began = time.perf_counter()
+        for _ in range(count):
+            call()
+        best = min(best, time.perf_counter() - began)
+    return round(1e6 * best / count, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slots", type=int, nargs="+", default=[2, 36, 100, 500])
+    for n_slots in parser.parse_args().slots:
+        print(json.dumps(measure(n_slots)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

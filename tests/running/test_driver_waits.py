@@ -1,0 +1,208 @@
+"""The driver's loop waits for no disk, no terminal and no fit; what goes wrong there is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.errors import StorageError, SweepFailedError
+from slurm_sweeps.running import driver
+from slurm_sweeps.running.background import Background
+from slurm_sweeps.samplers import Observation, Problem
+from slurm_sweeps.views.live import LiveView
+from sweep_scripts import Scripts
+
+TIMEOUT_S = 60.0
+
+
+def test_a_folder_that_hangs_holds_up_no_report(scripts: Scripts) -> None:
+    """The third trial's cfg.yml is a pipe: to open it takes until somebody reads it."""
+    done = scripts.run(
+        """
+        import os, time
+        import slurm_sweeps as ss
+
+        SPACE = {"x": ss.Grid([0, 1, 2])}
+        HANGS = ss.Trial({"x": 2}).trial_id
+
+        def train(cfg):
+            pipe = f"../{HANGS}/cfg.yml"
+            if cfg["x"] == 0:
+                os.mkdir(f"../{HANGS}")
+                os.mkfifo(pipe)
+                open("../go", "w").close()
+                slowest, iteration = 0.0, 0
+                while iteration < 100 or not os.path.exists("../third"):
+                    iteration += 1
+                    began = time.monotonic()
+                    ss.log({"loss": 1.0}, iteration)
+                    slowest = max(slowest, time.monotonic() - began)
+                    time.sleep(0.01)
+                for _ in range(50):
+                    iteration += 1
+                    began = time.monotonic()
+                    ss.log({"loss": 1.0}, iteration)
+                    slowest = max(slowest, time.monotonic() - began)
+                    time.sleep(0.01)
+                with open(pipe) as file:
+                    ss.log({"slowest": slowest, "is_right": float(file.read() == "x: 2\\n")}, 1)
+            elif cfg["x"] == 1:
+                while not os.path.exists("../go"):
+                    time.sleep(0.01)
+            else:
+                open("../third", "w").close()
+
+        if __name__ == "__main__":
+            result = ss.Experiment(train, SPACE, "hangs", "out").run(3, 2)
+            first = result.trials[0].metrics
+            print("found", first["slowest"][1], first["is_right"][1])
+        """
+    )
+    slowest, is_right = map(float, done.stdout.rpartition("found ")[2].split())
+    assert slowest < 0.5
+    assert is_right == 1.0
+
+
+def test_a_disk_that_takes_nothing_any_more_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(driver, "DISK_S", 0.2)
+    monkeypatch.setattr(driver, "write_cfg", lambda *_: let_go.wait(TIMEOUT_S))
+    try:
+        with pytest.raises(StorageError, match=r"not all cfg\.yml of trials are written below"):
+            ss.Experiment(lambda cfg: None, {}, "hangs", tmp_path).run(2, 2)
+    finally:
+        let_go.set()
+
+
+def test_a_terminal_that_is_held_up_stops_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, let_go = threading.Event(), threading.Event()
+    show = LiveView.notify
+
+    def hold(self: LiveView, text: str) -> None:
+        held.set()
+        let_go.wait(TIMEOUT_S)
+        show(self, text)
+
+    def train(cfg: dict[str, Any]) -> None:
+        ss.log({"loss": 1.0}, 1)
+
+    monkeypatch.setattr(LiveView, "notify", hold)
+    monkeypatch.setattr(driver, "TERMINAL_S", 0.2)
+    asha = ss.ASHA("loss", "min")
+    try:
+        result = ss.Experiment(train, {}, "quiet", tmp_path, asha=asha).run(2, 1, target=2.0)
+        assert held.is_set()
+        assert result.trials[0].metrics is not None
+    finally:
+        let_go.set()
+
+
+class Learner:
+    """Draws numbers; what it has to compute goes wrong."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.studies_apart = False
+
+    def bind(self, problem: Problem) -> Learner:
+        self.space, self.number, self.n_planned = problem.space, 0, 0
+        return self
+
+    def ask(self, now: float) -> dict[str, Any]:
+        return self.space.build(lambda leaf: (self.number % 100) / 100)
+
+    def tell(self, trial: Observation) -> None:
+        self.number = max(self.number, trial.number + 1)
+
+    def plan_study(self) -> Callable[[], Any]:
+        self.n_planned += 1
+        return self.compute
+
+    def compute(self) -> str:
+        if self.where == "compute":
+            raise ValueError("singular matrix")
+        return "found"
+
+    def learn(self, result: Any) -> None:
+        assert result == "found"
+        raise ValueError("singular matrix")
+
+
+class Drawer(Learner):
+    """One that can also draw at random."""
+
+    def draw_at_random(self) -> None:
+        self.space = self.space
+
+
+def train_twice(cfg: dict[str, Any]) -> None:
+    for iteration in (1, 2):
+        ss.log({"loss": cfg["x"]}, iteration)
+
+
+SAYS = "could not learn: ValueError: singular matrix"
+
+
+@pytest.mark.parametrize("where", ["compute", "learn"])
+def test_a_sampler_that_can_not_learn_is_told_of_and_draws_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], where: str
+) -> None:
+    sampler = Drawer(where)
+    space = {"x": ss.Uniform(0, 1)}
+    result = ss.Experiment(train_twice, space, "draws", tmp_path, sampler=sampler).run(8, 2)
+    assert len(result.trials) == 8
+    printed = " ".join(capfd.readouterr().out.split())
+    assert printed.count(f"the sampler Drawer {SAYS}; it draws at random from now on") == 1
+    assert sampler.n_planned == 1  # it is not asked again
+
+
+def test_a_sampler_that_can_only_learn_ends_the_sweep_which_can_go_on(tmp_path: Path) -> None:
+    def build(sampler: Any) -> ss.Experiment:
+        space = {"x": ss.Uniform(0, 1)}
+        return ss.Experiment(train_twice, space, "ends", tmp_path, sampler=sampler, restore="auto")
+
+    with pytest.raises(SweepFailedError, match=f"the sampler Learner {SAYS}"):
+        build(Learner("compute")).run(5000, 2)
+    result = build(None).run(8, 2)
+    assert len([trial for trial in result.trials if trial.metrics]) >= 8
+
+
+def test_jobs_are_done_in_order_and_the_first_error_is_kept() -> None:
+    background, done = Background("test", max_waiting=3), []
+    gate = threading.Event()
+
+    def fail(text: str) -> None:
+        done.append(text)
+        raise ValueError(text)
+
+    assert background.put(lambda: gate.wait(TIMEOUT_S))
+    deadline = time.monotonic() + TIMEOUT_S
+    while background._jobs:  # it has begun with the first one
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    for text in ("a", "b", "c"):
+        assert background.put(lambda text=text: fail(text))
+    assert not background.put(lambda: done.append("one too many"))
+    background.check()
+    assert not background.close(0.01)
+    gate.set()
+    assert background.close(TIMEOUT_S)
+    assert done == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"^a$"):
+        background.check()
+
+
+def test_nothing_to_do_takes_no_thread() -> None:
+    background = Background("test")
+    assert background._thread is None
+    assert background.close(0.0)

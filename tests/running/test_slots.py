@@ -1,0 +1,137 @@
+"""Slots that come and go while a sweep runs, with real workers on this machine."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster_tools.processes import read_process, wait_until
+from slurm_sweeps.running.channel import append_to
+from slurm_sweeps.running.deadlines import Patience
+from slurm_sweeps.running.launchers import LocalLauncher
+from slurm_sweeps.running.slots import Slots, SlotState, SlotStatus
+from slurm_sweeps.running.train import pickle_train, write_train
+from slurm_sweeps.storage.layout import Layout
+from slurm_sweeps.sweep import TrialState
+from slurm_sweeps.trial import Status
+
+TIMEOUT_S = 60.0
+
+
+class Pool:
+    """Slots, and the part of a driver that hears that their workers are ready."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.notices: list[str] = []
+        self.selector = selectors.DefaultSelector()
+        patience = Patience()
+        init = {
+            "train": str(layout.train),
+            "prune_grace_s": patience.prune_grace_s,
+            "exit_grace_s": patience.exit_grace_s,
+            "term_grace_s": patience.term_grace_s,
+        }
+        self.slots = Slots(init, self.selector, self.notices.append, append_to)
+
+    def start_all(self) -> list[SlotState]:
+        """Start all workers; return the slots as they have become ready."""
+        self.slots.start(len(self.slots), time.monotonic())
+        wait_until(self._hear_all, TIMEOUT_S, lambda: f"not all are ready; {self.notices}")
+        return sorted(self.slots.idle, key=lambda slot: slot.number)
+
+    def _hear_all(self) -> bool:
+        for key, _ in self.selector.select(0.05):
+            for record in key.data.read(key.fd) or []:
+                slot = self.slots.find(key.data, record)
+                assert slot is not None
+                if record["kind"] == "ready":
+                    self.slots.note_ready(slot, record)  # type: ignore[arg-type] # it is one
+        return len(self.slots.idle) == len(self.slots)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    layout = Layout(tmp_path, "pool")
+    layout.slots.mkdir(parents=True)
+
+    def train(cfg: dict[str, Any]) -> None:
+        return None
+
+    write_train(pickle_train(train), layout.train)
+    pool = Pool(layout)
+    yield pool
+    pool.slots.dismiss()
+    pool.selector.close()
+
+
+def list_pids(slots: list[SlotState]) -> set[int]:
+    return {slot.connection.process.pid for slot in slots if slot.connection is not None}
+
+
+def test_launchers_lend_slots_and_take_them_back(pool: Pool) -> None:
+    first, second = (LocalLauncher(2, pool.layout) for _ in range(2))
+    pool.slots.lend(first)
+    begun = pool.start_all()
+    assert [slot.number for slot in begun] == [0, 1]
+    pool.slots.lend(second)  # a driver's loop has long begun
+    both = pool.start_all()
+    assert [slot.number for slot in both] == [0, 1, 2, 3]
+    assert [slot.place.number for slot in both] == [0, 1, 0, 1]
+
+    gone, trial = list_pids(begun), TrialState(7, "0" * 12, 0, {})
+    pool.slots.begin(begun[1], trial)
+    loss = pool.slots.withdraw(first)
+    assert [(slot.number, ended.status) for slot, ended in loss.ends] == [(1, Status.LOST)]
+    assert loss.ends[0][1].error is not None
+    assert loss.ends[0][1].error.message.startswith("the worker was withdrawn (exit code ")
+    assert begun[1].trial is trial  # whoever hears of the loss still knows whose it is
+    wait_until(lambda: not any(map(read_process, gone)), TIMEOUT_S, lambda: f"{gone} are there")
+    assert [slot.number for slot in pool.slots.with_worker] == [2, 3]
+    assert len(pool.slots) == 2
+    assert not pool.slots.is_out
+
+    pool.slots.lend(first)  # comes back; its slots are others than before
+    assert [slot.number for slot in pool.start_all()] == [2, 3, 4, 5]
+    for launcher in (first, second):
+        assert pool.slots.withdraw(launcher).ends == []
+    assert len(pool.slots) == 0
+    assert pool.notices == []
+
+
+def test_what_follows_from_a_lost_worker_is_one_value(pool: Pool) -> None:
+    pool.slots.lend(LocalLauncher(2, pool.layout))
+    lost, other = pool.start_all()
+    pool.slots.begin(lost, TrialState(3, "0" * 12, 0, {}))
+    pool.slots.expect_end(lost, time.monotonic())
+    time.sleep(0.001)
+    assert pool.slots.pop_overdue(time.monotonic()) == [lost]
+    loss = pool.slots.lose([lost], "did not answer in time and was killed")
+    assert [(slot.number, ended.status) for slot, ended in loss.ends] == [(0, Status.LOST)]
+    (notice,) = loss.notices
+    assert notice == (
+        f"the worker of slot 0 on {lost.place.nodes[0]} did not answer in time and was killed "
+        "(exit code -9)"
+    )
+    assert (lost.status, lost.failures) == (SlotStatus.DOWN, 1)
+    assert not pool.slots.may_start(time.monotonic())  # a moment later
+    assert pool.slots.may_start(lost.start_at)
+    assert pool.slots.with_worker == [other]
+    assert pool.slots.pop_overdue(time.monotonic() + 1e6) == []
+
+
+def test_only_as_many_workers_are_started_as_there_is_work_for(pool: Pool) -> None:
+    pool.slots.lend(LocalLauncher(3, pool.layout))
+    count: Callable[[], int] = lambda: len(pool.slots.with_worker)  # noqa: E731 - asked often
+    pool.slots.start(1, time.monotonic())
+    assert count() == 1
+    pool.slots.start(2, time.monotonic())
+    pool.slots.start(2, time.monotonic())
+    assert count() == 2
+    pool.slots.start(9, time.monotonic())
+    assert count() == 3
