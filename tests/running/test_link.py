@@ -9,29 +9,33 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster_tools.processes import read_process, wait_until
-from slurm_sweeps.running.channel import TAIL_BYTES, Link, Record, encode, start_process
+from slurm_sweeps.running.channel import TAIL_BYTES, Connection, Record, encode, start_process
 
 TIMEOUT_S = 60.0
 
-Start = Callable[..., Link]
+Start = Callable[..., Connection]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a Python script as a worker, `encode` and `read` at hand; ended afterwards."""
-    links: list[Link] = []
+    links: list[Connection] = []
 
-    def start_script(code: str, direct: socket.socket | None = None, **kwargs: Any) -> Link:
+    def start_script(
+        code: str, direct: Mapping[int, socket.socket] = {}, **kwargs: Any
+    ) -> Connection:
         preamble = "import os, sys, time\ndef say(text): os.write(1, text)\n"
         argv = [sys.executable, "-c", preamble + code]
-        link = Link(start_process(argv, dict(os.environ), **kwargs), tmp_path / "slot.log", direct)
+        link = Connection(
+            start_process(argv, dict(os.environ), **kwargs), tmp_path / "slot.log", direct
+        )
         links.append(link)
         return link
 
@@ -41,7 +45,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
             link.end()
 
 
-def hear(link: Link, enough: Callable[[list[Record]], bool] = lambda _: False) -> list[Record]:
+def hear(
+    link: Connection, enough: Callable[[list[Record]], bool] = lambda _: False
+) -> list[Record]:
     """Read all streams until they have ended, or what was heard is enough."""
     records: list[Record] = []
     selector = selectors.DefaultSelector()
@@ -118,10 +124,10 @@ def test_answers_go_the_way_that_the_report_came(start: Start) -> None:
             f"import socket\ns = socket.socket(fileno={its.fileno()})\n"
             f"s.sendall({encode({'kind': 'ready'})!r})\n"
             "say(b'direct:' + s.recv(1000))\nsay(b'pipe:' + os.read(0, 1000))\n",
-            direct=mine,
+            direct={3: mine},
             pass_fds=(its.fileno(),),
         )
-    hear(link, enough=bool)
+    assert [record["slot"] for record in hear(link, enough=bool)] == [3]
     link.answer(mine.fileno(), {"kind": "notice", "text": "one"})
     link.send({"kind": "notice", "text": "two"})
     assert [record["text"] for record in hear(link)] == ["one", "two"]
@@ -172,4 +178,4 @@ def test_a_link_needs_all_three_streams(tmp_path: Path) -> None:
         subprocess.Popen(["true"]) as process,
         pytest.raises(ValueError, match="a link needs all three streams"),
     ):
-        Link(process, tmp_path / "log")
+        Connection(process, tmp_path / "log")

@@ -16,7 +16,7 @@ its trial: `report`, `await`, `told`, `ended` one way, `decision`, `stop` the ot
 
 The driver's end of a channel: its process, its streams, and its log.
 
-Mostly it leads to one worker; to several, where the slots of a node share a step (`zygote`).
+It leads to one worker, or to several that one host has (`host`).
 
 Records come over the worker's standard output (and, from ranks other than 0, its standard error),
 and for trials on the driver's own host over a socket of their own. What else comes is the slot's
@@ -34,6 +34,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,13 @@ class Decoder:
 TAIL_BYTES = 4_000
 
 
-class Link:
+class Connection:
     """One worker, or one node's, as the driver sees it.
 
     Args:
         process: The worker, or the srun that runs it; its three streams are pipes.
         log: The file that the slot's noise goes to.
-        direct: The driver's end of the socket over which trials report, if there is one.
+        direct: The driver's ends of the sockets over which trials report, by slot.
 
     Attributes:
         slots: The slots whose workers it leads to.
@@ -257,7 +258,7 @@ class Link:
         self,
         process: subprocess.Popen[bytes],
         log: Path,
-        direct: socket.socket | None = None,
+        direct: Mapping[int, socket.socket] = {},
     ) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a link needs all three streams of its process")
@@ -272,9 +273,8 @@ class Link:
         self._stdin = process.stdin.fileno()
         self._stdout = process.stdout.fileno()
         self._streams = [process.stdout.fileno(), process.stderr.fileno()]
-        if direct is not None:
-            direct.setblocking(False)
-            self._streams.append(direct.fileno())
+        self._slot_of = {ours.fileno(): slot for slot, ours in direct.items()}
+        self._streams += self._slot_of
         for fd in (self._stdin, *self._streams):
             os.set_blocking(fd, False)
         self._decoders = {fd: Decoder() for fd in self._streams}
@@ -302,6 +302,9 @@ class Link:
             return None
         decoder = self._decoders[fd]
         records = decoder.feed(data)
+        if (slot := self._slot_of.get(fd)) is not None:
+            for record in records:
+                record["slot"] = slot
         noise = decoder.take_noise()
         if noise:
             self._keep(noise)
@@ -309,8 +312,7 @@ class Link:
 
     def answer(self, fd: int, record: Record) -> None:
         """Send a record the way that the one it answers came."""
-        direct = self._direct is not None and fd == self._direct.fileno()
-        self._write(fd if direct else self._stdin, encode(record))
+        self._write(fd if fd in self._slot_of else self._stdin, encode(record))
 
     def send(self, record: Record) -> None:
         """Send a record to the worker."""
@@ -356,7 +358,7 @@ class Link:
         for fd in self._streams:
             while self.read(fd):
                 pass
-        for stream in (self.process.stdout, self.process.stderr, self._direct):
+        for stream in (self.process.stdout, self.process.stderr, *self._direct.values()):
             if stream is not None:
                 stream.close()
         return code

@@ -29,7 +29,7 @@ from ..storage.records import Record as StoredRecord
 from ..storage.records import ReportRecord, Request
 from ..sweep import Ended, Sweep, TrialState
 from ..trial import Status, TrialError
-from .channel import Link, Record
+from .channel import Connection, Record
 from .deadlines import (
     Patience,
     StopPlan,
@@ -307,7 +307,7 @@ class Driver:
             "term_grace_s": self._patience.term_grace_s,
         }
 
-    def _hear(self, link: Link, fd: int) -> None:
+    def _hear(self, link: Connection, fd: int) -> None:
         if link.has_ended:
             return
         records = link.read(fd)
@@ -321,7 +321,7 @@ class Driver:
             if slot is not None:
                 self._take(slot, link, fd, record)
 
-    def _take(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
+    def _take(self, slot: LiveSlot, link: Connection, fd: int, record: Record) -> None:
         kind = record["kind"]
         if record.get("rank", 0) not in range(self._launcher.world_size):
             return  # nobody's: an edited record
@@ -354,7 +354,7 @@ class Driver:
         self._notify_once(problem)
         self._lose([slot], "could not load train")
 
-    def _take_report(self, slot: LiveSlot, link: Link, fd: int, record: Record) -> None:
+    def _take_report(self, slot: LiveSlot, link: Connection, fd: int, record: Record) -> None:
         number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
         trial = slot.trial
         if trial is None or (trial.number, trial.attempt) != (number, attempt):
@@ -422,10 +422,9 @@ class Driver:
         trial = self._sweep.assign(slot.index, time.time())
         if trial is None or slot.link is None:
             return
-        env = self._launcher.build_environment(slot.index)
         now = time.time()  # a sampler may have thought for a while
         trial.pace.begin(trial.attempt, now)
-        slot.begin(trial, now, env.get("CUDA_VISIBLE_DEVICES", slot.gpus))
+        slot.begin(trial, now, slot.gpus)
         folder = self._folder / trial.trial_id
         slot.send(
             {
@@ -434,7 +433,7 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
-                "env": env,
+                "env": {},
                 "port": slot.port,
                 "address": slot.address,
                 **encode_cfg(trial.cfg),

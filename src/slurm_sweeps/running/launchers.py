@@ -1,10 +1,9 @@
-"""Where trials can run, and how a worker is started there: on this machine, or in an allocation.
+"""Where trials can run: the slots of this machine, or those of an allocation.
 
-Workers as job steps: one srun for each slot, its standard streams the channel.
-
-With `SlurmCfg(share_imports=True)` it is one srun for each node, the channel of all slots there.
-
-Which launcher a sweep gets: inside a Slurm allocation its nodes, else this machine.
+Everywhere a slot's worker is a host or a fork of one (`host`), and its standard streams are the
+channel. A host serves the slots that see the same of a machine: here all, unless GPUs are dealt
+out; in an allocation one each, in a job step that has the slot's share, or with
+`SlurmCfg(share_imports=True)` all of a node.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import LaunchError
@@ -37,16 +38,45 @@ from ..slurm.step import (
     parse_step_error,
 )
 from ..storage.layout import Layout
-from .channel import Link, Record, start_process
-from .trial_process import build_argv
+from .channel import Connection, Record, start_process
+from .host import build_host_argv
+
+#: How many files a driver may have open: for itself, and for the pipes and sockets of each slot.
+FILES, FILES_PER_SLOT = 200, 6
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlace:
+    """A place where one trial runs at a time.
+
+    Args:
+        number: Its number, from 0.
+        nodes: The nodes it is on.
+    """
+
+    number: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What can be told of a worker from what it, or srun, wrote.
+
+    Args:
+        cause: Why it never began; None if that isn't said.
+        stall: Why it may never begin; None if it may.
+    """
+
+    cause: str | None = None
+    stall: str | None = None
 
 
 class Launcher(Protocol):
-    """Starts workers. A slot is a place where one trial runs at a time, numbered from 0."""
+    """Starts workers."""
 
     @property
-    def slots(self) -> int:
-        """How many slots there are."""
+    def slots(self) -> Sequence[SlotPlace]:
+        """What it lends."""
         ...
 
     @property
@@ -64,44 +94,29 @@ class Launcher(Protocol):
         """Whether every trial gets a worker of its own."""
         ...
 
-    def prepare(self, count: int | None) -> AbstractContextManager[None]:
-        """Begin to start the first `count` workers (None: all), where that costs nobody anything.
+    def start(self, slot: int) -> Connection:
+        """Start what is to run a slot's worker, unless that runs for other slots already.
 
-        Those that nobody has asked for by the end of the context end with it.
+        Raises:
+            LaunchError: That fails at once.
         """
         ...
 
-    def start(self, slot: int) -> Link:
-        """Start the worker of a slot; LaunchError if that fails at once."""
+    def describe_slot(self, slot: int) -> Record:
+        """Return what a worker has to know of its slot, as fields of the `init` record."""
         ...
 
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """Name the nodes that a slot is on."""
-        ...
-
-    def build_environment(self, slot: int) -> dict[str, str]:
-        """Return what to set in the environment of a trial in this slot."""
-        ...
-
-    def describe_slot(self, slot: int) -> Record | None:
-        """Return what a worker in a job step has to know of its slot; None outside of one."""
+    def diagnose(self, said: str) -> Diagnosis:
+        """Tell what is the matter with a worker that has not begun, by what it wrote."""
         ...
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """End what a worker that died with its trial may have left behind."""
         ...
 
-    def explain(self, said: str) -> str | None:
-        """Pick out of what a worker that never began wrote why that is; None if it doesn't say."""
-        ...
-
-    def find_stall(self, said: str) -> str | None:
-        """Say why a worker that has not begun yet may never do so, judging by what it wrote."""
-        ...
-
 
 class LocalLauncher:
-    """Workers as child processes on this machine.
+    """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
         slots: How many trials run at once.
@@ -122,62 +137,56 @@ class LocalLauncher:
         gpus: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
-        self.slots = slots
+        self.slots = [SlotPlace(slot, (socket.gethostname(),)) for slot in range(slots)]
         self.notices = notices
         self._layout = layout
         self._gpus_per_trial = gpus_per_trial
         self._gpus = gpus
-        self._host = socket.gethostname()
-        self._prepared: dict[int, Link] = {}
+        self._hosts: dict[str, Connection] = {}  # by GPUs
 
-    @contextlib.contextmanager
-    def prepare(self, count: int | None) -> Iterator[None]:
-        """Start as many workers as there are CPUs for them beside the driver, or one."""
-        try:
-            with contextlib.suppress(LaunchError):  # `start` will say it
-                wanted = self.slots if count is None else min(self.slots, count)
-                for slot in range(min(wanted, max(1, count_cpus() - 1))):
-                    self._prepared[slot] = self._launch(slot)
-            yield
-        finally:
-            for link in self._prepared.values():
-                link.end()
-            self._prepared.clear()
+    def start(self, slot: int) -> Connection:
+        """Start a host with a socket for the reports of each of its slots."""
+        gpus = self._deal_gpus(slot)
+        host = self._hosts.get(gpus)
+        if host is None or host.has_ended:
+            alike = [s.number for s in self.slots if self._deal_gpus(s.number) == gpus]
+            host = self._hosts[gpus] = self._launch(alike)
+        return host
 
-    def start(self, slot: int) -> Link:
-        """Start a worker with a socket for the reports of its trials."""
-        return self._prepared.pop(slot, None) or self._launch(slot)
-
-    def _launch(self, slot: int) -> Link:
-        mine, its = socket.socketpair()
+    def _launch(self, slots: list[int]) -> Connection:
         env = dict(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // self.slots)))
-        env |= self.build_environment(slot)  # so that imports find what the trials do
-        argv = build_argv("main", world_size=1, direct=its.fileno())
+        env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // len(self.slots))))
+        pairs = {}
         try:
-            process = start_process(argv, env, pass_fds=(its.fileno(),))
+            for slot in slots:
+                pairs[slot] = socket.socketpair()
+            theirs = {slot: pair[1].fileno() for slot, pair in pairs.items()}
+            argv = build_host_argv(len(slots), direct=theirs)
+            process = start_process(argv, env, pass_fds=tuple(theirs.values()))
         except OSError as error:
-            mine.close()
-            raise LaunchError(f"can't start a worker with {argv[0]!r}: {error}") from error
+            for mine, _ in pairs.values():
+                mine.close()
+            raise LaunchError(f"can't start a worker with {sys.executable!r}: {error}") from error
         finally:
-            its.close()
-        return Link(process, self._layout.slot_log(slot), mine)
+            for _, its in pairs.values():
+                its.close()
+        direct = {slot: mine for slot, (mine, _) in pairs.items()}
+        return Connection(process, self._layout.slot_log(slots[0]), direct)
 
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """This host."""
-        return (self._host,)
-
-    def build_environment(self, slot: int) -> dict[str, str]:
+    def _deal_gpus(self, slot: int) -> str:
         """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
-        if not self._gpus_per_trial:
-            return {}
         first = slot * self._gpus_per_trial
-        chosen = [self._gpus[(first + i) % len(self._gpus)] for i in range(self._gpus_per_trial)]
-        return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}
+        places = range(first, first + self._gpus_per_trial)
+        return ",".join(self._gpus[place % len(self._gpus)] for place in places)
 
-    def describe_slot(self, slot: int) -> Record | None:
-        """There is no step around the worker."""
-        return None
+    def describe_slot(self, slot: int) -> Record:
+        """Name the slot's GPUs."""
+        gpus = self._deal_gpus(slot)
+        return {"env": {"CUDA_VISIBLE_DEVICES": gpus}} if gpus else {}
+
+    def diagnose(self, said: str) -> Diagnosis:
+        """Python's last words; a child process begins at once."""
+        return Diagnosis(said.strip() or None)
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """Kill the trial's process group: its worker can't do so any more."""
@@ -185,13 +194,11 @@ class LocalLauncher:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(trial_pid, signal.SIGKILL)
 
-    def explain(self, said: str) -> str | None:
-        """Python's last words."""
-        return said.strip() or None
-
-    def find_stall(self, said: str) -> str | None:
-        """A child process begins at once."""
-        return None
+    def close(self) -> None:
+        """End the hosts that still run."""
+        for host in self._hosts.values():
+            if not host.has_ended:
+                host.end()
 
 
 def allow_open_files(count: int) -> None:
@@ -213,7 +220,7 @@ def count_cpus() -> int:
 
 
 class SlurmLauncher:
-    """Starts each slot's worker as a job step with the slot's share of the allocation.
+    """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
         allocation: The job.
@@ -223,73 +230,63 @@ class SlurmLauncher:
     """
 
     def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+        self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
         self.fresh_workers = bool(cfg.fresh_step)
         self._allocation = allocation
-        self._slots = plan.slots
+        self._shares = plan.slots
         self._cfg = cfg
         self._layout = layout
-        self._shared: dict[str, Link] = {}  # by node
+        self._shared: dict[str, Connection] = {}  # by node
 
-    @property
-    def slots(self) -> int:
-        """How many slots there are."""
-        return len(self._slots)
-
-    def get_nodes(self, slot: int) -> tuple[str, ...]:
-        """Name the nodes that a slot is on."""
-        return self._slots[slot].nodes
-
-    def prepare(self, count: int | None) -> AbstractContextManager[None]:
-        """Nothing: a step is only asked for when it is needed."""
-        return nullcontext()
-
-    def start(self, slot: int) -> Link:
+    def start(self, slot: int) -> Connection:
         """Start a slot's step, unless it shares one that runs; srun speaks over its streams."""
-        share = self._slots[slot]
+        share = self._shares[slot]
         if not self._cfg.share_imports:
-            return self._launch(share, share, "main")
+            return self._launch(share, slot)
         (node,) = share.nodes
-        link = self._shared.get(node)
-        if link is None or link.has_ended or not link.slots:
-            whole = merge_slots(self._find_neighbours(share), self._find_node(node))
-            link = self._shared[node] = self._launch(whole, share, "zygote_main")
-        return link
+        host = self._shared.get(node)
+        if host is None or host.has_ended:
+            neighbours = self._find_neighbours(share)
+            whole = merge_slots(neighbours, self._find_node(node))
+            host = self._shared[node] = self._launch(whole, slot, len(neighbours))
+        return host
 
-    def _launch(self, step: Slot, slot: Slot, main: str) -> Link:
-        command = build_argv(main, world_size=self.world_size)
-        argv = build_srun_argv(step, self._cfg, command, job_name=f"slot-{slot.index}")
+    def _launch(self, share: Slot, slot: int, slots: int = 1) -> Connection:
+        command = build_host_argv(slots, self.world_size)
+        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slot}")
         env = build_step_environment(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(slot.cpus_per_task))
+        env.setdefault("OMP_NUM_THREADS", str(self._shares[slot].cpus_per_task))
         try:
             process = start_process(argv, env)
         except OSError as error:
             raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
-        return Link(process, self._layout.slot_log(slot.index))
+        return Connection(process, self._layout.slot_log(slot))
 
     def _find_neighbours(self, slot: Slot) -> list[Slot]:
         """Return the slots that share a step with this one, itself included."""
-        return [other for other in self._slots if other.nodes == slot.nodes]
+        return [other for other in self._shares if other.nodes == slot.nodes]
 
     def _find_node(self, name: str) -> Node:
         return next(node for node in self._allocation.nodes if node.name == name)
 
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
-        share = self._slots[slot]
+        share = self._shares[slot]
         shared = self._describe_sharing(share) if self._cfg.share_imports else {}
         digits = "".join(filter(str.isdigit, self._allocation.job_id))
-        return {
+        step = {
             "port_range": list(self._cfg.master_port_range),
             "slot": slot,
-            "slots": len(self._slots),
+            "slots": len(self._shares),
             "salt": int(digits or 0),
             "cpus_per_task": share.cpus_per_task,
             "mem_mb": share.mem_mb,
             "visible_gpus": share.visible_gpus,
             **shared,
         }
+        return {"step": step}
 
     def _describe_sharing(self, slot: Slot) -> Record:
         """Say which of the CPUs and GPUs of a shared step are a slot's own."""
@@ -304,34 +301,34 @@ class SlurmLauncher:
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
         }
 
-    def build_environment(self, slot: int) -> dict[str, str]:
-        """Nothing from here: the worker, inside the step, knows better."""
-        return {}
-
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
             cancel_step(f"{self._allocation.job_id}.{step}")
 
-    def explain(self, said: str) -> str | None:
-        """Pick out of a worker's output why its step could not be started."""
-        return parse_step_error(said)
+    def diagnose(self, said: str) -> Diagnosis:
+        """Find in a step's output why it could not be started; or that srun waits for room.
 
-    def find_stall(self, said: str) -> str | None:
-        """Say so if srun waits for resources that the ledger believed free."""
+        Slurm then has less room than the ledger believes.
+        """
+        stall = None
         if any(is_step_waiting(line) for line in said.splitlines()):
-            return (
+            stall = (
                 "Slurm has no room for a step that should fit (srun is waiting). Is another step "
                 f"of job {self._allocation.job_id} running? If not, please report it with the "
                 "output of `scontrol show job -d`"
             )
-        return None
+        return Diagnosis(parse_step_error(said), stall)
 
 
-def build_launcher(
+@contextmanager
+def open_launcher(
     layout: Layout, slurm_cfg: SlurmCfg, local_cfg: LocalCfg, max_concurrent_trials: int | None
-) -> Launcher:
-    """Choose where trials run and see that they fit there.
+) -> Iterator[Launcher]:
+    """Choose where trials run: in the allocation around this process, else on this machine.
+
+    There the first host is started at once: Python boots while the caller does other things. In
+    an allocation a step is only asked for when it is needed.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -339,13 +336,22 @@ def build_launcher(
     """
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ)
-    if allocation is None:
-        return _build_local(layout, local_cfg, max_concurrent_trials)
-    plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
-    return SlurmLauncher(allocation, plan, slurm_cfg, layout)
+    if allocation is not None:
+        plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
+        allow_open_files(FILES + FILES_PER_SLOT * len(plan.slots))
+        yield SlurmLauncher(allocation, plan, slurm_cfg, layout)
+        return
+    launcher = _build_local(layout, local_cfg, max_concurrent_trials)
+    allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
+    try:
+        with contextlib.suppress(LaunchError):  # to be said when it is needed
+            launcher.start(0)
+        yield launcher
+    finally:
+        launcher.close()
 
 
-def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> Launcher:
+def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> LocalLauncher:
     gpus = find_gpus() if cfg.gpus else ()
     slots, notices = count_local_slots(count_cpus(), len(gpus), cfg, max_concurrent_trials)
     return LocalLauncher(slots, layout, cfg.gpus, gpus, notices)

@@ -23,8 +23,8 @@ from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value
-from .channel import Link, Record, make_storable
-from .launchers import Launcher, allow_open_files
+from .channel import Connection, Record, make_storable
+from .launchers import Launcher
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
@@ -80,7 +80,7 @@ class LiveSlot:
     index: int
     nodes: tuple[str, ...]
     state: SlotState = SlotState.DOWN
-    link: Link | None = None
+    link: Connection | None = None
     host: str | None = None
     trial: TrialState | None = None
     trial_pid: int | None = None
@@ -115,9 +115,8 @@ class LiveSlot:
 
     def note_place(self, record: Record) -> None:
         """Take down what the next trial here will find, from a worker in a job step."""
-        if record.get("port") is not None:
-            self.port, self.address = record["port"], record["address"]
-            self.gpus = record.get("gpus")
+        self.port, self.address = record.get("port"), record.get("address")
+        self.gpus = record.get("gpus")
 
     def note_failure(self, now: float) -> None:
         """Count a worker that died, and set when the next may start."""
@@ -185,9 +184,6 @@ MAX_NODE_FAILURES = 3
 #: A step that Slurm has no room for is asked for again after so many seconds.
 STALL_S = 5.0
 
-#: How many files the driver may have open: for itself, and for the pipes of each slot.
-FILES, FILES_PER_SLOT = 200, 6
-
 #: A worker that was told to go has this long before it is killed, in seconds.
 LEAVE_S = 2.0
 
@@ -238,8 +234,7 @@ class Crew:
         selector: selectors.BaseSelector,
         notify: Callable[[str], None],
     ) -> None:
-        allow_open_files(FILES + FILES_PER_SLOT * launcher.slots)
-        self.slots = [LiveSlot(i, launcher.get_nodes(i)) for i in range(launcher.slots)]
+        self.slots = [LiveSlot(place.number, place.nodes) for place in launcher.slots]
         self._launcher = launcher
         self._init = init
         self._selector = selector
@@ -254,7 +249,7 @@ class Crew:
         return self._malformed + sum(link.malformed for link in self._links)
 
     @property
-    def _links(self) -> list[Link]:
+    def _links(self) -> list[Connection]:
         """What leads to workers, each once."""
         links = {id(slot.link): slot.link for slot in self.slots if slot.link is not None}
         return list(links.values())
@@ -274,7 +269,7 @@ class Crew:
         left = [slot.link.send_rest() for slot in self.slots if slot.link is not None]
         return any(left)
 
-    def find_slot(self, link: Link, record: Record) -> LiveSlot | None:
+    def find_slot(self, link: Connection, record: Record) -> LiveSlot | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
         index = record.get("slot", min(link.slots, default=None))
         return self.slots[index] if index in link.slots else None
@@ -306,7 +301,7 @@ class Crew:
             for fd in link.streams:
                 self._selector.register(fd, selectors.EVENT_READ, link)
         link.slots.add(slot.index)
-        slot.send({**self._init, "step": self._launcher.describe_slot(slot.index)})
+        slot.send({**self._init, **self._launcher.describe_slot(slot.index)})
 
     def note_hello(self, slot: LiveSlot, record: Record) -> None:
         """A worker has begun: take down where."""
@@ -318,7 +313,8 @@ class Crew:
     def note_ready(self, slot: LiveSlot, record: Record) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
         slot.ready_ranks.add(record.get("rank", 0))
-        slot.note_place(record)
+        if record.get("rank", 0) == 0:
+            slot.note_place(record)
         if len(slot.ready_ranks) < self._launcher.world_size:
             return False
         slot.state = SlotState.READY
@@ -347,7 +343,7 @@ class Crew:
             link = slot.link
             if slot.state is not SlotState.STARTING or link is None or link.has_begun:
                 continue
-            stall = self._launcher.find_stall(link.tail.decode(errors="replace"))
+            stall = self._launcher.diagnose(link.tail.decode(errors="replace")).stall
             if not stall:
                 continue
             if slot.failures == 0:
@@ -388,19 +384,21 @@ class Crew:
         if slot.trial is not None or link.has_lost_trials:
             self._launcher.clean_up(slot.index, slot.step, slot.trial_pid)
         said = link.tail.decode(errors="replace").strip()
-        loss = Loss(why, code, self._launcher.explain(said) or said)
+        loss = Loss(why, code, self._launcher.diagnose(said).cause or said)
         if state is SlotState.STARTING:
             self._give_up_if_none_starts(loss)
         return loss
 
-    def _lose_one_of_many(self, slot: LiveSlot, link: Link, why: str) -> Loss:
+    def _lose_one_of_many(self, slot: LiveSlot, link: Connection, why: str) -> Loss:
         """A worker is gone, or has to go, whose link leads to others too."""
         link.send({"kind": "kill", "slot": slot.index})  # a trial of its own dies with it
         self._note_failure(slot)
         link.has_lost_trials |= slot.trial is not None
+        if slot.trial_pid is not None and slot.step is None:
+            self._launcher.clean_up(slot.index, None, slot.trial_pid)
         return Loss(why, link.process.poll(), link.tail.decode(errors="replace").strip())
 
-    def _unregister(self, link: Link) -> None:
+    def _unregister(self, link: Connection) -> None:
         for fd in link.streams:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(fd)
