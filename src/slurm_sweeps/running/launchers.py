@@ -327,8 +327,8 @@ def open_launcher(
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
-    There the first host is started at once: Python boots while the caller does other things. In
-    an allocation a step is only asked for when it is needed.
+    There a new sweep's first host is started at once: Python boots while the caller does other
+    things. In an allocation a step is only asked for when it is needed.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -344,8 +344,9 @@ def open_launcher(
     launcher = _build_local(layout, local_cfg, max_concurrent_trials)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
-        with contextlib.suppress(LaunchError):  # to be said when it is needed
-            launcher.start(0)
+        if not layout.train.exists():  # else it may be complete
+            with contextlib.suppress(LaunchError):  # to be said when it is needed
+                launcher.start(0)
         yield launcher
     finally:
         launcher.close()
