@@ -18,6 +18,7 @@ from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
+from slurm_sweeps.slurm.config import LocalCfg
 from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
 
 
@@ -181,7 +182,7 @@ def test_a_worker_that_can_not_be_started_now_is_started_later(
 
     monkeypatch.setattr(launcher, "start_process", start_some)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    runs.run(trains.succeed, 12, local_cfg=ss.LocalCfg(gpus=1))
+    runs.run(trains.succeed, 12, local_cfg=LocalCfg(gpus=1))
     assert runs.statuses() == [Status.COMPLETED] * 12
     printed = capfd.readouterr().out
     assert "slot 1 has to wait: can't start a worker with " in printed
