@@ -126,7 +126,7 @@ def test_a_killed_worker_is_forked_again_beside_the_others(sweep: SharedSweep) -
     assert sorted(trial.attempt for trial in trials) == [1] * 7 + [2]
 
 
-def test_a_killed_zygote_takes_its_node_s_trials_and_all_are_run_again(sweep: SharedSweep) -> None:
+def test_a_killed_host_takes_its_node_s_trials_and_all_are_run_again(sweep: SharedSweep) -> None:
     victims = [seen for seen in sweep.seen if seen["SLURMD_NODENAME"] == "n1"]
     os.kill(find_parent(int(victims[0]["worker"])), signal.SIGKILL)
     sweep.wait_for_trials(12)
@@ -140,7 +140,7 @@ def test_a_trial_is_lost_once_with_its_node_however_many_idle_slots_it_has(
     sweep: SharedSweep,
 ) -> None:
     last = next(seen for seen in sweep.seen if seen["SLURMD_NODENAME"] == "n1")
-    zygote = find_parent(int(last["worker"]))
+    host = find_parent(int(last["worker"]))
     (sweep.folder / f"release-all-but-{last['trial']}").touch()
 
     def count_ended() -> int:
@@ -148,7 +148,7 @@ def test_a_trial_is_lost_once_with_its_node_however_many_idle_slots_it_has(
         return sum(str(trial.status) == "completed" for trial in trials)
 
     wait_until(lambda: count_ended() == 7, TIMEOUT_S, lambda: f"{count_ended()} of 7 have ended")
-    os.kill(zygote, signal.SIGKILL)
+    os.kill(host, signal.SIGKILL)
     sweep.wait_for_trials(9)
     trials = sweep.finish()
     assert [str(trial.status) for trial in trials] == ["completed"] * 8

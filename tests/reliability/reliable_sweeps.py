@@ -159,18 +159,20 @@ class Script:
         )
 
     def find_workers(self) -> list[int]:
-        """The pids of its workers, by age."""
+        """The pids of its hosts and workers, as far as they run trials, by age."""
         found = self._list_python()
-        return [pid for pid, parent in found.items() if parent not in found]
+        return [pid for pid in found if pid in found.values()]
 
     def find_trials(self) -> list[int]:
         """The pids of its trials (forked off a worker, so with its command line), by age."""
         found = self._list_python()
-        return [pid for pid, parent in found.items() if parent in found]
+        return [pid for pid in found if pid not in found.values()]
 
     def _list_python(self) -> dict[int, int | None]:
         """Workers and trials with their parents; srun has the worker's command in its own."""
-        found = [p for p in leftover_processes(self.mark) if '"main": "main"' in p.command]
+        found = [
+            p for p in leftover_processes(self.mark) if "running.host import main" in p.command
+        ]
         found = [p for p in found if "srun" not in p.command.split()[0]]
         found.sort(key=lambda process: process.start_ticks)
         return {process.pid: read_parent(process.pid) for process in found}
@@ -194,10 +196,13 @@ class Runs:
         slots: int = 2,
         space: dict[str, Any] | None = None,
         asha: ss.ASHA | None = None,
+        local_cfg: ss.LocalCfg | None = None,
         **kwargs: Any,
     ) -> ss.Result:
         space = space or {"x": ss.Uniform(0, 1)}
-        experiment = ss.Experiment(train, space, NAME, self.folder, asha, restore="auto", seed=1)
+        experiment = ss.Experiment(
+            train, space, NAME, self.folder, asha, restore="auto", seed=1, local_cfg=local_cfg
+        )
         return experiment.run(n_trials, slots, summary_interval_in_sec=60, **kwargs)
 
     def statuses(self) -> list[Status]:

@@ -18,6 +18,7 @@ from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, SlotState
+from slurm_sweeps.slurm.config import LocalCfg
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
 
@@ -177,12 +178,13 @@ def test_a_worker_that_can_not_be_started_now_is_started_later(
     start, calls = launcher.start_process, iter(range(100))
 
     def start_some(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) in (1, 2):  # ahead, where it doesn't matter yet, and when it is needed
+        if next(calls) == 1:  # the host of the other GPU
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return start(*args, **kwargs)
 
     monkeypatch.setattr(launcher, "start_process", start_some)
-    runs.run(trains.succeed, 12)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    runs.run(trains.succeed, 12, local_cfg=LocalCfg(gpus=1))
     assert runs.statuses() == [Status.COMPLETED] * 12
     printed = capfd.readouterr().out
     assert "slot 1 has to wait: can't start a worker with " in printed

@@ -1,10 +1,9 @@
-"""What is done ahead or at the same time: a trial's exit, and the start of the first workers."""
+"""What is done ahead or at the same time: a trial's exit, and the start of the first host."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ import pytest
 from worker_process import TIMEOUT_S, WorkerProcess, start_worker
 
 from cluster_tools.processes import read_process, wait_until
-from slurm_sweeps.running.launchers import LocalLauncher, count_cpus
+from slurm_sweeps.running.launchers import LocalLauncher, open_launcher
+from slurm_sweeps.running.processes import list_children
+from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
 from slurm_sweeps.storage.layout import Layout
 
 
@@ -87,28 +88,31 @@ def test_a_trial_that_may_be_run_again_has_gone_when_its_end_is_told(
         assert not read_process(pid)
 
 
-def test_workers_are_started_ahead_and_those_not_needed_end(tmp_path: Path) -> None:
-    launcher = LocalLauncher(3, Layout(tmp_path, "ahead"))
-    with launcher.prepare(2):
-        begun = [connection.process.pid for connection in launcher._prepared.values()]
-        assert len(begun) == min(2, max(1, count_cpus() - 1))
-        connection = launcher.start(0)
-        later = launcher.start(2)  # nobody thought of that one
-        assert connection.process.pid == begun[0]
-        assert later.process.pid not in begun
-    assert not any(map(read_process, begun[1:]))
-    for taken in (connection, later):
-        assert read_process(taken.process.pid)
-        taken.close_input()
-        started = time.monotonic()
-        taken.wait(TIMEOUT_S)
-        assert taken.process.returncode == 0, f"after {time.monotonic() - started} s"
-        taken.end()
+def test_a_host_is_started_ahead_and_ends_with_its_launcher(tmp_path: Path) -> None:
+    opened = open_launcher(Layout(tmp_path, "ahead"), SlurmCfg(), LocalCfg(), 3)
+    with opened as launcher:
+        (ahead,) = list_children()
+        hosts = [launcher.start(place.number) for place in launcher.slots]
+        assert [host.process.pid for host in hosts] == [ahead] * 3
+    assert not read_process(ahead)
+
+
+def test_slots_that_are_dealt_the_same_gpus_have_one_host(tmp_path: Path) -> None:
+    launcher = LocalLauncher(3, Layout(tmp_path, "gpus"), 1, ("5", "7"))
+    try:
+        hosts = [launcher.start(slot) for slot in (0, 1, 2)]
+        assert hosts[0] is hosts[2] is not hosts[1]
+        hosts[0].end()
+        assert launcher.start(2) is not hosts[0]  # which has ended
+        gpus = [launcher.describe_slot(slot)["env"]["CUDA_VISIBLE_DEVICES"] for slot in (0, 1, 2)]
+        assert gpus == ["5", "7", "5"]
+    finally:
+        launcher.close()
 
 
 def test_waiting_for_a_worker_that_does_not_end_has_an_end(tmp_path: Path) -> None:
-    connection = LocalLauncher(1, Layout(tmp_path, "waits")).start(0)
-    connection.wait(0.01)
-    assert connection.process.returncode is None
-    connection.end()
-    wait_until(lambda: not read_process(connection.process.pid), TIMEOUT_S, lambda: "still there")
+    link = LocalLauncher(1, Layout(tmp_path, "waits")).start(0)
+    link.wait(0.01)
+    assert link.process.returncode is None
+    link.end()
+    wait_until(lambda: not read_process(link.process.pid), TIMEOUT_S, lambda: "still there")

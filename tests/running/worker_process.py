@@ -14,8 +14,8 @@ from typing import Any
 
 from cluster_tools.processes import wait_until
 from slurm_sweeps.running.channel import Decoder, Record, encode, start_process
+from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.train import pickle_train, write_train
-from slurm_sweeps.running.trial_process import build_argv
 
 TIMEOUT_S = 60.0
 
@@ -32,7 +32,7 @@ class WorkerProcess:
     def __init__(self, folder: Path, train: Callable[[dict[str, Any]], Any], **graces: float):
         self.folder = folder
         write_train(pickle_train(train), folder / "train.pkl")
-        self.process = start_process(build_argv("main", world_size=1), dict(os.environ))
+        self.process = start_process(build_host_argv(), dict(os.environ))
         self.stdout = b""
         self.stderr = b""
         self._decoder = Decoder()

@@ -21,8 +21,8 @@ import click
 
 from .. import __version__
 from ..errors import AllocationError, SlurmSweepsError
+from ..running.host import build_host_argv
 from ..running.launchers import count_cpus, find_gpus
-from ..running.trial_process import build_argv
 from ..slurm.allocation import check_not_inside_a_step, read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import Slot, plan_slots
@@ -124,7 +124,7 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
         "allocation", "ok", f"job {allocation.job_id} on {nodes}: {len(plan.slots)} trials at once"
     )
     yield Finding("share of a trial", "ok", _format_share(plan.slots[0]))
-    argv = build_srun_argv(plan.slots[0], cfg, build_argv("main", world_size=cfg.ntasks))
+    argv = build_srun_argv(plan.slots[0], cfg, build_host_argv(world_size=cfg.ntasks))
     yield Finding("srun line of the first slot", "ok", shlex.join(argv))
     for notice in plan.notices:
         yield Finding("allocation", "note", notice)

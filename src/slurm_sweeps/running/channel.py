@@ -176,7 +176,11 @@ class End(_HowEnded):
     how: str
 
 
-class Gone(TypedDict):
+class _GoneWith(TypedDict, total=False):
+    exit_code: int | None
+
+
+class Gone(_GoneWith):
     """The worker of a slot has ended, where several share a process."""
 
     slot: int

@@ -335,7 +335,7 @@ class Driver:
         self._notify(record["text"])
 
     def _take_gone(self, slot: SlotState, record: Gone) -> None:
-        self._lose([slot], ENDED)
+        self._lose([slot], ENDED, record.get("exit_code"))
 
     def _take_broken(self, slot: SlotState, record: Broken) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
@@ -391,13 +391,13 @@ class Driver:
         if self._slots.note_success(slot):
             self._fill(slot)
 
-    def _lose(self, slots: Iterable[SlotState], why: str) -> None:
+    def _lose(self, slots: Iterable[SlotState], why: str, code: int | None = None) -> None:
         """Workers are gone: so are their trials, and perhaps their nodes.
 
         All are given up before any trial is run again: one lost with its whole node would else be
         given to its neighbours there, one after the other, and be lost with each of them.
         """
-        loss = self._slots.lose(slots, why)
+        loss = self._slots.lose(slots, why, code)
         if not self._stopping:
             for text in loss.notices:
                 self._notify(text)

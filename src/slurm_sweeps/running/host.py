@@ -1,9 +1,14 @@
-"""One for all slots of a node: imports what `train` needs once, and forks the slots' workers.
+"""The host: what is started to run trials, for one slot or for several.
 
-It is a job step of one task, with the sum of its slots' shares. Its input carries the records for
-all of its slots, each with the slot's number; it passes them on to that slot's worker, a fork of
-its own. Workers write to its output by themselves, with their number. `init` opens a slot, `kill`
-ends its worker, `gone` tells that one has ended. When the input ends, so does everything below.
+Everywhere it is the same command, with its standard input and output as the channel to the driver:
+a child process for the slots of this machine, a job step for a slot's share of an allocation, for a
+rank, for one trial, or for all slots of a node.
+
+One that serves one slot is that slot's worker. One that serves several loads `train` once and has a
+worker for each of them, a fork of its own. Its input carries the records for all, each with its
+slot's number; it passes them on to that slot's worker. Workers write to its output by themselves,
+with their number. `init` opens a slot, `kill` ends its worker, `gone` tells that one has ended.
+When the input ends, so does everything below.
 
 Where what `train` imports makes forking unsafe, each worker is a fresh interpreter instead.
 """
@@ -11,37 +16,34 @@ Where what `train` imports makes forking unsafe, each worker is a fresh interpre
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..slurm.step import choose_gpus
 from .channel import Decoder, Record, encode
-from .fork_hazard import find_fork_hazard, has_looked_for_gpus
+from .fork_hazard import has_looked_for_gpus
 from .processes import (
-    freeze_memory,
-    kill_children,
-    listen_to_signals,
-    reap,
-    signal_children,
-)
-from .step_place import find_own_address
-from .train import (
-    load_train,
-)
-from .trial_process import (
+    ChildWatch,
     adopt_orphans,
     build_argv,
     die_with_parent,
+    finish_process,
+    kill_children,
     load_libc,
 )
-from .worker import Worker, take_channel
+from .trial_process import Loaded, Task
+from .worker import Worker, build_hello, load, write_record
+
+#: How long what was loaded may take for its own end, in seconds.
+LAST_S = 5
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
 SAW_ALL_GPUS = (
@@ -50,9 +52,65 @@ SAW_ALL_GPUS = (
 )
 
 
+def build_host_argv(
+    slots: int = 1,
+    world_size: int = 1,
+    direct: Mapping[int, int] | None = None,
+    **worker: Any,
+) -> list[str]:
+    """Return the command that starts a host.
+
+    Args:
+        slots: How many slots it serves.
+        world_size: Number of tasks in its step.
+        direct: File descriptors of the sockets over which trials report, by slot.
+        worker: What only the host of several slots says to a fresh interpreter of its own: the
+            `slot` whose worker that is, and the `hazard` for which it exists.
+    """
+    arguments = {"slots": slots, "world_size": world_size, "direct": direct or {}, **worker}
+    code = "from slurm_sweeps.running.host import main; main()"
+    return build_argv(code, json.dumps({**arguments, "argv": sys.argv}))
+
+
+def main() -> NoReturn:
+    """Run a host on this process's standard streams."""
+    arguments = json.loads(sys.argv[1])
+    sys.argv[:] = arguments["argv"]
+    world_size, slot = arguments["world_size"], arguments.get("slot")
+    rank = int(os.environ.get("SLURM_PROCID", "0")) if world_size > 1 else 0
+    channel_in, channel_out = take_channel(2 if rank else 1)
+    direct = {int(k): socket.socket(fileno=fd) for k, fd in arguments["direct"].items()}
+    hazard = arguments.get("hazard")
+    loaded = Loaded(hazard=hazard) if hazard else None
+    code = 1
+    try:
+        if arguments["slots"] > 1:
+            Host(channel_in, channel_out, direct).serve()
+        else:
+            task = Task(rank, world_size, next(iter(direct.values()), None))
+            Worker(channel_in, channel_out, task, slot, loaded).serve()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LAST_S)
+        finish_process()
+        code = 0
+    except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
+        traceback.print_exc()
+    os._exit(code)  # the driver waits: an interpreter takes its time to take itself apart
+
+
+def take_channel(output: int) -> tuple[int, int]:
+    """Keep standard input and one of the outputs as the channel; nobody else may use them so."""
+    channel_in, channel_out = os.dup(0), os.dup(output)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
+    return channel_in, channel_out
+
+
 @dataclass(slots=True)
 class _Child:
-    """A slot's worker, as the zygote holds it.
+    """A slot's worker, as the host holds it.
 
     Args:
         pid: Its process id.
@@ -67,51 +125,57 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
 
 
-class Zygote:
-    """See the module's docstring.
+class Host:
+    """One of several slots: see the module's docstring.
 
     Args:
         channel_in: File descriptor to read the driver's records from.
         channel_out: File descriptor that all workers write to.
+        direct: The sockets over which trials report straight to the driver, by slot. They stay open
+            here, for workers that are started again.
     """
 
-    def __init__(self, channel_in: int, channel_out: int) -> None:
+    def __init__(
+        self, channel_in: int, channel_out: int, direct: Mapping[int, socket.socket]
+    ) -> None:
         self._in = channel_in
         self._out = channel_out
+        self._direct = direct
         self._decoder = Decoder()
         self._libc = load_libc()
-        self._wakes = (-1, -1)
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
-        self._may_fork: bool | None = None
+        self._loaded: Loaded | None = None
         self._env = dict(os.environ)  # before imports change it
+        self._gone = False
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
         adopt_orphans(self._libc)
-        self._wakes = listen_to_signals()
-        wake = self._wakes[0]
+        self._watch = ChildWatch()
         self._poll.register(self._in, select.POLLIN)
-        self._poll.register(wake, select.POLLIN)
-        while True:
+        self._poll.register(self._watch.fd, select.POLLIN)
+        while not self._gone:
             for fd, _ in self._poll.poll():
-                if fd == wake:
+                if fd == self._watch.fd:
                     self._reap()
-                elif fd != self._in:
-                    self._send_rest(fd)
-                elif data := os.read(self._in, 65536):
-                    for record in self._decoder.feed(data):
-                        self._follow(record)
+                elif fd == self._in:
+                    self._hear_driver()
                 else:
-                    kill_children()
-                    return
+                    self._send_rest(fd)
+        kill_children()
 
-    def _follow(self, record: Record) -> None:
-        slot = record.get("slot")
-        if not isinstance(slot, int):
-            return
+    def _hear_driver(self) -> None:
+        data = os.read(self._in, 65536)
+        self._gone = not data
+        for record in self._decoder.feed(data):
+            slot = record.get("slot")
+            if isinstance(slot, int) and not self._gone:
+                self._follow(slot, record)
+
+    def _follow(self, slot: int, record: Record) -> None:
         if record["kind"] == "init" and slot not in self._children:
-            self._try_to_open(slot, record)
+            self._open(slot, record)
         child = self._children.get(slot)
         if child is None:
             return
@@ -141,57 +205,76 @@ class Zygote:
             if child.pipe == pipe:
                 self._write(child, b"")
 
-    def _try_to_open(self, slot: int, init: Record) -> None:
-        try:
-            self._open(slot, init)
-        except OSError:  # out of processes or files: the others go on
-            traceback.print_exc()
-            self._tell_gone(slot, 1)
+    # --- workers ------------------------------------------------------------------------------
 
     def _open(self, slot: int, init: Record) -> None:
-        """Start the worker of a slot; the first time, find out what all of them need."""
-        step = init.get("step")
-        if self._may_fork is None:
-            self._may_fork = _load_ahead(Path(init["train"]))
-            if self._may_fork and step is not None:
-                if _sees_more_gpus(step) and has_looked_for_gpus():
-                    self._may_fork = False
-                    self._write_out({"kind": "notice", "slot": slot, "text": SAW_ALL_GPUS})
-                else:
-                    find_own_address()  # a hundred forks that ask at once wait for a name server
+        """Start the worker of a slot; load `train` before the first."""
+        try:
+            self._loaded = loaded = self._loaded or self._load(slot, init)
+        except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
+            self._tell(slot, build_hello())
+            self._tell(slot, {"kind": "broken", "traceback": traceback.format_exc()})
+            self._gone = True  # another try is for another process, which has not half of it loaded
+            return
+        try:
+            self._children[slot] = self._start(slot, loaded)
+        except OSError:  # out of processes or files: the others go on
+            traceback.print_exc()
+            self._tell(slot, {"kind": "gone", "exit_code": 1})
+
+    def _load(self, slot: int, init: Record) -> Loaded:
+        os.environ.update(init.get("env") or {})  # the same for all of its slots
+        loaded, step = load(init), init.get("step")
+        if step is None or loaded.train is None:
+            return loaded
+        from .step_place import find_own_address, sees_more_gpus
+
+        if sees_more_gpus(step) and has_looked_for_gpus():
+            self._tell(slot, {"kind": "notice", "text": SAW_ALL_GPUS})
+            return Loaded()
+        find_own_address()  # a hundred forks that ask at once wait for a name server
+        return loaded
+
+    def _start(self, slot: int, loaded: Loaded) -> _Child:
         theirs, mine = os.pipe()
         try:
-            child = self._start(slot, theirs, mine)
+            process = None if loaded.train is not None else self._start_fresh(slot, theirs, loaded)
+            child = _Child(process.pid if process else self._fork(slot, theirs, mine, loaded), mine)
+            child.process = process
         except OSError:
             os.close(mine)
             raise
         finally:
             os.close(theirs)
         os.set_blocking(mine, False)
-        self._children[slot] = child
+        return child
 
-    def _start(self, slot: int, theirs: int, mine: int) -> _Child:
-        if not self._may_fork:
-            argv = build_argv("main", world_size=1, slot=slot)
-            process = subprocess.Popen(argv, stdin=theirs, stdout=self._out, env=self._env)
-            return _Child(process.pid, mine, process=process)
+    def _start_fresh(self, slot: int, theirs: int, loaded: Loaded) -> subprocess.Popen[bytes]:
+        direct = {slot: self._direct[slot].fileno()} if slot in self._direct else {}
+        argv = build_host_argv(direct=direct, slot=slot, hazard=loaded.hazard)
+        fds = tuple(direct.values())
+        return subprocess.Popen(argv, stdin=theirs, stdout=self._out, env=self._env, pass_fds=fds)
+
+    def _fork(self, slot: int, theirs: int, mine: int, loaded: Loaded) -> int:
         own_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(mine)
-            self._become_worker(slot, theirs, own_pid)
-        return _Child(pid, mine)
+            self._become_worker(slot, theirs, own_pid, loaded)
+        return pid
 
-    def _become_worker(self, slot: int, channel_in: int, parent_pid: int) -> NoReturn:
-        """In the child: drop what is the zygote's, then work."""
+    def _become_worker(self, slot: int, theirs: int, parent_pid: int, loaded: Loaded) -> NoReturn:
+        """In the child: drop what is the host's and what is other slots', then work."""
         code = 1
         try:
             die_with_parent(self._libc, parent_pid)
-            signal.set_wakeup_fd(-1)
             siblings = [child.pipe for child in self._children.values()]
-            for fd in (self._in, *self._wakes, *siblings):
+            for fd in (self._in, self._watch.fd, self._watch.writer, *siblings):
                 os.close(fd)
-            Worker(channel_in, self._out, slot=slot).serve()
+            for other, direct in self._direct.items():
+                if other != slot:
+                    direct.close()
+            Worker(theirs, self._out, Task(direct=self._direct.get(slot)), slot, loaded).serve()
             code = 0
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
@@ -208,47 +291,15 @@ class Zygote:
 
     def _reap(self) -> None:
         """Tell of workers that have ended, and kill what they have left behind."""
-        for pid, status in reap(self._wakes[0]):
+        for pid, status in self._watch.reap():
             slots = {child.pid: slot for slot, child in self._children.items()}
             if pid in slots:
                 self._forget(slots[pid], self._children[slots[pid]])
-                self._tell_gone(slots[pid], os.waitstatus_to_exitcode(status))
+                exit_code = os.waitstatus_to_exitcode(status)
+                self._tell(slots[pid], {"kind": "gone", "exit_code": exit_code})
             # Not waited for: one may hang in the kernel, and the other slots go on.
-            signal_children(spare={child.pid for child in self._children.values()})
+            kill_children({child.pid for child in self._children.values()}, wait_s=0.0)
 
-    def _tell_gone(self, slot: int, exit_code: int) -> None:
-        self._write_out({"kind": "gone", "slot": slot, "exit_code": exit_code})
-
-    def _write_out(self, record: Record) -> None:
+    def _tell(self, slot: int, record: Record) -> None:
         with contextlib.suppress(OSError):  # the driver is gone, which the input tells
-            os.write(self._out, encode(record))
-
-
-def _sees_more_gpus(step: Record) -> bool:
-    """Whether this process, which imports for all slots, sees other GPUs than a slot will."""
-    chosen = choose_gpus(os.environ, step["visible_gpus"])
-    return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
-
-
-def _load_ahead(train: Path) -> bool:
-    """Import what `train` needs; say whether this process can be forked then.
-
-    What goes wrong here goes wrong again in each worker, which tells it.
-    """
-    try:
-        load_train(train, ahead=True)
-    except BaseException:  # noqa: BLE001 - user code runs here
-        return False
-    freeze_memory()
-    return find_fork_hazard() is None
-
-
-def main() -> NoReturn:
-    """Run a zygote on this process's standard streams."""
-    try:
-        Zygote(*take_channel(1)).serve()
-    except BaseException:  # noqa: BLE001 - the process border
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
+            write_record(self._out, record, slot=slot)

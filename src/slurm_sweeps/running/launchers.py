@@ -1,10 +1,9 @@
-"""Where trials can run, and how a worker is started there: on this machine, or in an allocation.
+"""Where trials can run: the slots of this machine, or those of an allocation.
 
-Workers as job steps: one srun for each slot, its standard streams the channel.
-
-With `SlurmCfg(share_imports=True)` it is one srun for each node, the channel of all slots there.
-
-Which launcher a sweep gets: inside a Slurm allocation its nodes, else this machine.
+Everywhere a slot's worker is a host or a fork of one (`host`), and its standard streams are the
+channel. A host serves the slots that see the same of a machine: here all, unless GPUs are dealt
+out; in an allocation one each, in a job step that has the slot's share, or with
+`SlurmCfg(share_imports=True)` all of a node.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,12 +39,20 @@ from ..slurm.step import (
 )
 from ..storage.layout import Layout
 from .channel import Connection, Record, start_process
-from .trial_process import build_argv
+from .host import build_host_argv
+
+#: How many files a driver may have open: for itself, and for the pipes and sockets of each slot.
+FILES, FILES_PER_SLOT = 200, 6
 
 
 @dataclass(frozen=True, slots=True)
 class SlotPlace:
-    """A slot that a launcher lends: the number that it goes by there, and its nodes."""
+    """A place where one trial runs at a time.
+
+    Args:
+        number: Its number, from 0.
+        nodes: The nodes it is on.
+    """
 
     number: int
     nodes: tuple[str, ...]
@@ -52,11 +60,11 @@ class SlotPlace:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a worker that has not begun says of the reason, None where it doesn't.
+    """What can be told of a worker from what it, or srun, wrote.
 
     Args:
-        cause: Why one that has ended never began.
-        stall: Why one that has not begun yet may never do so.
+        cause: Why it never began; None if that isn't said.
+        stall: Why it may never begin; None if it may.
     """
 
     cause: str | None = None
@@ -64,11 +72,11 @@ class Diagnosis:
 
 
 class Launcher(Protocol):
-    """Starts workers. A slot is a place where one trial runs at a time."""
+    """Starts workers."""
 
     @property
     def slots(self) -> Sequence[SlotPlace]:
-        """The slots that it lends."""
+        """What it lends."""
         ...
 
     @property
@@ -87,7 +95,7 @@ class Launcher(Protocol):
         ...
 
     def start(self, slot: int) -> Connection:
-        """Start the worker of a slot, in a process that may serve others too.
+        """Start what is to run a slot's worker, unless that runs for other slots already.
 
         Raises:
             LaunchError: That fails at once.
@@ -95,11 +103,11 @@ class Launcher(Protocol):
         ...
 
     def describe_slot(self, slot: int) -> Record:
-        """Return what its worker's `init` record holds besides: `env`, or in a job step `step`."""
+        """Return what a worker has to know of its slot, as fields of the `init` record."""
         ...
 
     def diagnose(self, said: str) -> Diagnosis:
-        """Judge by what a worker wrote why it has not begun."""
+        """Tell what is the matter with a worker that has not begun, by what it wrote."""
         ...
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
@@ -108,7 +116,7 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Workers as child processes on this machine.
+    """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
         slots: How many trials run at once.
@@ -129,54 +137,56 @@ class LocalLauncher:
         gpus: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
-        host = socket.gethostname()
-        self.slots = [SlotPlace(number, (host,)) for number in range(slots)]
+        self.slots = [SlotPlace(slot, (socket.gethostname(),)) for slot in range(slots)]
         self.notices = notices
         self._layout = layout
         self._gpus_per_trial = gpus_per_trial
         self._gpus = gpus
-        self._prepared: dict[int, Connection] = {}
-
-    @contextlib.contextmanager
-    def prepare(self, count: int | None) -> Iterator[None]:
-        """Start as many workers as there are CPUs for them beside the driver, or one."""
-        try:
-            with contextlib.suppress(LaunchError):  # `start` will say it
-                wanted = len(self.slots) if count is None else min(len(self.slots), count)
-                for slot in range(min(wanted, max(1, count_cpus() - 1))):
-                    self._prepared[slot] = self._launch(slot)
-            yield
-        finally:
-            for connection in self._prepared.values():
-                connection.end()
-            self._prepared.clear()
+        self._hosts: dict[str, Connection] = {}  # by GPUs
 
     def start(self, slot: int) -> Connection:
-        """Start a worker with a socket for the reports of its trials."""
-        return self._prepared.pop(slot, None) or self._launch(slot)
+        """Start a host with a socket for the reports of each of its slots."""
+        gpus = self._deal_gpus(slot)
+        host = self._hosts.get(gpus)
+        if host is None or host.has_ended:
+            alike = [s.number for s in self.slots if self._deal_gpus(s.number) == gpus]
+            host = self._hosts[gpus] = self._launch(alike)
+        return host
 
-    def _launch(self, slot: int) -> Connection:
-        mine, its = socket.socketpair()
+    def _launch(self, slots: list[int]) -> Connection:
         env = dict(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // len(self.slots))))
-        env |= self.describe_slot(slot)["env"]  # so that imports find what the trials do
-        argv = build_argv("main", world_size=1, direct=its.fileno())
+        pairs = {}
         try:
-            process = start_process(argv, env, pass_fds=(its.fileno(),))
+            for slot in slots:
+                pairs[slot] = socket.socketpair()
+            theirs = {slot: pair[1].fileno() for slot, pair in pairs.items()}
+            argv = build_host_argv(len(slots), direct=theirs)
+            process = start_process(argv, env, pass_fds=tuple(theirs.values()))
         except OSError as error:
-            mine.close()
-            raise LaunchError(f"can't start a worker with {argv[0]!r}: {error}") from error
+            for mine, _ in pairs.values():
+                mine.close()
+            raise LaunchError(f"can't start a worker with {sys.executable!r}: {error}") from error
         finally:
-            its.close()
-        return Connection(process, self._layout.slot_log(slot), {slot: mine})
+            for _, its in pairs.values():
+                its.close()
+        direct = {slot: mine for slot, (mine, _) in pairs.items()}
+        return Connection(process, self._layout.slot_log(slots[0]), direct)
+
+    def _deal_gpus(self, slot: int) -> str:
+        """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
+        first = slot * self._gpus_per_trial
+        places = range(first, first + self._gpus_per_trial)
+        return ",".join(self._gpus[place % len(self._gpus)] for place in places)
 
     def describe_slot(self, slot: int) -> Record:
-        """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
-        if not self._gpus_per_trial:
-            return {"env": {}}
-        first = slot * self._gpus_per_trial
-        chosen = [self._gpus[(first + i) % len(self._gpus)] for i in range(self._gpus_per_trial)]
-        return {"env": {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}}
+        """Name the slot's GPUs."""
+        gpus = self._deal_gpus(slot)
+        return {"env": {"CUDA_VISIBLE_DEVICES": gpus}} if gpus else {}
+
+    def diagnose(self, said: str) -> Diagnosis:
+        """Python's last words; a child process begins at once."""
+        return Diagnosis(said.strip() or None)
 
     def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
         """Kill the trial's process group: its worker can't do so any more."""
@@ -184,9 +194,11 @@ class LocalLauncher:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(trial_pid, signal.SIGKILL)
 
-    def diagnose(self, said: str) -> Diagnosis:
-        """Python's last words; a child process begins at once."""
-        return Diagnosis(said.strip() or None)
+    def close(self) -> None:
+        """End the hosts that still run."""
+        for host in self._hosts.values():
+            if not host.has_ended:
+                host.end()
 
 
 def allow_open_files(count: int) -> None:
@@ -208,7 +220,7 @@ def count_cpus() -> int:
 
 
 class SlurmLauncher:
-    """Starts each slot's worker as a job step with the slot's share of the allocation.
+    """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
         allocation: The job.
@@ -218,55 +230,56 @@ class SlurmLauncher:
     """
 
     def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+        self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
         self.fresh_workers = bool(cfg.fresh_step)
         self._allocation = allocation
-        self.slots = [SlotPlace(slot.index, slot.nodes) for slot in plan.slots]
-        self._slots = plan.slots
+        self._shares = plan.slots
         self._cfg = cfg
         self._layout = layout
         self._shared: dict[str, Connection] = {}  # by node
 
     def start(self, slot: int) -> Connection:
         """Start a slot's step, unless it shares one that runs; srun speaks over its streams."""
-        share = self._slots[slot]
+        share = self._shares[slot]
         if not self._cfg.share_imports:
-            return self._launch(share, share, "main")
+            return self._launch(share, slot)
         (node,) = share.nodes
-        connection = self._shared.get(node)
-        if connection is None or connection.has_ended:
-            whole = merge_slots(self._find_neighbours(share), self._find_node(node))
-            connection = self._shared[node] = self._launch(whole, share, "zygote_main")
-        return connection
+        host = self._shared.get(node)
+        if host is None or host.has_ended:
+            neighbours = self._find_neighbours(share)
+            whole = merge_slots(neighbours, self._find_node(node))
+            host = self._shared[node] = self._launch(whole, slot, len(neighbours))
+        return host
 
-    def _launch(self, step: Slot, slot: Slot, main: str) -> Connection:
-        command = build_argv(main, world_size=self.world_size)
-        argv = build_srun_argv(step, self._cfg, command, job_name=f"slot-{slot.index}")
+    def _launch(self, share: Slot, slot: int, slots: int = 1) -> Connection:
+        command = build_host_argv(slots, self.world_size)
+        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slot}")
         env = build_step_environment(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(slot.cpus_per_task))
+        env.setdefault("OMP_NUM_THREADS", str(self._shares[slot].cpus_per_task))
         try:
             process = start_process(argv, env)
         except OSError as error:
             raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
-        return Connection(process, self._layout.slot_log(slot.index))
+        return Connection(process, self._layout.slot_log(slot))
 
     def _find_neighbours(self, slot: Slot) -> list[Slot]:
         """Return the slots that share a step with this one, itself included."""
-        return [other for other in self._slots if other.nodes == slot.nodes]
+        return [other for other in self._shares if other.nodes == slot.nodes]
 
     def _find_node(self, name: str) -> Node:
         return next(node for node in self._allocation.nodes if node.name == name)
 
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
-        share = self._slots[slot]
+        share = self._shares[slot]
         shared = self._describe_sharing(share) if self._cfg.share_imports else {}
         digits = "".join(filter(str.isdigit, self._allocation.job_id))
         step = {
             "port_range": list(self._cfg.master_port_range),
             "slot": slot,
-            "slots": len(self._slots),
+            "slots": len(self._shares),
             "salt": int(digits or 0),
             "cpus_per_task": share.cpus_per_task,
             "mem_mb": share.mem_mb,
@@ -294,7 +307,10 @@ class SlurmLauncher:
             cancel_step(f"{self._allocation.job_id}.{step}")
 
     def diagnose(self, said: str) -> Diagnosis:
-        """Pick out of a worker's output why its step did not start, or that srun waits."""
+        """Find in a step's output why it could not be started; or that srun waits for room.
+
+        Slurm then has less room than the ledger believes.
+        """
         stall = None
         if any(is_step_waiting(line) for line in said.splitlines()):
             stall = (
@@ -309,10 +325,10 @@ class SlurmLauncher:
 def open_launcher(
     layout: Layout, slurm_cfg: SlurmCfg, local_cfg: LocalCfg, max_concurrent_trials: int | None
 ) -> Iterator[Launcher]:
-    """Choose where trials run and see that they fit there.
+    """Choose where trials run: in the allocation around this process, else on this machine.
 
-    On this machine the first workers are started at once; those that nobody has asked for by the
-    end of the context end with it.
+    There a new sweep's first host is started at once: Python boots while the caller does other
+    things. In an allocation a step is only asked for when it is needed.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -320,13 +336,20 @@ def open_launcher(
     """
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ)
-    if allocation is None:
-        launcher = _build_local(layout, local_cfg, max_concurrent_trials)
-        with launcher.prepare(1):
-            yield launcher
-    else:
+    if allocation is not None:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
+        allow_open_files(FILES + FILES_PER_SLOT * len(plan.slots))
         yield SlurmLauncher(allocation, plan, slurm_cfg, layout)
+        return
+    launcher = _build_local(layout, local_cfg, max_concurrent_trials)
+    allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
+    try:
+        if not layout.train.exists():  # else it may be complete
+            with contextlib.suppress(LaunchError):  # to be said when it is needed
+                launcher.start(0)
+        yield launcher
+    finally:
+        launcher.close()
 
 
 def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> LocalLauncher:

@@ -1,4 +1,8 @@
-"""How an attempt ended, from what is known of it; and what the kernel tells about that.
+"""Processes: how ours are started, tied to each other and ended, and how an attempt ended.
+
+Every process of ours is born with a parent that watches it: it dies with its parent, and its parent
+adopts whatever it leaves behind. A parent lives through the signals that Slurm sends to all tasks
+of a job that ends: the driver got them too and says what to do. No wait is without an end.
 
 Status is recorded, never guessed: the trial says how it ended, or the worker, its parent, saw its
 exit status. What the two don't explain (a KILL out of nowhere) is `lost`.
@@ -6,12 +10,18 @@ exit status. What the two don't explain (a KILL out of nowhere) is `lost`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import gc
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from .channel import Record
 
@@ -112,35 +122,79 @@ def _find_cgroup_files() -> list[tuple[Path, str]]:
 _cgroup_files: list[tuple[Path, str]] | None = None
 
 
-def kill_children(spare: Collection[int] = ()) -> None:
+def build_argv(code: str, *argv: str) -> list[str]:
+    """Return the command for a Python of ours: it runs `code` with the import path of this one.
+
+    The path is set by the first statement and needs nothing imported for it: in the current folder,
+    which Python would search first, anybody may have put a `json.py`.
+    """
+    # "" is the current folder, which is another one in a trial; and some put Path objects there.
+    path = [os.fspath(entry) or os.getcwd() for entry in sys.path]
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    return [sys.executable, *safe, "-c", f"import sys; sys.path[:] = {path!r}; {code}", *argv]
+
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def load_libc() -> ctypes.CDLL | None:
+    """Return the C library where it has prctl (Linux), else None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)  # looked up once, not in each fork
+    return libc
+
+
+def die_with_parent(libc: ctypes.CDLL | None, parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent dies, however that dies (Linux only)."""
+    if libc is None:
+        return
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the call
+        os._exit(1)
+
+
+def adopt_orphans(libc: ctypes.CDLL | None) -> None:
+    """Make this process the parent of every descendant whose own parent ends (Linux only)."""
+    if libc is not None:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+#: How long children that were killed may take to end, in seconds.
+KILL_WAIT_S = 5.0
+
+
+def kill_children(spare: Collection[int] = (), wait_s: float = KILL_WAIT_S) -> set[int]:
     """Kill the children of this process, and theirs as they are adopted, and reap them (Linux).
 
     Args:
         spare: The process ids of those that are to live on.
+        wait_s: How long to wait for them to end.
+
+    Returns:
+        Those that have not: they hang in the kernel.
     """
-    own = os.getpid()
-    for _ in range(100):
-        children = [pid for pid in _list_children(own) if pid not in spare]
-        if not children:
-            return
+    deadline, pause_s = time.monotonic() + wait_s, 0.0
+    while children := {pid for pid in list_children() if pid not in spare}:
         for pid in children:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         for pid in children:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() >= deadline:
+            return children
+        time.sleep(pause_s)
+        pause_s = min(0.1, 2 * pause_s + 0.0005)
+    return set()
 
 
-def signal_children(spare: Collection[int]) -> None:
-    """Send KILL to the children of this process, some spared, and wait for none of them."""
-    for pid in _list_children(os.getpid()):
-        if pid not in spare:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _list_children(pid: int) -> list[int]:
+def list_children() -> list[int]:
+    """Return the process ids of this process's children (Linux)."""
     # Read after every trial: `Path.read_text` would take three times as long.
+    pid = os.getpid()
     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]
     return []
@@ -152,27 +206,59 @@ def freeze_memory() -> None:
     gc.freeze()
 
 
+def finish_process() -> None:
+    """Do what an interpreter does at its end, short of taking itself apart."""
+    with contextlib.suppress(Exception):
+        threading._shutdown()  # type: ignore[attr-defined] # waits for the threads of train
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
 #: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.
 WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def listen_to_signals() -> tuple[int, int]:
-    """Live through all of them; return both ends of the pipe, the one to read from first."""
-    wake, writer = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, *WARNINGS):
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return wake, writer
+class ChildWatch:
+    """Wakes a poll when a child has ended; other signals do no more than that.
+
+    Python writes the number of every signal that has a handler to a pipe.
+
+    Attributes:
+        fd: Becomes readable when a child may have ended.
+        writer: The pipe's other end.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self.writer = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self.writer, False)
+        self.listen()
+
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Set all that this needs; return the handlers of others that are replaced.
+
+        To be called again when user code was loaded: that may have set handlers of its own, or
+        taken the pipe of the signals, as asyncio does.
+        """
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+        for number in (signal.SIGCHLD, signal.SIGTERM, *WARNINGS):
+            before[number] = signal.signal(number, _wake)
+        os.write(self.writer, b"\0")  # what has come meanwhile is looked at now
+        return {number: handler for number, handler in before.items() if handler is not _wake}
+
+    def reap(self) -> Iterator[tuple[int, int]]:
+        """Empty the pipe; yield process id and wait status of each child that has ended."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.fd, 4096):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                yield ended
 
 
-def reap(wake: int) -> Iterator[tuple[int, int]]:
-    """Empty the pipe; yield the process id and the wait status of each child that has ended."""
-    with contextlib.suppress(BlockingIOError):
-        while os.read(wake, 4096):
-            pass
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            yield ended
+def _wake(*_: object) -> None:
+    """Do nothing: that Python has a handler is what makes it write to the pipe."""

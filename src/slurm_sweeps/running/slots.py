@@ -31,7 +31,7 @@ from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value
 from .channel import Connection, End, Hello, Ready, Record, make_storable
-from .launchers import Launcher, SlotPlace, allow_open_files
+from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
@@ -45,9 +45,6 @@ STALL_S = 5.0
 
 #: How often workers that have not begun yet are looked at, in seconds.
 LOOK_S = 0.5
-
-#: How many files the driver may have open: for itself, and for the pipes of each slot.
-FILES, FILES_PER_SLOT = 200, 6
 
 #: A worker that was told to go has this long before it is killed, in seconds.
 LEAVE_S = 2.0
@@ -202,7 +199,7 @@ class Loss:
 
     def add_ends(self, slots: Iterable[SlotState], why: str, code: int | None, said: str) -> None:
         """Add the trials of slots whose worker is gone."""
-        error = TrialError("WorkerLost", f"the worker {why} (exit code {code})", said)
+        error = TrialError("WorkerLost", f"the worker {why}{_format_code(code)}", said)
         ended = Ended(Status.LOST, error)
         self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 
@@ -265,7 +262,6 @@ class Slots:
             self._set(slot, SlotStatus.DOWN)
             for node in place.nodes:
                 self._nodes.setdefault(node, _NodeFailures())
-        allow_open_files(FILES + FILES_PER_SLOT * len(self))
 
     def withdraw(self, launcher: Launcher) -> Loss:
         """Take the slots of a launcher away, with their workers; their trials are lost."""
@@ -394,7 +390,8 @@ class Slots:
     def note_ready(self, slot: SlotState, record: Ready) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
         slot.ready_ranks.add(record.get("rank", 0))
-        slot.note_place(record)
+        if record.get("rank", 0) == 0:
+            slot.note_place(record)
         if len(slot.ready_ranks) < slot.launcher.world_size:
             return False
         self._set(slot, SlotStatus.READY)
@@ -439,14 +436,20 @@ class Slots:
 
     # --- workers end ------------------------------------------------------------------------------
 
-    def lose(self, slots: Iterable[SlotState], why: str) -> Loss:
+    def lose(self, slots: Iterable[SlotState], why: str, code: int | None = None) -> Loss:
         """Workers are gone, or have to go: end what is left of them and of their trials.
+
+        Args:
+            slots: Theirs.
+            why: In words, behind "the worker".
+            code: The exit code of one that another process has seen end.
 
         Raises:
             LaunchError: No worker could be started on any slot.
         """
         loss = Loss()
-        for group, code, said in self._part(slots):
+        for group, ended_with, said in self._part(slots):
+            code = ended_with if code is None else code
             said = group[0].launcher.diagnose(said).cause or said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
             for slot in group:
@@ -481,6 +484,8 @@ class Slots:
             if self._served[connection]:
                 for slot in group:  # a trial of its own dies with it
                     connection.send({"kind": "kill", "slot": slot.place.number})
+                    if slot.trial_pid is not None and slot.step is None:
+                        slot.launcher.clean_up(slot.place.number, None, slot.trial_pid)
                 code = connection.process.poll()
             else:
                 is_leaving = group[0].status is SlotStatus.LEAVING
@@ -552,4 +557,9 @@ class Slots:
 def _describe_loss(slot: SlotState, why: str, code: int | None, said: str) -> str:
     where = slot.host or ", ".join(slot.place.nodes)
     last = f": {said.splitlines()[-1]}" if said else ""
-    return f"the worker of slot {slot.number} on {where} {why} (exit code {code}){last}"
+    return f"the worker of slot {slot.number} on {where} {why}{_format_code(code)}{last}"
+
+
+def _format_code(code: int | None) -> str:
+    """Tell an exit code, unless it is not known, as of a worker whose host lives on."""
+    return "" if code is None else f" (exit code {code})"

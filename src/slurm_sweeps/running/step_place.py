@@ -76,6 +76,12 @@ class StepPlace:
         )
 
 
+def sees_more_gpus(described: Mapping[str, Any]) -> bool:
+    """Whether this process, which imports for all slots of a step, sees others than a slot will."""
+    chosen = choose_gpus(os.environ, described["visible_gpus"])
+    return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
+
+
 def find_core(cpu: int) -> int:
     """Return the first CPU of the core that a CPU belongs to; itself where that is not told."""
     siblings = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"

@@ -1,33 +1,28 @@
-"""One attempt at a trial, in the process that is the trial's own.
+"""One attempt at a trial, in the process that is the trial's own, and how that is made.
 
-The worker forks this process (or starts it as a fresh interpreter, where forking isn't safe) and
-hands it a socket. `run_attempt` makes the process the trial's: a session of its own (so that all
-it starts can be ended with it), its folder, its output files, its environment; calls `train`; and
-says how that ended. Nothing here returns: the process ends with the attempt.
+It is a fork of the trial's worker. While one trial runs, the process of the next is forked already
+and waits on its socket for what to run: a fork, with the pages that a Python process copies in its
+first moments, takes 2 to 3 ms; done ahead, it costs the slot nothing between two trials. It isn't
+done at once, for the trial that begins copies pages too; but at the latest when that has said how
+it ended. Where forking isn't safe, each trial gets a fresh interpreter when it begins.
 
-Processes for trials: forked off the worker, one ahead.
-
-While a trial runs, the process of the next one is forked already and waits on its socket for what
-to run. A fork, with the pages that a Python process copies in its first moments, takes 2 to 3 ms;
-done ahead, it costs the slot nothing between two trials. It isn't done at once, for the trial that
-begins copies pages too; but at the latest when that has said how it ended.
-
-Where forking isn't safe (`find_fork_hazard`), each trial gets a fresh interpreter when it begins.
+`run_attempt` makes the process the trial's: a session of its own (so that all it starts can be
+ended with it), its folder, its output files, its environment; calls `train`; and says how that
+ended. Nothing here returns: the process ends with the attempt. A fork is to be as good as a process
+that has imported by itself: what loading `train` has left to be done at a process's end is left to
+the one that did it, and random numbers are seeded anew, unless the user has seeded them.
 """
 
 from __future__ import annotations
 
-import atexit
 import base64
 import contextlib
-import ctypes
 import functools
 import json
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 import types
@@ -40,12 +35,9 @@ import cloudpickle
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
-from .processes import WARNINGS
-from .session import (
-    Session,
-    TrialContext,
-    activate,
-)
+from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
+from .session import Session, TrialContext, activate
+from .train import read_train
 
 Train = Callable[[dict[str, Any]], Any]
 
@@ -53,52 +45,43 @@ Train = Callable[[dict[str, Any]], Any]
 MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Which task of its slot's trials a worker runs.
 
-def load_libc() -> ctypes.CDLL | None:
-    """Return the C library where it has prctl (Linux), else None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)  # looked up once, not in each fork
-    return libc
+    Args:
+        rank: Its rank.
+        world_size: How many tasks a trial has.
+        direct: The socket over which trials report straight to the driver, if it is on this host.
+    """
 
-
-def die_with_parent(libc: ctypes.CDLL | None, parent_pid: int) -> None:
-    """Let the kernel kill this process when its parent dies, however that dies (Linux only)."""
-    if libc is None:
-        return
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the call
-        os._exit(1)
-
-
-def adopt_orphans(libc: ctypes.CDLL | None) -> None:
-    """Make this process the parent of every descendant whose own parent ends (Linux only)."""
-    if libc is not None:
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    rank: int = 0
+    world_size: int = 1
+    direct: socket.socket | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """Where a trial's process stands: its sockets, and its place among the trial's tasks."""
+class Loaded:
+    """What loading `train` has come to in this process, or in the one that it is a fork of.
 
-    link: socket.socket
-    direct: socket.socket | None
-    rank: int
-    world_size: int
+    Args:
+        train: What a fork calls; None if every trial gets a fresh interpreter.
+        hazard: Why that is so.
+    """
+
+    train: Train | None = None
+    hazard: str | None = None
 
 
-def rehearse(post: Post) -> None:
+def rehearse(task: Task, link: socket.socket) -> None:
     """Walk most of the way to `train` and its first report, for nothing, while there is time.
 
     A fork copies each page that it writes to, and in Python reading writes: the first steps of a
     process take several times as long as the same steps would once more.
     """
-    context = TrialContext("", 0, 1, Path(), post.rank, post.world_size)
-    Session(post.link, context, post.direct).rehearse()
+    context = TrialContext("", 0, 1, Path(), task.rank, task.world_size)
+    Session(link, context, task.direct).rehearse()
     with contextlib.suppress(OSError):  # the folder that the sweep was started in may be gone
         context.directory.mkdir(exist_ok=True)
         os.chdir(context.directory)
@@ -106,11 +89,12 @@ def rehearse(post: Post) -> None:
     _redirect("stdout", os.devnull, 1)
 
 
-def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
+def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> NoReturn:
     """Turn this process into the trial's, run `train`, tell the worker, end the process.
 
     Args:
-        post: Its sockets and rank.
+        task: Its rank.
+        link: The socket to its worker.
         run: The driver's `run` record.
         train: The user's function.
     """
@@ -121,10 +105,10 @@ def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
             run["number"],
             run["attempt"],
             Path(run["dir"]),
-            post.rank,
-            post.world_size,
+            task.rank,
+            task.world_size,
         )
-        session = Session(post.link, context, post.direct)
+        session = Session(link, context, task.direct)
         _take_place(context, run)
         activate(session)
         code = _call(train, decode_cfg(run), session)
@@ -279,32 +263,6 @@ def _describe_message(error: BaseException) -> str:
         return "<its message can't be shown: __str__ failed>"
 
 
-def finish_process() -> None:
-    """Do what an interpreter does at its end, short of taking itself apart."""
-    with contextlib.suppress(Exception):
-        threading._shutdown()  # type: ignore[attr-defined] # waits for the threads of train
-    with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
-#: What starts a worker or a trial in a fresh interpreter: its import path first, then `main`.
-BOOTSTRAP = (
-    "import json, sys; a = json.loads(sys.argv[1]); sys.path[:] = a['path']; "
-    "from slurm_sweeps.running import worker; getattr(worker, a['main'])(a)"
-)
-
-
-def build_argv(main: str, **arguments: object) -> list[str]:
-    """Return the command that runs `main` of the worker's module with this import path."""
-    # "" is the current folder, which is another one in a trial; and some put Path objects there.
-    path = [os.fspath(entry) or os.getcwd() for entry in sys.path]
-    text = json.dumps({"main": main, "path": path, **arguments})
-    return [sys.executable, "-c", BOOTSTRAP, text]
-
-
 @dataclass(frozen=True, slots=True)
 class Child:
     """A trial's process, as its worker holds it."""
@@ -313,42 +271,29 @@ class Child:
     link: socket.socket
 
 
-@dataclass(frozen=True, slots=True)
-class Nest:
-    """What a worker gives to the processes of its trials, and what it keeps from them.
-
-    Args:
-        direct: The socket over which trials report straight to the driver, if there is one.
-        rank: The worker's rank in its step.
-        world_size: Number of tasks in the step.
-        own_fds: The worker's own file descriptors, which a fork must not keep.
-        train_file: Where a fresh interpreter finds `train`.
-        train: What a fork calls; None if every trial gets a fresh interpreter.
-    """
-
-    direct: socket.socket | None
-    rank: int
-    world_size: int
-    own_fds: tuple[int, ...]
-    train_file: str
-    train: Train | None
-
-
 class Spawner:
     """Makes the processes of a worker's trials.
 
     Args:
-        nest: What they get.
+        task: Which task of a trial they are.
+        loaded: What they call.
+        train_file: Where a fresh interpreter finds `train`.
+        own_fds: The worker's own file descriptors, which a fork must not keep.
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
         is_due: Whether it is to be forked yet: once for each trial, whatever becomes of it.
     """
 
-    def __init__(self, nest: Nest) -> None:
+    def __init__(
+        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...]
+    ) -> None:
         self.spare: Child | None = None
-        self.is_due = nest.train is not None
-        self._nest = nest
+        self.is_due = loaded.train is not None
+        self._task = task
+        self._loaded = loaded
+        self._train_file = train_file
+        self._own_fds = own_fds
         self._libc = load_libc()
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
@@ -357,12 +302,13 @@ class Spawner:
         """Fork the process of the next trial, unless that was done or forking isn't safe."""
         if self.is_due:
             self.is_due = False
-            self.spare = self._spawn(None)
+            with contextlib.suppress(OSError):  # out of processes, perhaps not for long
+                self.spare = self._spawn(None)
 
     def start(self, run: Record) -> Child:
         """Start a trial in the process that waits for it, or in a new one."""
         child, self.spare = self.spare, None
-        self.is_due = self._nest.train is not None
+        self.is_due = self._loaded.train is not None
         if child is None:
             return self._spawn(run)
         try:
@@ -381,7 +327,12 @@ class Spawner:
     def _spawn(self, run: Record | None) -> Child:
         mine, its = socket.socketpair()
         worker_pid = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            mine.close()
+            its.close()
+            raise
         if pid == 0:
             mine.close()
             self._become_trial(run, its, worker_pid)
@@ -394,17 +345,15 @@ class Spawner:
             os.setsid()
             die_with_parent(self._libc, worker_pid)
             _reset_signals()
-            nest = self._nest
-            if nest.train is None:
+            if self._loaded.train is None:
                 self._become_interpreter(run or {}, link)
-            for fd in nest.own_fds:
+            for fd in self._own_fds:
                 if fd > 2:
                     os.close(fd)
-            post = Post(link, nest.direct, nest.rank, nest.world_size)
             if run is None:
-                rehearse(post)
+                rehearse(self._task, link)
                 run = _wait_for_run(link)
-            run_attempt(post, run, nest.train)
+            run_attempt(self._task, link, run, self._loaded.train)
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
         finally:
@@ -415,21 +364,35 @@ class Spawner:
         import tempfile  # most workers never need it
 
         take_environment(run)
-        link.set_inheritable(True)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the new interpreter reads and closes it
         file.write(json.dumps(run).encode())  # too long for a command line, perhaps
         file.flush()
         os.lseek(file.fileno(), 0, os.SEEK_SET)
-        os.set_inheritable(file.fileno(), True)
-        argv = build_argv(
-            "trial_main",
-            run=file.fileno(),
-            train=self._nest.train_file,
-            link=link.fileno(),
-            rank=self._nest.rank,
-            world_size=self._nest.world_size,
-        )
+        for fd in (link.fileno(), file.fileno()):
+            os.set_inheritable(fd, True)
+        arguments = {
+            "argv": sys.argv,
+            "run": file.fileno(),
+            "link": link.fileno(),
+            "train": self._train_file,
+            "rank": self._task.rank,
+            "world_size": self._task.world_size,
+        }
+        code = "from slurm_sweeps.running.trial_process import main; main()"
+        argv = build_argv(code, json.dumps(arguments))
         os.execv(argv[0], argv)
+
+
+def main() -> NoReturn:
+    """Run one attempt in a fresh interpreter."""
+    arguments = json.loads(sys.argv[1])
+    sys.argv[:] = arguments["argv"]
+    link = socket.socket(fileno=arguments["link"])
+    link.set_inheritable(False)
+    with open(arguments["run"], "rb") as file:
+        run = json.load(file)
+    train = read_train(Path(arguments["train"]))
+    run_attempt(Task(arguments["rank"], arguments["world_size"]), link, run, train)
 
 
 def _reset_signals() -> None:

@@ -1,16 +1,8 @@
-"""The attempt at a trial that a worker runs now, as the worker holds it.
+"""The worker: one per slot, the parent of the trials that run there, one after another.
 
-How a worker lives through the signals that Slurm sends to all tasks of a job that ends.
-
-The driver got them too and says what to do. Python writes the number of every signal that has a
-handler to a pipe that the worker polls, so that the end of a child wakes it.
-
-The worker: one per slot, the parent of the trials that run there, one after another.
-
-It is started with its standard input and output as the channel to the driver, loads `train` once,
-and forks a process for each trial. It passes reports and decisions on, ends a trial that doesn't
-leave by itself, and tells how each attempt ended. When its input ends, the driver is gone: it kills
-the trial and leaves, so no trial is orphaned.
+It runs trials as the driver says, in forks of its own. It passes reports and decisions on, ends a
+trial that doesn't leave by itself, and tells how each attempt ended. When its input ends, the
+driver is gone: it kills the trial and leaves, so no trial is orphaned.
 
 In a step of several tasks every rank has its own worker. All of them hear the driver (srun copies
 its input to all tasks); rank 0 answers on its standard output, which srun brings back alone; the
@@ -23,7 +15,6 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -37,37 +28,77 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .channel import (
-    Decoder,
-    Record,
-    encode,
-    encode_parts,
-)
+from .channel import Decoder, Record, encode, encode_parts
 from .fork_hazard import find_fork_hazard
 from .processes import (
+    ChildWatch,
+    adopt_orphans,
     count_oom_kills,
     freeze_memory,
     judge,
     kill_children,
-    listen_to_signals,
-    reap,
-)
-from .train import (
-    load_train,
-    read_train,
-)
-from .trial_process import (
-    Nest,
-    Post,
-    Spawner,
-    adopt_orphans,
-    finish_process,
     load_libc,
-    run_attempt,
 )
+from .train import load_train
+from .trial_process import Loaded, Spawner, Task
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
+
+
+def load(init: Record) -> Loaded:
+    """Load `train` in this process, and see whether that can be forked then.
+
+    Args:
+        init: The driver's record.
+
+    Raises:
+        Exception: Whatever loading raises.
+    """
+    train = load_train(Path(init["train"]), ahead=not init.get("fresh"))
+    hazard = find_fork_hazard()
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+    freeze_memory()
+    return Loaded(None if hazard else train, hazard)
+
+
+def build_hello() -> Record:
+    """Tell the driver where this process is."""
+    return {
+        "kind": "hello",
+        "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "pid": os.getpid(),
+        "step": os.environ.get("SLURM_STEP_ID"),
+        "python": sys.version.split()[0],
+    }
+
+
+def write_record(out: int, record: Record, rank: int = 0, slot: int | None = None) -> None:
+    """Write a record to the driver, so that it stays whole beside what others write there.
+
+    Args:
+        out: A file descriptor.
+        record: The record.
+        rank: Of this task.
+        slot: Its slot's number, if the workers of other slots write to `out` too.
+
+    Raises:
+        OSError: The driver is gone.
+    """
+    if rank > 0:
+        lines = [encode_parts({**record, "rank": rank}, rank)]
+    elif slot is None:
+        lines = [encode(record)]
+    else:
+        record = {**record, "slot": slot}
+        data = encode(record)
+        # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
+        if len(data) > select.PIPE_BUF:
+            data = encode_parts(record, slot)
+        lines = data.splitlines(keepends=True)
+    for data in lines:
+        while data:
+            data = data[os.write(out, data) :]
 
 
 @dataclass(slots=True)
@@ -118,45 +149,42 @@ class Worker:
     Args:
         channel_in: File descriptor to read the driver's records from.
         channel_out: File descriptor to write records to.
-        rank: This task's rank in its step.
-        world_size: Number of tasks in the step.
-        direct: The socket over which trials report straight to the driver, if it is on this host.
+        task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
+        loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
     """
 
     def __init__(
         self,
         channel_in: int,
         channel_out: int,
-        rank: int = 0,
-        world_size: int = 1,
-        direct: socket.socket | None = None,
+        task: Task,
         slot: int | None = None,
+        loaded: Loaded | None = None,
     ) -> None:
         self._in = channel_in
         self._out = channel_out
-        self._rank = rank
-        self._world_size = world_size
-        self._direct = direct
+        self._task = task
         self._slot = slot
+        self._loaded = loaded
         self._decoder = Decoder()
         self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
+        self._left_alone: set[int] = set()  # children that are not to be ended with a trial
         self._oom_kills = 0
         self._poll = select.poll()
-        self._wake = self._wake_writer = -1
         self._gone = False
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
         adopt_orphans(load_libc())
-        self._wake, self._wake_writer = listen_to_signals()
+        self._watch = ChildWatch()
         self._poll.register(self._in, select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
-        self._say_hello()
+        self._poll.register(self._watch.fd, select.POLLIN)
+        self._send(build_hello())
         while not self._gone:
             events = self._poll.poll(self._poll_timeout_ms())
             if not events:
@@ -164,42 +192,16 @@ class Worker:
             for fd, _ in events:
                 if fd == self._in:
                     self._hear_driver()
-                elif fd == self._wake:
+                elif fd == self._watch.fd:
                     self._reap()
                 elif self._trial is not None and fd == self._trial.link.fileno():
                     self._hear_trial(self._trial)
             self._go_further()
         self._abandon()
 
-    def _say_hello(self) -> None:
-        self._send(
-            {
-                "kind": "hello",
-                "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-                "pid": os.getpid(),
-                "step": os.environ.get("SLURM_STEP_ID"),
-                "python": sys.version.split()[0],
-            }
-        )
-
     def _send(self, record: Record) -> None:
-        if self._rank > 0:
-            self._write(encode_parts({**record, "rank": self._rank}, self._rank))
-        elif self._slot is None:
-            self._write(encode(record))
-        else:
-            record = {**record, "slot": self._slot}
-            data = encode(record)
-            # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
-            if len(data) > select.PIPE_BUF:
-                data = encode_parts(record, self._slot)
-            for line in data.splitlines(keepends=True):
-                self._write(line)
-
-    def _write(self, data: bytes) -> None:
         try:
-            while data:
-                data = data[os.write(self._out, data) :]
+            write_record(self._out, record, self._task.rank, self._slot)
         except OSError:  # the driver is gone
             self._gone = True
 
@@ -227,57 +229,47 @@ class Worker:
             elif kind == "stop":
                 self._ask_to_stop(record)
             elif kind == "init":
-                self._load_train(record)
+                self._get_ready(record)
 
-    def _load_train(self, init: Record) -> None:
+    def _get_ready(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
+        os.environ.update(init.get("env") or {})  # imports find what trials will
         if init.get("step") is not None:
             from .step_place import StepPlace  # only a job step needs it
 
             self._place = StepPlace(init["step"])
             self._place.bind()
         try:
-            train = load_train(Path(init["train"]), ahead=not init.get("fresh"))
+            self._loaded = loaded = self._loaded or load(init)
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
             self._send({"kind": "broken", "traceback": traceback.format_exc()})
             return
-        hazard = find_fork_hazard()
-        if hazard:
-            text = f"{hazard}: every trial gets a fresh interpreter instead of a fork"
+        if loaded.hazard:
+            text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._send({"kind": "notice", "text": text})
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
-        freeze_memory()
-        own_fds = (self._in, self._out, self._wake, self._wake_writer)
-        nest = Nest(
-            self._direct,
-            self._rank,
-            self._world_size,
-            own_fds,
-            init["train"],
-            None if hazard else train,
-        )
+        own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         self._oom_kills = count_oom_kills()
-        self._spawner = Spawner(nest)
+        self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
         self._send({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
 
     def _describe_place(self) -> Record:
-        """Tell what the next trial here will find in its step: address, port and GPUs."""
-        if self._place is None:
-            return {"gpus": self._init.get("env", {}).get("CUDA_VISIBLE_DEVICES")}
-        if self._rank > 0:
+        """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
+        if self._task.rank > 0:
             return {}
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-        port = self._place.find_free_port()
-        return {"address": self._place.address, "port": port, "gpus": gpus}
+        gpus = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        if self._place is None:
+            return gpus
+        return {"address": self._place.address, "port": self._place.find_free_port(), **gpus}
 
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
             return  # `broken` was said; or a driver that lost count, which it will find out
-        run["env"] = run.get("env", {}) | self._init.get("env", {})
+        env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
-            run["env"] |= self._place.build_environment(run["port"], run["address"])
+            env |= self._place.build_environment(run["port"], run["address"])
+        run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
         self._trial = RunningTrial(run, child.pid, child.link, Decoder())
@@ -288,7 +280,7 @@ class Worker:
         trial = self._trial
         if trial is None or decision["number"] != trial.run["number"]:
             return
-        if self._rank == 0:
+        if self._task.rank == 0:
             trial.tell(decision)
             return
         trial.decisions.append(decision)
@@ -383,7 +375,7 @@ class Worker:
 
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
-        for pid, status in reap(self._wake):
+        for pid, status in self._watch.reap():
             if self._spawner is not None:
                 self._spawner.note_end(pid)
             if self._trial is not None and pid == self._trial.pid:
@@ -392,14 +384,21 @@ class Worker:
     def _end_trial(self, trial: RunningTrial, exit_code: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(trial.pid, signal.SIGKILL)
-        spare = self._spawner.spare if self._spawner is not None else None
-        kill_children(set() if spare is None else {spare.pid})
+        self._end_leftovers()
         self._drain(trial)
         self._trial = None
         if not trial.is_told_of:
             oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
             self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
         self._follow_driver()
+
+    def _end_leftovers(self) -> None:
+        spare = self._spawner.spare if self._spawner is not None else None
+        spared = self._left_alone | ({spare.pid} if spare else set())
+        if stuck := kill_children(spared):
+            self._left_alone |= stuck
+            text = f"what a trial has started hangs in the kernel and is left behind: {stuck}"
+            self._send({"kind": "notice", "text": text})
 
     def _end_early(self, trial: RunningTrial) -> None:
         """Tell the end of a trial that has nothing left to do but to exit.
@@ -415,7 +414,7 @@ class Worker:
             self._tell_end(trial, judge(said, trial.told, 0, False))
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
-        if self._world_size > 1:  # the driver looks which rank was the first
+        if self._task.world_size > 1:  # the driver looks which rank was the first
             end = {"at": time.time(), **end}
         number = trial.run["number"]
         self._send({**end, "kind": "ended", "number": number, **self._describe_place()})
@@ -439,44 +438,3 @@ class Worker:
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
         kill_children()
-
-
-def take_channel(output: int) -> tuple[int, int]:
-    """Keep standard input and one of the outputs as the channel; nobody else may use them so."""
-    channel_in, channel_out = os.dup(0), os.dup(output)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)  # prints of imported code go where standard error goes: to the slot's log
-    return channel_in, channel_out
-
-
-def main(arguments: Record) -> None:
-    """Run a worker on this process's standard streams."""
-    world_size = int(arguments["world_size"])
-    rank = int(os.environ.get("SLURM_PROCID", "0")) if world_size > 1 else 0
-    direct = arguments.get("direct")
-    channel_in, channel_out = take_channel(2 if rank else 1)
-    socket_to_driver = None if direct is None else socket.socket(fileno=direct)
-    slot = arguments.get("slot")
-    Worker(channel_in, channel_out, rank, world_size, socket_to_driver, slot).serve()
-    finish_process()
-    os._exit(0)  # the driver waits: an interpreter takes its time to take itself apart
-
-
-def zygote_main(arguments: Record) -> None:
-    """Run the zygote of a node's slots on this process's standard streams."""
-    from . import host as zygote
-
-    zygote.main()
-
-
-def trial_main(arguments: Record) -> None:
-    """Run one attempt in a fresh interpreter."""
-    link = socket.socket(fileno=arguments["link"])
-    link.set_inheritable(False)
-    with open(arguments["run"], "rb") as file:
-        run = json.load(file)
-    train = read_train(Path(arguments["train"]))
-    post = Post(link, None, arguments["rank"], arguments["world_size"])
-    run_attempt(post, run, train)

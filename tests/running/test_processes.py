@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process
-from slurm_sweeps.running import processes as outcome
+from slurm_sweeps.running import processes
 from slurm_sweeps.running.processes import judge
 
 COMPLETED = {"kind": "ended", "how": "completed"}
@@ -74,7 +74,7 @@ def test_what_is_said_about_it(
 
 
 def test_out_of_memory_kills_can_be_counted() -> None:
-    assert outcome.count_oom_kills() >= 0
+    assert processes.count_oom_kills() >= 0
 
 
 def test_the_cgroups_own_count_is_preferred(
@@ -82,14 +82,14 @@ def test_the_cgroups_own_count_is_preferred(
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 3\noom_kill 2\n")
-    monkeypatch.setattr(outcome, "_cgroup_files", [(events, "oom_kill")])
-    assert outcome.count_oom_kills() == 2
+    monkeypatch.setattr(processes, "_cgroup_files", [(events, "oom_kill")])
+    assert processes.count_oom_kills() == 2
 
 
 SCRIPT = """
 import os, sys
-from slurm_sweeps.running import processes as outcome, trial_process as attempt
-attempt.adopt_orphans(attempt.load_libc())
+from slurm_sweeps.running import processes
+processes.adopt_orphans(processes.load_libc())
 read, write = os.pipe()
 pids = []
 if os.fork() == 0:  # a daemon: its own session, its parent gone
@@ -104,7 +104,7 @@ if os.fork() == 0:  # a daemon: its own session, its parent gone
     os._exit(0)
 os.close(write)
 pids = open(read).read().split()
-outcome.kill_children()
+processes.kill_children()
 print(*pids)
 """
 

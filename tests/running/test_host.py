@@ -1,4 +1,4 @@
-"""The zygote over real pipes: its slots' workers, and what becomes of them."""
+"""The host of several slots over real pipes: its slots' workers, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from worker_process import TIMEOUT_S, read_when_there
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import UsageError
 from slurm_sweeps.running.channel import Connection, Record, start_process
+from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import pickle_train, write_train
-from slurm_sweeps.running.trial_process import build_argv
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
 from slurm_sweeps.slurm.share import Slot, merge_slots
@@ -30,30 +30,30 @@ from slurm_sweeps.slurm.text import Gres
 
 
 class Driver:
-    """The few words that a driver would say to a zygote."""
+    """The few words that a driver would say to a host."""
 
     def __init__(self, folder: Path, train: Callable[[dict[str, Any]], Any]) -> None:
         self.folder = folder
         write_train(pickle_train(train), folder / "train.pkl")
-        process = start_process(build_argv("zygote_main"), dict(os.environ))
-        self.connection = Connection(process, folder / "zygote.log")
+        process = start_process(build_host_argv(slots=8), dict(os.environ))
+        self.link = Connection(process, folder / "host.log")
         self._heard: list[Record] = []
         self._selector = selectors.DefaultSelector()
-        for fd in self.connection.streams:
+        for fd in self.link.streams:
             self._selector.register(fd, selectors.EVENT_READ)
 
     def open(self, slot: int, **init_too: Any) -> Record:
         """Open a slot; return its worker's hello."""
         graces = dict.fromkeys(("prune_grace_s", "exit_grace_s", "term_grace_s"), 30.0)
         init = {"kind": "init", "train": str(self.folder / "train.pkl"), "slot": slot, **graces}
-        self.connection.send({**init, **init_too})
+        self.link.send({**init, **init_too})
         return self.wait_for("hello", slot)
 
     def run(self, slot: int, cfg: dict[str, Any], **more: Any) -> None:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial_id": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
-        self.connection.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
-        wait_until(lambda: not self.connection.send_rest(), TIMEOUT_S, lambda: "it reads no more")
+        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
+        wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:
         """Return the next record of this kind that a slot says; others are kept for later."""
@@ -64,21 +64,24 @@ class Driver:
                     self._heard.remove(record)
                     return record
             ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-            said = f"{self._heard}, {self.connection.tail.decode()}"
+            assert self._selector.get_map(), f"it has ended before {kind!r} of slot {slot}"
+            said = f"{self._heard}, {self.link.tail.decode()}"
             assert ready, f"no {kind!r} of slot {slot} came; {said}"
             for key, _ in ready:
-                records = self.connection.read(key.fd)
-                assert records is not None, f"it has ended before {kind!r} of slot {slot}: {said}"
-                self._heard += records
+                records = self.link.read(key.fd)
+                if records is None:
+                    self._selector.unregister(key.fd)
+                else:
+                    self._heard += records
 
 
 @contextlib.contextmanager
-def start_zygote(folder: Path, train: Callable[[dict[str, Any]], Any]) -> Iterator[Driver]:
+def start_host(folder: Path, train: Callable[[dict[str, Any]], Any]) -> Iterator[Driver]:
     driver = Driver(folder, train)
     try:
         yield driver
     finally:
-        assert driver.connection.end(TIMEOUT_S) == 0
+        assert driver.link.end(TIMEOUT_S) == 0
 
 
 def count_imports(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = "") -> Path:
@@ -103,9 +106,9 @@ def train_with_import(cfg: dict[str, Any]) -> None:
 
 def test_all_slots_use_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     imports = count_imports(tmp_path, monkeypatch)
-    with start_zygote(tmp_path, train_with_import) as driver:
+    with start_host(tmp_path, train_with_import) as driver:
         pids = [driver.open(slot)["pid"] for slot in (0, 3, 7)]
-        assert len({driver.connection.process.pid, *pids}) == 4
+        assert len({driver.link.process.pid, *pids}) == 4
         for slot in (0, 3, 7):
             driver.wait_for("ready", slot)
             # Longer than what a pipe takes at once: it must not get between what others say.
@@ -114,7 +117,7 @@ def test_all_slots_use_one_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             report = driver.wait_for("report", slot)
             assert report["metrics"] == {"loss": float(slot), "long" * 3000: 1.0}
             decision = {"number": slot, "attempt": 1, "iteration": 1, "do": "go_on"}
-            driver.connection.send({"kind": "decision", "slot": slot, **decision})
+            driver.link.send({"kind": "decision", "slot": slot, **decision})
             assert driver.wait_for("ended", slot)["how"] == "completed"
     assert len(list(imports.iterdir())) == 1
 
@@ -124,7 +127,7 @@ def test_where_forking_is_unsafe_each_worker_imports_for_itself(
 ) -> None:
     thread = "import threading, time\nthreading.Thread(target=time.sleep, args=[600], daemon=True)"
     imports = count_imports(tmp_path, monkeypatch, f"{thread}.start()\n")
-    with start_zygote(tmp_path, train_with_import) as driver:
+    with start_host(tmp_path, train_with_import) as driver:
         for slot in (0, 1):
             driver.open(slot)
             assert "every trial gets a fresh interpreter" in driver.wait_for("notice", slot)["text"]
@@ -159,7 +162,7 @@ def train_with_gpus(cfg: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("seen", "visible", "n_imports"),
     [
-        ("4,5", ([0], [1]), 3),  # the zygote's and each slot's
+        ("4,5", ([0], [1]), 3),  # the host's and each slot's
         ("4", ([0], [0]), 1),  # several slots share one GPU
         ("4", (None, None), 1),
     ],
@@ -175,7 +178,7 @@ def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselv
     names = {"folder": str(tmp_path), "stand_in": str(find_stand_in())}
     imports = count_imports(tmp_path, monkeypatch, LOOKS_FOR_GPUS.format(**names))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    with start_zygote(tmp_path, train_with_gpus) as driver:
+    with start_host(tmp_path, train_with_gpus) as driver:
         for slot, gpu in {0: 4.0, 1: float(seen[-1])}.items():
             step = {"slot": slot, "slots": 2, "salt": 0, "port_range": [20000, 20099]}
             step |= {"cpus_per_task": 1, "mem_mb": None, "visible_gpus": visible[slot]}
@@ -207,7 +210,7 @@ def start_sitting(driver: Driver, slot: int) -> tuple[int, int]:
 
 
 def test_a_worker_that_dies_is_told_of_and_may_come_again(tmp_path: Path) -> None:
-    with start_zygote(tmp_path, sit) as driver:
+    with start_host(tmp_path, sit) as driver:
         first, other = start_sitting(driver, 0), start_sitting(driver, 1)
         os.kill(first[0], signal.SIGKILL)
         assert driver.wait_for("gone", 0)["exit_code"] == -signal.SIGKILL
@@ -218,9 +221,9 @@ def test_a_worker_that_dies_is_told_of_and_may_come_again(tmp_path: Path) -> Non
 
 
 def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:
-    with start_zygote(tmp_path, sit) as driver:
+    with start_host(tmp_path, sit) as driver:
         first = start_sitting(driver, 0)
-        driver.connection.send({"kind": "kill", "slot": 0})
+        driver.link.send({"kind": "kill", "slot": 0})
         for pid in first:
             wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")
         assert driver.open(0)["pid"] != first[0]  # and no `gone` came before this
@@ -228,13 +231,13 @@ def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
-    with start_zygote(tmp_path, sit) as driver:
+    with start_host(tmp_path, sit) as driver:
         stopped = driver.open(0)["pid"]
         driver.wait_for("ready", 0)
         os.kill(stopped, signal.SIGSTOP)
         driver.run(0, {"much": "x" * 500_000})  # more than its pipe takes
         start_sitting(driver, 1)
-        driver.connection.send({"kind": "kill", "slot": 0})
+        driver.link.send({"kind": "kill", "slot": 0})
         wait_until(lambda: read_process(stopped) is None, TIMEOUT_S, lambda: "it lives")
 
 
@@ -244,7 +247,7 @@ def test_a_large_record_reaches_a_worker_that_reads(tmp_path: Path) -> None:
 
         ss.log({"length": len(cfg["much"])}, 1)
 
-    with start_zygote(tmp_path, train) as driver:
+    with start_host(tmp_path, train) as driver:
         driver.open(0)
         driver.wait_for("ready", 0)
         driver.run(0, {"much": "x" * 500_000})
@@ -253,7 +256,7 @@ def test_a_large_record_reaches_a_worker_that_reads(tmp_path: Path) -> None:
 
 def test_long_records_of_many_workers_are_not_torn(tmp_path: Path) -> None:
     slots = range(6)
-    with start_zygote(tmp_path, train_that_tells_much) as driver:
+    with start_host(tmp_path, train_that_tells_much) as driver:
         for slot in slots:
             driver.open(slot)
             driver.wait_for("ready", slot)
@@ -264,8 +267,8 @@ def test_long_records_of_many_workers_are_not_torn(tmp_path: Path) -> None:
                 report = driver.wait_for("report", slot)
                 assert (report["iteration"], len(report["metrics"])) == (iteration, 1000)
                 decision = {"number": slot, "attempt": 1, "iteration": iteration, "do": "go_on"}
-                driver.connection.send({"kind": "decision", "slot": slot, **decision})
-        assert driver.connection.malformed == 0
+                driver.link.send({"kind": "decision", "slot": slot, **decision})
+        assert driver.link.malformed == 0
 
 
 def train_that_tells_much(cfg: dict[str, Any]) -> None:
@@ -275,16 +278,16 @@ def train_that_tells_much(cfg: dict[str, Any]) -> None:
         ss.log({f"metric number {i}": cfg["x"] for i in range(1000)}, iteration)
 
 
-def test_a_train_that_can_not_be_loaded_is_told_by_each_worker(tmp_path: Path) -> None:
-    with start_zygote(tmp_path, sit) as driver:
+def test_a_train_that_can_not_be_loaded_is_told_and_the_host_leaves(tmp_path: Path) -> None:
+    with start_host(tmp_path, sit) as driver:
         (tmp_path / "train.pkl").write_bytes(b"no pickle")
-        for slot in (0, 1):
-            driver.open(slot)
-            assert "UnpicklingError" in driver.wait_for("broken", slot)["traceback"]
+        driver.open(3)
+        assert "UnpicklingError" in driver.wait_for("broken", 3)["traceback"]
+        assert driver.link.process.wait(TIMEOUT_S) == 0
 
 
 def test_nothing_is_left_when_the_driver_has_gone(tmp_path: Path) -> None:
-    with start_zygote(tmp_path, sit) as driver:
+    with start_host(tmp_path, sit) as driver:
         pids = [pid for slot in (0, 1) for pid in start_sitting(driver, slot)]
     for pid in pids:
         wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")
