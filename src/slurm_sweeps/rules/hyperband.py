@@ -3,8 +3,6 @@
 Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is judged
 among the trials of that bracket alone. Brackets get trials in the shares of Hyperband (Li et al.
 2018, arXiv 1603.06560), spread evenly over the trial numbers.
-
-Pruners other than ASHA, as the user configures them.
 """
 
 from __future__ import annotations
@@ -16,13 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
-from ..checks import (
-    as_fraction,
-    check_goal,
-    check_integer,
-    check_reduction_factor,
-)
-from ..errors import UsageError
+from ..checks import as_fraction, check_goal, check_integer, check_reduction_factor
 from .asha import AshaPruner, compute_rungs
 from .protocol import Decision
 
@@ -49,10 +41,6 @@ class HyperbandPruner:
     def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
         return self._get_bracket(trial).report(trial, iteration, value)
-
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
-        self._get_bracket(trial).forget(trial, from_iteration)
 
     def _get_bracket(self, trial: Hashable) -> AshaPruner:
         return self._brackets[bisect(self._bounds, _spread(trial))]
@@ -92,9 +80,7 @@ class Hyperband:
 
     def __post_init__(self) -> None:
         check_goal("Hyperband", self.metric, self.mode)
-        max_t = check_integer("Hyperband", "max_t", self.max_t)
-        if max_t < 1:
-            raise UsageError(f"Hyperband: max_t must be 1 or more, got {max_t!r}")
+        max_t = check_integer("Hyperband", "max_t", self.max_t, 1)
         factor = check_reduction_factor("Hyperband", self.reduction_factor)
         object.__setattr__(self, "max_t", max_t)
         object.__setattr__(self, "reduction_factor", factor)

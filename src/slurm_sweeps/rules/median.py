@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ..checks import check_goal, check_integer
-from ..errors import UsageError
 from .protocol import Decision
 from .ranking import Ranking
 
@@ -69,16 +68,6 @@ class MedianPruner:
         else:
             self._rebuild(course)
         return self._judge(course, iteration, signed)
-
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
-        course = self._courses.get(trial)
-        if course is None:
-            return
-        course.curve = {at: value for at, value in course.curve.items() if at < from_iteration}
-        self._rebuild(course)
-        if not course.curve:
-            del self._courses[trial]
 
     def _judge(self, course: _Course, iteration: int, signed: float) -> Decision:
         if iteration + course.offset < self._min_t or not course.bests:
@@ -146,9 +135,7 @@ class MedianStopping:
     def __post_init__(self) -> None:
         check_goal("MedianStopping", self.metric, self.mode)
         for name in ("min_t", "min_trials"):
-            number = check_integer("MedianStopping", name, getattr(self, name))
-            if number < 1:
-                raise UsageError(f"MedianStopping: {name} must be 1 or more, got {number!r}")
+            number = check_integer("MedianStopping", name, getattr(self, name), 1)
             object.__setattr__(self, name, number)
 
     def build_pruner(self) -> MedianPruner:
