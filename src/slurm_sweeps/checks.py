@@ -118,6 +118,12 @@ def check_reduction_factor(owner: str, reduction_factor: Any) -> float:
     return int(number) if number.is_integer() else number
 
 
+def set_fields(instance: Any, **values: Any) -> None:
+    """Put what the checks made of its arguments into a frozen dataclass, while it is made."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
 def as_fraction(number: float) -> Fraction:
     """Return the decimal that was written: 2.1 is 21/10, not the float next to it."""
     return Fraction(repr(number))

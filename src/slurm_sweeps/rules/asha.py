@@ -37,7 +37,14 @@ from heapq import heappop, heappush
 from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..checks import as_fraction, check_flag, check_goal, check_integer, check_reduction_factor
+from ..checks import (
+    as_fraction,
+    check_flag,
+    check_goal,
+    check_integer,
+    check_reduction_factor,
+    set_fields,
+)
 from ..errors import UsageError
 from .protocol import Decision
 from .ranking import Ranking, compute_rank_correlation
@@ -91,9 +98,7 @@ class ASHA:
         if max_t < min_t:
             raise UsageError(f"ASHA: max_t must be min_t={min_t!r} or more, got {max_t!r}")
         factor = check_reduction_factor("ASHA", self.reduction_factor)
-        checked = {"min_t": min_t, "max_t": max_t, "reduction_factor": factor, "promote": promote}
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        set_fields(self, min_t=min_t, max_t=max_t, reduction_factor=factor, promote=promote)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -308,14 +313,7 @@ def _take_out(ranking: Ranking, value: float) -> None:
 
 
 class PromotionPruner(AshaPruner):
-    """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion.
-
-    Args:
-        mode: "min" or "max".
-        levels: The rungs' levels, ascending.
-        max_t: From this resource on a trial is never paused.
-        factor: The reduction factor, 2 or more.
-    """
+    """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion."""
 
     def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
         super().__init__(mode, levels, max_t, factor)

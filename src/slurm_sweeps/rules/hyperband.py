@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
-from ..checks import as_fraction, check_goal, check_integer, check_reduction_factor
+from ..checks import as_fraction, check_goal, check_integer, check_reduction_factor, set_fields
 from .asha import AshaPruner, compute_rungs
 from .protocol import Decision
 
@@ -23,14 +23,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class HyperbandPruner:
-    """Asynchronous Hyperband: O(rungs · log n) a report.
-
-    Args:
-        mode: "min" or "max".
-        levels: The rungs' levels, ascending.
-        max_t: From this resource on a trial is never pruned.
-        factor: The reduction factor, 2 or more.
-    """
+    """Asynchronous Hyperband: O(rungs · log n) a report; its arguments are an `AshaPruner`'s."""
 
     def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
         n = len(levels)
@@ -82,8 +75,7 @@ class Hyperband:
         check_goal("Hyperband", self.metric, self.mode)
         max_t = check_integer("Hyperband", "max_t", self.max_t, 1)
         factor = check_reduction_factor("Hyperband", self.reduction_factor)
-        object.__setattr__(self, "max_t", max_t)
-        object.__setattr__(self, "reduction_factor", factor)
+        set_fields(self, max_t=max_t, reduction_factor=factor)
 
     @property
     def rungs(self) -> tuple[int, ...]:

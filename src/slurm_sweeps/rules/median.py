@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from ..checks import check_goal, check_integer
+from ..checks import check_goal, check_integer, set_fields
 from .protocol import Decision
 from .ranking import Ranking
 
@@ -136,7 +136,7 @@ class MedianStopping:
         check_goal("MedianStopping", self.metric, self.mode)
         for name in ("min_t", "min_trials"):
             number = check_integer("MedianStopping", name, getattr(self, name), 1)
-            object.__setattr__(self, name, number)
+            set_fields(self, **{name: number})
 
     def build_pruner(self) -> MedianPruner:
         """Return the rule in the form that takes reports one by one, with no trial known yet."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_integer, check_real
+from ..checks import check_integer, check_real, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw, Streams
 from ..trial import Status
@@ -70,9 +70,7 @@ class Model:
         n_startup = check_integer("Model", "n_startup", self.n_startup, 1)
         share = check_real("Model", "random_share", self.random_share, 0, 1)
         weight = check_real("Model", "cost_weight", self.cost_weight, 0)
-        object.__setattr__(self, "n_startup", n_startup)
-        object.__setattr__(self, "random_share", share)
-        object.__setattr__(self, "cost_weight", weight)
+        set_fields(self, n_startup=n_startup, random_share=share, cost_weight=weight)
 
     def bind(self, problem: Problem) -> ModelSampler:
         """Return a sampler for this problem.

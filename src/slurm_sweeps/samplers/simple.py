@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag
+from ..checks import check_flag, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw
 from ..search.search_space import SearchSpace
@@ -37,7 +37,7 @@ class Random:
     quasi: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quasi", check_flag("Random", "quasi", self.quasi))
+        set_fields(self, quasi=check_flag("Random", "quasi", self.quasi))
 
     def bind(self, problem: Problem) -> RandomSampler:
         """Return a sampler for this problem.

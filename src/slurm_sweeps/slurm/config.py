@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral
 
-from ..checks import check_flag, check_integer
+from ..checks import check_flag, check_integer, set_fields
 from ..errors import UsageError, UsageTypeError
 from .step import StepOptions, parse_step_options
 from .text import parse_mem
@@ -65,7 +65,7 @@ class SlurmCfg:
             self._take(name, check_integer, least)
         self._check_layout()
         self._check_share()
-        object.__setattr__(self, "master_port_range", _check_port_range(self.master_port_range))
+        set_fields(self, master_port_range=_check_port_range(self.master_port_range))
         options = self.parse_args()
         if self.share_imports:
             self._check_sharing(options)
@@ -73,7 +73,7 @@ class SlurmCfg:
     def _take(self, name: str, check: Callable[..., object], *limits: int) -> None:
         value = getattr(self, name)
         if value is not None or name not in ("cpus_per_task", "gpus", "fresh_step"):
-            object.__setattr__(self, name, check("SlurmCfg", name, value, *limits))
+            set_fields(self, **{name: check("SlurmCfg", name, value, *limits)})
 
     def _check_layout(self) -> None:
         if self.ntasks < self.nodes:
@@ -157,4 +157,4 @@ class LocalCfg:
     gpus: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gpus", check_integer("LocalCfg", "gpus", self.gpus, least=0))
+        set_fields(self, gpus=check_integer("LocalCfg", "gpus", self.gpus, least=0))
