@@ -25,7 +25,7 @@ from ..samplers import (
     bind_sampler,
 )
 from ..search.draws import fill_points
-from ..search.search_space import SearchSpace
+from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
 from ..storage.marks import find_unfinished
 from ..storage.records import ExperimentRecord, TrialRecord
@@ -156,7 +156,7 @@ class Search:
         )
 
     def _check_same(self, name: str, settings: dict[str, Any]) -> None:
-        difference = self.space.describe_difference(settings["space"])
+        difference = describe_difference(settings["space"], self.space.describe())
         if difference:
             raise UsageError(
                 f"experiment {name!r} was begun with another search space: {difference}. "
