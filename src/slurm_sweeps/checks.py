@@ -1,4 +1,7 @@
-"""Checks of what a user passes in, shared by the spaces and the schedulers.
+"""Checks of what a user passes in: one answer to the same value wherever it is asked for.
+
+Any integral number is an integer (NumPy's are), and nothing else is: no bool, no 4.0. A flag is
+True or False (NumPy's are), and nothing else is: no 1, no "no".
 
 Each takes `owner` (what the value belongs to, as the user wrote it) and `name`, so that the
 message says where to look.
@@ -7,70 +10,85 @@ message says where to look.
 from __future__ import annotations
 
 import math
-import operator
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Any
 
 from .errors import UsageError, UsageTypeError
 
+#: Thirty years. Waiting for much more overflows what the system's calls take.
+MOST_SECONDS = 10**9
 
-def check_real(owner: str, name: str, value: Any) -> float:
+
+def check_integer(owner: str, name: str, value: Any, least: int | None = None) -> int:
+    """Return `value` as an int.
+
+    Raises:
+        UsageTypeError: It is not an integer.
+        UsageError: It is below `least`.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise _build_type_error(owner, name, "an integer", value)
+    number = int(value)
+    if least is not None and number < least:
+        raise UsageError(f"{owner}: {name} must be {least} or more, got {value!r}")
+    return number
+
+
+def check_real(
+    owner: str, name: str, value: Any, least: float | None = None, most: float | None = None
+) -> float:
     """Return `value` as a float, exactly as large.
 
     Raises:
-        UsageTypeError: It is not a real number (a bool and a str are none).
-        UsageError: It is NaN or infinite.
+        UsageTypeError: It is not a real number.
+        UsageError: It is NaN or infinite, below `least` or above `most`.
     """
     number = _to_float(value)
     if number is None:
-        raise UsageTypeError(
-            f"{owner}: {name} must be a number, got {value!r} ({type(value).__name__})"
-        )
+        raise _build_type_error(owner, name, "a number", value)
     if not math.isfinite(number):
         raise UsageError(f"{owner}: {name} must be finite, got {value!r}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise UsageError(f"{owner}: {name} must be {bounds}, got {value!r}")
     return number
 
 
 def _to_float(value: Any) -> float | None:
-    if isinstance(value, (bool, str, bytes)):
+    if not isinstance(value, Real) or isinstance(value, bool):
         return None
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
         return None
 
 
-def check_integer(owner: str, name: str, value: Any) -> int:
-    """Return `value` as an int; 1e3 and 4.0 are taken for the integers that they are.
+def check_seconds(owner: str, name: str, value: Any) -> float:
+    """Return `value` as a float: seconds, from 0 to `MOST_SECONDS`; raises as `check_real`."""
+    return check_real(owner, name, value, 0, MOST_SECONDS)
+
+
+def is_flag(value: Any) -> bool:
+    """Tell whether `value` is True or False, be they NumPy's."""
+    kind = type(value)  # not asked of NumPy, which need not be loaded for that
+    return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"))
+
+
+def check_flag(owner: str, name: str, value: Any) -> bool:
+    """Return `value` as a bool.
 
     Raises:
-        UsageTypeError: It is not an integer.
+        UsageTypeError: It is neither True nor False.
     """
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise UsageTypeError(
-            f"{owner}: {name} must be an integer, got {value!r} ({type(value).__name__})"
-        ) from None
+    if not is_flag(value):
+        raise _build_type_error(owner, name, "True or False", value)
+    return bool(value)
 
 
 def check_seed(owner: str, seed: Any) -> int | None:
-    """Return a seed as an int, or None where none was given.
-
-    Raises:
-        UsageTypeError: It is not an integer.
-        UsageError: It is negative.
-    """
-    if seed is None:
-        return None
-    number = check_integer(owner, "seed", seed)
-    if number < 0:
-        raise UsageError(f"{owner}: seed must be 0 or more, or None, got {seed!r}")
-    return number
+    """Return a seed as an int, or None where none was given; raises as `check_integer`."""
+    return None if seed is None else check_integer(owner, "seed", seed, 0)
 
 
 def check_order(owner: str, low: float, high: float) -> None:
@@ -80,17 +98,14 @@ def check_order(owner: str, low: float, high: float) -> None:
 
 
 def check_goal(owner: str, metric: Any, mode: Any) -> None:
-    """Check what a pruner goes by.
+    """Check what a rule goes by.
 
     Raises:
         UsageTypeError: `metric` is no string.
         UsageError: `metric` is empty, or `mode` is neither "min" nor "max".
     """
     if not isinstance(metric, str):
-        raise UsageTypeError(
-            f"{owner}: metric must be the name of a metric, got {metric!r} "
-            f"({type(metric).__name__})"
-        )
+        raise _build_type_error(owner, "metric", "the name of a metric", metric)
     if not metric:
         raise UsageError(f"{owner}: metric must be the name of a metric, got {metric!r}")
     if mode not in ("min", "max"):
@@ -98,18 +113,22 @@ def check_goal(owner: str, metric: Any, mode: Any) -> None:
 
 
 def check_reduction_factor(owner: str, reduction_factor: Any) -> float:
-    """Return the reduction factor, as an int if it is whole.
-
-    Raises:
-        UsageTypeError: It is not a real number.
-        UsageError: It is below 2.
-    """
-    number = check_real(owner, "reduction_factor", reduction_factor)
-    if number < 2:
-        raise UsageError(f"{owner}: reduction_factor must be 2 or more, got {reduction_factor!r}")
+    """Return the reduction factor, 2 or more, as an int if it is whole; raises as `check_real`."""
+    number = check_real(owner, "reduction_factor", reduction_factor, 2)
     return int(number) if number.is_integer() else number
+
+
+def set_fields(instance: Any, **values: Any) -> None:
+    """Put what the checks made of its arguments into a frozen dataclass, while it is made."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
 
 
 def as_fraction(number: float) -> Fraction:
     """Return the decimal that was written: 2.1 is 21/10, not the float next to it."""
     return Fraction(repr(number))
+
+
+def _build_type_error(owner: str, name: str, wanted: str, value: Any) -> UsageTypeError:
+    kind = type(value).__name__
+    return UsageTypeError(f"{owner}: {name} must be {wanted}, got {value!r} ({kind})")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rung_cases import VALUES
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.rules.asha import ASHA, PromotionPruner
@@ -152,6 +154,40 @@ def test_iterations_in_the_millions_cost_few_numbers() -> None:
     assert pruner.report(0, 10_000_000, 0.1) is GO_ON
     assert pruner.report(1, 9_999_999, 0.2) is PRUNE
     assert len(pruner._levels) < 250
+
+
+def test_an_iteration_that_is_logged_again_does_not_cost_the_whole_curve() -> None:
+    pruner = MedianStopping("loss", "min").build_pruner()
+    for iteration in range(1, 5001):
+        pruner.report(0, iteration, 1 / iteration)
+    n_calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal n_calls
+        n_calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        for iteration in range(1, 101):
+            pruner.report(0, iteration, 2 / iteration)
+    finally:
+        sys.setprofile(None)
+    assert 100 < n_calls < 100 * 5000 / 4
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), VALUES), min_size=1, max_size=60))
+def test_levels_hold_the_best_up_to_the_first_report_beyond(reports: list[Any]) -> None:
+    pruner = MedianStopping("loss", "min").build_pruner()
+    for iteration, value in reports:
+        pruner.report(0, iteration, value)
+    curve = dict(reports)
+    resources = {at + (0 in curve): value for at, value in curve.items()}
+    expected = []
+    for level in (level for level in pruner._levels if level <= max(resources)):
+        end = min(resource for resource in resources if resource >= level)
+        values = [v for r, v in resources.items() if r <= end and math.isfinite(v)]
+        expected.append(min(values, default=math.nan))
+    assert pruner._courses[0].bests == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_first_rung_that_says_nothing_is_told_of_once() -> None:

@@ -90,19 +90,6 @@ def test_the_stored_metrics_rebuild_it_in_any_order(
 
 
 @PRUNERS
-@given(reports=REPORTS, trial=st.integers(0, 6), from_iteration=st.integers(0, 12))
-def test_forgotten_reports_never_were(
-    build: Build, reports: list[Report], trial: int, from_iteration: int
-) -> None:
-    pruner, fresh = build("min"), build("min")
-    decide(pruner, reports)
-    pruner.forget(trial, from_iteration)
-    decide(fresh, [r for r in reports if r[0] != trial or r[1] < from_iteration])
-    again = [(t, i, 0.25) for t, i in itertools.product(range(7), (1, 3, 9, 0))]
-    assert decide(pruner, again) == decide(fresh, again)
-
-
-@PRUNERS
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_what_is_not_finite_never_passes_and_does_not_count(

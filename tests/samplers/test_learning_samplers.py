@@ -101,9 +101,7 @@ def test_no_point_of_a_finite_space_comes_twice(
     sampler = bind(plan, template, seed)
     cfgs = run(sampler, [float(i % 3) for i in range(n)])
     assert len(set(cfgs)) == n
-    assert not sampler.repeats
-    run(sampler, [1.0], n)
-    assert sampler.repeats
+    assert run(sampler, [1.0], n)[0] in cfgs
 
 
 @EVERY

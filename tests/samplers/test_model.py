@@ -45,6 +45,7 @@ def test_a_resumed_one_knows_what_was_tried_and_how_it_went() -> None:
 
 def test_a_fit_can_be_made_apart() -> None:
     sampler = bind()
+    assert isinstance(sampler, samplers.StudyingSampler)
     sampler.studies_apart = True
     run(sampler, [float(i) for i in range(10)])
     assert sampler._pool is None  # nobody has studied, so it goes on at random
@@ -54,6 +55,18 @@ def test_a_fit_can_be_made_apart() -> None:
     assert sampler.plan_study() is None  # nothing new
     run(sampler, [1.0], 10)
     assert sampler.plan_study() is not None
+
+
+def test_when_a_fit_has_failed_it_goes_on_at_random() -> None:
+    sampler, drawn = bind(), bind(samplers.Random())
+    run(sampler, [float(i) for i in range(10)])
+    assert sampler._pool is not None
+    sampler.draw_at_random()
+    run(drawn, [1.0] * 10)
+    for number in range(10, 40):
+        assert sampler.plan_study() is None
+        (cfg,) = run(sampler, [1.0], number)
+        assert cfg == run(drawn, [1.0], number)[0]
 
 
 def test_it_takes_a_fresh_look_when_its_candidates_run_out() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import check_real
+from ..checks import check_flag, check_integer, check_real, check_seconds, is_flag
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
@@ -70,7 +70,8 @@ def check_arguments(
     ):
         if value is not None and not isinstance(value, kind):
             raise UsageTypeError(f"{name} must be an instance of ss.{kind.__name__}; got {value!r}")
-    if restore not in (True, False, "auto"):
+    check_flag("Experiment", "overwrite", overwrite)
+    if not is_flag(restore) and restore != "auto":
         raise UsageError(f'restore must be True, False or "auto"; got {restore!r}')
     if restore and overwrite:
         raise UsageError(
@@ -79,77 +80,40 @@ def check_arguments(
         )
 
 
-def check_experiment_seed(seed: Any) -> int | None:
-    """Return the seed as an int, None where none was given; UsageError if it makes no sense."""
-    if seed is None:
-        return None
-    number = _to_int(seed)
-    if number is None or number < 0:
-        raise UsageError(f"seed must be a whole number, 0 or more; got {seed!r}")
-    return number
-
-
 def check_run(
     n_trials: Any,
     max_concurrent_trials: Any,
     max_retries: Any,
-    fail_fast: bool,
+    fail_fast: Any,
     grace_period_s: Any,
     time_budget_s: Any = None,
     target: Any = None,
 ) -> RunCfg:
     """Check the arguments of `Experiment.run` that decide how the sweep goes."""
-    if n_trials is not None:
-        n_trials = check_count("n_trials", n_trials, 1)
-    elif time_budget_s is None and target is None:
+    if n_trials is None and time_budget_s is None and target is None:
         raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
-    if time_budget_s is not None:
-        check_seconds("time_budget_in_sec", time_budget_s)
-    if target is not None:
-        target = check_real("run", "target", target)
-    if max_concurrent_trials is not None:
-        max_concurrent_trials = check_count("max_concurrent_trials", max_concurrent_trials, 1)
-    max_retries = check_count("max_retries", max_retries, 0)
-    check_seconds("grace_period_in_sec", grace_period_s)
+
+    def check_given(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:
+        return None if value is None else check("run", name, value, *least)
+
     return RunCfg(
-        n_trials,
-        max_concurrent_trials,
-        max_retries,
-        fail_fast,
-        float(grace_period_s),
-        time_budget_s,
-        target,
+        check_given(check_integer, "n_trials", n_trials, 1),
+        check_given(check_integer, "max_concurrent_trials", max_concurrent_trials, 1),
+        check_integer("run", "max_retries", max_retries, 0),
+        check_flag("run", "fail_fast", fail_fast),
+        check_seconds("run", "grace_period_in_sec", grace_period_s),
+        check_given(check_seconds, "time_budget_in_sec", time_budget_s),
+        check_given(check_real, "target", target),
     )
 
 
-def check_count(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int; UsageError unless it is a whole number of at least `least`."""
-    number = _to_int(value)
-    if number is None or number < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return number
-
-
-def _to_int(value: Any) -> int | None:
-    """Take an int or one of NumPy's; None for all else, bools included."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-def check_seconds(name: str, value: Any) -> None:
-    """Raise UsageError unless `value` is a number of seconds, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise UsageError(f"{name} must be a number of seconds, 0 or more; got {value!r}")
-
-
-def check_summary(interval_s: Any, rows: Any, columns: Any) -> None:
-    """Check what `run` was told about its summary."""
-    check_seconds("summary_interval_in_sec", interval_s)
-    check_count("nr_of_rows_in_summary", rows, 0)
+def check_summary(interval_s: Any, rows: Any, columns: Any, report: Any) -> None:
+    """Check what `run` was told of what it is to show."""
+    check_seconds("run", "summary_interval_in_sec", interval_s)
+    check_integer("run", "nr_of_rows_in_summary", rows, 0)
+    check_flag("run", "report", report)
     names = isinstance(columns, list | tuple) and all(isinstance(c, str) for c in columns)
-    if not isinstance(columns, bool) and not names:
+    if not is_flag(columns) and not names:
         raise UsageError(
             f"summarize_cfg_and_metrics must be True, False or a list of names; got {columns!r}"
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..checks import check_seed
 from ..errors import StorageError, SweepStopped
 from ..result import Result
 from ..rules.protocol import PrunerPlan
@@ -46,7 +47,6 @@ from ..views.live import LiveView
 from .arguments import (
     RunCfg,
     check_arguments,
-    check_experiment_seed,
     check_run,
     check_summary,
     choose_pruner,
@@ -134,7 +134,7 @@ class Experiment:
     ) -> None:
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
-        seed = check_experiment_seed(seed)
+        seed = check_seed("Experiment", seed)
         self._train = train
         space = SearchSpace(cfg)
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
@@ -217,7 +217,9 @@ class Experiment:
             time_budget_in_sec,
             target,
         )
-        check_summary(summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics)
+        check_summary(
+            summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics, report
+        )
         view = LiveView(
             self._layout.database,
             self.name,

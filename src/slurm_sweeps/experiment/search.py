@@ -25,12 +25,12 @@ from ..samplers import (
     bind_sampler,
 )
 from ..search.draws import fill_points
-from ..search.search_space import SearchSpace
+from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
 from ..storage.marks import find_unfinished
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..sweep import Sweep, SweepCfg, TrialState
-from ..trial import TERMINATED, Status
+from ..trial import Status
 from .arguments import RunCfg, describe_pruner
 from .warm_start import Known
 
@@ -128,7 +128,7 @@ class Search:
             "n_trials": n_trials,
             "slots": slots,
             "started_at": time.time(),
-            "done_before": sum(trial.status in TERMINATED for trial in trials),
+            "done_before": sum(trial.status.is_final for trial in trials),
         }
         database.set_settings(record.id, settings)
         return sweep
@@ -156,7 +156,7 @@ class Search:
         )
 
     def _check_same(self, name: str, settings: dict[str, Any]) -> None:
-        difference = self.space.describe_difference(settings["space"])
+        difference = describe_difference(settings["space"], self.space.describe())
         if difference:
             raise UsageError(
                 f"experiment {name!r} was begun with another search space: {difference}. "

@@ -1,6 +1,4 @@
-"""ASHA, as the user configures it.
-
-ASHA's rungs, kept report by report.
+"""ASHA: trials that are not among the best at a rung are stopped, or wait until they are.
 
 The rule. Let `resource` be the iteration, plus one for a trial whose own first iteration is 0. A
 trial enters a rung with its first report at or beyond the rung's level; levels that were jumped
@@ -16,12 +14,10 @@ Two things follow. max_t is kept as one more level, without a ranking: whoever h
 past judging. And when a trial that began at 1 logs 0 after all (a retry from the start), all its
 resources grow by one, so that the value just below a level must be remembered until then.
 
-ASHA's rungs with the paper's promotion: a trial that is not among the best waits.
-
-The rungs and what a trial has in them are `rungs.py`'s. A trial is judged at the highest rung that
-it has entered: while its value there is among the ⌈n / reduction factor⌉ best it goes on, else it
-is paused. As others enter the rung, one that waits may come to be among the best; it then goes on.
-NaN and infinities never can, so that such a trial is pruned.
+With promotion a trial is judged at the highest rung alone that it has entered: while its value
+there is among the best it goes on, else it is paused. As others enter the rung, one that waits may
+come to be among the best; it then goes on. NaN and infinities never can, so that such a trial is
+pruned.
 
 The paper judges with the report that enters a rung. Here each report is judged: a trial that others
 have overtaken leaves its slot to them before it has come to the next rung. Replayed on real
@@ -38,20 +34,22 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import compress
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..checks import (
     as_fraction,
+    check_flag,
     check_goal,
     check_integer,
     check_reduction_factor,
+    set_fields,
 )
-from ..errors import UsageError, UsageTypeError
+from ..errors import UsageError
 from .protocol import Decision
 from .ranking import Ranking, compute_rank_correlation
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -94,27 +92,22 @@ class ASHA:
 
     def __post_init__(self) -> None:
         check_goal("ASHA", self.metric, self.mode)
-        if not isinstance(self.promote, bool):
-            raise UsageTypeError(f"ASHA: promote must be True or False, got {self.promote!r}")
-        min_t = check_integer("ASHA", "min_t", self.min_t)
+        promote = check_flag("ASHA", "promote", self.promote)
+        min_t = check_integer("ASHA", "min_t", self.min_t, 1)
         max_t = check_integer("ASHA", "max_t", self.max_t)
-        if min_t < 1:
-            raise UsageError(f"ASHA: min_t must be 1 or more, got {min_t!r}")
         if max_t < min_t:
             raise UsageError(f"ASHA: max_t must be min_t={min_t!r} or more, got {max_t!r}")
         factor = check_reduction_factor("ASHA", self.reduction_factor)
-        for name, value in (("min_t", min_t), ("max_t", max_t), ("reduction_factor", factor)):
-            object.__setattr__(self, name, value)
+        set_fields(self, min_t=min_t, max_t=max_t, reduction_factor=factor, promote=promote)
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """The rungs' resources, ascending; a broken one is rounded up to the next whole one."""
-        return compute_rungs(self.min_t, self.max_t, self._factor)
+        return compute_rungs(self.min_t, self.max_t, as_fraction(self.reduction_factor))
 
     def build_pruner(self) -> AshaPruner:
         """Return the rule in the form that takes reports one by one, with no trial known yet."""
-        kind = PromotionPruner if self.promote else AshaPruner
-        return kind(self.mode, self.rungs, self.max_t, self._factor)
+        return self._build(PromotionPruner if self.promote else AshaPruner)
 
     def find_trials_to_prune(self, database: pd.DataFrame) -> list[str]:
         """Return the trials that fail at some rung, given all metrics logged so far.
@@ -139,62 +132,16 @@ class ASHA:
         _check_columns(database, ["trial_id", "iteration", column])
         codes, trial_ids = pd.factorize(database["trial_id"])
         iterations = database["iteration"].to_numpy(dtype=float)
-        values = database[column].to_numpy(dtype=float, na_value=float("nan"))
-        signed = values if self.mode == "min" else -values
-        fails = _find_failing(codes, iterations, signed, self)
-        return [str(trial_id) for trial_id in trial_ids[fails]]
+        values = database[column].to_numpy(dtype=float, na_value=math.nan)
+        pruner = self._build(AshaPruner)
+        for row in zip(codes.tolist(), iterations.tolist(), values.tolist(), strict=True):
+            pruner.report(*row)
+        failing = (pruner.judge(code) is Decision.PRUNE for code in range(len(trial_ids)))
+        return [str(trial_id) for trial_id in compress(trial_ids, failing)]
 
-    @property
-    def _factor(self) -> Fraction:
-        return as_fraction(self.reduction_factor)
-
-
-def _find_failing(
-    codes: np.ndarray[Any, Any],
-    iterations: np.ndarray[Any, Any],
-    values: np.ndarray[Any, Any],
-    asha: ASHA,
-) -> np.ndarray[Any, Any]:
-    """Apply the rule to columns of n rows, for mode "min".
-
-    Args:
-        codes: Trials as integers from 0, [n].
-        iterations: Iterations, [n].
-        values: Values of the metric, [n].
-        asha: The rungs and the reduction factor.
-
-    Returns:
-        Of each trial, whether it is to be pruned, [number of trials].
-    """
-    import numpy as np
-
-    order = np.lexsort((iterations, codes))  # stable: later rows of one iteration come later
-    codes, iterations, values = codes[order], iterations[order], values[order]
-    last = np.ones(len(codes), dtype=bool)
-    last[:-1] = (codes[1:] != codes[:-1]) | (iterations[1:] != iterations[:-1])
-    codes, iterations, values = codes[last], iterations[last], values[last]
-    trials, first = np.unique(codes, return_index=True)
-    resources = iterations + (iterations[first] == 0)[codes]
-    fails = np.zeros(len(trials), dtype=bool)
-    for level in asha.rungs:
-        beyond = resources >= level
-        entered, first = np.unique(codes[beyond], return_index=True)
-        fails[entered] |= ~_find_best(values[beyond][first], asha._factor)
-    fails[codes[resources >= asha.max_t]] = False
-    return fails
-
-
-def _find_best(values: np.ndarray[Any, Any], factor: Fraction) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    finite: np.ndarray[Any, Any] = np.isfinite(values)
-    n = int(finite.sum())
-    if n == 0:
-        return finite
-    k = -(-n * factor.denominator // factor.numerator)
-    threshold = np.partition(values[finite], k - 1)[k - 1]
-    passes: np.ndarray[Any, Any] = finite & (values <= threshold)
-    return passes
+    def _build(self, kind: type[AshaPruner]) -> AshaPruner:
+        factor = as_fraction(self.reduction_factor)
+        return kind(self.mode, self.rungs, self.max_t, factor)
 
 
 def _check_columns(database: pd.DataFrame, wanted: list[str]) -> None:
@@ -311,21 +258,6 @@ class AshaPruner:
             self._enter(standing, _Entry(iteration, signed))
         return self._judge(standing)
 
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
-        standing = self._standings.get(trial)
-        if standing is None:
-            return
-        for iteration, above in self._level_above.items():
-            if iteration >= from_iteration:
-                self._just_below.pop((trial, above), None)
-        kept = sum(entry.iteration < from_iteration for entry in standing.entries)
-        for ranking, entry in zip(self._rankings[kept:], standing.entries[kept:], strict=False):
-            _take_out(ranking, entry.value)
-        standing.entries = standing.entries[:kept]
-        if from_iteration <= 0:
-            del self._standings[trial]
-
     def judge(self, trial: Hashable) -> Decision:
         """Decide on a trial as it stands now, without a report of its own."""
         standing = self._standings.get(trial)
@@ -334,10 +266,12 @@ class AshaPruner:
     def _judge(self, standing: _Standing) -> Decision:
         if len(standing.entries) == len(self._levels):
             return Decision.GO_ON
-        for ranking, entry in zip(self._rankings, standing.entries, strict=False):
-            if not entry.value <= ranking.threshold:
-                return Decision.PRUNE
-        return Decision.GO_ON
+        passes = all(self._passes(standing, i) for i in range(len(standing.entries)))
+        return Decision.GO_ON if passes else Decision.PRUNE
+
+    def _passes(self, standing: _Standing, i: int) -> bool:
+        """Whether a trial's value in rung i is among the best there; NaN never is."""
+        return standing.entries[i].value <= self._rankings[i].threshold
 
     def _may_enter(self, standing: _Standing, iteration: int) -> bool:
         # Most reports lie between two levels, beyond all that the trial has entered.
@@ -379,14 +313,7 @@ def _take_out(ranking: Ranking, value: float) -> None:
 
 
 class PromotionPruner(AshaPruner):
-    """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion.
-
-    Args:
-        mode: "min" or "max".
-        levels: The rungs' levels, ascending.
-        max_t: From this resource on a trial is never paused.
-        factor: The reduction factor, 2 or more.
-    """
+    """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion."""
 
     def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
         super().__init__(mode, levels, max_t, factor)
@@ -396,17 +323,11 @@ class PromotionPruner(AshaPruner):
         self._queues: list[list[tuple[float, int, Hashable]]] = [[] for _ in self._rankings]
         self._n_paused = 0
 
-    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
-        """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
-        super().report(trial, iteration, value)
-        entries = self._standings[trial].entries
-        if not entries or len(entries) == len(self._levels):
+    def _judge(self, standing: _Standing) -> Decision:
+        rung = len(standing.entries) - 1
+        if not 0 <= rung < len(self._rankings) or self._passes(standing, rung):
             return Decision.GO_ON
-        value = entries[-1].value
-        if math.isnan(value):
-            return Decision.PRUNE
-        passes = value <= self._rankings[len(entries) - 1].threshold
-        return Decision.GO_ON if passes else Decision.PAUSE
+        return Decision.PRUNE if math.isnan(standing.entries[rung].value) else Decision.PAUSE
 
     def pause(self, trial: Hashable) -> None:
         """Take note that a trial waits; see `PromotingPruner.pause`."""

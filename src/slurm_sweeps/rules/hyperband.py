@@ -3,8 +3,6 @@
 Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is judged
 among the trials of that bracket alone. Brackets get trials in the shares of Hyperband (Li et al.
 2018, arXiv 1603.06560), spread evenly over the trial numbers.
-
-Pruners other than ASHA, as the user configures them.
 """
 
 from __future__ import annotations
@@ -16,13 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
-from ..checks import (
-    as_fraction,
-    check_goal,
-    check_integer,
-    check_reduction_factor,
-)
-from ..errors import UsageError
+from ..checks import as_fraction, check_goal, check_integer, check_reduction_factor, set_fields
 from .asha import AshaPruner, compute_rungs
 from .protocol import Decision
 
@@ -31,14 +23,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class HyperbandPruner:
-    """Asynchronous Hyperband: O(rungs · log n) a report.
-
-    Args:
-        mode: "min" or "max".
-        levels: The rungs' levels, ascending.
-        max_t: From this resource on a trial is never pruned.
-        factor: The reduction factor, 2 or more.
-    """
+    """Asynchronous Hyperband: O(rungs · log n) a report; its arguments are an `AshaPruner`'s."""
 
     def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
         n = len(levels)
@@ -49,10 +34,6 @@ class HyperbandPruner:
     def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
         return self._get_bracket(trial).report(trial, iteration, value)
-
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
-        self._get_bracket(trial).forget(trial, from_iteration)
 
     def _get_bracket(self, trial: Hashable) -> AshaPruner:
         return self._brackets[bisect(self._bounds, _spread(trial))]
@@ -92,12 +73,9 @@ class Hyperband:
 
     def __post_init__(self) -> None:
         check_goal("Hyperband", self.metric, self.mode)
-        max_t = check_integer("Hyperband", "max_t", self.max_t)
-        if max_t < 1:
-            raise UsageError(f"Hyperband: max_t must be 1 or more, got {max_t!r}")
+        max_t = check_integer("Hyperband", "max_t", self.max_t, 1)
         factor = check_reduction_factor("Hyperband", self.reduction_factor)
-        object.__setattr__(self, "max_t", max_t)
-        object.__setattr__(self, "reduction_factor", factor)
+        set_fields(self, max_t=max_t, reduction_factor=factor)
 
     @property
     def rungs(self) -> tuple[int, ...]:

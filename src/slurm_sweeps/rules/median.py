@@ -13,12 +13,14 @@ finite fails there.
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import zip_longest
 
-from ..checks import check_goal, check_integer
-from ..errors import UsageError
+from ..checks import check_goal, check_integer, set_fields
 from .protocol import Decision
 from .ranking import Ranking
 
@@ -27,10 +29,34 @@ _DENSE = 20
 
 
 @dataclass(slots=True)
+class _Stretch:
+    """What a trial reported beyond one level, up to the next."""
+
+    values: dict[int, float] = field(default_factory=dict)
+    first: int = sys.maxsize
+    best: float = math.nan
+
+    def put(self, iteration: int, value: float) -> None:
+        """Take in a value, which may replace one."""
+        old = self.values.get(iteration)
+        self.values[iteration] = value
+        self.first = min(self.first, iteration)
+        if old == self.best != value:
+            self.best = min((v for v in self.values.values() if v == v), default=math.nan)
+        else:
+            self.best = _choose(self.best, value)
+
+
+@dataclass(slots=True)
 class _Course:
-    """What one trial reported, and what it has at the levels below `n_entered`."""
+    """What one trial reported, and what it has at the levels.
+
+    Its stretches, by the level at their end, are kept from the first report on that comes out of
+    order: few trials have any, and a stretch takes as much as three values.
+    """
 
     curve: dict[int, float] = field(default_factory=dict)
+    stretches: dict[int, _Stretch] = field(default_factory=dict)
     bests: list[float] = field(default_factory=list)  # NaN for a level without a finite value
     last: int = -1
     best: float = math.nan
@@ -41,7 +67,7 @@ class MedianPruner:
     """The median rule, report by report: O(log n) where iterations come in their order.
 
     It keeps all values, about 100 bytes each. An iteration that is logged again, or late, costs
-    what the trial's whole curve does.
+    what the trial's levels and one stretch between two of them do.
 
     Args:
         mode: "min" or "max".
@@ -61,24 +87,16 @@ class MedianPruner:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
         course = self._courses.setdefault(trial, _Course())
         signed = self._sign * value if math.isfinite(value) else math.nan
-        in_order = iteration > course.last
+        is_known = course.curve.get(iteration) == signed
         course.curve[iteration] = signed
-        if in_order:
+        if iteration > course.last:
             course.offset = course.offset or int(iteration == 0)
             self._take(course, iteration, signed)
-        else:
-            self._rebuild(course)
+            if course.stretches:
+                self._store(course, iteration, signed)
+        elif not is_known:
+            self._replace(course, iteration, signed)
         return self._judge(course, iteration, signed)
-
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond; see `Pruner.forget`."""
-        course = self._courses.get(trial)
-        if course is None:
-            return
-        course.curve = {at: value for at, value in course.curve.items() if at < from_iteration}
-        self._rebuild(course)
-        if not course.curve:
-            del self._courses[trial]
 
     def _judge(self, course: _Course, iteration: int, signed: float) -> Decision:
         if iteration + course.offset < self._min_t or not course.bests:
@@ -90,32 +108,68 @@ class MedianPruner:
         fails = course.bests[-1] > ranking.threshold
         return Decision.PRUNE if fails and len(ranking) >= self._min_trials else Decision.GO_ON
 
+    def _replace(self, course: _Course, iteration: int, signed: float) -> None:
+        """Take in a report that did not come in order."""
+        starts_at_zero = iteration == 0 and not course.offset  # all resources grow by one
+        if course.stretches and not starts_at_zero:
+            self._store(course, iteration, signed)
+        else:
+            course.offset = int(0 in course.curve)
+            course.stretches.clear()
+            for at, value in course.curve.items():
+                self._store(course, at, value)
+        self._rank_again(course)
+
+    def _store(self, course: _Course, iteration: int, signed: float) -> None:
+        resource = iteration + course.offset
+        self._extend_levels(resource)
+        index = bisect_left(self._levels, resource)
+        stretch = course.stretches.get(index)
+        if stretch is None:
+            stretch = course.stretches[index] = _Stretch()
+        stretch.put(iteration, signed)
+
     def _take(self, course: _Course, iteration: int, signed: float) -> None:
         """Add the next report of a trial to what it has at the levels."""
         course.last = iteration
-        if not course.best <= signed and not math.isnan(signed):
-            course.best = signed
-        resource = iteration + course.offset
-        while self._get_level(len(course.bests)) <= resource:
+        course.best = _choose(course.best, signed)
+        self._extend_levels(iteration + course.offset)
+        for level in self._levels[len(course.bests) :]:
+            if level > iteration + course.offset:
+                return
             if not math.isnan(course.best):
                 self._rankings[len(course.bests)].add(course.best)
             course.bests.append(course.best)
 
-    def _rebuild(self, course: _Course) -> None:
-        for ranking, best in zip(self._rankings, course.bests, strict=False):
-            if not math.isnan(best):
-                ranking.remove(best)
-        course.bests, course.last, course.best = [], -1, math.nan
-        course.offset = int(0 in course.curve)
-        for iteration in sorted(course.curve):
-            self._take(course, iteration, course.curve[iteration])
+    def _rank_again(self, course: _Course) -> None:
+        """Find what a trial has at the levels, and rank it anew where that is another."""
+        best, bests = math.nan, list[float]()
+        for index in sorted(course.stretches):
+            stretch = course.stretches[index]
+            # The stretch's first report is the first one beyond all levels since the last stretch.
+            beyond = _choose(best, stretch.values[stretch.first])
+            bests.extend([beyond] * (index - len(bests)))
+            best = _choose(best, stretch.best)
+            if self._levels[index] - course.offset in stretch.values:
+                bests.append(best)
+        pairs = zip_longest(course.bests, bests, fillvalue=math.nan)
+        for ranking, (old, new) in zip(self._rankings, pairs, strict=False):
+            if old != new:
+                if not math.isnan(old):
+                    ranking.remove(old)
+                if not math.isnan(new):
+                    ranking.add(new)
+        course.bests, course.best = bests, best
 
-    def _get_level(self, index: int) -> int:
-        while index >= len(self._levels):
-            last = self._levels[-1]
+    def _extend_levels(self, resource: int) -> None:
+        while (last := self._levels[-1]) <= resource:
             self._levels.append(last + max(1, last // 10 if last >= _DENSE else 1))
             self._rankings.append(Ranking(Fraction(2)))
-        return self._levels[index]
+
+
+def _choose(best: float, value: float) -> float:
+    """Return the smaller of two, of which each may be NaN for none."""
+    return best if best <= value or math.isnan(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +200,8 @@ class MedianStopping:
     def __post_init__(self) -> None:
         check_goal("MedianStopping", self.metric, self.mode)
         for name in ("min_t", "min_trials"):
-            number = check_integer("MedianStopping", name, getattr(self, name))
-            if number < 1:
-                raise UsageError(f"MedianStopping: {name} must be 1 or more, got {number!r}")
-            object.__setattr__(self, name, number)
+            number = check_integer("MedianStopping", name, getattr(self, name), 1)
+            set_fields(self, **{name: number})
 
     def build_pruner(self) -> MedianPruner:
         """Return the rule in the form that takes reports one by one, with no trial known yet."""

@@ -37,12 +37,6 @@ class Pruner(Protocol):
             value: The metric, NaN and infinities included.
         """
 
-    def forget(self, trial: Hashable, from_iteration: int = 0) -> None:
-        """Drop what the trial reported at `from_iteration` and beyond, as if it never had.
-
-        For a caller that deletes metrics; a retry that replaces them one by one needs no call.
-        """
-
 
 @runtime_checkable
 class PromotingPruner(Pruner, Protocol):

@@ -23,20 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_integer, check_real
+from ..checks import check_integer, check_real, set_fields
 from ..errors import UsageError
-from ..search.draws import Draw, Streams, Unseen
+from ..search.draws import Draw, Streams
 from ..trial import Status
 from .encoding import Encoding
-from .forest import (
-    COMPLETE,
-    Fit,
-    Points,
-    Told,
-    check_installed,
-    fit,
-)
-from .protocol import Observation, Problem
+from .forest import COMPLETE, Fit, Points, Told, check_installed, fit
+from .protocol import NumberedSampler, Observation, Problem
 
 #: How many trees are asked for one proposal.
 N_ASKED = 2
@@ -46,8 +39,6 @@ GROWTH = 0.05
 
 #: So many candidates at least are left in the pool; then the next fit can't wait.
 MIN_POOL = 300
-
-_ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +67,10 @@ class Model:
     cost_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        n_startup = check_integer("Model", "n_startup", self.n_startup)
-        share = check_real("Model", "random_share", self.random_share)
-        weight = check_real("Model", "cost_weight", self.cost_weight)
-        if n_startup < 1:
-            raise UsageError(f"Model: n_startup must be 1 or more, got {n_startup!r}")
-        if not 0 <= share <= 1:
-            raise UsageError(f"Model: random_share must be from 0 to 1, got {share!r}")
-        if weight < 0:
-            raise UsageError(f"Model: cost_weight must be 0 or more, got {weight!r}")
-        object.__setattr__(self, "n_startup", n_startup)
-        object.__setattr__(self, "random_share", share)
-        object.__setattr__(self, "cost_weight", weight)
+        n_startup = check_integer("Model", "n_startup", self.n_startup, 1)
+        share = check_real("Model", "random_share", self.random_share, 0, 1)
+        weight = check_real("Model", "cost_weight", self.cost_weight, 0)
+        set_fields(self, n_startup=n_startup, random_share=share, cost_weight=weight)
 
     def bind(self, problem: Problem) -> ModelSampler:
         """Return a sampler for this problem.
@@ -103,15 +86,15 @@ class Model:
         return ModelSampler(self, problem)
 
 
-class ModelSampler:
+class ModelSampler(NumberedSampler):
     """The model of one problem; see `Model`.
 
     Attributes:
-        repeats: Whether all points of a finite space were tried and a further round has begun.
         studies_apart: Whether someone else calls `plan_study` and `learn`.
     """
 
     def __init__(self, plan: Model, problem: Problem) -> None:
+        super().__init__(problem)
         self._plan = plan
         self._seed = problem.seed
         self._sign = -1.0 if problem.mode == "max" else 1.0
@@ -119,19 +102,14 @@ class ModelSampler:
         self._random = Draw(problem.space, problem.seed)
         self._streams = Streams(problem.seed, "model")
         self._fills = Streams(problem.seed, "what is not active")
-        self._unseen = Unseen(problem.space, problem.seed)
         self._told: dict[int, Told] = {}
-        self._next = 0
         self._n_known = 0
+        self._is_at_random = False
         self._pool: _Pool | None = None
         self.studies_apart = False
 
-    @property
-    def repeats(self) -> bool:
-        return self._unseen.repeats
-
     def ask(self, now: float) -> dict[str, Any]:
-        number, self._next = self._next, self._next + 1
+        number = self._begin()
         if not self.studies_apart and (study := self.plan_study()) is not None:
             self.learn(study())
         rng = self._streams.go_to(number)
@@ -142,18 +120,16 @@ class ModelSampler:
         return self._unseen.find(self._pool)
 
     def tell(self, trial: Observation) -> None:
-        if trial.number >= self._next:  # of an earlier run: it was asked for there
-            self._next = trial.number + 1
-            self._unseen.note(trial.cfg)
+        super().tell(trial)
         # Where many run at once, those that run have come furthest: it pays to know of them.
-        if trial.status in _ENDED or trial.curve:
+        if trial.status.tells_value or trial.curve:
             curve = trial.curve or _read_last(trial)
             points = self._judge(curve, trial.status)
             self._take(trial.number, trial.cfg, points, trial.seconds_per_iteration)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
         """Learn from a trial of another sweep; its point counts as tried."""
-        self._unseen.mark(cfg)
+        super().warm_up(cfg, value)
         curve = {} if value is None else {0: value}
         self._take(-1 - len(self._told), cfg, self._judge(curve, Status.COMPLETED))
 
@@ -161,7 +137,7 @@ class ModelSampler:
         """Return what makes the next fit, None while there is too little new."""
         n = len(self._told)
         is_short = self._pool is not None and self._pool.n_left < MIN_POOL
-        if n < self._plan.n_startup or not self._encoding.n_columns:
+        if self._is_at_random or n < self._plan.n_startup or not self._encoding.n_columns:
             return None
         if n <= (1 + GROWTH) * self._n_known and not is_short:
             return None
@@ -173,6 +149,10 @@ class ModelSampler:
     def learn(self, result: Fit) -> None:
         """Take in what a study found."""
         self._pool = _Pool(result, self._encoding)
+
+    def draw_at_random(self) -> None:
+        """Plan no further study and go on at random; see `StudyingSampler`."""
+        self._is_at_random, self._pool = True, None
 
     def _take(
         self, number: int, cfg: dict[str, Any], points: Points, seconds: float | None = None

@@ -17,13 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, UsageTypeError
-from ..search.draws import Streams, Unseen
+from ..search.draws import Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf, pick_option
-from ..trial import Status
-from .protocol import Observation, Problem
-
-_ENDED = frozenset({Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED})
+from .protocol import NumberedSampler, Observation, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +59,24 @@ class Optuna:
         return OptunaSampler(self, problem, library)
 
 
-class OptunaSampler:
-    """One of Optuna's samplers at work on one problem; see `Optuna`.
-
-    Attributes:
-        repeats: Whether all points of a finite space were tried and a further round has begun.
-    """
+class OptunaSampler(NumberedSampler):
+    """One of Optuna's samplers at work on one problem; see `Optuna`."""
 
     def __init__(self, plan: Optuna, problem: Problem, library: ModuleType) -> None:
+        super().__init__(problem)
         self._library = library
         self._is_default = plan.sampler is None
         self._study = _make_study(library, plan.sampler, problem.mode)
         self._sign = -1.0 if problem.mode == "max" else 1.0
         self._asking = _Asking(self._study, _Parameters(problem.space, library))
         self._parameters = self._asking.parameters
-        self._unseen = Unseen(problem.space, problem.seed)
         self._streams = Streams(problem.seed, "optuna")
-        self._next = 0
         self._running: dict[int, Any] = {}
         self._told: dict[int, float] = {}
         self._worst = -math.inf  # lower is better
 
-    @property
-    def repeats(self) -> bool:
-        return self._unseen.repeats
-
     def ask(self, now: float) -> dict[str, Any]:
-        number, self._next = self._next, self._next + 1
+        number = self._begin()
         rng = self._streams.go_to(number)
         if self._is_default:
             # A fresh one for each trial: what it draws depends on what was told, and on the number.
@@ -103,15 +91,13 @@ class OptunaSampler:
         return cfg
 
     def tell(self, trial: Observation) -> None:
-        if trial.number >= self._next:  # of an earlier run: it was asked for there
-            self._next = trial.number + 1
-            self._unseen.note(trial.cfg)
-        if trial.status in _ENDED:
+        super().tell(trial)
+        if trial.status.tells_value:
             self._take(trial.number, trial.cfg, trial.value)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
         """Learn from a trial of another sweep; its point counts as tried."""
-        self._unseen.mark(cfg)
+        super().warm_up(cfg, value)
         self._take(-1 - len(self._told), cfg, value)
 
     def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:

@@ -35,6 +35,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ..search.draws import Unseen
 from ..search.search_space import SearchSpace
 from ..trial import Status
 
@@ -85,9 +86,8 @@ class Observation:
 class Sampler(Protocol):
     """Proposes configurations for one problem.
 
-    A sampler may also have an attribute `repeats: bool`: whether it has begun to propose again
-    what it proposed before, because nothing new is left; and, to be used with `warm_start`, a
-    method `warm_up(cfg, value)` that is told of each trial of an earlier sweep before all else.
+    To be used with `warm_start` it also needs a method `warm_up(cfg, value)` that is told of each
+    trial of an earlier sweep before all else.
     """
 
     def ask(self, now: float) -> dict[str, Any] | None:
@@ -101,9 +101,43 @@ class Sampler(Protocol):
         """Take note of a trial that started, came some way, ended or was read from the store."""
 
 
+class NumberedSampler:
+    """What the samplers here share: they count the trials, and try no point twice.
+
+    Args:
+        problem: What is searched.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._unseen = Unseen(problem.space, problem.seed)
+        self._next = 0
+
+    def tell(self, trial: Observation) -> None:
+        """Take note of a trial; see `Sampler.tell`."""
+        # Later news change nothing here: a point was noted when it was asked for.
+        if trial.number >= self._next:  # of an earlier run: it was asked for there
+            self._next = trial.number + 1
+            self._note(trial.cfg)
+
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+        """Take a point that another sweep tried as tried."""
+        self._unseen.mark(cfg)
+
+    def _begin(self) -> int:
+        """Return the number of the trial that is asked for."""
+        number, self._next = self._next, self._next + 1
+        return number
+
+    def _note(self, cfg: dict[str, Any]) -> None:
+        self._unseen.note(cfg)
+
+
 @runtime_checkable
 class StudyingSampler(Sampler, Protocol):
     """A sampler that learns, in steps too long for an ask.
+
+    It may also have a method `draw_at_random()`: a study has raised, and the sweep is to go on
+    without what it learns. Without that method the sweep ends.
 
     Attributes:
         studies_apart: Set by a driver that calls `plan_study` and `learn` by itself; else an ask

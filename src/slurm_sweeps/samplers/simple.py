@@ -1,12 +1,8 @@
-"""Random draws, or evenly spread ones; in a finite space never the same twice.
+"""Samplers that learn nothing: random draws, evenly spread ones, and all points of a grid.
 
-All points of the grids in a cfg, once each, in order.
-
-Quasi-random configurations by trial number: points that fill the space evenly.
-
-The points are those of a scrambled Sobol sequence, one axis per leaf of the space. What is not
-asked of it (a leaf with a seed of its own, a configuration drawn anew because it was tried already)
-is random, as in `Draw`.
+In a finite space no point is drawn twice until all were. Evenly spread points are those of a
+scrambled Sobol sequence, one axis per leaf of the space. What is not asked of it (a leaf with a
+seed of its own, a configuration drawn anew because it was tried already) is random, as in `Draw`.
 """
 
 from __future__ import annotations
@@ -16,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError, UsageTypeError
-from ..search.draws import Draw, Unseen
+from ..checks import check_flag, set_fields
+from ..errors import UsageError
+from ..search.draws import Draw
 from ..search.search_space import SearchSpace
-from .protocol import Observation, Problem
+from .protocol import NumberedSampler, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,7 @@ class Random:
     quasi: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.quasi, bool):
-            raise UsageTypeError(f"Random: quasi must be True or False, got {self.quasi!r}")
+        set_fields(self, quasi=check_flag("Random", "quasi", self.quasi))
 
     def bind(self, problem: Problem) -> RandomSampler:
         """Return a sampler for this problem.
@@ -53,36 +49,16 @@ class Random:
         return RandomSampler(problem, draw(problem.space, problem.seed))
 
 
-class RandomSampler:
-    """Random draws for one problem; see `Random`.
-
-    Attributes:
-        repeats: Whether all points were tried and a further round has begun.
-    """
+class RandomSampler(NumberedSampler):
+    """Random draws for one problem; see `Random`."""
 
     def __init__(self, problem: Problem, draw: Draw | QuasiDraw) -> None:
+        super().__init__(problem)
         self._draw = draw
-        self._unseen = Unseen(problem.space, problem.seed)
-        self._next = 0
-
-    @property
-    def repeats(self) -> bool:
-        return self._unseen.repeats
 
     def ask(self, now: float) -> dict[str, Any]:
-        number, self._next = self._next, self._next + 1
-        self._draw.go_to(number)
+        self._draw.go_to(self._begin())
         return self._unseen.find(self._draw)
-
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
-        """Take a point that another sweep tried as tried."""
-        self._unseen.mark(cfg)
-
-    def tell(self, trial: Observation) -> None:
-        # Later news of a trial change nothing: its point was noted when it was asked for.
-        if trial.number >= self._next:
-            self._next = trial.number + 1
-            self._unseen.note(trial.cfg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +79,23 @@ class Grid:
                 "samplers.Grid() needs a Grid in the cfg, and there is none in "
                 f"{problem.space.template!r}; use samplers.Random()"
             )
-        return GridSampler(problem.space, problem.seed)
+        return GridSampler(problem)
 
 
-class GridSampler:
+class GridSampler(NumberedSampler):
     """The grid points of one problem; see `Grid`.
 
     Attributes:
-        repeats: False: a grid ends when it is through.
         n_points: How many points the grids have.
     """
 
-    repeats = False
-
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._space = space
-        self._draw = Draw(space, seed)
-        self.n_points = space.n_grid_points or 0
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._space = problem.space
+        self._draw = Draw(problem.space, problem.seed)
+        self.n_points = problem.space.n_grid_points or 0
         self._told: set[int] = set()
         self._point = 0
-        self._next = 0
 
     def ask(self, now: float) -> dict[str, Any] | None:
         # Points can be told of out of order where others than this sampler made configurations.
@@ -131,21 +104,15 @@ class GridSampler:
             self._point += 1
         if self._point >= self.n_points:
             return None
-        self._draw.go_to(self._next, self._space.pick_grid_point(self._point))
-        self._next, self._point = self._next + 1, self._point + 1
+        self._draw.go_to(self._begin(), self._space.pick_grid_point(self._point))
+        self._point += 1
         return self._draw.draw()
-
-    def tell(self, trial: Observation) -> None:
-        if trial.number < self._next:
-            return
-        self._next = trial.number + 1
-        self._skip(trial.cfg)
 
     def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
         """Leave out a point that another sweep tried."""
-        self._skip(cfg)
+        self._note(cfg)
 
-    def _skip(self, cfg: dict[str, Any]) -> None:
+    def _note(self, cfg: dict[str, Any]) -> None:
         try:
             point = self._space.find_grid_point(self._space.to_units(cfg))
         except UsageError:

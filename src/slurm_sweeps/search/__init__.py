@@ -1,8 +1,7 @@
-"""What to try and what to stop: pure, no file, process, clock or global random state.
+"""What can be tried: pure, no file, process, clock or global random state.
 
-- `space`: what a search space is; `spaces`, `quantized`, `options`: all there are.
-- `search_space`: a cfg with spaces in it; `template` and `compile` are the tree behind it.
-- `samplers`: what to try next. `pruner`, `rungs`: what to stop.
+- `spaces`, `choices`: all spaces there are. `search_space`: a cfg with spaces in it; `tree` is what
+  it is made of. `draws`: random configurations, and the user's own.
 
 Nothing is imported here, so that who needs one part does not pay for the others.
 """

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_seed
+from ..checks import check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .search_space import compile_options
@@ -64,11 +64,11 @@ class OptionSpace(Space):
 
     def _prepare(self) -> None:
         owner = type(self).__name__
-        object.__setattr__(self, "seed", check_seed(owner, self.seed))
-        object.__setattr__(self, "options", _check_options(owner, self.options))
-        node = compile_options(Leaf("", self), self.options or ())
-        _check_tellable(owner, node, self.options or ())
-        object.__setattr__(self, "_node", node)
+        options = _check_options(owner, self.options)
+        set_fields(self, seed=check_seed(owner, self.seed), options=options)
+        node = compile_options(Leaf("", self), options)
+        _check_tellable(owner, node, options)
+        set_fields(self, _node=node)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -120,7 +120,7 @@ class Grid(OptionSpace):
         self._prepare()
         distinct = self._node.distinct
         if len(distinct) < len(self.options):
-            object.__setattr__(self, "options", tuple(self.options[i] for i in distinct))
+            set_fields(self, options=tuple(self.options[i] for i in distinct))
             self._prepare()
 
 

@@ -1,10 +1,8 @@
-"""Random numbers by trial: the same for trial n, whatever was drawn before.
+"""Random configurations by trial: the same for trial n, whatever was drawn before.
 
-Random configurations by trial number.
-
-Configurations that the user wants tried first, whole or in part.
-
-Not trying the same point twice.
+`Streams` are the random numbers, `Draw` makes configurations of them, `fill_points` those that the
+user wants tried first, of which a part may be left open. `Unseen` sees to it that no point is tried
+twice.
 
 Points are told apart by a digest of their canonical JSON. What is drawn with a continuous number in
 it can't come up again, so its digest is not kept.
@@ -129,9 +127,6 @@ class Unseen:
     """The points of a space that were not tried yet in this round.
 
     A round ends when all points of a finite space were tried; the next begins with none tried.
-
-    Attributes:
-        repeats: Whether a point came up that had been tried before, because no other was left.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -144,7 +139,6 @@ class Unseen:
         self._seen: set[bytes] = set()
         self._order: Any = None
         self._position = 0
-        self.repeats = False
 
     def find(self, draw: Drawing) -> dict[str, Any]:
         """Return a configuration not tried in this round, and note it as tried."""
@@ -158,7 +152,6 @@ class Unseen:
                 return cfg
         if size is not None:
             return self._take_in_order(size)
-        self.repeats = True
         return cfg
 
     def mark(self, cfg: dict[str, Any]) -> None:
@@ -206,11 +199,10 @@ class Unseen:
         if self._space.size is not None:
             self._seen.clear()
         self._position = 0
-        self.repeats = True
 
 
 #: How often what a partial point leaves open is drawn, until it fits the options the point names.
-_N_DRAWS = 1000
+_N_FILLS = 1000
 
 
 def fill_points(
@@ -239,7 +231,7 @@ def _fill(point: Any, number: int, space: SearchSpace, streams: Streams) -> dict
             f"points_to_evaluate[{number}] must be a dict, got {point!r} ({type(point).__name__})"
         )
     rng = streams.go_to(number)
-    for _ in range(_N_DRAWS):
+    for _ in range(_N_FILLS):
         try:
             # Read as it is, not made of units: 1e-3 is to stay 1e-3.
             return space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))

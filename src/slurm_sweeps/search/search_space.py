@@ -1,8 +1,7 @@
 """SearchSpace: the cfg that the user wrote, spaces included, as samplers and the store see it.
 
-From the user's dict to the tree of nodes; checks all that a template can get wrong.
-
-How a search space differs from the one that an experiment was begun with.
+From the user's dict to the tree of nodes, with all checks of what a template can get wrong; and how
+a search space differs from the one that an experiment was begun with.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,13 @@ from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .spaces import SPACE_KEY, Space, format_description
 from .tree import (
+    BranchNode,
     ConstantNode,
     Leaf,
-    MappingNode,
     Node,
     NumberNode,
     OptionsNode,
     Pick,
-    RowNode,
     format_place,
 )
 
@@ -123,22 +122,10 @@ class SearchSpace:
         self._node.read(json.loads(canonical_json(cfg)), units)
         return units
 
-    def flatten(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Return `cfg` with nested keys joined by dots; see `flatten`."""
-        return flatten(cfg)
-
     def describe(self) -> dict[str, Any]:
         """Return what defines this space, as JSON can hold it, to store and to compare."""
         described: dict[str, Any] = self._node.describe()
         return described
-
-    def describe_difference(self, old: Any) -> str | None:
-        """Return one sentence on how this space differs from a stored description, None if not.
-
-        Args:
-            old: What `describe` returned then, through JSON or not.
-        """
-        return describe_difference(old, self.describe())
 
     def _as_own(self, cfg: dict[str, Any]) -> dict[str, Any]:
         # A template without spaces is one constant; each configuration is a dict of its own.
@@ -148,19 +135,9 @@ class SearchSpace:
         return f"SearchSpace({self.template!r})"
 
 
-def flatten(cfg: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dict as a flat one, keys joined by dots; lists stay values."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        path = join_path(prefix, str(key))
-        flat.update(flatten(value, path) if isinstance(value, dict) and value else {path: value})
-    return flat
-
-
 def _walk_leaves(node: Node) -> Iterator[Leaf]:
-    if isinstance(node, (MappingNode, RowNode)):
-        children = node.children
-        for child in children.values() if isinstance(children, dict) else children:
+    if isinstance(node, BranchNode):
+        for child in node.children:
             yield from _walk_leaves(child)
     elif isinstance(node, OptionsNode):
         yield node.leaf
@@ -205,9 +182,10 @@ def compile_template(
     if isinstance(template, Space):
         return _compile_space(template, Leaf(path, template, parent, option))
     if isinstance(template, dict):
-        return _compile_mapping(template, path, parent, option)
+        return _compile_branch(template, _write_keys(template, path), path, parent, option)
     if isinstance(template, (list, tuple)):
-        return _compile_row(template, path, parent, option)
+        positions = {str(i): i for i in range(len(template))}
+        return _compile_branch(template, positions, path, parent, option)
     if isinstance(template, type) and issubclass(template, Space):
         raise UsageTypeError(
             f"cfg{format_place(path)} is the class {template.__name__}; make a space of it, such "
@@ -237,28 +215,24 @@ def compile_options(leaf: Leaf, options: tuple[Any, ...]) -> OptionsNode:
     return OptionsNode(type(leaf.space).__name__, leaf, nodes, numbers, tuple(first.values()))
 
 
-def _compile_mapping(template: dict[Any, Any], path: str, parent: Leaf | None, option: int) -> Node:
-    texts = _write_keys(template, path)
-    children = {
-        key: compile_template(template[key], join_path(path, text), parent, option)
-        for text, key in texts.items()
-    }
-    if all(isinstance(child, ConstantNode) for child in children.values()):
-        return ConstantNode(path, template, canonical_json(template))
-    return MappingNode(path, children, texts)
-
-
-def _compile_row(
-    template: list[Any] | tuple[Any, ...], path: str, parent: Leaf | None, option: int
+def _compile_branch(
+    template: Any, keys: dict[str, Any], path: str, parent: Leaf | None, option: int
 ) -> Node:
+    """Turn a dict, list or tuple into a node, given its keys by the text of each."""
     children = tuple(
-        compile_template(item, join_path(path, str(i)), parent, option)
-        for i, item in enumerate(template)
+        compile_template(template[key], join_path(path, text), parent, option)
+        for text, key in keys.items()
     )
     if all(isinstance(child, ConstantNode) for child in children):
         return ConstantNode(path, template, canonical_json(template))
+    if isinstance(template, dict):
+        return BranchNode(path, children, tuple(keys), partial(_make_dict, tuple(keys.values())))
     # A named tuple is made by _make, all others from one iterable.
-    return RowNode(path, children, getattr(type(template), "_make", type(template)))
+    return BranchNode(path, children, None, getattr(type(template), "_make", type(template)))
+
+
+def _make_dict(keys: tuple[Any, ...], values: list[Any]) -> dict[Any, Any]:
+    return dict(zip(keys, values, strict=True))
 
 
 def join_path(path: str, text: str) -> str:
@@ -306,7 +280,8 @@ def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
         return None
     if _is_mapping(old) and _is_mapping(new):
         return _compare_mappings(old, new, path)
-    return f"{_name(path)} was {format_description(old)} and is now {format_description(new)}"
+    then, now = format_description(old), format_description(new)
+    return f"cfg{format_place(path)} was {then} and is now {now}"
 
 
 def _is_mapping(described: Any) -> bool:
@@ -315,15 +290,11 @@ def _is_mapping(described: Any) -> bool:
 
 def _compare_mappings(old: dict[str, Any], new: dict[str, Any], path: str) -> str | None:
     for key in [*old, *(key for key in new if key not in old)]:
-        place = f"{path}.{key}" if path else key
+        place = join_path(path, key)
         if key not in new:
-            return f"{_name(place)} was {format_description(old[key])} and is gone"
+            return f"cfg{format_place(place)} was {format_description(old[key])} and is gone"
         if key not in old:
-            return f"{_name(place)} is new: {format_description(new[key])}"
+            return f"cfg{format_place(place)} is new: {format_description(new[key])}"
         if sentence := describe_difference(old[key], new[key], place):
             return sentence
     return None
-
-
-def _name(path: str) -> str:
-    return f"cfg[{path!r}]" if path else "cfg"

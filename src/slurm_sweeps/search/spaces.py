@@ -1,4 +1,4 @@
-"""What every search space is.
+"""Search spaces: what every one is, and those of one number each.
 
 A space is the image of the unit interval: `from_unit` carries u in [0, 1] to a value on the
 space's natural scale (logarithmic where the space is), `to_unit` carries a value back. Drawing is
@@ -7,10 +7,6 @@ meet a space through the same two methods, and equal steps of u are equally like
 
 Values are native Python numbers, never numpy's: they end in JSON, in YAML and in user code that
 checks `isinstance(x, int)`.
-
-Search spaces of one number each, continuous or whole.
-
-Spaces of multiples of a step.
 
 A quantized space of a bounded one is a space of the multiples' counts: `Quantized(LogUniform(16,
 512), 16)` is 16 times `LogInteger(1, 32)`. So the first and the last multiple are as likely as
@@ -23,17 +19,18 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from decimal import Decimal
-from fractions import Fraction
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from ..checks import (
+    as_fraction,
     check_integer,
     check_order,
     check_real,
     check_seed,
+    set_fields,
 )
 from ..errors import UsageError, UsageTypeError
 
@@ -155,26 +152,39 @@ class NumberSpace(Space):
     def _cast(self, value: float) -> Any:
         return float(value)
 
-    def _set(self, **values: Any) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
 
 #: u = 0 and u = 1 would be infinitely far out on a normal distribution.
 _UNIT_MARGIN = 2.0**-53
 
 
-class _Interval(NumberSpace):
-    """The floats between two bounds."""
+#: What a space's values are.
+Number = TypeVar("Number", int, float)
 
-    __slots__ = ()
 
-    low: float
-    high: float
+@dataclass(frozen=True, slots=True, repr=False)
+class _Interval(NumberSpace, Generic[Number]):
+    """The numbers between two bounds."""
 
-    @property
-    def size(self) -> int | None:
-        return None
+    low: Number
+    high: Number
+    seed: int | None = None
+
+    is_log: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        low, high = (self._check(owner, name, getattr(self, name)) for name in ("low", "high"))
+        if self.is_log and low <= 0:
+            raise UsageError(
+                f"{owner} needs low > 0, because a logarithmic scale has no zero, got low={low!r}"
+            )
+        check_order(owner, low, high)
+        self._check(owner, "high - low", high - low)
+        set_fields(self, low=low, high=high, seed=check_seed(owner, self.seed))
+
+    @staticmethod
+    @abstractmethod
+    def _check(owner: str, name: str, value: Any) -> Number: ...
 
     def _arguments(self) -> list[Any]:
         return [self.low, self.high]
@@ -183,13 +193,22 @@ class _Interval(NumberSpace):
         return self.low <= value <= self.high
 
 
-class _IntegerInterval(NumberSpace):
+class _FloatInterval(_Interval[float]):
+    __slots__ = ()
+
+    _check = staticmethod(check_real)
+
+    @property
+    def size(self) -> int | None:
+        return None
+
+
+class _IntegerInterval(_Interval[int]):
     """The ints between two bounds, both included."""
 
     __slots__ = ()
 
-    low: int
-    high: int
+    _check = staticmethod(check_integer)
 
     @property
     def size(self) -> int:
@@ -197,9 +216,6 @@ class _IntegerInterval(NumberSpace):
 
     def at(self, index: int) -> int:
         return self.low + index
-
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
 
     def _contains(self, value: float) -> bool:
         return self.low <= value <= self.high and value == int(value)
@@ -209,7 +225,7 @@ class _IntegerInterval(NumberSpace):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Uniform(_Interval):
+class Uniform(_FloatInterval):
     """A float between `low` and `high`, every one as likely.
 
     Args:
@@ -222,16 +238,6 @@ class Uniform(_Interval):
         UsageTypeError: A bound is not a number.
     """
 
-    low: float
-    high: float
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        low, high = check_real("Uniform", "low", self.low), check_real("Uniform", "high", self.high)
-        check_order("Uniform", low, high)
-        check_real("Uniform", "high - low", high - low)
-        self._set(low=low, high=high, seed=check_seed("Uniform", self.seed))
-
     def from_unit(self, u: float) -> float:
         # Unlike low + u * (high - low), this is exact at both ends.
         return min(max((1.0 - u) * self.low + u * self.high, self.low), self.high)
@@ -241,7 +247,7 @@ class Uniform(_Interval):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class LogUniform(_Interval):
+class LogUniform(_FloatInterval):
     """A float between `low` and `high`, every order of magnitude as likely.
 
     Args:
@@ -254,16 +260,7 @@ class LogUniform(_Interval):
         UsageTypeError: A bound is not a number.
     """
 
-    low: float
-    high: float
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        low = check_real("LogUniform", "low", self.low)
-        high = check_real("LogUniform", "high", self.high)
-        _check_positive("LogUniform", low)
-        check_order("LogUniform", low, high)
-        self._set(low=low, high=high, seed=check_seed("LogUniform", self.seed))
+    is_log: ClassVar[bool] = True
 
     def from_unit(self, u: float) -> float:
         # Powers can't overflow here, as the exponential of a sum of logarithms can.
@@ -296,7 +293,7 @@ class Normal(NumberSpace):
         mean, std = check_real("Normal", "mean", self.mean), check_real("Normal", "std", self.std)
         if std <= 0:
             raise UsageError(f"Normal needs std > 0, got std={std!r}")
-        self._set(mean=mean, std=std, seed=check_seed("Normal", self.seed))
+        set_fields(self, mean=mean, std=std, seed=check_seed("Normal", self.seed))
 
     @property
     def size(self) -> None:
@@ -331,16 +328,6 @@ class Integer(_IntegerInterval):
         UsageTypeError: A bound is not an integer.
     """
 
-    low: int
-    high: int
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        low = check_integer("Integer", "low", self.low)
-        high = check_integer("Integer", "high", self.high)
-        check_order("Integer", low, high)
-        self._set(low=low, high=high, seed=check_seed("Integer", self.seed))
-
     def from_unit(self, u: float) -> int:
         return self.low + min(int(u * self.size), self.size - 1)
 
@@ -364,16 +351,7 @@ class LogInteger(_IntegerInterval):
         UsageTypeError: A bound is not an integer.
     """
 
-    low: int
-    high: int
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        low = check_integer("LogInteger", "low", self.low)
-        high = check_integer("LogInteger", "high", self.high)
-        _check_positive("LogInteger", low)
-        check_order("LogInteger", low, high)
-        self._set(low=low, high=high, seed=check_seed("LogInteger", self.seed))
+    is_log: ClassVar[bool] = True
 
     def from_unit(self, u: float) -> int:
         return round_log_integer(u, self.low, self.high)
@@ -386,13 +364,6 @@ def round_log_integer(u: float, low: int, high: int) -> int:
     """Return the int in [low, high] nearest to the u-th point of the logarithmic scale."""
     x = math.exp((1.0 - u) * math.log(low - 0.5) + u * math.log(high + 0.5))
     return min(max(math.floor(x + 0.5), low), high)
-
-
-def _check_positive(owner: str, low: float) -> None:
-    if low <= 0:
-        raise UsageError(
-            f"{owner} needs low > 0, because a logarithmic scale has no zero, got low={low!r}"
-        )
 
 
 _Inner = Uniform | LogUniform | Integer | LogInteger | Normal
@@ -430,19 +401,19 @@ class Quantized(NumberSpace):
             )
         step = _check_step(self.step)
         seed = check_seed("Quantized", self.seed)
-        self._set(step=step, seed=self.space.seed if seed is None else seed)
-        self._set(_digits=-int(Decimal(repr(step)).as_tuple().exponent))
+        set_fields(self, step=step, seed=self.space.seed if seed is None else seed)
+        set_fields(self, _digits=-int(Decimal(repr(step)).as_tuple().exponent))
         if not isinstance(self.space, Normal):
             self._count_multiples(self.space.low, self.space.high)
 
     def _count_multiples(self, low: float, high: float) -> None:
-        step = _as_written(self.step)
-        first, last = -(-_as_written(low) // step), _as_written(high) // step
+        step = as_fraction(self.step)
+        first, last = -(-as_fraction(low) // step), as_fraction(high) // step
         if first > last:
             raise UsageError(
                 f"Quantized: no multiple of step={self.step!r} lies between {low!r} and {high!r}"
             )
-        self._set(_first=first, _last=last)
+        set_fields(self, _first=first, _last=last)
 
     @property
     def size(self) -> int | None:
@@ -495,8 +466,3 @@ def _check_step(step: Any) -> float:
     if number <= 0:
         raise UsageError(f"Quantized needs step > 0, got step={step!r}")
     return number if isinstance(step, float) or not number.is_integer() else int(number)
-
-
-def _as_written(number: float) -> Fraction:
-    """Return the decimal that a float is written as: 0.1 is 1/10, not 0.1000000000000000055."""
-    return Fraction(repr(number))

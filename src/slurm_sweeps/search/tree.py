@@ -1,7 +1,7 @@
 """The tree behind a cfg with search spaces in it.
 
 `compile_template` turns the user's dict into nodes, once; every walk over it is then a method of
-four small classes: a constant, a mapping, a row (list or tuple), a number and a choice among
+four small classes: a constant, a branch (a dict, list or tuple), a number and a choice among
 options. Options may hold spaces themselves, at any depth; such a space is *active* only in
 configurations for which its option was picked.
 
@@ -98,69 +98,55 @@ class ConstantNode:
 
 
 @dataclass(frozen=True, slots=True)
-class MappingNode:
-    """A dict with spaces somewhere in it."""
+class BranchNode:
+    """A dict, list or tuple with spaces somewhere in it.
 
-    path: str
-    children: dict[Any, Node]
-    texts: dict[str, Any]
-
-    @property
-    def size(self) -> int | None:
-        return _multiply([child.size for child in self.children.values()])
-
-    def build(self, pick: Pick) -> dict[Any, Any]:
-        return {key: child.build(pick) for key, child in self.children.items()}
-
-    def at(self, index: int) -> dict[Any, Any]:
-        indices = _split_index(index, [child.size or 1 for child in self.children.values()])
-        return {k: c.at(i) for (k, c), i in zip(self.children.items(), indices, strict=True)}
-
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> dict[Any, Any]:
-        if not isinstance(json_value, dict) or json_value.keys() != self.texts.keys():
-            raise UsageError(
-                f"cfg{format_place(self.path)} is {json_value!r}, but here a dict with the keys "
-                f"{list(self.texts)!r}"
-            )
-        return {
-            key: self.children[key].read(json_value[text], units)
-            for text, key in self.texts.items()
-        }
-
-    def describe(self) -> dict[str, Any]:
-        return {text: self.children[key].describe() for text, key in self.texts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class RowNode:
-    """A list or a tuple with spaces somewhere in it."""
+    Args:
+        path: Where it is.
+        children: What it holds, in the template's order.
+        texts: A dict's keys as JSON writes them, None where it is a list or tuple.
+        make: Makes the value of those of the children.
+    """
 
     path: str
     children: tuple[Node, ...]
+    texts: tuple[str, ...] | None
     make: Callable[[list[Any]], Any]
 
     @property
     def size(self) -> int | None:
-        return _multiply([child.size for child in self.children])
+        sizes = [child.size for child in self.children]
+        return None if None in sizes else math.prod(size or 0 for size in sizes)
 
     def build(self, pick: Pick) -> Any:
         return self.make([child.build(pick) for child in self.children])
 
     def at(self, index: int) -> Any:
-        indices = _split_index(index, [child.size or 1 for child in self.children])
-        return self.make([c.at(i) for c, i in zip(self.children, indices, strict=True)])
+        values = []
+        for child in reversed(self.children):
+            index, digit = divmod(index, child.size or 1)
+            values.append(child.at(digit))
+        return self.make(values[::-1])
 
     def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
-        if not isinstance(json_value, list) or len(json_value) != len(self.children):
-            raise UsageError(
-                f"cfg{format_place(self.path)} is {json_value!r}, but here a list of "
-                f"{len(self.children)}"
-            )
-        pairs = zip(self.children, json_value, strict=True)
+        pairs = zip(self.children, self._split(json_value), strict=True)
         return self.make([child.read(value, units) for child, value in pairs])
 
-    def describe(self) -> list[Any]:
-        return [child.describe() for child in self.children]
+    def _split(self, json_value: Any) -> list[Any]:
+        """Return what stands for each of the children."""
+        wanted = f"a list of {len(self.children)}"
+        if self.texts is None:
+            if isinstance(json_value, list) and len(json_value) == len(self.children):
+                return json_value
+        else:
+            if isinstance(json_value, dict) and json_value.keys() == set(self.texts):
+                return [json_value[text] for text in self.texts]
+            wanted = f"a dict with the keys {list(self.texts)!r}"
+        raise UsageError(f"cfg{format_place(self.path)} is {json_value!r}, but here {wanted}")
+
+    def describe(self) -> Any:
+        described = [child.describe() for child in self.children]
+        return described if self.texts is None else dict(zip(self.texts, described, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,15 +257,3 @@ def pick_option(u: float, n_options: int) -> int:
 def format_place(path: str) -> str:
     """Write a path the way messages do: cfg['opt.lr'], or just cfg for the whole."""
     return f"[{path!r}]" if path else ""
-
-
-def _multiply(sizes: list[int | None]) -> int | None:
-    return None if None in sizes else math.prod(size or 0 for size in sizes)
-
-
-def _split_index(index: int, sizes: list[int]) -> list[int]:
-    digits = []
-    for size in reversed(sizes):
-        index, digit = divmod(index, size)
-        digits.append(digit)
-    return digits[::-1]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
 
+from ..checks import check_flag, check_integer, set_fields
 from ..errors import UsageError, UsageTypeError
 from .step import StepOptions, parse_step_options
 from .text import parse_mem
 
 #: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.
 MASTER_PORT_RANGE = (20000, 32000)
-
-
-def _check_int(owner: str, name: str, value: object, least: int) -> None:
-    # bool is an int to Python; `ntasks=True` is a slip all the same.
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageTypeError(f"{owner}({name}={value!r}): give a whole number, {least} or more")
-    if value < least:
-        raise UsageError(f"{owner}({name}={value!r}): give {least} or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +59,23 @@ class SlurmCfg:
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
 
     def __post_init__(self) -> None:
+        for name in ("exclusive", "fresh_step", "share_imports", "requeue"):
+            self._take(name, check_flag)
+        for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
+            self._take(name, check_integer, least)
         self._check_layout()
         self._check_share()
-        _check_port_range(self.master_port_range)
+        set_fields(self, master_port_range=_check_port_range(self.master_port_range))
         options = self.parse_args()
         if self.share_imports:
             self._check_sharing(options)
 
+    def _take(self, name: str, check: Callable[..., object], *limits: int) -> None:
+        value = getattr(self, name)
+        if value is not None or name not in ("cpus_per_task", "gpus", "fresh_step"):
+            set_fields(self, **{name: check("SlurmCfg", name, value, *limits)})
+
     def _check_layout(self) -> None:
-        _check_int("SlurmCfg", "nodes", self.nodes, least=1)
-        _check_int("SlurmCfg", "ntasks", self.ntasks, least=1)
         if self.ntasks < self.nodes:
             raise UsageError(
                 f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): {self.nodes} nodes need "
@@ -86,15 +88,11 @@ class SlurmCfg:
             )
 
     def _check_share(self) -> None:
-        if self.cpus_per_task is not None:
-            _check_int("SlurmCfg", "cpus_per_task", self.cpus_per_task, least=1)
-        if self.gpus is not None:
-            _check_int("SlurmCfg", "gpus", self.gpus, least=0)
-            if self.gpus % self.nodes:
-                raise UsageError(
-                    f"SlurmCfg(nodes={self.nodes!r}, gpus={self.gpus!r}): the GPUs of a trial are "
-                    f"spread evenly, so gpus must be a multiple of nodes"
-                )
+        if self.gpus is not None and self.gpus % self.nodes:
+            raise UsageError(
+                f"SlurmCfg(nodes={self.nodes!r}, gpus={self.gpus!r}): the GPUs of a trial are "
+                f"spread evenly, so gpus must be a multiple of nodes"
+            )
         if self.mem is None:
             return
         if not isinstance(self.mem, str):
@@ -129,18 +127,18 @@ class SlurmCfg:
         return None if self.mem is None else parse_mem(self.mem) // self.nodes
 
 
-def _check_port_range(ports: object) -> None:
-    fine = (
+def _check_port_range(ports: object) -> tuple[int, int]:
+    if (
         isinstance(ports, tuple)
         and len(ports) == 2
-        and all(isinstance(port, int) for port in ports)
+        and all(isinstance(port, Integral) for port in ports)
         and 1024 <= ports[0] <= ports[1] <= 65535
+    ):
+        return int(ports[0]), int(ports[1])
+    raise UsageError(
+        f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
+        f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
     )
-    if not fine:
-        raise UsageError(
-            f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
-            f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +157,4 @@ class LocalCfg:
     gpus: int = 0
 
     def __post_init__(self) -> None:
-        _check_int("LocalCfg", "gpus", self.gpus, least=0)
+        set_fields(self, gpus=check_integer("LocalCfg", "gpus", self.gpus, least=0))
