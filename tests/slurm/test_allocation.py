@@ -19,12 +19,10 @@ from slurm_sweeps.slurm.allocation import (
     Allocation,
     Node,
     check_not_inside_a_step,
-    inside_a_step,
     parse_allocation,
-    read_allocation,
 )
-from slurm_sweeps.slurm.client import parse_job_nodes, parse_node_facts
-from slurm_sweeps.slurm.text import Gres
+from slurm_sweeps.slurm.client import ask, read_allocation
+from slurm_sweeps.slurm.text import Gres, parse_job_nodes, parse_node_facts
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
 
@@ -181,6 +179,16 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
+def test_slurms_own_commands_do_not_see_what_would_steer_them(tmp_path: Path) -> None:
+    env = make_scontrol(tmp_path, "import os, sys; sys.exit(repr(sorted(os.environ)))")
+    env |= {"SLURM_CLUSTERS": "other", "SLURM_GPUS": "4", "SQUEUE_FORMAT": "%i", "SLURM_CONF": "c"}
+    answer = ask(env, "scontrol", "ping")
+    assert "'SLURM_CONF'" in answer.problem
+    assert "'SLURM_TIME_FORMAT'" in answer.problem
+    for name in ("SLURM_CLUSTERS", "SLURM_GPUS", "SQUEUE_FORMAT"):
+        assert name not in answer.problem
+
+
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
         "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
@@ -207,7 +215,6 @@ def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
 )
 def test_steps_are_told_apart(step: str | None, inside: bool) -> None:
     env = {} if step is None else {"SLURM_STEP_ID": step, "SLURM_JOB_ID": "7"}
-    assert inside_a_step(env) is inside
     if inside:
         with pytest.raises(UsageError, match=rf"inside job step 7\.{step} .*Start it without srun"):
             check_not_inside_a_step(env)

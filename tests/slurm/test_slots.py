@@ -13,11 +13,10 @@ from recorded_jobs import JOBS, load_allocation, load_allocation_without_scontro
 
 from slurm_sweeps.errors import AllocationError, UsageError
 from slurm_sweeps.slurm.allocation import Allocation, Node
-from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
+from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg, build_demand
 from slurm_sweeps.slurm.share import (
     Plan,
     Slot,
-    build_demand,
     count_local_slots,
     count_step_cpus,
     format_gpus,

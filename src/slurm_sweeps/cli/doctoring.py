@@ -23,7 +23,8 @@ from .. import __version__
 from ..errors import AllocationError, SlurmSweepsError
 from ..running.launchers import count_cpus, find_gpus
 from ..running.trial_process import build_argv
-from ..slurm.allocation import check_not_inside_a_step, read_allocation
+from ..slurm.allocation import check_not_inside_a_step
+from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import Slot, plan_slots
 from ..slurm.step import build_srun_argv

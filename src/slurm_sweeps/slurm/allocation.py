@@ -1,11 +1,9 @@
-"""The Slurm allocation that the driver runs in: its nodes and what the job has on each.
+"""The Slurm allocation that the driver runs in: its nodes and what the job has on each. Pure.
 
 The environment of a job tells its tasks and CPUs, but not the GPUs of the other nodes, nor the
 memory of a job that asked for none or for all (`--mem=0`); nor whether a core has two threads,
 which matters because steps are given whole cores. That is read from `scontrol show job -d` and
 `scontrol show node`. Where scontrol gives no answer, the environment has to do.
-
-All is pure but `read_allocation`, which asks.
 """
 
 from __future__ import annotations
@@ -15,36 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
-from .client import (
-    JobNode,
-    NodeFacts,
-    parse_job_nodes,
-    parse_node_facts,
-    run_scontrol,
-)
 from .text import (
     Gres,
+    JobNode,
+    NodeFacts,
     count_gpus,
     parse_counts,
     parse_gres,
-    parse_mem,
+    parse_job_nodes,
+    parse_node_facts,
     parse_nodelist,
 )
-
-__all__ = [
-    "Allocation",
-    "Node",
-    "check_not_inside_a_step",
-    "inside_a_step",
-    "parse_allocation",
-    "parse_counts",
-    "parse_gres",
-    "parse_job_nodes",
-    "parse_mem",
-    "parse_node_facts",
-    "parse_nodelist",
-    "read_allocation",
-]
 
 #: Step ids that are no steps of srun: interactive, batch script, extern (slurm.h; an environment
 #: made by `salloc` with use_interactive_step has the first, seen on 22.05).
@@ -102,6 +81,10 @@ class Allocation:
     mem_per_gpu_mb: int | None = None
     has_gres: bool = False
     notices: tuple[str, ...] = ()
+
+    def find_node(self, name: str) -> Node:
+        """Return the node of this name, which is one of the job's."""
+        return next(node for node in self.nodes if node.name == name)
 
 
 def parse_allocation(
@@ -227,53 +210,21 @@ def _read_int(env: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def read_allocation(env: Mapping[str, str]) -> Allocation | None:
-    """Learn the allocation that an environment describes, asking scontrol for the rest.
-
-    Args:
-        env: The driver's environment.
-
-    Returns:
-        The allocation, or None outside of Slurm. If scontrol can't be run, or does not answer
-        within 15 s, what the environment tells alone, with a notice.
-
-    Raises:
-        AllocationError: As `parse_allocation`.
-    """
-    if parse_allocation(env) is None:
-        return None
-    job_text, job_problem = run_scontrol(["show", "job", "-d", env["SLURM_JOB_ID"]], env)
-    node_text, node_problem = run_scontrol(
-        ["--oneliner", "show", "node", env["SLURM_JOB_NODELIST"]], env
-    )
-    allocation = parse_allocation(env, job_text, node_text)
-    if allocation is None:
-        return None
-    problem = job_problem or node_problem
-    return replace(allocation, notices=(problem,)) if problem else allocation
-
-
-def inside_a_step(env: Mapping[str, str]) -> bool:
-    """Tell whether this process is a task of a job step that srun started.
-
-    The batch script, and the shell of an interactive allocation, are none: steps may be started
-    from there.
-    """
-    step = env.get("SLURM_STEP_ID", "")
-    return step != "" and step not in _SPECIAL_STEP_IDS
-
-
 def check_not_inside_a_step(env: Mapping[str, str]) -> None:
     """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
+
+    The batch script, and the shell of an interactive allocation, are none that srun started: steps
+    may be started from there.
 
     Raises:
         UsageError: The environment is that of a task of a step.
     """
-    if inside_a_step(env):
-        step = f"{env.get('SLURM_JOB_ID', '?')}.{env['SLURM_STEP_ID']}"
+    step_id = env.get("SLURM_STEP_ID", "")
+    if step_id and step_id not in _SPECIAL_STEP_IDS:
+        step = f"{env.get('SLURM_JOB_ID', '?')}.{step_id}"
         raise UsageError(
             f"the sweep was started inside job step {step} (SLURM_STEP_ID="
-            f"{env['SLURM_STEP_ID']!r}): the steps of its trials would wait for ever for what this "
+            f"{step_id!r}): the steps of its trials would wait for ever for what this "
             f"step holds. Start it without srun: `python sweep.py` in the sbatch script, or in "
             f"the shell of salloc instead of `srun --pty bash`"
         )

@@ -1,4 +1,4 @@
-"""What a trial gets: `SlurmCfg` inside a Slurm allocation, `LocalCfg` on a machine of one's own."""
+"""What a trial asks for: `SlurmCfg` in an allocation, `LocalCfg` on a lone machine. Pure."""
 
 from __future__ import annotations
 
@@ -141,6 +141,62 @@ def _check_port_range(ports: object) -> None:
             f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
             f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one trial asks for on each of its nodes; None where it takes its share.
+
+    Args:
+        nodes: Nodes of a trial.
+        tasks: Tasks on each of them.
+        cpus_per_task: CPUs of a task.
+        mem_mb: Memory, in MB; 0 for all that the job has there, to be shared.
+        mem_per_cpu_mb: Memory per CPU, in MB.
+        mem_per_gpu_mb: Memory per GPU, in MB.
+        gpus: GPUs.
+        exclusive: Whether trials must not overlap.
+    """
+
+    nodes: int
+    tasks: int
+    cpus_per_task: int | None
+    mem_mb: int | None
+    mem_per_cpu_mb: int | None
+    mem_per_gpu_mb: int | None
+    gpus: int | None
+    exclusive: bool
+
+
+def build_demand(cfg: SlurmCfg) -> Demand:
+    """Put together what a trial asks for; `args` wins over the fields.
+
+    Raises:
+        UsageError: GPUs in `args` can't be spread evenly over the trial's nodes.
+    """
+    options = cfg.parse_args()
+    tasks = cfg.ntasks // cfg.nodes
+    gpus = cfg.gpus if options.gpus is None else options.gpus
+    if gpus is not None and gpus % cfg.nodes:
+        raise UsageError(
+            f"SlurmCfg(nodes={cfg.nodes!r}, args={cfg.args!r}): {gpus} GPUs can't be spread evenly "
+            f"over {cfg.nodes} nodes; ask for a multiple, or by --gpus-per-task"
+        )
+    per_node = None if gpus is None else gpus // cfg.nodes
+    if options.gpus_per_task is not None:
+        per_node = options.gpus_per_task * tasks
+    if options.gpus_per_node is not None:
+        per_node = options.gpus_per_node
+    return Demand(
+        nodes=cfg.nodes,
+        tasks=tasks,
+        cpus_per_task=options.cpus_per_task or cfg.cpus_per_task,
+        mem_mb=options.mem_mb if options.sets_mem else cfg.mem_per_node_mb,
+        mem_per_cpu_mb=options.mem_per_cpu_mb,
+        mem_per_gpu_mb=options.mem_per_gpu_mb,
+        gpus=per_node,
+        exclusive=cfg.exclusive and not options.overlap,
+    )
 
 
 @dataclass(frozen=True, slots=True)

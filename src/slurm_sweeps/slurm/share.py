@@ -1,23 +1,19 @@
-"""What one trial asks for, how often that fits on a node, and what to say if not. Pure.
+"""The ledger: how many trials run at once, on which nodes, and what each gets of them. Pure.
 
-What each slot gets of the nodes it is on: CPUs, memory and GPUs. Pure.
+Slurm starts a job step at once only if everything it asks for is free; else srun waits, for minutes
+or for ever. So what the steps ask for is worked out beforehand, node by node, and never exceeds
+what the job has there.
 
-Memory and GPUs that nobody asked for by number go in equal parts to the slots of a node.
+The order of things: what one trial asks for (`Demand`), how often that fits on each node
+(`count_fitting`), which nodes each slot takes (`_place`), and last what is divided among the slots
+(`Shares`): memory and GPUs that nobody asked for by number go in equal parts to the slots of a
+node.
 
 Two kinds of slots do not own what they use and are started with `--overlap`: those of
 `SlurmCfg(exclusive=False)`, and those of a job with fewer GPUs than slots. Slurm then picks the
 same first CPUs and the same first GPU for each of them (`--overlap` looks at no other step, seen on
 22.05), so their steps ask for the node's whole CPUs and GPUs; a trial keeps to its part by
 `visible_gpus` and by the number of its threads.
-
-The ledger: how many trials run at once, and on which nodes.
-
-Slurm starts a job step at once only if everything it asks for is free; else srun waits, for minutes
-or for ever. So what the steps ask for is worked out beforehand, node by node, and never exceeds
-what the job has there. Pure.
-
-The order of things: what one trial asks for (`demand`), how often that fits on each node, which
-nodes each slot takes (`_place`), and last what is divided among the slots (`shares`).
 """
 
 from __future__ import annotations
@@ -28,146 +24,11 @@ from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
 from .allocation import Allocation, Node
-from .config import LocalCfg, SlurmCfg
+from .config import Demand, LocalCfg, SlurmCfg, build_demand
 from .text import Gres
 
 #: How many nodes an error message lists.
 _NODES_IN_MESSAGE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one trial asks for on each of its nodes; None where it takes its share.
-
-    Args:
-        nodes: Nodes of a trial.
-        tasks: Tasks on each of them.
-        cpus_per_task: CPUs of a task.
-        mem_mb: Memory, in MB; 0 for all that the job has there, to be shared.
-        mem_per_cpu_mb: Memory per CPU, in MB.
-        mem_per_gpu_mb: Memory per GPU, in MB.
-        gpus: GPUs.
-        exclusive: Whether trials must not overlap.
-    """
-
-    nodes: int
-    tasks: int
-    cpus_per_task: int | None
-    mem_mb: int | None
-    mem_per_cpu_mb: int | None
-    mem_per_gpu_mb: int | None
-    gpus: int | None
-    exclusive: bool
-
-
-def build_demand(cfg: SlurmCfg) -> Demand:
-    """Put together what a trial asks for; `args` wins over the fields.
-
-    Raises:
-        UsageError: GPUs in `args` can't be spread evenly over the trial's nodes.
-    """
-    options = cfg.parse_args()
-    tasks = cfg.ntasks // cfg.nodes
-    gpus = cfg.gpus if options.gpus is None else options.gpus
-    if gpus is not None and gpus % cfg.nodes:
-        raise UsageError(
-            f"SlurmCfg(nodes={cfg.nodes!r}, args={cfg.args!r}): {gpus} GPUs can't be spread evenly "
-            f"over {cfg.nodes} nodes; ask for a multiple, or by --gpus-per-task"
-        )
-    per_node = None if gpus is None else gpus // cfg.nodes
-    if options.gpus_per_task is not None:
-        per_node = options.gpus_per_task * tasks
-    if options.gpus_per_node is not None:
-        per_node = options.gpus_per_node
-    return Demand(
-        nodes=cfg.nodes,
-        tasks=tasks,
-        cpus_per_task=options.cpus_per_task or cfg.cpus_per_task,
-        mem_mb=options.mem_mb if options.sets_mem else cfg.mem_per_node_mb,
-        mem_per_cpu_mb=options.mem_per_cpu_mb,
-        mem_per_gpu_mb=options.mem_per_gpu_mb,
-        gpus=per_node,
-        exclusive=cfg.exclusive and not options.overlap,
-    )
-
-
-def count_step_cpus(tasks: int, cpus_per_task: int, threads_per_core: int) -> int:
-    """Count the CPUs that a step takes from a node: cores are only given whole.
-
-    Tasks of one CPU may share a core, others may not (seen on 22.05, two threads a core: two tasks
-    of one CPU took 2 CPUs, two tasks of three CPUs took 8).
-    """
-    if cpus_per_task == 1:
-        return -(-tasks // threads_per_core) * threads_per_core
-    return tasks * -(-cpus_per_task // threads_per_core) * threads_per_core
-
-
-def count_mem_demand(node: Node, demand: Demand, cpus: int) -> int | None:
-    """Work out the memory that a trial asks for on a node by number, in MB; None for its share."""
-    if demand.mem_per_cpu_mb is not None:
-        return demand.mem_per_cpu_mb * count_step_cpus(demand.tasks, cpus, node.threads_per_core)
-    if demand.mem_per_gpu_mb is not None:
-        return demand.mem_per_gpu_mb * (demand.gpus or 0)
-    return demand.mem_mb
-
-
-def count_fitting(node: Node, demand: Demand, cpus: int) -> int:
-    """Count the trials that a node holds, each with its part of the trial's tasks there."""
-    limits = [node.cpus // count_step_cpus(demand.tasks, cpus, node.threads_per_core)]
-    mem = count_mem_demand(node, demand, cpus)
-    if mem and node.mem_mb is not None:
-        limits.append(node.mem_mb // mem)
-    if demand.gpus:
-        limits.append(node.gpus // demand.gpus)
-    return min(limits)
-
-
-def explain_misfit(allocation: Allocation, nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
-    """Say what a trial asks for, what there is, and what to change."""
-    where = "" if demand.nodes == 1 else f" on each of {demand.nodes} nodes"
-    needs = [f"{demand.tasks * cpus} CPUs ({demand.tasks} x cpus_per_task={cpus})"]
-    if demand.gpus:
-        needs.append(f"{demand.gpus} GPUs")
-    mem = count_mem_demand(nodes[0], demand, cpus)
-    if mem:
-        needs.append(f"{mem} MB of memory")
-    there = [_describe_node(node) for node in nodes[:_NODES_IN_MESSAGE]]
-    if len(nodes) > _NODES_IN_MESSAGE:
-        there.append(f"and {len(nodes) - _NODES_IN_MESSAGE} more nodes")
-    return (
-        f"not one trial fits: it needs {', '.join(needs)}{where}, and job {allocation.job_id} has "
-        f"{'; '.join(there)}. {_suggest(nodes, demand, cpus)}"
-    )
-
-
-def _describe_node(node: Node) -> str:
-    mem = "" if node.mem_mb is None else f", {node.mem_mb} MB"
-    return f"{node.name}: {node.cpus} CPUs, {node.gpus} GPUs{mem}"
-
-
-def _suggest(nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
-    """Name the options that help against the first thing that is short."""
-    need = count_step_cpus(demand.tasks, cpus, max(node.threads_per_core for node in nodes))
-    if sum(node.cpus >= need for node in nodes) < demand.nodes:
-        return (
-            "Lower SlurmCfg(ntasks=...) or cpus_per_task, or raise --ntasks, --ntasks-per-node or "
-            "--cpus-per-task of the job"
-        )
-    if sum(node.gpus >= (demand.gpus or 0) for node in nodes) < demand.nodes:
-        return "Lower SlurmCfg(gpus=...) or spread the trial over more nodes, or raise --gres"
-    return "Lower SlurmCfg(mem=...), cpus_per_task or gpus, or raise --mem of the job"
-
-
-def explain_cap(wanted: str, fitting: int, demand: Demand, cpus: int) -> str:
-    """Say that fewer trials run at once than was to be expected, and what makes room."""
-    parts = [f"{demand.tasks} x {cpus} CPUs"]
-    if demand.gpus:
-        parts.append(f"{demand.gpus} GPUs")
-    return (
-        f"{fitting} trials run at once: {wanted}, but no more fit the job when each gets "
-        f"{' and '.join(parts)} on a node (cores are only given whole); smaller "
-        f"SlurmCfg(cpus_per_task=..., gpus=..., mem=...) make room for more"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,24 +68,168 @@ class Slot:
         return self.ntasks // len(self.nodes)
 
 
-def merge_slots(slots: Sequence[Slot], node: Node) -> Slot:
-    """Return the share of a step that serves several slots of one task, all on one node."""
-    first, count = slots[0], len(slots)
-    mem_mb = None if first.mem_mb is None else first.mem_mb * count
-    if not first.exclusive:  # each of them asks for all the CPUs and GPUs that the job has there
-        return replace(first, mem_mb=mem_mb and min(mem_mb, node.mem_mb or mem_mb))
-    cpus = count_step_cpus(1, first.cpus_per_task, node.threads_per_core) * count
-    gpus = first.gpus * count
-    if gpus > max((item.count for item in node.gres if item.name == "gpu"), default=0):
-        gpus = node.gpus  # of several types: all, or Slurm refuses; the slots see their own
-    return replace(
-        first,
-        cpus_per_task=cpus,
-        step_cpus_per_task=cpus,
-        mem_mb=mem_mb,
-        gpus=gpus,
-        gres=format_gpus(node.gres, gpus) if first.gpus else first.gres,
-    )
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The slots of a sweep, and what the user should know about them."""
+
+    slots: tuple[Slot, ...]
+    notices: tuple[str, ...] = ()
+
+
+def plan_slots(
+    allocation: Allocation, cfg: SlurmCfg, max_concurrent_trials: int | None = None
+) -> Plan:
+    """Divide an allocation into slots that Slurm starts all at once.
+
+    Args:
+        allocation: What the job has.
+        cfg: What a trial asks for.
+        max_concurrent_trials: The most slots to make; None for the job's tasks divided by those of
+            a trial. A smaller number does not make the slots larger. A job that names no tasks is
+            divided by this number instead; None then is one slot for each GPU, or each core.
+
+    Returns:
+        The slots, in the order in which they should be started (spread over the nodes), with
+        notices on what was capped or is shared.
+
+    Raises:
+        AllocationError: Not even one trial fits.
+        UsageError: `max_concurrent_trials` is less than 1.
+    """
+    check_max_concurrent(max_concurrent_trials)
+    demand = build_demand(cfg)
+    nodes, notices = _choose_nodes(allocation, demand)
+    tasks = _count_tasks(allocation, nodes, demand, max_concurrent_trials)
+    cpus = _cpus_per_task(allocation, nodes, tasks, demand)
+    fitting = [count_fitting(node, demand, cpus) for node in nodes]
+    default = max(1, sum(tasks) // (demand.tasks * demand.nodes))
+    wanted = max_concurrent_trials or default
+    if not demand.exclusive:
+        fitting = [wanted if fits else 0 for fits in fitting]
+    places = _place(fitting, demand.nodes, max(default, wanted))
+    if not places:
+        raise AllocationError(explain_misfit(allocation, nodes, demand, cpus))
+    expected = f"max_concurrent_trials={wanted}" if max_concurrent_trials else ""
+    if not expected and allocation.ntasks:
+        expected = f"the job's {allocation.ntasks} tasks would make {wanted}"
+    if expected and len(places) < wanted:
+        notices.append(explain_cap(expected, len(places), demand, cpus))
+    shares = Shares(nodes, places, min(wanted, len(places)), demand, cpus, allocation)
+    slots = tuple(shares.build_slot(index) for index in range(shares.count))
+    return Plan(slots, (*allocation.notices, *notices, *shares.format_notices()))
+
+
+def check_max_concurrent(value: int | None) -> None:
+    """Refuse a number of trials that makes no sense.
+
+    Raises:
+        UsageError: It is less than 1.
+    """
+    if value is not None and value < 1:
+        raise UsageError(f"max_concurrent_trials={value!r}: give 1 or more, or None for all")
+
+
+def _choose_nodes(allocation: Allocation, demand: Demand) -> tuple[list[Node], list[str]]:
+    """Leave out nodes without a GPU where others have some and a trial takes its share of them."""
+    if len(allocation.nodes) < demand.nodes:
+        raise AllocationError(
+            f"SlurmCfg(nodes={demand.nodes!r}) asks for {demand.nodes} nodes a trial, but job "
+            f"{allocation.job_id} has {len(allocation.nodes)}: lower nodes, or raise --nodes of "
+            f"the job"
+        )
+    everything = list(allocation.nodes)
+    with_gpus = [node for node in everything if node.gpus]
+    without = [node.name for node in everything if not node.gpus]
+    if demand.gpus is not None or not without or len(with_gpus) < demand.nodes:
+        return everything, []
+    return with_gpus, [
+        f"no trial runs on {', '.join(without)}: the job has GPUs, but none there; "
+        f"SlurmCfg(gpus=0) uses all nodes, without GPUs"
+    ]
+
+
+def _count_tasks(
+    allocation: Allocation, nodes: Sequence[Node], demand: Demand, max_concurrent: int | None
+) -> list[int]:
+    """Count the tasks that each node is divided into, as the job or its resources say."""
+    if allocation.ntasks is not None and any(node.tasks for node in nodes):
+        return [node.tasks for node in nodes]
+    # The job does not say what the share of a task is, so the caller's number may.
+    asked = -(-(max_concurrent or 0) * demand.nodes // len(nodes)) * demand.tasks
+    return [
+        min(_count_cores(node), max(asked or _count_own_tasks(node, demand), demand.tasks))
+        for node in nodes
+    ]
+
+
+def _count_cores(node: Node) -> int:
+    return node.cpus // node.threads_per_core
+
+
+def _count_own_tasks(node: Node, demand: Demand) -> int:
+    """Count the tasks that a node's own resources suggest: one a GPU, else one a core."""
+    if not node.gpus or demand.gpus == 0:
+        return _count_cores(node)
+    if demand.gpus is None:
+        return node.gpus
+    return node.gpus // demand.gpus * demand.tasks
+
+
+def _cpus_per_task(
+    allocation: Allocation, nodes: Sequence[Node], tasks: Sequence[int], demand: Demand
+) -> int:
+    if demand.cpus_per_task is not None:
+        return demand.cpus_per_task
+    if allocation.cpus_per_task is not None:
+        return allocation.cpus_per_task
+    shares = [node.cpus // count for node, count in zip(nodes, tasks, strict=True) if count]
+    return max(1, min(shares, default=1))
+
+
+def _place(fitting: Sequence[int], nodes_per_slot: int, wanted: int) -> list[tuple[int, ...]]:
+    """Give each slot its nodes: always those with most room left, which makes the most slots."""
+    room = list(fitting)
+    places: list[tuple[int, ...]] = []
+    while len(places) < wanted:
+        roomiest = sorted(range(len(room)), key=lambda node: (-room[node], node))
+        chosen = sorted(roomiest[:nodes_per_slot])
+        if any(room[node] == 0 for node in chosen):
+            break
+        for node in chosen:
+            room[node] -= 1
+        places.append(tuple(chosen))
+    return places
+
+
+def count_step_cpus(tasks: int, cpus_per_task: int, threads_per_core: int) -> int:
+    """Count the CPUs that a step takes from a node: cores are only given whole.
+
+    Tasks of one CPU may share a core, others may not (seen on 22.05, two threads a core: two tasks
+    of one CPU took 2 CPUs, two tasks of three CPUs took 8).
+    """
+    if cpus_per_task == 1:
+        return -(-tasks // threads_per_core) * threads_per_core
+    return tasks * -(-cpus_per_task // threads_per_core) * threads_per_core
+
+
+def count_mem_demand(node: Node, demand: Demand, cpus: int) -> int | None:
+    """Work out the memory that a trial asks for on a node by number, in MB; None for its share."""
+    if demand.mem_per_cpu_mb is not None:
+        return demand.mem_per_cpu_mb * count_step_cpus(demand.tasks, cpus, node.threads_per_core)
+    if demand.mem_per_gpu_mb is not None:
+        return demand.mem_per_gpu_mb * (demand.gpus or 0)
+    return demand.mem_mb
+
+
+def count_fitting(node: Node, demand: Demand, cpus: int) -> int:
+    """Count the trials that a node holds, each with its part of the trial's tasks there."""
+    limits = [node.cpus // count_step_cpus(demand.tasks, cpus, node.threads_per_core)]
+    mem = count_mem_demand(node, demand, cpus)
+    if mem and node.mem_mb is not None:
+        limits.append(node.mem_mb // mem)
+    if demand.gpus:
+        limits.append(node.gpus // demand.gpus)
+    return min(limits)
 
 
 class Shares:
@@ -377,140 +382,72 @@ def format_gpus(gres: Sequence[Gres], count: int) -> str:
     return f"gpu:{count}"
 
 
-__all__ = ["Plan", "Slot", "check_max_concurrent", "count_local_slots", "plan_slots"]
+def merge_slots(slots: Sequence[Slot], node: Node) -> Slot:
+    """Return the share of a step that serves several slots of one task, all on one node."""
+    first, count = slots[0], len(slots)
+    mem_mb = None if first.mem_mb is None else first.mem_mb * count
+    if not first.exclusive:  # each of them asks for all the CPUs and GPUs that the job has there
+        return replace(first, mem_mb=mem_mb and min(mem_mb, node.mem_mb or mem_mb))
+    cpus = count_step_cpus(1, first.cpus_per_task, node.threads_per_core) * count
+    gpus = first.gpus * count
+    if gpus > max((item.count for item in node.gres if item.name == "gpu"), default=0):
+        gpus = node.gpus  # of several types: all, or Slurm refuses; the slots see their own
+    return replace(
+        first,
+        cpus_per_task=cpus,
+        step_cpus_per_task=cpus,
+        mem_mb=mem_mb,
+        gpus=gpus,
+        gres=format_gpus(node.gres, gpus) if first.gpus else first.gres,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The slots of a sweep, and what the user should know about them."""
-
-    slots: tuple[Slot, ...]
-    notices: tuple[str, ...] = ()
-
-
-def plan_slots(
-    allocation: Allocation, cfg: SlurmCfg, max_concurrent_trials: int | None = None
-) -> Plan:
-    """Divide an allocation into slots that Slurm starts all at once.
-
-    Args:
-        allocation: What the job has.
-        cfg: What a trial asks for.
-        max_concurrent_trials: The most slots to make; None for the job's tasks divided by those of
-            a trial. A smaller number does not make the slots larger. A job that names no tasks is
-            divided by this number instead; None then is one slot for each GPU, or each core.
-
-    Returns:
-        The slots, in the order in which they should be started (spread over the nodes), with
-        notices on what was capped or is shared.
-
-    Raises:
-        AllocationError: Not even one trial fits.
-        UsageError: `max_concurrent_trials` is less than 1.
-    """
-    check_max_concurrent(max_concurrent_trials)
-    demand = build_demand(cfg)
-    nodes, notices = _choose_nodes(allocation, demand)
-    tasks = _count_tasks(allocation, nodes, demand, max_concurrent_trials)
-    cpus = _cpus_per_task(allocation, nodes, tasks, demand)
-    fitting = [count_fitting(node, demand, cpus) for node in nodes]
-    default = max(1, sum(tasks) // (demand.tasks * demand.nodes))
-    wanted = max_concurrent_trials or default
-    if not demand.exclusive:
-        fitting = [wanted if fits else 0 for fits in fitting]
-    places = _place(fitting, demand.nodes, max(default, wanted))
-    if not places:
-        raise AllocationError(explain_misfit(allocation, nodes, demand, cpus))
-    expected = f"max_concurrent_trials={wanted}" if max_concurrent_trials else ""
-    if not expected and allocation.ntasks:
-        expected = f"the job's {allocation.ntasks} tasks would make {wanted}"
-    if expected and len(places) < wanted:
-        notices.append(explain_cap(expected, len(places), demand, cpus))
-    shares = Shares(nodes, places, min(wanted, len(places)), demand, cpus, allocation)
-    slots = tuple(shares.build_slot(index) for index in range(shares.count))
-    return Plan(slots, (*allocation.notices, *notices, *shares.format_notices()))
+def explain_misfit(allocation: Allocation, nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
+    """Say what a trial asks for, what there is, and what to change."""
+    where = "" if demand.nodes == 1 else f" on each of {demand.nodes} nodes"
+    needs = [f"{demand.tasks * cpus} CPUs ({demand.tasks} x cpus_per_task={cpus})"]
+    if demand.gpus:
+        needs.append(f"{demand.gpus} GPUs")
+    mem = count_mem_demand(nodes[0], demand, cpus)
+    if mem:
+        needs.append(f"{mem} MB of memory")
+    there = [_describe_node(node) for node in nodes[:_NODES_IN_MESSAGE]]
+    if len(nodes) > _NODES_IN_MESSAGE:
+        there.append(f"and {len(nodes) - _NODES_IN_MESSAGE} more nodes")
+    return (
+        f"not one trial fits: it needs {', '.join(needs)}{where}, and job {allocation.job_id} has "
+        f"{'; '.join(there)}. {_suggest(nodes, demand, cpus)}"
+    )
 
 
-def check_max_concurrent(value: int | None) -> None:
-    """Refuse a number of trials that makes no sense.
-
-    Raises:
-        UsageError: It is less than 1.
-    """
-    if value is not None and value < 1:
-        raise UsageError(f"max_concurrent_trials={value!r}: give 1 or more, or None for all")
+def _describe_node(node: Node) -> str:
+    mem = "" if node.mem_mb is None else f", {node.mem_mb} MB"
+    return f"{node.name}: {node.cpus} CPUs, {node.gpus} GPUs{mem}"
 
 
-def _choose_nodes(allocation: Allocation, demand: Demand) -> tuple[list[Node], list[str]]:
-    """Leave out nodes without a GPU where others have some and a trial takes its share of them."""
-    if len(allocation.nodes) < demand.nodes:
-        raise AllocationError(
-            f"SlurmCfg(nodes={demand.nodes!r}) asks for {demand.nodes} nodes a trial, but job "
-            f"{allocation.job_id} has {len(allocation.nodes)}: lower nodes, or raise --nodes of "
-            f"the job"
+def _suggest(nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
+    """Name the options that help against the first thing that is short."""
+    need = count_step_cpus(demand.tasks, cpus, max(node.threads_per_core for node in nodes))
+    if sum(node.cpus >= need for node in nodes) < demand.nodes:
+        return (
+            "Lower SlurmCfg(ntasks=...) or cpus_per_task, or raise --ntasks, --ntasks-per-node or "
+            "--cpus-per-task of the job"
         )
-    everything = list(allocation.nodes)
-    with_gpus = [node for node in everything if node.gpus]
-    without = [node.name for node in everything if not node.gpus]
-    if demand.gpus is not None or not without or len(with_gpus) < demand.nodes:
-        return everything, []
-    return with_gpus, [
-        f"no trial runs on {', '.join(without)}: the job has GPUs, but none there; "
-        f"SlurmCfg(gpus=0) uses all nodes, without GPUs"
-    ]
+    if sum(node.gpus >= (demand.gpus or 0) for node in nodes) < demand.nodes:
+        return "Lower SlurmCfg(gpus=...) or spread the trial over more nodes, or raise --gres"
+    return "Lower SlurmCfg(mem=...), cpus_per_task or gpus, or raise --mem of the job"
 
 
-def _count_tasks(
-    allocation: Allocation, nodes: Sequence[Node], demand: Demand, max_concurrent: int | None
-) -> list[int]:
-    """Count the tasks that each node is divided into, as the job or its resources say."""
-    if allocation.ntasks is not None and any(node.tasks for node in nodes):
-        return [node.tasks for node in nodes]
-    # The job does not say what the share of a task is, so the caller's number may.
-    asked = -(-(max_concurrent or 0) * demand.nodes // len(nodes)) * demand.tasks
-    return [
-        min(_count_cores(node), max(asked or _count_own_tasks(node, demand), demand.tasks))
-        for node in nodes
-    ]
-
-
-def _count_cores(node: Node) -> int:
-    return node.cpus // node.threads_per_core
-
-
-def _count_own_tasks(node: Node, demand: Demand) -> int:
-    """Count the tasks that a node's own resources suggest: one a GPU, else one a core."""
-    if not node.gpus or demand.gpus == 0:
-        return _count_cores(node)
-    if demand.gpus is None:
-        return node.gpus
-    return node.gpus // demand.gpus * demand.tasks
-
-
-def _cpus_per_task(
-    allocation: Allocation, nodes: Sequence[Node], tasks: Sequence[int], demand: Demand
-) -> int:
-    if demand.cpus_per_task is not None:
-        return demand.cpus_per_task
-    if allocation.cpus_per_task is not None:
-        return allocation.cpus_per_task
-    shares = [node.cpus // count for node, count in zip(nodes, tasks, strict=True) if count]
-    return max(1, min(shares, default=1))
-
-
-def _place(fitting: Sequence[int], nodes_per_slot: int, wanted: int) -> list[tuple[int, ...]]:
-    """Give each slot its nodes: always those with most room left, which makes the most slots."""
-    room = list(fitting)
-    places: list[tuple[int, ...]] = []
-    while len(places) < wanted:
-        roomiest = sorted(range(len(room)), key=lambda node: (-room[node], node))
-        chosen = sorted(roomiest[:nodes_per_slot])
-        if any(room[node] == 0 for node in chosen):
-            break
-        for node in chosen:
-            room[node] -= 1
-        places.append(tuple(chosen))
-    return places
+def explain_cap(wanted: str, fitting: int, demand: Demand, cpus: int) -> str:
+    """Say that fewer trials run at once than was to be expected, and what makes room."""
+    parts = [f"{demand.tasks} x {cpus} CPUs"]
+    if demand.gpus:
+        parts.append(f"{demand.gpus} GPUs")
+    return (
+        f"{fitting} trials run at once: {wanted}, but no more fit the job when each gets "
+        f"{' and '.join(parts)} on a node (cores are only given whole); smaller "
+        f"SlurmCfg(cpus_per_task=..., gpus=..., mem=...) make room for more"
+    )
 
 
 def count_local_slots(
