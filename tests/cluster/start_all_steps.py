@@ -86,7 +86,8 @@ def main(answer_file: str, cfg_json: str, most: str = "") -> None:
         planned = {name: getattr(slot, name) for name in Slot.__slots__}
         slots.append({"planned": planned, "tasks": tasks, "rest": rest})
     shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "step", allocation.job_id],
+        [os.environ.get("SCONTROL", "scontrol"), "--oneliner", "show", "step", allocation.job_id],
+        env=env,
         capture_output=True,
         text=True,
         check=True,

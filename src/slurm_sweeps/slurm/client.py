@@ -76,13 +76,15 @@ def read_allocation(env: Mapping[str, str]) -> Allocation | None:
     nodes = ask(env, "scontrol", "--oneliner", "show", "node", env["SLURM_JOB_NODELIST"])
     allocation = parse_allocation(env, job.text, nodes.text)
     problem = job.problem or nodes.problem
+    if not problem and "NodeName=" not in nodes.text:  # a site may hide its nodes
+        problem = "`scontrol show node` tells nothing"
     if allocation is None or not problem:
         return allocation
     notice = (
-        f"{problem}: each trial's share is worked out from the environment alone, so say "
-        f"SlurmCfg(gpus=..., mem=...) if it is wrong"
+        f"{problem}: each trial's share is worked out from the environment alone, and cores are "
+        f"taken for pairs of CPUs, so say SlurmCfg(gpus=..., mem=...) if it is wrong"
     )
-    return replace(allocation, notices=(notice,))
+    return replace(allocation, notices=(notice, *allocation.notices))
 
 
 def read_fate(job_id: str) -> Fate:

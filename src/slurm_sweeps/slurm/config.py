@@ -34,7 +34,8 @@ class SlurmCfg:
         ntasks: Tasks (ranks) of a trial, spread evenly over its nodes.
         args: Further options for srun, split as a shell splits. They win over what is worked out
             here and over the fields below.
-        cpus_per_task: CPUs of each task. None: the job's `--cpus-per-task`, or an even share.
+        cpus_per_task: CPUs of each task. None: the job's `--cpus-per-task`, or an even share; fewer
+            where not all of the job's tasks would fit otherwise.
         gpus: GPUs of a trial, over all its nodes; 0 for none. None: an even share.
         mem: Memory of a trial, over all its nodes, as Slurm writes it: `"16G"`. None: its share.
         fresh_step: Start a job step for every trial instead of one for each slot: needed for MPI
@@ -108,7 +109,7 @@ class SlurmCfg:
                 "SlurmCfg(share_imports=True) is for trials of one task in the step of their slot: "
                 f"leave it out with ntasks={self.ntasks!r}, fresh_step={self.fresh_step!r}"
             )
-        if options.sets_cpus or options.sets_mem or options.sets_gpus:
+        if options.sets_cpus or options.sets_mem or options.sets_gpus or options.threads_per_core:
             raise UsageError(
                 f"SlurmCfg(share_imports=True, args={self.args!r}): one step serves all slots of a "
                 "node, so args can't say the CPUs, memory or GPUs of a trial; use cpus_per_task, "
@@ -156,6 +157,7 @@ class Demand:
         mem_per_gpu_mb: Memory per GPU, in MB.
         gpus: GPUs.
         exclusive: Whether trials must not overlap.
+        threads_per_core: The CPUs of a core that its steps count; None for all.
     """
 
     nodes: int
@@ -166,6 +168,7 @@ class Demand:
     mem_per_gpu_mb: int | None
     gpus: int | None
     exclusive: bool
+    threads_per_core: int | None = None
 
 
 def build_demand(cfg: SlurmCfg) -> Demand:
@@ -196,6 +199,7 @@ def build_demand(cfg: SlurmCfg) -> Demand:
         mem_per_gpu_mb=options.mem_per_gpu_mb,
         gpus=per_node,
         exclusive=cfg.exclusive and not options.overlap,
+        threads_per_core=options.threads_per_core,
     )
 
 

@@ -9,8 +9,12 @@ The order of things: what one trial asks for (`Demand`), how often that fits on 
 (`Shares`): memory and GPUs that nobody asked for by number go in equal parts to the slots of a
 node.
 
-Two kinds of slots do not own what they use and are started with `--overlap`: those of
-`SlurmCfg(exclusive=False)`, and those of a job with fewer GPUs than slots. Slurm then picks the
+The promise is the job's tasks at once. Where they don't fit with the CPUs that the job asked for,
+since cores are only given whole, all get the largest number with which they do (`_fit`).
+
+Three kinds of slots do not own what they use and are started with `--overlap`: those of
+`SlurmCfg(exclusive=False)`, of a job with fewer GPUs than slots, and of one with fewer cores than
+tasks (`-c1` on cores of two threads, `--overcommit`). Slurm then picks the
 same first CPUs and the same first GPU for each of them (`--overlap` looks at no other step, seen on
 22.05), so their steps ask for the node's whole CPUs and GPUs; a trial keeps to its part by
 `visible_gpus` and by the number of its threads.
@@ -18,6 +22,7 @@ same first CPUs and the same first GPU for each of them (`--overlap` looks at no
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,24 +103,26 @@ def plan_slots(
     """
     check_max_concurrent(max_concurrent_trials)
     demand = build_demand(cfg)
+    allocation = _adapt(allocation, demand, max_concurrent_trials or 0)
     nodes, notices = _choose_nodes(allocation, demand)
     tasks = _count_tasks(allocation, nodes, demand, max_concurrent_trials)
-    cpus = _cpus_per_task(allocation, nodes, tasks, demand)
-    fitting = [count_fitting(node, demand, cpus) for node in nodes]
+    asked = _ask_cpus(allocation, nodes, tasks, demand)
     default = max(1, sum(tasks) // (demand.tasks * demand.nodes))
     wanted = max_concurrent_trials or default
-    if not demand.exclusive:
-        fitting = [wanted if fits else 0 for fits in fitting]
+    cpus, fitting, shares_cores = _fit(nodes, tasks, demand, asked, default, wanted)
     places = _place(fitting, demand.nodes, max(default, wanted))
     if not places:
-        raise AllocationError(explain_misfit(allocation, nodes, demand, cpus))
+        raise AllocationError(explain_misfit(allocation, nodes, demand, asked))
+    if cpus < asked:
+        notices.append(_explain_fewer_cpus(cpus, asked, len(places)))
     expected = f"max_concurrent_trials={wanted}" if max_concurrent_trials else ""
     if not expected and allocation.ntasks:
         expected = f"the job's {allocation.ntasks} tasks would make {wanted}"
     if expected and len(places) < wanted:
         notices.append(explain_cap(expected, len(places), demand, cpus))
-    shares = Shares(nodes, places, min(wanted, len(places)), demand, cpus, allocation)
-    slots = tuple(shares.build_slot(index) for index in range(shares.count))
+    count = min(wanted, len(places))
+    shares = Shares(nodes, places, count, demand, cpus, allocation, shares_cores)
+    slots = tuple(shares.build_slot(index) for index in range(count))
     return Plan(slots, (*allocation.notices, *notices, *shares.format_notices()))
 
 
@@ -148,6 +155,17 @@ def _choose_nodes(allocation: Allocation, demand: Demand) -> tuple[list[Node], l
     ]
 
 
+def _adapt(allocation: Allocation, demand: Demand, max_concurrent: int) -> Allocation:
+    """Count the threads of a core as the steps do, and take one big task a node for none."""
+    if demand.threads_per_core is not None:
+        allocation = allocation.count_threads(demand.threads_per_core)
+    tasks = [node.tasks for node in allocation.nodes]
+    is_divided = max_concurrent > sum(tasks) // (demand.tasks * demand.nodes)
+    if max(tasks) == 1 and is_divided and demand.exclusive and demand.cpus_per_task is None:
+        return replace(allocation, ntasks=None, cpus_per_task=None)
+    return allocation
+
+
 def _count_tasks(
     allocation: Allocation, nodes: Sequence[Node], demand: Demand, max_concurrent: int | None
 ) -> list[int]:
@@ -157,33 +175,71 @@ def _count_tasks(
     # The job does not say what the share of a task is, so the caller's number may.
     asked = -(-(max_concurrent or 0) * demand.nodes // len(nodes)) * demand.tasks
     return [
-        min(_count_cores(node), max(asked or _count_own_tasks(node, demand), demand.tasks))
+        min(node.cores, max(asked or _count_own_tasks(allocation, node, demand), demand.tasks))
         for node in nodes
     ]
 
 
-def _count_cores(node: Node) -> int:
-    return node.cpus // node.threads_per_core
-
-
-def _count_own_tasks(node: Node, demand: Demand) -> int:
+def _count_own_tasks(allocation: Allocation, node: Node, demand: Demand) -> int:
     """Count the tasks that a node's own resources suggest: one a GPU, else one a core."""
     if not node.gpus or demand.gpus == 0:
-        return _count_cores(node)
+        each = demand.cpus_per_task or allocation.cpus_per_task or 1
+        return node.cpus // count_step_cpus(1, each, node.threads_per_core)
     if demand.gpus is None:
         return node.gpus
     return node.gpus // demand.gpus * demand.tasks
 
 
-def _cpus_per_task(
+def _ask_cpus(
     allocation: Allocation, nodes: Sequence[Node], tasks: Sequence[int], demand: Demand
 ) -> int:
+    """Return the CPUs that a task should have, as far as they go."""
     if demand.cpus_per_task is not None:
         return demand.cpus_per_task
     if allocation.cpus_per_task is not None:
         return allocation.cpus_per_task
     shares = [node.cpus // count for node, count in zip(nodes, tasks, strict=True) if count]
     return max(1, min(shares, default=1))
+
+
+def _fit(
+    nodes: Sequence[Node],
+    tasks: Sequence[int],
+    demand: Demand,
+    asked: int,
+    default: int,
+    wanted: int,
+) -> tuple[int, list[int], bool]:
+    """Choose the CPUs of a task: the most, up to those asked for, with which all tasks fit.
+
+    Returns:
+        The CPUs, how many trials each node then holds, and whether they share cores, because not
+        even one CPU each will do.
+    """
+    fitting = [count_fitting(node, demand, asked) for node in nodes]
+    if not demand.exclusive:
+        return asked, [wanted if fits else 0 for fits in fitting], False
+    limits = [
+        min(count // demand.tasks, _count_beside_cpus(node, demand, asked))
+        for node, count in zip(nodes, tasks, strict=True)
+    ]
+    most = len(_place(limits, demand.nodes, default))
+    for cpus in range(asked, 0, -1):
+        fitting = [count_fitting(node, demand, cpus) for node in nodes]
+        held = list(map(min, fitting, limits))
+        if demand.cpus_per_task or len(_place(held, demand.nodes, default)) == most:
+            return cpus, fitting, False
+    if len(_place(fitting, demand.nodes, wanted)) >= min(wanted, most):
+        return 1, fitting, False
+    return 1, limits, True
+
+
+def _explain_fewer_cpus(cpus: int, asked: int, trials: int) -> str:
+    return (
+        f"each task gets {cpus} CPUs so that {trials} trials run at once: with {asked} not all "
+        f"would fit, because cores are only given whole; SlurmCfg(cpus_per_task={asked}) gives "
+        f"that to fewer trials"
+    )
 
 
 def _place(fitting: Sequence[int], nodes_per_slot: int, wanted: int) -> list[tuple[int, ...]]:
@@ -223,7 +279,13 @@ def count_mem_demand(node: Node, demand: Demand, cpus: int) -> int | None:
 
 def count_fitting(node: Node, demand: Demand, cpus: int) -> int:
     """Count the trials that a node holds, each with its part of the trial's tasks there."""
-    limits = [node.cpus // count_step_cpus(demand.tasks, cpus, node.threads_per_core)]
+    by_cpus = node.cpus // count_step_cpus(demand.tasks, cpus, node.threads_per_core)
+    return min(by_cpus, _count_beside_cpus(node, demand, cpus))
+
+
+def _count_beside_cpus(node: Node, demand: Demand, cpus: int) -> int:
+    """Count the trials that a node holds by all but its CPUs, if it has those for one."""
+    limits = [sys.maxsize if demand.tasks <= node.cpus else 0]
     mem = count_mem_demand(node, demand, cpus)
     if mem and node.mem_mb is not None:
         limits.append(node.mem_mb // mem)
@@ -243,6 +305,7 @@ class Shares:
         demand: What a trial asks for.
         cpus: CPUs of a task.
         allocation: The job.
+        shares_cores: Whether there are too few cores for each slot to own one.
     """
 
     def __init__(
@@ -253,6 +316,7 @@ class Shares:
         demand: Demand,
         cpus: int,
         allocation: Allocation,
+        shares_cores: bool,
     ) -> None:
         self.nodes = nodes
         self.places = places
@@ -267,7 +331,8 @@ class Shares:
         self.shares_gpus = any(
             self.gpus * used > nodes[node].gpus for node, used in self.used.items()
         )
-        self.exclusive = demand.exclusive and not self.shares_gpus
+        self.shares_cores = shares_cores
+        self.exclusive = demand.exclusive and not self.shares_gpus and not shares_cores
 
     def _gpus(self) -> int:
         """Count the GPUs that a trial sees on each of its nodes."""
@@ -337,9 +402,12 @@ class Shares:
         return format_gpus(scarcest.gres, self.gpus if self.exclusive else scarcest.gpus)
 
     def format_notices(self) -> list[str]:
-        """Say which GPUs are shared, or stay idle."""
+        """Say which cores and GPUs are shared, or stay idle."""
+        shared = [self._describe_cores()] if self.shares_cores else []
         if self.shares_gpus:
-            return [self._describe_sharing()]
+            shared.append(self._describe_sharing())
+        if shared:
+            return shared
         idle = sum(
             self.nodes[node].gpus - self.gpus * load
             for node, load in self.load.items()
@@ -352,6 +420,14 @@ class Shares:
             f"{len(self.places)} trials, which get {self.gpus} a node; say SlurmCfg(gpus=...)"
         ]
 
+    def _describe_cores(self) -> str:
+        node, used = max(self.used.items(), key=lambda item: item[1] / self.nodes[item[0]].cores)
+        return (
+            f"{used} trials share {self.nodes[node].cores} core(s) of {self.nodes[node].name} and "
+            f"float over its CPUs, since cores are only given whole; a smaller "
+            f"max_concurrent_trials, or more CPUs for the job, give each its own"
+        )
+
     def _describe_sharing(self) -> str:
         node, used = max(self.used.items(), key=lambda item: item[1] / self.nodes[item[0]].gpus)
         name, gpus = self.nodes[node].name, self.nodes[node].gpus
@@ -363,7 +439,7 @@ class Shares:
 
 
 def _count_even_cpus(node: Node, tasks: int) -> int:
-    return node.cpus // node.threads_per_core // tasks * node.threads_per_core
+    return node.cores // tasks * node.threads_per_core
 
 
 def _count_slots(places: Sequence[tuple[int, ...]]) -> Mapping[int, int]:

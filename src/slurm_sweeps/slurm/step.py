@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 #: Short options of srun(1) that concern us, by their long names. All of them take a value.
 _SHORT = {
+    "-B": "--extra-node-info",
     "-c": "--cpus-per-task",
     "-e": "--error",
     "-G": "--gpus",
@@ -62,7 +63,13 @@ _COUNTED = {
     "--gpus",
     "--gpus-per-node",
     "--gpus-per-task",
+    "--threads-per-core",
+    "--extra-node-info",
+    "--hint",
 }
+
+#: Values of --hint by which srun takes one thread of each core (srun(1), seen on 22.05).
+_ONE_THREAD = {"nomultithread", "compute_bound", "memory_bound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class StepOptions:
         gpus_per_node: GPUs of a node's part of the step.
         gpus_per_task: GPUs of a task.
         gpus: GPUs of the whole step.
+        threads_per_core: The CPUs of a core that a step counts: with 1 of 2, each CPU is a core.
         overlap: The steps are to share whatever they are given.
         tokens: The options as srun gets them.
     """
@@ -88,6 +96,7 @@ class StepOptions:
     gpus_per_node: int | None = None
     gpus_per_task: int | None = None
     gpus: int | None = None
+    threads_per_core: int | None = None
     overlap: bool = False
     tokens: tuple[str, ...] = ()
 
@@ -131,6 +140,7 @@ def parse_step_options(args: str) -> StepOptions:
         gpus_per_node=_read_gres(values, args),
         gpus_per_task=_read_gpus(values, "--gpus-per-task"),
         gpus=_read_gpus(values, "--gpus"),
+        threads_per_core=_read_threads(values, args),
         overlap="--overlap" in tokens,
         tokens=tuple(tokens),
     )
@@ -182,6 +192,15 @@ def _read_count(values: dict[str, str], name: str, args: str) -> int | None:
     return int(text)
 
 
+def _read_threads(values: dict[str, str], args: str) -> int | None:
+    if _ONE_THREAD & set(values.get("--hint", "").split(",")):
+        return 1
+    layout = values.get("--extra-node-info", "").split(":")  # sockets, cores, threads
+    if len(layout) == 3 and layout[2].isdecimal():
+        values = {"--threads-per-core": layout[2], **values}
+    return _read_count(values, "--threads-per-core", args)
+
+
 def _read_mem(values: dict[str, str], name: str) -> int | None:
     return parse_mem(values[name]) if name in values else None
 
@@ -212,7 +231,6 @@ _KEPT = frozenset(
         "SLURM_CLUSTER_NAME",
         "SLURM_CONF",
         "SLURM_CONF_SERVER",
-        "SLURM_HINT",
         "SLURM_JOBID",
         "SLURM_JOB_CPUS_PER_NODE",
         "SLURM_JOB_ID",
@@ -278,6 +296,9 @@ def build_srun_argv(
         argv.append(f"--gres={slot.gres}")
     # -K1: when one task dies, the others are not left waiting for it in a collective call.
     argv += ["-K1", "--export=ALL"]
+    if not cfg.fresh_step:
+        # A worker runs no MPI, and the library that the cluster's default wants may not be there.
+        argv.append("--mpi=none")
     if slot.ntasks > 1:
         # --output=0 alone sends rank 0's stderr to srun's stdout and the others' nowhere (22.05).
         # Lines of up to 1024 bytes then come whole; longer ones are torn into each other.
@@ -291,7 +312,9 @@ def build_step_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Give the environment for srun: the driver's, without what would steer the step.
 
     What describes the job's resources is taken out, as are the ranks and addresses of another
-    distributed run; what leads srun to its job and its controller stays.
+    distributed run; what leads srun to its job and its controller stays. A hint on threads would
+    make steps larger than they are counted, so it is taken out as well: a step of a job that was
+    submitted with one heeds it all the same (22.05).
     """
     kept = {
         name: value

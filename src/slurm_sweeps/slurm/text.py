@@ -220,7 +220,10 @@ class JobNode:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What `scontrol show node` says of a node, whoever uses it."""
+    """What `scontrol show node` says of a node, whoever uses it.
+
+    Where a site counts one CPU a core, so does `threads_per_core`.
+    """
 
     threads_per_core: int
     address: str
@@ -239,11 +242,11 @@ def parse_node_facts(text: str) -> dict[str, NodeFacts]:
     """Read `scontrol --oneliner show node`: name to threads per core and address."""
     found: dict[str, NodeFacts] = {}
     for line in text.splitlines():
-        pairs = re.findall(r"(?:^|\s)(NodeName|NodeAddr|ThreadsPerCore)=(\S+)", line)
-        fields: dict[str, str] = dict(pairs)
+        fields: dict[str, str] = dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", line))
         if "NodeName" in fields:
-            name = fields["NodeName"]
-            found[name] = NodeFacts(
-                int(fields.get("ThreadsPerCore", 1)), fields.get("NodeAddr", name)
-            )
+            name, threads = fields["NodeName"], int(fields.get("ThreadsPerCore", 1))
+            cores = int(fields.get("Sockets", 0)) * int(fields.get("CoresPerSocket", 0))
+            if cores and "CPUTot" in fields:
+                threads = max(1, min(threads, int(fields["CPUTot"]) // cores))
+            found[name] = NodeFacts(threads, fields.get("NodeAddr", name))
     return found
