@@ -78,6 +78,7 @@ PURE = [
     "slurm/allocation.py",
     "slurm/config.py",
     "slurm/share.py",
+    "slurm/slot.py",
     "slurm/step.py",
 ]
 IMPURE = {"os", "subprocess", "socket", "time", "logging", "threading", "sqlite3", "pathlib"}

@@ -14,14 +14,8 @@ from recorded_jobs import JOBS, load_allocation, load_allocation_without_scontro
 from slurm_sweeps.errors import AllocationError, UsageError
 from slurm_sweeps.slurm.allocation import Allocation, Node
 from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg, build_demand
-from slurm_sweeps.slurm.share import (
-    Plan,
-    Slot,
-    count_local_slots,
-    count_step_cpus,
-    format_gpus,
-    plan_slots,
-)
+from slurm_sweeps.slurm.share import Plan, count_local_slots, plan_slots
+from slurm_sweeps.slurm.slot import Slot, count_step_cpus, format_gpus
 from slurm_sweeps.slurm.text import Gres, parse_gres
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorded_jobs import read_job
 
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.share import Slot
+from slurm_sweeps.slurm.slot import Slot
 from slurm_sweeps.slurm.step import (
     build_srun_argv,
     build_step_environment,

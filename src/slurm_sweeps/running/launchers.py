@@ -23,7 +23,8 @@ from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
 from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, requeue_job
 from ..slurm.config import LocalCfg, SlurmCfg
-from ..slurm.share import Plan, Slot, count_local_slots, count_step_cpus, merge_slots, plan_slots
+from ..slurm.share import Plan, count_local_slots, plan_slots
+from ..slurm.slot import Slot, count_step_cpus, merge_slots
 from ..slurm.step import (
     build_srun_argv,
     build_step_environment,

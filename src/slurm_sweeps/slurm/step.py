@@ -24,7 +24,7 @@ from .text import count_gpus, parse_gres, parse_mem, parse_nodelist
 
 if TYPE_CHECKING:
     from .config import SlurmCfg
-    from .share import Slot
+    from .slot import Slot
 
 #: Short options of srun(1) that concern us, by their long names. All of them take a value.
 _SHORT = {
