@@ -92,5 +92,5 @@ def cluster(needs_slurm: None, install: SlurmInstall) -> Iterator[SlurmCluster]:
 def no_jobs_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """End the jobs that a test has left, so that the next one finds idle nodes."""
     yield
-    if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").clear()
+    for name in {"cluster", "other_cluster"} & set(request.fixturenames):
+        request.getfixturevalue(name).clear()

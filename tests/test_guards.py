@@ -75,6 +75,11 @@ PURE = [
     "samplers",
     "sweep",
     "slurm/text.py",
+    "slurm/allocation.py",
+    "slurm/config.py",
+    "slurm/share.py",
+    "slurm/slot.py",
+    "slurm/step.py",
 ]
 IMPURE = {"os", "subprocess", "socket", "time", "logging", "threading", "sqlite3", "pathlib"}
 

@@ -16,9 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slurm_sweeps.slurm.allocation import check_not_inside_a_step, read_allocation
+from slurm_sweeps.slurm.allocation import check_not_inside_a_step
+from slurm_sweeps.slurm.client import read_allocation
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.share import Plan, Slot, plan_slots
+from slurm_sweeps.slurm.share import Plan, plan_slots
+from slurm_sweeps.slurm.slot import Slot
 from slurm_sweeps.slurm.step import build_srun_argv, build_step_environment
 
 TASK = """
@@ -85,7 +87,8 @@ def main(answer_file: str, cfg_json: str, most: str = "") -> None:
         planned = {name: getattr(slot, name) for name in Slot.__slots__}
         slots.append({"planned": planned, "tasks": tasks, "rest": rest})
     shown = subprocess.run(
-        ["scontrol", "--oneliner", "show", "step", allocation.job_id],
+        [os.environ.get("SCONTROL", "scontrol"), "--oneliner", "show", "step", allocation.job_id],
+        env=env,
         capture_output=True,
         text=True,
         check=True,

@@ -47,12 +47,13 @@ def run_job(
     job: str,
     cfg: dict[str, Any] | None = None,
     most: int | None = None,
+    before: str = "",
 ) -> Answer:
-    """Run the probe in a batch job and read its answer."""
+    """Run the probe in a batch job, after the lines `before`, and read its answer."""
     answer = folder / "answer.json"
     argv = [sys.executable, str(PROBE), str(answer), json.dumps(cfg or {})]
     script = shlex.join([*argv, str(most)] if most else argv)
-    job_id = cluster.sbatch(script, "-t2", *job.split(), cwd=folder)
+    job_id = cluster.sbatch(f"{before}\n{script}", "-t2", *job.split(), cwd=folder)
     end = cluster.wait_job(job_id, TIMEOUT_S)
     assert end.exit_code == 0, cluster.job_output(job_id)
     told = json.loads(answer.read_text())

@@ -21,6 +21,7 @@ class ClusterSpec:
     Args:
         nodes: How many nodes, named n1, n2, …
         cpus: CPUs that each node claims; even.
+        threads_per_core: CPUs of a core; with two, `cpus` are half as many cores of one socket.
         memory_mb: Memory that each node claims, in MB.
         gpus: Fake GPUs per node; 0 for a cluster without GRES.
         gpu_type: The type of the GPUs of the second half of the nodes; those of the first half
@@ -30,11 +31,13 @@ class ClusterSpec:
         kill_wait_s: Seconds between TERM and KILL at a time limit, a preemption, a `scancel`.
         over_time_limit_min: Minutes that a job may exceed its time limit.
         slurmd_timeout_s: Seconds of silence after which a node is taken for down.
-        extra: Further lines for slurm.conf.
+        extra: Further lines for slurm.conf, `Name=value`; one replaces the line of its name that
+            would be there (SelectTypeParameters, MpiDefault, SchedulerParameters, …).
     """
 
     nodes: int = 4
     cpus: int = 128
+    threads_per_core: int = 1
     memory_mb: int = 256_000
     gpus: int = 4
     gpu_type: str = "a100"
@@ -170,9 +173,10 @@ def build_slurm_conf(
         *_behaviour_lines(spec),
         *_node_lines(spec, hostname, ports[1:]),
         *_partition_lines(spec),
-        *spec.extra,
     ]
-    return "\n".join(lines) + "\n"
+    replaced = {line.partition("=")[0] for line in spec.extra}
+    kept = [line for line in lines if line.partition("=")[0] not in replaced]
+    return "\n".join([*kept, *spec.extra]) + "\n"
 
 
 def _behaviour_lines(spec: ClusterSpec) -> list[str]:
@@ -197,9 +201,12 @@ def _behaviour_lines(spec: ClusterSpec) -> list[str]:
 
 
 def _node_lines(spec: ClusterSpec, hostname: str, ports: Sequence[int]) -> list[str]:
+    threads = spec.threads_per_core
+    sockets = 2 if threads == 1 else 1  # so that the cores may be odd in number
     shape = (
-        f"CPUs={spec.cpus} Boards=1 SocketsPerBoard=2 CoresPerSocket={spec.cpus // 2} "
-        f"ThreadsPerCore=1 RealMemory={spec.memory_mb}"
+        f"CPUs={spec.cpus} Boards=1 SocketsPerBoard={sockets} "
+        f"CoresPerSocket={spec.cpus // threads // sockets} ThreadsPerCore={threads} "
+        f"RealMemory={spec.memory_mb}"
     )
     nodes = [
         f"NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port} {shape}"

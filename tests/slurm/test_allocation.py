@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,10 @@ from slurm_sweeps.slurm.allocation import (
     Allocation,
     Node,
     check_not_inside_a_step,
-    inside_a_step,
     parse_allocation,
-    read_allocation,
 )
-from slurm_sweeps.slurm.client import parse_job_nodes, parse_node_facts
-from slurm_sweeps.slurm.text import Gres
+from slurm_sweeps.slurm.client import ask, read_allocation
+from slurm_sweeps.slurm.text import Gres, parse_job_nodes, parse_node_facts
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
 
@@ -121,6 +120,56 @@ def test_threads_and_addresses_come_from_the_nodes() -> None:
     assert load_allocation_without_scontrol("threads").nodes[0].address == "h1"
 
 
+def test_where_the_nodes_are_not_shown_cores_are_taken_for_pairs() -> None:
+    assert load_allocation_without_scontrol("threads").nodes[0].threads_per_core == 2
+    odd = parse_allocation({**JOB, "SLURM_JOB_CPUS_PER_NODE": "4,3"})
+    assert odd is not None
+    assert [node.threads_per_core for node in odd.nodes] == [2, 1]
+    # The job itself says that it counts cores.
+    assert load_allocation_without_scontrol("nomultithread").nodes[0].threads_per_core == 1
+
+
+def test_a_site_may_count_one_cpu_a_core() -> None:
+    text = "NodeName=n1 CoresPerSocket=4 CPUTot=8 Sockets=2 ThreadsPerCore=2"
+    assert parse_node_facts(text)["n1"].threads_per_core == 1
+    assert parse_node_facts(text.replace("CPUTot=8", "CPUTot=16"))["n1"].threads_per_core == 2
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        {"SLURM_GPUS": "4", "SLURM_GPUS_ON_NODE": "4", "SLURM_GPUS_PER_NODE": "4"},
+        {"SLURM_MEM_PER_CPU": "100"},
+        {"SLURM_MEM_PER_GPU": "100"},
+        {"SLURM_CPUS_PER_TASK": "2"},
+        {"SLURM_THREADS_PER_CORE": "1"},
+    ],
+    ids=str,
+)
+def test_what_a_site_sets_against_the_job_is_not_believed(site: dict[str, str]) -> None:
+    env, job_text = read_job("three_tasks")
+    assert parse_allocation(env | site, job_text, NODE_TEXT) in (
+        load_allocation("three_tasks"),
+        replace(load_allocation("three_tasks"), cpus_per_task=None),
+    )
+
+
+def test_a_number_of_tasks_that_are_not_laid_out_is_not_believed() -> None:
+    env, job_text = read_job("exclusive")
+    found = parse_allocation({**env, "SLURM_NTASKS": "3"}, job_text, NODE_TEXT)
+    assert found == load_allocation("exclusive")
+
+
+def test_a_hint_on_threads_that_is_not_the_jobs_own_is_told() -> None:
+    env, job_text = read_job("threads")
+    found = parse_allocation({**env, "SLURM_HINT": "nomultithread"}, job_text, NODE_TEXT)
+    assert found is not None
+    assert len(found.notices) == 1
+    assert "SLURM_HINT='nomultithread' is not handed on" in found.notices[0]
+    assert "say SlurmCfg(args='--hint=nomultithread') if you want it" in found.notices[0]
+    assert load_allocation("nomultithread").notices == ()
+
+
 def test_memory_that_slurm_does_not_count_is_unknown() -> None:
     allocation = parse_allocation(JOB, "     Nodes=n[1-2] CPU_IDs=0-3 Mem=0 GRES=\n")
     assert allocation is not None
@@ -181,6 +230,22 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
+def test_slurms_own_commands_do_not_see_what_would_steer_them(tmp_path: Path) -> None:
+    env = make_scontrol(tmp_path, "import os, sys; sys.exit(repr(sorted(os.environ)))")
+    env |= {"SLURM_CLUSTERS": "other", "SLURM_GPUS": "4", "SQUEUE_FORMAT": "%i", "SLURM_CONF": "c"}
+    answer = ask(env, "scontrol", "ping")
+    assert "'SLURM_CONF'" in answer.problem
+    assert "'SLURM_TIME_FORMAT'" in answer.problem
+    for name in ("SLURM_CLUSTERS", "SLURM_GPUS", "SQUEUE_FORMAT"):
+        assert name not in answer.problem
+
+
+def test_nodes_that_a_site_hides_are_told(tmp_path: Path) -> None:
+    allocation = read_allocation(make_scontrol(tmp_path, "print()"))
+    assert allocation is not None
+    assert "`scontrol show node` tells nothing: each trial's share" in allocation.notices[0]
+
+
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
         "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
@@ -207,7 +272,6 @@ def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
 )
 def test_steps_are_told_apart(step: str | None, inside: bool) -> None:
     env = {} if step is None else {"SLURM_STEP_ID": step, "SLURM_JOB_ID": "7"}
-    assert inside_a_step(env) is inside
     if inside:
         with pytest.raises(UsageError, match=rf"inside job step 7\.{step} .*Start it without srun"):
             check_not_inside_a_step(env)

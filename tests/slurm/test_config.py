@@ -99,6 +99,13 @@ def test_gpus_of_a_local_trial_are_checked() -> None:
         ("-G2", {"gpus": 2}),
         ("--gpus=a100:2,v100:1", {"gpus": 3}),
         ("--overlap", {"overlap": True}),
+        ("--threads-per-core=1", {"threads_per_core": 1}),
+        ("--hint=nomultithread", {"threads_per_core": 1}),
+        ("--hint compute_bound", {"threads_per_core": 1}),
+        ("--hint=multithread", {}),
+        ("-B 2:4:1", {"threads_per_core": 1}),
+        ("--extra-node-info=2:4", {}),
+        ("-B *:*:*", {}),
         ("--mpi=pmi2 --unknown thing", {}),
     ],
 )

@@ -13,16 +13,9 @@ from recorded_jobs import JOBS, load_allocation, load_allocation_without_scontro
 
 from slurm_sweeps.errors import AllocationError, UsageError
 from slurm_sweeps.slurm.allocation import Allocation, Node
-from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
-from slurm_sweeps.slurm.share import (
-    Plan,
-    Slot,
-    build_demand,
-    count_local_slots,
-    count_step_cpus,
-    format_gpus,
-    plan_slots,
-)
+from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg, build_demand
+from slurm_sweeps.slurm.share import Plan, count_local_slots, plan_slots
+from slurm_sweeps.slurm.slot import Slot, count_step_cpus, format_gpus
 from slurm_sweeps.slurm.text import Gres, parse_gres
 
 
@@ -51,8 +44,8 @@ def describe(plan: Plan) -> list[tuple[int, str, int, int | None, str | None]]:
         ("three_tasks", [(1, "n2", 4, 256000, None), (2, "n1", 4, 128000, None)]),
         ("two_types", [(4, "t1", 4, 400, "gpu:1")]),
         ("nomultithread", [(4, "h1", 4, 2048, None)]),
-        # 10 CPUs are five cores, and a step of three CPUs takes two of them.
-        ("threads", [(2, "h1", 3, 400, None)]),
+        # 10 CPUs are five cores, and a step of three CPUs would take two of them.
+        ("threads", [(3, "h1", 2, 200, None)]),
         # Slurm put seven tasks beside four GPUs and one beside the other four.
         ("gpus_skewed", [(1, "n2", 4, 16384, "gpu:4"), (7, "n1", 4, 2340, "gpu:4")]),
     ],
@@ -152,10 +145,14 @@ def test_more_trials_than_tasks_run_where_they_fit() -> None:
     assert plan.notices == ()
 
 
-def test_tasks_that_do_not_fit_as_steps_are_told() -> None:
-    notices = plan_slots(load_allocation("threads"), SlurmCfg()).notices
-    assert len(notices) == 1
-    assert "2 trials run at once: the job's 3 tasks would make 3" in notices[0]
+def test_tasks_that_do_not_fit_as_steps_get_fewer_cpus_which_is_told() -> None:
+    assert plan_slots(load_allocation("threads"), SlurmCfg()).notices == (
+        "each task gets 2 CPUs so that 3 trials run at once: with 3 not all would fit, because "
+        "cores are only given whole; SlurmCfg(cpus_per_task=3) gives that to fewer trials",
+    )
+    plan = plan_slots(load_allocation("threads"), SlurmCfg(cpus_per_task=3))
+    assert describe(plan) == [(2, "h1", 3, 400, None)]
+    assert "2 trials run at once: the job's 3 tasks would make 3" in plan.notices[0]
 
 
 def test_a_job_without_tasks_is_divided_as_asked() -> None:
@@ -168,6 +165,99 @@ def test_a_job_without_tasks_is_divided_as_asked() -> None:
 def test_notices_of_the_allocation_are_passed_on() -> None:
     allocation = replace(load_allocation("per_cpu"), notices=("scontrol is gone",))
     assert plan_slots(allocation, SlurmCfg()).notices == ("scontrol is gone",)
+
+
+# Cores of two threads, which are only given whole.
+
+
+def make_job(
+    cpus: int,
+    tasks: int,
+    cpus_per_task: int | None = None,
+    *,
+    threads: int = 2,
+    nodes: int = 1,
+    gpus: int = 0,
+) -> Allocation:
+    node = Node(
+        "n",
+        cpus=cpus,
+        tasks=tasks,
+        mem_mb=16000,
+        gres=(Gres("gpu", None, gpus),) if gpus else (),
+        threads_per_core=threads,
+    )
+    return Allocation(
+        job_id="7",
+        nodes=tuple(replace(node, name=f"n{number}") for number in range(nodes)),
+        ntasks=nodes * tasks or None,
+        cpus_per_task=cpus_per_task,
+        has_gres=gpus > 0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "cfg", "most", "slots"),
+    [
+        # The most CPUs with which all tasks fit: slots, CPUs of a task, whether they own them.
+        (make_job(14, 4, nodes=2, gpus=4), {}, None, (8, 2, True)),
+        (make_job(6, 2, 3, nodes=2), {}, None, (4, 2, True)),
+        (make_job(6, 2, 3, threads=1), {}, None, (2, 3, True)),
+        (make_job(14, 4, 3), {"cpus_per_task": 3}, None, (3, 3, True)),
+        (make_job(14, 0, gpus=4), {}, None, (4, 2, True)),
+        # Too few cores for each to own one.
+        (make_job(16, 16, 1), {}, None, (16, 1, False)),
+        (make_job(16, 16, 1), {}, 16, (16, 1, False)),
+        (make_job(16, 16, 1), {}, 8, (8, 1, True)),
+        (make_job(2, 8), {}, None, (8, 1, False)),  # --overcommit
+        (make_job(1, 8, threads=1), {}, None, (8, 1, False)),
+        (make_job(16, 16, 1), {"ntasks": 2}, None, (8, 1, True)),
+        (make_job(16, 16, 1), {"cpus_per_task": 1}, None, (8, 1, True)),
+        # srun is asked to take one thread of each core, so that -c counts cores.
+        (make_job(16, 8, 2, nodes=2), {"args": "--hint=nomultithread"}, None, (16, 1, True)),
+        (make_job(16, 8, 2), {"args": "--threads-per-core=1"}, None, (8, 1, True)),
+        (make_job(16, 8, 2), {"args": "-B *:*:1"}, None, (8, 1, True)),
+        (make_job(16, 8, 2), {"args": "--hint=multithread"}, None, (8, 2, True)),
+        (make_job(16, 8, 2), {"args": "--threads-per-core=2"}, None, (8, 2, True)),
+        (make_job(16, 4, 4), {"args": "--hint=compute_bound"}, None, (4, 2, True)),
+        (make_job(16, 8, 2), {"args": "--hint=memory_bound -c2"}, None, (4, 2, True)),
+        # One big task a node.
+        (make_job(16, 1, 16), {}, 8, (8, 2, True)),
+        (make_job(16, 1, 16, threads=1), {}, 8, (8, 2, True)),
+        (make_job(16, 1, 16, nodes=2), {}, 8, (8, 4, True)),
+        (make_job(16, 1, 16), {"ntasks": 2}, 4, (4, 2, True)),
+        (make_job(16, 1, 16), {}, None, (1, 16, True)),
+        (make_job(16, 1, 16, nodes=2), {}, 2, (2, 16, True)),
+        (make_job(16, 1, 16), {"cpus_per_task": 4}, 8, (4, 4, True)),
+        # --cpus-per-task without a number of tasks.
+        (make_job(16, 0, 4), {}, None, (4, 4, True)),
+        (make_job(16, 0, 16), {}, 8, (8, 2, True)),
+    ],
+)
+def test_all_tasks_run_at_once_where_that_can_be(
+    job: Allocation, cfg: dict[str, Any], most: int | None, slots: tuple[int, int, bool]
+) -> None:
+    plan = plan_slots(job, SlurmCfg(**cfg), most)
+    alike = {(slot.cpus_per_task, slot.exclusive) for slot in plan.slots}
+    assert [(len(plan.slots), *some) for some in alike] == [slots]
+    mem_mb = [slot.mem_mb or 0 for slot in plan.slots]
+    assert min(mem_mb) > 0
+    assert sum(mem_mb) <= sum(node.mem_mb or 0 for node in job.nodes)
+
+
+def test_that_cores_are_shared_is_said() -> None:
+    plan = plan_slots(make_job(16, 16, 1), SlurmCfg())
+    assert {slot.step_cpus_per_task for slot in plan.slots} == {16}
+    assert plan.notices == (
+        "16 trials share 8 core(s) of n0 and float over its CPUs, since cores are only given "
+        "whole; a smaller max_concurrent_trials, or more CPUs for the job, give each its own",
+    )
+
+
+def test_trials_that_share_cores_own_their_gpus_while_they_last() -> None:
+    plan = plan_slots(make_job(4, 4, 1, gpus=4), SlurmCfg())
+    assert [slot.visible_gpus for slot in plan.slots] == [(0,), (1,), (2,), (3,)]
+    assert {(slot.gres, slot.exclusive) for slot in plan.slots} == {("gpu:4", False)}
 
 
 # More slots than GPUs.
@@ -340,7 +430,7 @@ def allocations(draw: st.DrawFn) -> Allocation:
             Node(
                 name=f"n{index}",
                 cpus=cpus,
-                tasks=draw(st.integers(1, cpus)) if named else 0,
+                tasks=draw(st.integers(1, 2 * cpus)) if named else 0,
                 mem_mb=draw(st.one_of(st.none(), st.integers(1000, 90000))),
                 gres=(Gres("gpu", None, gpus),) if gpus else (),
                 threads_per_core=threads,
@@ -429,7 +519,7 @@ def test_each_slot_is_what_was_asked(
 def test_more_trials_are_never_fewer(
     allocation: Allocation, cfg: SlurmCfg, some: int, more: int
 ) -> None:
-    if allocation.ntasks is None and allocation.cpus_per_task is None:
+    if max(node.tasks for node in allocation.nodes) <= 1:
         return  # such a job is divided by the number itself
     few = plan_or_none(allocation, cfg, some)
     many = plan_or_none(allocation, cfg, some + more)

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from slurm_sweeps.errors import AllocationError, UsageError
 from slurm_sweeps.slurm.text import (
+    Fate,
     Gres,
     count_gpus,
     parse_counts,
+    parse_fate,
     parse_gres,
+    parse_kill_wait,
     parse_mem,
     parse_nodelist,
+    parse_time_left,
 )
 
 
@@ -120,3 +124,40 @@ def test_broken_gres_are_quoted(text: str) -> None:
 
 def test_only_gpus_count_as_gpus() -> None:
     assert count_gpus(parse_gres("gpu:a100:3,gpu:v100:1,tmp:7")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "left_s"),
+    [
+        ("0:07\n", 7.0),
+        ("59:00", 3540.0),
+        ("1:00:00", 3600.0),
+        ("2-00:00:01", 172801.0),
+        ("UNLIMITED", None),
+        ("NOT_SET", None),
+        ("", None),
+    ],
+)
+def test_the_time_left_is_read(text: str, left_s: float | None) -> None:
+    assert parse_time_left(text) == left_s
+
+
+def test_the_time_between_term_and_kill_is_read() -> None:
+    assert parse_kill_wait("JobFileAppend = 0\nKillWait                = 45 sec\n") == 45.0
+    assert parse_kill_wait("KillOnBadExit = 0\n") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fate"),
+    [
+        ("", Fate.UNKNOWN),
+        ("JobState=RUNNING Restarts=0 RunTime=00:00:05 TimeLimit=00:02:00", Fate.UNKNOWN),
+        ("JobState=COMPLETING Restarts=0 RunTime=00:00:05 TimeLimit=00:02:00", Fate.CANCELLED),
+        ("JobState=CANCELLED Restarts=0 RunTime=00:00:05 TimeLimit=UNLIMITED", Fate.CANCELLED),
+        ("JobState=COMPLETING Restarts=0 RunTime=00:02:01 TimeLimit=00:02:00", Fate.UNKNOWN),
+        ("JobState=COMPLETING Restarts=0 PreemptTime=2022-05-01T10:00:00", Fate.UNKNOWN),
+        ("JobState=COMPLETING Restarts=1 RunTime=00:00:05 PreemptTime=None", Fate.REQUEUED),
+    ],
+)
+def test_the_fate_of_a_job_that_ends_is_told(text: str, fate: Fate) -> None:
+    assert parse_fate(text, restarts=0) is fate

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorded_jobs import read_job
 
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.share import Slot
+from slurm_sweeps.slurm.slot import Slot
 from slurm_sweeps.slurm.step import (
     build_srun_argv,
     build_step_environment,
@@ -25,14 +25,14 @@ SLOT = Slot(0, ("n1",), ntasks=1, cpus_per_task=4, mem_mb=4096, step_cpus_per_ta
 WIDE = Slot(1, ("n1", "n3"), ntasks=4, cpus_per_task=4, mem_mb=8192, step_cpus_per_task=4, gpus=2)
 
 
-def join(slot: Slot, cfg: SlurmCfg, **options: str) -> str:
-    return " ".join(build_srun_argv(slot, cfg, ["python", "-V"], **options))
+def join(slot: Slot, cfg: SlurmCfg, job_name: str | None = None) -> str:
+    return " ".join(build_srun_argv(slot, cfg, ["python", "-V"], job_name))
 
 
 def test_a_step_of_one_task() -> None:
     assert join(SLOT, SlurmCfg()) == (
         "srun --exact -N1 -n1 --ntasks-per-node=1 --nodelist=n1 -c4 --mem=4096M -K1 --export=ALL "
-        "python -V"
+        "--mpi=none python -V"
     )
 
 
@@ -40,7 +40,7 @@ def test_a_step_of_several_tasks_brings_back_one_stdout_and_every_stderr() -> No
     wide = Slot(**{**{name: getattr(WIDE, name) for name in WIDE.__slots__}, "gres": "gpu:2"})
     assert join(wide, SlurmCfg(nodes=2, ntasks=4)) == (
         "srun --exact -N2 -n4 --ntasks-per-node=2 --nodelist=n1,n3 -c4 --mem=8192M --gres=gpu:2 "
-        "-K1 --export=ALL --output=0 --error=all python -V"
+        "-K1 --export=ALL --mpi=none --output=0 --error=all python -V"
     )
 
 
@@ -51,7 +51,7 @@ def test_a_step_that_overlaps_asks_for_all() -> None:
     )  # fmt: skip
     assert join(slot, SlurmCfg(exclusive=False)) == (
         "srun --exact --overlap -N1 -n1 --ntasks-per-node=1 --nodelist=n1 -c72 --mem=0 "
-        "--gres=gpu:3 -K1 --export=ALL python -V"
+        "--gres=gpu:3 -K1 --export=ALL --mpi=none python -V"
     )
 
 
@@ -82,11 +82,15 @@ def test_other_options_pass_as_a_shell_would_pass_them() -> None:
     assert argv[-3:] == ["--mpi=pmi2", "--comment=a b", "true"]
 
 
-def test_a_step_can_have_a_name_a_file_for_errors_and_another_srun() -> None:
-    line = join(SLOT, SlurmCfg(), srun="/opt/slurm/bin/srun", job_name="slot", stderr="/tmp/e")
-    assert line.startswith("/opt/slurm/bin/srun --exact")
-    assert line.endswith("--export=ALL --error=/tmp/e --job-name=slot python -V")
-    assert "--error=/tmp/e" in join(WIDE, SlurmCfg(), stderr="/tmp/e")
+def test_steps_of_workers_run_no_mpi_unless_the_user_says_so() -> None:
+    assert "--mpi=none" in join(SLOT, SlurmCfg())
+    assert join(SLOT, SlurmCfg(args="--mpi=pmi2")).endswith("--mpi=none --mpi=pmi2 python -V")
+    # Here the trial is the step: what the user has set for MPI is meant for it.
+    assert "--mpi" not in join(SLOT, SlurmCfg(fresh_step=True))
+
+
+def test_a_step_can_have_a_name() -> None:
+    assert join(SLOT, SlurmCfg(), "slot").endswith("--mpi=none --job-name=slot python -V")
 
 
 # The environment around the line.
@@ -104,7 +108,6 @@ def test_srun_finds_its_job_but_none_of_the_jobs_wishes() -> None:
         "RANKING": "mine",
         "SLURM_ARRAY_TASK_ID": "3",
         "SLURM_CONF": "/etc/slurm.conf",
-        "SLURM_HINT": "y",
         "SLURM_JOBID": "5",
         "SLURM_JOB_CPUS_PER_NODE": "28,4",
         "SLURM_JOB_ID": "5",

@@ -23,9 +23,11 @@ from .. import __version__
 from ..errors import AllocationError, SlurmSweepsError
 from ..running.host import build_host_argv
 from ..running.launchers import count_cpus, find_gpus
-from ..slurm.allocation import check_not_inside_a_step, read_allocation
+from ..slurm.allocation import check_not_inside_a_step
+from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
-from ..slurm.share import Slot, plan_slots
+from ..slurm.share import plan_slots
+from ..slurm.slot import Slot
 from ..slurm.step import build_srun_argv
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
-from ..slurm.client import TimeLimit
+from ..slurm.client import JobClock
 from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request, TrialRecord
 from ..sweep import Ended, Sweep
@@ -111,7 +111,7 @@ class Driver:
         layout: Layout,
         notify: Callable[[str], None],
         patience: Patience,
-        limit: TimeLimit | None = None,
+        limit: JobClock | None = None,
         requests: SimpleQueue[Request] | None = None,
         budget_s: float | None = None,
     ) -> None:

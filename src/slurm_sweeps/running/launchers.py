@@ -21,22 +21,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import LaunchError
-from ..slurm.allocation import Allocation, Node, check_not_inside_a_step, read_allocation
-from ..slurm.client import (
-    Fate,
-    TimeLimit,
-    cancel_step,
-    read_fate,
-    requeue_job,
-)
+from ..slurm.allocation import Allocation, check_not_inside_a_step
+from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, requeue_job
 from ..slurm.config import LocalCfg, SlurmCfg
-from ..slurm.share import Plan, Slot, count_local_slots, count_step_cpus, merge_slots, plan_slots
+from ..slurm.share import Plan, count_local_slots, plan_slots
+from ..slurm.slot import Slot, count_step_cpus, merge_slots
 from ..slurm.step import (
     build_srun_argv,
     build_step_environment,
     is_step_waiting,
     parse_step_error,
 )
+from ..slurm.text import Fate
 from ..storage.layout import Layout
 from .channel import Connection, Record, start_process
 from .host import build_host_argv
@@ -249,7 +245,7 @@ class SlurmLauncher:
         host = self._shared.get(node)
         if host is None or host.has_ended:
             neighbours = self._find_neighbours(share)
-            whole = merge_slots(neighbours, self._find_node(node))
+            whole = merge_slots(neighbours, self._allocation.find_node(node))
             host = self._shared[node] = self._launch(whole, slot, len(neighbours))
         return host
 
@@ -267,9 +263,6 @@ class SlurmLauncher:
     def _find_neighbours(self, slot: Slot) -> list[Slot]:
         """Return the slots that share a step with this one, itself included."""
         return [other for other in self._shares if other.nodes == slot.nodes]
-
-    def _find_node(self, name: str) -> Node:
-        return next(node for node in self._allocation.nodes if node.name == name)
 
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
@@ -294,7 +287,7 @@ class SlurmLauncher:
             return {}
         neighbours = self._find_neighbours(slot)
         at, gpus = neighbours.index(slot), slot.gpus
-        threads = self._find_node(slot.nodes[0]).threads_per_core
+        threads = self._allocation.find_node(slot.nodes[0]).threads_per_core
         cpus = count_step_cpus(1, slot.cpus_per_task, threads)
         return {
             "bound_to": [at * cpus, cpus, len(neighbours) * cpus],
@@ -359,13 +352,13 @@ def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | Non
 
 
 @contextmanager
-def watch_time_limit() -> Iterator[TimeLimit | None]:
+def watch_time_limit() -> Iterator[JobClock | None]:
     """Know when the job ends, if this process runs in one."""
     job_id = os.environ.get("SLURM_JOB_ID")
     if job_id is None:
         yield None
         return
-    with TimeLimit(job_id) as limit:
+    with JobClock(job_id) as limit:
         yield limit
 
 
@@ -375,8 +368,8 @@ def requeue(job_id: str, notify: Callable[[str], None]) -> None:
     if fate is Fate.CANCELLED:
         notify(f"job {job_id} was cancelled: it is not queued again")
         return
-    problem = None if fate is Fate.REQUEUED else requeue_job(job_id)
-    if problem is None:
+    problem = "" if fate is Fate.REQUEUED else requeue_job(job_id)
+    if not problem:
         notify(f"job {job_id} is queued again; it goes on where it stopped")
     else:
         notify(f"job {job_id} could not be queued again: {problem}")

@@ -1,11 +1,9 @@
-"""The Slurm allocation that the driver runs in: its nodes and what the job has on each.
+"""The Slurm allocation that the driver runs in: its nodes and what the job has on each. Pure.
 
 The environment of a job tells its tasks and CPUs, but not the GPUs of the other nodes, nor the
 memory of a job that asked for none or for all (`--mem=0`); nor whether a core has two threads,
 which matters because steps are given whole cores. That is read from `scontrol show job -d` and
 `scontrol show node`. Where scontrol gives no answer, the environment has to do.
-
-All is pure but `read_allocation`, which asks.
 """
 
 from __future__ import annotations
@@ -15,36 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
-from .client import (
-    JobNode,
-    NodeFacts,
-    parse_job_nodes,
-    parse_node_facts,
-    run_scontrol,
-)
 from .text import (
     Gres,
+    JobNode,
+    NodeFacts,
     count_gpus,
     parse_counts,
     parse_gres,
-    parse_mem,
+    parse_job_nodes,
+    parse_node_facts,
     parse_nodelist,
 )
-
-__all__ = [
-    "Allocation",
-    "Node",
-    "check_not_inside_a_step",
-    "inside_a_step",
-    "parse_allocation",
-    "parse_counts",
-    "parse_gres",
-    "parse_job_nodes",
-    "parse_mem",
-    "parse_node_facts",
-    "parse_nodelist",
-    "read_allocation",
-]
 
 #: Step ids that are no steps of srun: interactive, batch script, extern (slurm.h; an environment
 #: made by `salloc` with use_interactive_step has the first, seen on 22.05).
@@ -78,6 +57,16 @@ class Node:
         """The number of GPUs of all types."""
         return count_gpus(self.gres)
 
+    @property
+    def cores(self) -> int:
+        """The number of cores."""
+        return self.cpus // self.threads_per_core
+
+    def count_threads(self, threads: int) -> Node:
+        """Return the node as a step counts it that takes so many threads of each core."""
+        threads = min(threads, self.threads_per_core)
+        return replace(self, cpus=self.cores * threads, threads_per_core=threads)
+
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
@@ -103,6 +92,27 @@ class Allocation:
     has_gres: bool = False
     notices: tuple[str, ...] = ()
 
+    def find_node(self, name: str) -> Node:
+        """Return the node of this name, which is one of the job's."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def count_threads(self, threads: int) -> Allocation:
+        """Return the allocation as a step counts it that takes so many threads of each core.
+
+        `--hint=nomultithread -c1` takes a core of two CPUs, and memory for one (22.05).
+        """
+        nodes = tuple(node.count_threads(threads) for node in self.nodes)
+        ratio = max(
+            before.threads_per_core // after.threads_per_core
+            for before, after in zip(self.nodes, nodes, strict=True)
+        )
+        return replace(
+            self,
+            nodes=nodes,
+            cpus_per_task=self.cpus_per_task and -(-self.cpus_per_task // ratio),
+            mem_per_cpu_mb=self.mem_per_cpu_mb and self.mem_per_cpu_mb * ratio,
+        )
+
 
 def parse_allocation(
     env: Mapping[str, str], job_text: str = "", node_text: str = ""
@@ -124,6 +134,7 @@ def parse_allocation(
     if not env.get("SLURM_JOB_ID"):
         return None
     _check_kind(env)
+    env = _drop_contradictions(env, job_text)
     nodes = _nodes_of_environment(env)
     nodes = _add_facts(nodes, env, parse_job_nodes(job_text), parse_node_facts(node_text))
     job_gres = re.search(r"^\s*JOB_GRES=(\S+)", job_text, re.MULTILINE)
@@ -136,6 +147,34 @@ def parse_allocation(
         mem_per_gpu_mb=_read_int(env, "SLURM_MEM_PER_GPU"),
         has_gres=any(node.gres for node in nodes)
         or (job_gres is not None and job_gres[1] != "(null)"),
+        notices=_describe_hint(env),
+    )
+
+
+def _drop_contradictions(env: Mapping[str, str], job_text: str) -> dict[str, str]:
+    """Leave out what a site or a profile has set and Slurm does not say of the job."""
+    said = dict(re.findall(r"([\w/:]+)=(\S+)", job_text))
+    true = {}
+    if env.get("SLURM_NTASKS"):
+        tasks = sum(parse_counts(env.get("SLURM_TASKS_PER_NODE", "0")))
+        true["SLURM_NTASKS"] = env["SLURM_NTASKS"] == str(tasks)
+    if said:
+        threads = said.get("ReqB:S:C:T", "").rpartition(":")[2]
+        true["SLURM_CPUS_PER_TASK"] = env.get("SLURM_CPUS_PER_TASK") == said.get("CPUs/Task")
+        true["SLURM_THREADS_PER_CORE"] = env.get("SLURM_THREADS_PER_CORE") == threads
+        true["SLURM_MEM_PER_CPU"] = "MinMemoryCPU" in said
+        true["SLURM_MEM_PER_GPU"] = "MemPerTres" in said
+    return {name: value for name, value in env.items() if true.get(name, True)}
+
+
+def _describe_hint(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Say that a hint on threads is not handed on, unless it is the job's own."""
+    hint = env.get("SLURM_HINT", "multithread")
+    if hint == "multithread" or "SLURM_THREADS_PER_CORE" in env:
+        return ()
+    return (
+        f"SLURM_HINT={hint!r} is not handed on to the trials' steps, which it would make larger "
+        f"than their share of the job; say SlurmCfg(args='--hint={hint}') if you want it",
     )
 
 
@@ -184,7 +223,7 @@ def _add_facts(
     threads = _read_int(env, "SLURM_THREADS_PER_CORE")
     complete = []
     for node, gres in zip(nodes, guessed_gres, strict=True):
-        fact = facts.get(node.name, NodeFacts(1, node.name))
+        fact = facts.get(node.name, NodeFacts(_guess_threads(node), node.name))
         node = replace(
             node,
             threads_per_core=min(fact.threads_per_core, threads or fact.threads_per_core),
@@ -198,6 +237,14 @@ def _add_facts(
             node = replace(node, mem_mb=known.mem_mb or None, gres=known.gres)
         complete.append(node)
     return tuple(complete)
+
+
+def _guess_threads(node: Node) -> int:
+    """Guess the threads of a core: two, unless the CPUs are odd.
+
+    Where that is wrong, CPUs are shared out in pairs; the other way round, steps would wait.
+    """
+    return 2 if node.cpus % 2 == 0 else 1
 
 
 def _guess_mem(node: Node, env: Mapping[str, str]) -> int | None:
@@ -227,53 +274,21 @@ def _read_int(env: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def read_allocation(env: Mapping[str, str]) -> Allocation | None:
-    """Learn the allocation that an environment describes, asking scontrol for the rest.
-
-    Args:
-        env: The driver's environment.
-
-    Returns:
-        The allocation, or None outside of Slurm. If scontrol can't be run, or does not answer
-        within 15 s, what the environment tells alone, with a notice.
-
-    Raises:
-        AllocationError: As `parse_allocation`.
-    """
-    if parse_allocation(env) is None:
-        return None
-    job_text, job_problem = run_scontrol(["show", "job", "-d", env["SLURM_JOB_ID"]], env)
-    node_text, node_problem = run_scontrol(
-        ["--oneliner", "show", "node", env["SLURM_JOB_NODELIST"]], env
-    )
-    allocation = parse_allocation(env, job_text, node_text)
-    if allocation is None:
-        return None
-    problem = job_problem or node_problem
-    return replace(allocation, notices=(problem,)) if problem else allocation
-
-
-def inside_a_step(env: Mapping[str, str]) -> bool:
-    """Tell whether this process is a task of a job step that srun started.
-
-    The batch script, and the shell of an interactive allocation, are none: steps may be started
-    from there.
-    """
-    step = env.get("SLURM_STEP_ID", "")
-    return step != "" and step not in _SPECIAL_STEP_IDS
-
-
 def check_not_inside_a_step(env: Mapping[str, str]) -> None:
     """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
+
+    The batch script, and the shell of an interactive allocation, are none that srun started: steps
+    may be started from there.
 
     Raises:
         UsageError: The environment is that of a task of a step.
     """
-    if inside_a_step(env):
-        step = f"{env.get('SLURM_JOB_ID', '?')}.{env['SLURM_STEP_ID']}"
+    step_id = env.get("SLURM_STEP_ID", "")
+    if step_id and step_id not in _SPECIAL_STEP_IDS:
+        step = f"{env.get('SLURM_JOB_ID', '?')}.{step_id}"
         raise UsageError(
             f"the sweep was started inside job step {step} (SLURM_STEP_ID="
-            f"{env['SLURM_STEP_ID']!r}): the steps of its trials would wait for ever for what this "
+            f"{step_id!r}): the steps of its trials would wait for ever for what this "
             f"step holds. Start it without srun: `python sweep.py` in the sbatch script, or in "
             f"the shell of salloc instead of `srun --pty bash`"
         )

@@ -1,4 +1,4 @@
-"""What a trial gets: `SlurmCfg` inside a Slurm allocation, `LocalCfg` on a machine of one's own."""
+"""What a trial asks for: `SlurmCfg` in an allocation, `LocalCfg` on a lone machine. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class SlurmCfg:
         ntasks: Tasks (ranks) of a trial, spread evenly over its nodes.
         args: Further options for srun, split as a shell splits. They win over what is worked out
             here and over the fields below.
-        cpus_per_task: CPUs of each task. None: the job's `--cpus-per-task`, or an even share.
+        cpus_per_task: CPUs of each task. None: the job's `--cpus-per-task`, or an even share; fewer
+            where not all of the job's tasks would fit otherwise.
         gpus: GPUs of a trial, over all its nodes; 0 for none. None: an even share.
         mem: Memory of a trial, over all its nodes, as Slurm writes it: `"16G"`. None: its share.
         fresh_step: Start a job step for every trial instead of one for each slot: needed for MPI
@@ -106,7 +107,7 @@ class SlurmCfg:
                 "SlurmCfg(share_imports=True) is for trials of one task in the step of their slot: "
                 f"leave it out with ntasks={self.ntasks!r}, fresh_step={self.fresh_step!r}"
             )
-        if options.sets_cpus or options.sets_mem or options.sets_gpus:
+        if options.sets_cpus or options.sets_mem or options.sets_gpus or options.threads_per_core:
             raise UsageError(
                 f"SlurmCfg(share_imports=True, args={self.args!r}): one step serves all slots of a "
                 "node, so args can't say the CPUs, memory or GPUs of a trial; use cpus_per_task, "
@@ -138,6 +139,65 @@ def _check_port_range(ports: object) -> tuple[int, int]:
     raise UsageError(
         f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
         f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one trial asks for on each of its nodes; None where it takes its share.
+
+    Args:
+        nodes: Nodes of a trial.
+        tasks: Tasks on each of them.
+        cpus_per_task: CPUs of a task.
+        mem_mb: Memory, in MB; 0 for all that the job has there, to be shared.
+        mem_per_cpu_mb: Memory per CPU, in MB.
+        mem_per_gpu_mb: Memory per GPU, in MB.
+        gpus: GPUs.
+        exclusive: Whether trials must not overlap.
+        threads_per_core: The CPUs of a core that its steps count; None for all.
+    """
+
+    nodes: int
+    tasks: int
+    cpus_per_task: int | None
+    mem_mb: int | None
+    mem_per_cpu_mb: int | None
+    mem_per_gpu_mb: int | None
+    gpus: int | None
+    exclusive: bool
+    threads_per_core: int | None = None
+
+
+def build_demand(cfg: SlurmCfg) -> Demand:
+    """Put together what a trial asks for; `args` wins over the fields.
+
+    Raises:
+        UsageError: GPUs in `args` can't be spread evenly over the trial's nodes.
+    """
+    options = cfg.parse_args()
+    tasks = cfg.ntasks // cfg.nodes
+    gpus = cfg.gpus if options.gpus is None else options.gpus
+    if gpus is not None and gpus % cfg.nodes:
+        raise UsageError(
+            f"SlurmCfg(nodes={cfg.nodes!r}, args={cfg.args!r}): {gpus} GPUs can't be spread evenly "
+            f"over {cfg.nodes} nodes; ask for a multiple, or by --gpus-per-task"
+        )
+    per_node = None if gpus is None else gpus // cfg.nodes
+    if options.gpus_per_task is not None:
+        per_node = options.gpus_per_task * tasks
+    if options.gpus_per_node is not None:
+        per_node = options.gpus_per_node
+    return Demand(
+        nodes=cfg.nodes,
+        tasks=tasks,
+        cpus_per_task=options.cpus_per_task or cfg.cpus_per_task,
+        mem_mb=options.mem_mb if options.sets_mem else cfg.mem_per_node_mb,
+        mem_per_cpu_mb=options.mem_per_cpu_mb,
+        mem_per_gpu_mb=options.mem_per_gpu_mb,
+        gpus=per_node,
+        exclusive=cfg.exclusive and not options.overlap,
+        threads_per_core=options.threads_per_core,
     )
 
 

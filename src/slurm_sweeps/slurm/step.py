@@ -1,15 +1,14 @@
-"""The srun line of a slot, the environment around it, and the one inside it. Pure.
+"""A slot's job step: the user's srun options, the line, the environments around and inside. Pure.
 
-Why an option is there, and why a variable is not: srun reads about sixty variables as options, so
-that those of the job would change the step (`SLURM_GPUS_PER_NODE` makes steps wait for each other);
-and slurmstepd hands the job's variables on to a step, where `SLURM_NTASKS_PER_NODE`,
-`SLURM_NODELIST` or `SLURM_CPUS_PER_TASK` then are plainly wrong (seen on 22.05 and 24.11).
+The options of `SlurmCfg.args` are handed to srun untouched. Read of them is only what changes a
+slot's share, so that the ledger counts it and the line leaves its own option out; and what would
+break the channel or the ledger, which is refused with the remedy. An unknown option passes: srun
+knows.
 
-What the user's own srun options (`SlurmCfg.args`) mean for the ledger.
-
-The options themselves are handed to srun untouched. Read here is only what changes a slot's share,
-so that the ledger counts it and the launcher leaves its own option out; and what would break the
-channel or the ledger, which is refused with the remedy. An unknown option passes: srun knows.
+Why a variable is taken out: srun reads about sixty as options, so that those of the job would
+change the step (`SLURM_GPUS_PER_NODE` makes steps wait for each other); and slurmstepd hands the
+job's variables on to a step, where `SLURM_NTASKS_PER_NODE`, `SLURM_NODELIST` or
+`SLURM_CPUS_PER_TASK` then are plainly wrong (seen on 22.05 and 24.11).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
@@ -25,12 +24,201 @@ from .text import count_gpus, parse_gres, parse_mem, parse_nodelist
 
 if TYPE_CHECKING:
     from .config import SlurmCfg
-    from .share import Slot
+    from .slot import Slot
 
-#: Lines on the standard error of several tasks come out of srun whole up to this many bytes, the
-#: newline included; longer ones are torn into each other, and with --unbuffered all are (seen on
-#: 22.05: four tasks on two nodes, 20,000 lines of each length).
-LONGEST_WHOLE_LINE = 1024
+#: Short options of srun(1) that concern us, by their long names. All of them take a value.
+_SHORT = {
+    "-B": "--extra-node-info",
+    "-c": "--cpus-per-task",
+    "-e": "--error",
+    "-G": "--gpus",
+    "-i": "--input",
+    "-n": "--ntasks",
+    "-N": "--nodes",
+    "-o": "--output",
+    "-r": "--relative",
+    "-w": "--nodelist",
+    "-x": "--exclude",
+}
+
+_CHANNEL = "srun's standard streams are the channel between driver and trials; leave it out"
+_LAYOUT = "the layout is said by SlurmCfg(nodes=..., ntasks=...): use these instead"
+_PLACE = "the sweep itself places its steps on the job's nodes: give it to sbatch or salloc instead"
+
+#: Options that can't be handed through, with the remedy.
+_REFUSED = {
+    **dict.fromkeys(["--input", "--output", "--error", "--pty"], _CHANNEL),
+    **dict.fromkeys(["--label", "-l", "--unbuffered", "-u"], _CHANNEL),
+    **dict.fromkeys(["--multi-prog", "--nodes", "--ntasks", "--ntasks-per-node"], _LAYOUT),
+    **dict.fromkeys(["--nodelist", "--exclude", "--relative", "--nodefile", "--jobid"], _PLACE),
+}
+
+#: Options with a value that set a part of the share.
+_COUNTED = {
+    "--cpus-per-task",
+    "--mem",
+    "--mem-per-cpu",
+    "--mem-per-gpu",
+    "--gres",
+    "--gpus",
+    "--gpus-per-node",
+    "--gpus-per-task",
+    "--threads-per-core",
+    "--extra-node-info",
+    "--hint",
+}
+
+#: Values of --hint by which srun takes one thread of each core (srun(1), seen on 22.05).
+_ONE_THREAD = {"nomultithread", "compute_bound", "memory_bound"}
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """The part of a trial's share that is said in `SlurmCfg.args`; None where it says nothing.
+
+    Args:
+        cpus_per_task: CPUs of a task.
+        mem_mb: Memory of a node's part of the step, in MB; 0 for all that the job has there.
+        mem_per_cpu_mb: Memory per CPU, in MB.
+        mem_per_gpu_mb: Memory per GPU, in MB.
+        gpus_per_node: GPUs of a node's part of the step.
+        gpus_per_task: GPUs of a task.
+        gpus: GPUs of the whole step.
+        threads_per_core: The CPUs of a core that a step counts: with 1 of 2, each CPU is a core.
+        overlap: The steps are to share whatever they are given.
+        tokens: The options as srun gets them.
+    """
+
+    cpus_per_task: int | None = None
+    mem_mb: int | None = None
+    mem_per_cpu_mb: int | None = None
+    mem_per_gpu_mb: int | None = None
+    gpus_per_node: int | None = None
+    gpus_per_task: int | None = None
+    gpus: int | None = None
+    threads_per_core: int | None = None
+    overlap: bool = False
+    tokens: tuple[str, ...] = ()
+
+    @property
+    def sets_cpus(self) -> bool:
+        """Whether the user says the CPUs, so that the launcher does not."""
+        return self.cpus_per_task is not None
+
+    @property
+    def sets_mem(self) -> bool:
+        """Whether the user says the memory, so that the launcher does not."""
+        return any(
+            value is not None for value in (self.mem_mb, self.mem_per_cpu_mb, self.mem_per_gpu_mb)
+        )
+
+    @property
+    def sets_gpus(self) -> bool:
+        """Whether the user says the GPUs (or other GRES), so that the launcher does not."""
+        return any(
+            value is not None for value in (self.gpus_per_node, self.gpus_per_task, self.gpus)
+        )
+
+
+def parse_step_options(args: str) -> StepOptions:
+    """Read the srun options of a text, split as a shell splits.
+
+    Args:
+        args: For instance `--mem=8G --mpi=pmi2`; the last of two equal options counts, as in srun.
+
+    Raises:
+        UsageError: Quotes are not closed, a word is no option, a value can't be read, or an option
+            is one of those that would break the channel or the ledger.
+    """
+    tokens = _split(args)
+    values = _collect(tokens, args)
+    return StepOptions(
+        cpus_per_task=_read_count(values, "--cpus-per-task", args),
+        mem_mb=_read_mem(values, "--mem"),
+        mem_per_cpu_mb=_read_mem(values, "--mem-per-cpu"),
+        mem_per_gpu_mb=_read_mem(values, "--mem-per-gpu"),
+        gpus_per_node=_read_gres(values, args),
+        gpus_per_task=_read_gpus(values, "--gpus-per-task"),
+        gpus=_read_gpus(values, "--gpus"),
+        threads_per_core=_read_threads(values, args),
+        overlap="--overlap" in tokens,
+        tokens=tuple(tokens),
+    )
+
+
+def _split(args: str) -> list[str]:
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        raise UsageError(
+            f"SlurmCfg(args={args!r}) can't be split as a shell splits: {error}; "
+            f"close the quotes or write \\' for a lone one"
+        ) from error
+
+
+def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
+    if tokens and not tokens[0].startswith("-"):
+        raise UsageError(
+            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
+            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
+        )
+    values: dict[str, str] = {}
+    for position, token in enumerate(tokens):
+        name, value = _split_option(token)
+        if name in _REFUSED:
+            raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
+        if name in _COUNTED:
+            following = tokens[position + 1] if position + 1 < len(tokens) else ""
+            values[name] = following if value is None else value
+    return values
+
+
+def _split_option(token: str) -> tuple[str, str | None]:
+    """Give an option's long name and the value in the same word, None where there is none."""
+    if token.startswith("--"):
+        name, equals, value = token.partition("=")
+        return name, value if equals else None
+    if token[:2] in _SHORT:
+        return _SHORT[token[:2]], token[2:].removeprefix("=") or None
+    return token, None
+
+
+def _read_count(values: dict[str, str], name: str, args: str) -> int | None:
+    if name not in values:
+        return None
+    text = values[name]
+    if not (text.isdecimal() and int(text) > 0):
+        raise UsageError(f"SlurmCfg(args={args!r}): {name} needs a whole number, not {text!r}")
+    return int(text)
+
+
+def _read_threads(values: dict[str, str], args: str) -> int | None:
+    if _ONE_THREAD & set(values.get("--hint", "").split(",")):
+        return 1
+    layout = values.get("--extra-node-info", "").split(":")  # sockets, cores, threads
+    if len(layout) == 3 and layout[2].isdecimal():
+        values = {"--threads-per-core": layout[2], **values}
+    return _read_count(values, "--threads-per-core", args)
+
+
+def _read_mem(values: dict[str, str], name: str) -> int | None:
+    return parse_mem(values[name]) if name in values else None
+
+
+def _read_gpus(values: dict[str, str], name: str) -> int | None:
+    # `--gpus=a100:2,v100:1` leaves the name out that `--gres` wants; a bare number has no type.
+    if name not in values:
+        return None
+    return count_gpus(parse_gres(re.sub(r"(^|,)", r"\1gpu:", values[name])))
+
+
+def _read_gres(values: dict[str, str], args: str) -> int | None:
+    if "--gpus-per-node" in values:
+        return _read_gpus(values, "--gpus-per-node")
+    if "--gres" not in values:
+        return None
+    return count_gpus(parse_gres(values["--gres"]))
+
 
 _TAKEN_OUT = re.compile(
     r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC)_|PMI"
@@ -43,7 +231,6 @@ _KEPT = frozenset(
         "SLURM_CLUSTER_NAME",
         "SLURM_CONF",
         "SLURM_CONF_SERVER",
-        "SLURM_HINT",
         "SLURM_JOBID",
         "SLURM_JOB_CPUS_PER_NODE",
         "SLURM_JOB_ID",
@@ -77,10 +264,7 @@ def build_srun_argv(
     slot: Slot,
     cfg: SlurmCfg,
     command: Sequence[str],
-    *,
-    srun: str = "srun",
     job_name: str | None = None,
-    stderr: str | None = None,
 ) -> list[str]:
     """Build the command that starts a slot's job step.
 
@@ -92,15 +276,13 @@ def build_srun_argv(
         slot: The slot.
         cfg: For the user's `args`.
         command: What each task runs.
-        srun: The program.
         job_name: Shown by sacct and squeue for the step.
-        stderr: A file for the standard error of all tasks, in place of srun's own.
 
     Returns:
         The argument list; run it with `build_step_environment`.
     """
     options = cfg.parse_args()
-    argv = [srun, "--exact", *([] if slot.exclusive else ["--overlap"])]
+    argv = ["srun", "--exact", *([] if slot.exclusive else ["--overlap"])]
     # -n always: without it the step has as many tasks as the job (22.05).
     argv += [f"-N{len(slot.nodes)}", f"-n{slot.ntasks}"]
     argv += [f"--ntasks-per-node={slot.tasks_per_node}", f"--nodelist={','.join(slot.nodes)}"]
@@ -114,11 +296,13 @@ def build_srun_argv(
         argv.append(f"--gres={slot.gres}")
     # -K1: when one task dies, the others are not left waiting for it in a collective call.
     argv += ["-K1", "--export=ALL"]
+    if not cfg.fresh_step:
+        # A worker runs no MPI, and the library that the cluster's default wants may not be there.
+        argv.append("--mpi=none")
     if slot.ntasks > 1:
-        argv.append("--output=0")
-    if stderr is not None or slot.ntasks > 1:
         # --output=0 alone sends rank 0's stderr to srun's stdout and the others' nowhere (22.05).
-        argv.append(f"--error={stderr or 'all'}")
+        # Lines of up to 1024 bytes then come whole; longer ones are torn into each other.
+        argv += ["--output=0", "--error=all"]
     if job_name is not None:
         argv.append(f"--job-name={job_name}")
     return [*argv, *options.tokens, *command]
@@ -128,7 +312,9 @@ def build_step_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Give the environment for srun: the driver's, without what would steer the step.
 
     What describes the job's resources is taken out, as are the ranks and addresses of another
-    distributed run; what leads srun to its job and its controller stays.
+    distributed run; what leads srun to its job and its controller stays. A hint on threads would
+    make steps larger than they are counted, so it is taken out as well: a step of a job that was
+    submitted with one heeds it all the same (22.05).
     """
     kept = {
         name: value
@@ -139,6 +325,14 @@ def build_step_environment(env: Mapping[str, str]) -> dict[str, str]:
     if env.get("SLURM_STEP_ID"):
         kept.pop("SLURM_MPI_TYPE", None)
     return kept
+
+
+def build_command_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment for the other commands of Slurm, without what would steer them."""
+    kept = build_step_environment(env)
+    commands = ("SCANCEL_", "SCONTROL_", "SQUEUE_")
+    calm = {name: value for name, value in kept.items() if not name.startswith(commands)}
+    return {**calm, "SLURM_TIME_FORMAT": "standard"}
 
 
 def build_trial_environment(
@@ -271,178 +465,3 @@ def parse_step_error(stderr: str) -> str | None:
 def is_step_waiting(line: str) -> bool:
     """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
     return line.startswith("srun: ") and "step creation temporarily disabled" in line
-
-
-#: Short options of srun(1) that concern us, by their long names. All of them take a value.
-_SHORT = {
-    "-c": "--cpus-per-task",
-    "-e": "--error",
-    "-G": "--gpus",
-    "-i": "--input",
-    "-n": "--ntasks",
-    "-N": "--nodes",
-    "-o": "--output",
-    "-r": "--relative",
-    "-w": "--nodelist",
-    "-x": "--exclude",
-}
-
-_CHANNEL = "srun's standard streams are the channel between driver and trials; leave it out"
-_LAYOUT = "the layout is said by SlurmCfg(nodes=..., ntasks=...): use these instead"
-_PLACE = "the sweep itself places its steps on the job's nodes: give it to sbatch or salloc instead"
-
-#: Options that can't be handed through, with the remedy.
-_REFUSED = {
-    **dict.fromkeys(["--input", "--output", "--error", "--pty"], _CHANNEL),
-    **dict.fromkeys(["--label", "-l", "--unbuffered", "-u"], _CHANNEL),
-    **dict.fromkeys(["--multi-prog", "--nodes", "--ntasks", "--ntasks-per-node"], _LAYOUT),
-    **dict.fromkeys(["--nodelist", "--exclude", "--relative", "--nodefile", "--jobid"], _PLACE),
-}
-
-#: Options with a value that set a part of the share.
-_COUNTED = {
-    "--cpus-per-task",
-    "--mem",
-    "--mem-per-cpu",
-    "--mem-per-gpu",
-    "--gres",
-    "--gpus",
-    "--gpus-per-node",
-    "--gpus-per-task",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class StepOptions:
-    """The part of a trial's share that is said in `SlurmCfg.args`; None where it says nothing.
-
-    Args:
-        cpus_per_task: CPUs of a task.
-        mem_mb: Memory of a node's part of the step, in MB; 0 for all that the job has there.
-        mem_per_cpu_mb: Memory per CPU, in MB.
-        mem_per_gpu_mb: Memory per GPU, in MB.
-        gpus_per_node: GPUs of a node's part of the step.
-        gpus_per_task: GPUs of a task.
-        gpus: GPUs of the whole step.
-        overlap: The steps are to share whatever they are given.
-        tokens: The options as srun gets them.
-    """
-
-    cpus_per_task: int | None = None
-    mem_mb: int | None = None
-    mem_per_cpu_mb: int | None = None
-    mem_per_gpu_mb: int | None = None
-    gpus_per_node: int | None = None
-    gpus_per_task: int | None = None
-    gpus: int | None = None
-    overlap: bool = False
-    tokens: tuple[str, ...] = field(default=())
-
-    @property
-    def sets_cpus(self) -> bool:
-        """Whether the user says the CPUs, so that the launcher does not."""
-        return self.cpus_per_task is not None
-
-    @property
-    def sets_mem(self) -> bool:
-        """Whether the user says the memory, so that the launcher does not."""
-        return any(
-            value is not None for value in (self.mem_mb, self.mem_per_cpu_mb, self.mem_per_gpu_mb)
-        )
-
-    @property
-    def sets_gpus(self) -> bool:
-        """Whether the user says the GPUs (or other GRES), so that the launcher does not."""
-        return any(
-            value is not None for value in (self.gpus_per_node, self.gpus_per_task, self.gpus)
-        )
-
-
-def parse_step_options(args: str) -> StepOptions:
-    """Read the srun options of a text, split as a shell splits.
-
-    Args:
-        args: For instance `--mem=8G --mpi=pmi2`; the last of two equal options counts, as in srun.
-
-    Raises:
-        UsageError: Quotes are not closed, a word is no option, a value can't be read, or an option
-            is one of those that would break the channel or the ledger.
-    """
-    tokens = _split(args)
-    values = _collect(tokens, args)
-    return StepOptions(
-        cpus_per_task=_read_count(values, "--cpus-per-task", args),
-        mem_mb=_read_mem(values, "--mem"),
-        mem_per_cpu_mb=_read_mem(values, "--mem-per-cpu"),
-        mem_per_gpu_mb=_read_mem(values, "--mem-per-gpu"),
-        gpus_per_node=_read_gres(values, args),
-        gpus_per_task=_read_gpus(values, "--gpus-per-task"),
-        gpus=_read_gpus(values, "--gpus"),
-        overlap="--overlap" in tokens,
-        tokens=tuple(tokens),
-    )
-
-
-def _split(args: str) -> list[str]:
-    try:
-        return shlex.split(args)
-    except ValueError as error:
-        raise UsageError(
-            f"SlurmCfg(args={args!r}) can't be split as a shell splits: {error}; "
-            f"close the quotes or write \\' for a lone one"
-        ) from error
-
-
-def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
-    if tokens and not tokens[0].startswith("-"):
-        raise UsageError(
-            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
-            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
-        )
-    values: dict[str, str] = {}
-    for position, token in enumerate(tokens):
-        name, value = _split_option(token)
-        if name in _REFUSED:
-            raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
-        if name in _COUNTED:
-            following = tokens[position + 1] if position + 1 < len(tokens) else ""
-            values[name] = following if value is None else value
-    return values
-
-
-def _split_option(token: str) -> tuple[str, str | None]:
-    """Give an option's long name and the value in the same word, None where there is none."""
-    if token.startswith("--"):
-        name, equals, value = token.partition("=")
-        return name, value if equals else None
-    if token[:2] in _SHORT:
-        return _SHORT[token[:2]], token[2:].removeprefix("=") or None
-    return token, None
-
-
-def _read_count(values: dict[str, str], name: str, args: str) -> int | None:
-    if name not in values:
-        return None
-    text = values[name]
-    if not (text.isdecimal() and int(text) > 0):
-        raise UsageError(f"SlurmCfg(args={args!r}): {name} needs a whole number, not {text!r}")
-    return int(text)
-
-
-def _read_mem(values: dict[str, str], name: str) -> int | None:
-    return parse_mem(values[name]) if name in values else None
-
-
-def _read_gpus(values: dict[str, str], name: str) -> int | None:
-    # `--gpus=a100:2,v100:1` leaves the name out that `--gres` wants; a bare number has no type.
-    if name not in values:
-        return None
-    return count_gpus(parse_gres(re.sub(r"(^|,)", r"\1gpu:", values[name])))
-
-
-def _read_gres(values: dict[str, str], args: str) -> int | None:
-    if "--gpus-per-node" in values:
-        return _read_gpus(values, "--gpus-per-node")
-    if "--gres" not in values:
-        return None
-    return count_gpus(parse_gres(values["--gres"]))

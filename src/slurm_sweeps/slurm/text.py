@@ -1,4 +1,4 @@
-"""The small languages that Slurm writes: lists of nodes, counts, memory, generic resources.
+"""What Slurm writes: lists of nodes, counts, memory, times, and what scontrol and squeue show.
 
 Pure, and told by the manual pages of srun, sbatch and slurm.conf; what they leave open was seen on
 Slurm 22.05. Text that makes no sense is an `AllocationError` where Slurm wrote it and a
@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from itertools import product
 
 from ..errors import AllocationError, UsageError
 
+_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _MEM = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
 _MEM_UNITS_KB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2, "T": 1024**3}
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
@@ -157,3 +159,94 @@ def _gres_error(text: str) -> AllocationError:
 def count_gpus(gres: Iterable[Gres]) -> int:
     """Add up the GPUs of all types."""
     return sum(item.count for item in gres if item.name == "gpu")
+
+
+def parse_time_left(text: str) -> float | None:
+    """Read what `squeue -o %L` prints, `[[days-]hours:]minutes:seconds`, as seconds.
+
+    None where there is no limit (UNLIMITED, NOT_SET) or the text says something else.
+    """
+    match = _TIME.match(text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def parse_kill_wait(text: str) -> float | None:
+    """Find KillWait in what `scontrol show config` prints, as seconds."""
+    match = re.search(r"^KillWait\s*=\s*(\d+)", text, re.MULTILINE)
+    return float(match[1]) if match else None
+
+
+class Fate(Enum):
+    """What Slurm has in mind with a job whose processes it tells to end."""
+
+    UNKNOWN = "unknown"  # it runs on as far as can be told, or met its time limit, or was preempted
+    CANCELLED = "cancelled"  # somebody does not want it any more
+    REQUEUED = "requeued"  # Slurm has queued it again already
+
+
+def parse_fate(text: str, restarts: int) -> Fate:
+    """Tell from `scontrol show job` what will become of a job that is being ended.
+
+    While a job's processes are being ended, Slurm says COMPLETING whatever the cause (22.05). If it
+    has queued the job again by itself, the count of restarts has risen. What is none of that, nor
+    preemption, nor the time limit, is somebody's `scancel`.
+
+    Args:
+        text: What scontrol printed.
+        restarts: How often the job had been restarted when it began.
+    """
+    fields = dict(re.findall(r"(\w+)=(\S*)", text))
+    if int(fields.get("Restarts") or 0) > restarts:
+        return Fate.REQUEUED
+    if fields.get("JobState") not in ("CANCELLED", "COMPLETING"):
+        return Fate.UNKNOWN
+    run_s = parse_time_left(fields.get("RunTime", ""))
+    limit_s = parse_time_left(fields.get("TimeLimit", ""))
+    is_over_limit = run_s is not None and limit_s is not None and run_s >= limit_s
+    is_preempted = fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+    return Fate.UNKNOWN if is_over_limit or is_preempted else Fate.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class JobNode:
+    """What `scontrol show job -d` says of one node of a job; `mem_mb` is 0 where not counted."""
+
+    mem_mb: int
+    gres: tuple[Gres, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What `scontrol show node` says of a node, whoever uses it.
+
+    Where a site counts one CPU a core, so does `threads_per_core`.
+    """
+
+    threads_per_core: int
+    address: str
+
+
+def parse_job_nodes(text: str) -> dict[str, JobNode]:
+    """Read the per-node lines of `scontrol show job -d`: name to memory and GRES."""
+    found: dict[str, JobNode] = {}
+    lines = re.findall(r"^\s+Nodes=(\S+) CPU_IDs=\S* Mem=(\d+) GRES=(\S*)", text, re.MULTILINE)
+    for names, mem, gres in lines:
+        found |= dict.fromkeys(parse_nodelist(names), JobNode(int(mem), parse_gres(gres)))
+    return found
+
+
+def parse_node_facts(text: str) -> dict[str, NodeFacts]:
+    """Read `scontrol --oneliner show node`: name to threads per core and address."""
+    found: dict[str, NodeFacts] = {}
+    for line in text.splitlines():
+        fields: dict[str, str] = dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", line))
+        if "NodeName" in fields:
+            name, threads = fields["NodeName"], int(fields.get("ThreadsPerCore", 1))
+            cores = int(fields.get("Sockets", 0)) * int(fields.get("CoresPerSocket", 0))
+            if cores and "CPUTot" in fields:
+                threads = max(1, min(threads, int(fields["CPUTot"]) // cores))
+            found[name] = NodeFacts(threads, fields.get("NodeAddr", name))
+    return found
