@@ -242,7 +242,11 @@ class Experiment:
         stopped_by = None
         with (
             open_launcher(
-                self._layout, self._slurm_cfg, self._local_cfg, cfg.max_concurrent_trials
+                self._layout,
+                self._slurm_cfg,
+                self._local_cfg,
+                cfg.max_concurrent_trials,
+                early=self._claim.is_new,
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
         ):

@@ -138,12 +138,11 @@ class LocalLauncher:
         self._prepared: dict[int, Connection] = {}
 
     @contextlib.contextmanager
-    def prepare(self, count: int | None) -> Iterator[None]:
-        """Start as many workers as there are CPUs for them beside the driver, or one."""
+    def prepare(self, count: int) -> Iterator[None]:
+        """Start so many workers ahead; those that are not asked for meanwhile end."""
         try:
             with contextlib.suppress(LaunchError):  # `start` will say it
-                wanted = len(self.slots) if count is None else min(len(self.slots), count)
-                for slot in range(min(wanted, max(1, count_cpus() - 1))):
+                for slot in range(count):
                     self._prepared[slot] = self._launch(slot)
             yield
         finally:
@@ -307,12 +306,21 @@ class SlurmLauncher:
 
 @contextmanager
 def open_launcher(
-    layout: Layout, slurm_cfg: SlurmCfg, local_cfg: LocalCfg, max_concurrent_trials: int | None
+    layout: Layout,
+    slurm_cfg: SlurmCfg,
+    local_cfg: LocalCfg,
+    max_concurrent_trials: int | None,
+    early: bool = True,
 ) -> Iterator[Launcher]:
     """Choose where trials run and see that they fit there.
 
-    On this machine the first workers are started at once; those that nobody has asked for by the
-    end of the context end with it.
+    Args:
+        layout: Where files go.
+        slurm_cfg: What each trial gets of an allocation.
+        local_cfg: What each trial gets of this machine.
+        max_concurrent_trials: How many run at once at most.
+        early: Start the first worker at once, where that costs nobody anything: on this machine.
+            If nobody has asked for it by the end of the context, it ends with it.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -322,7 +330,7 @@ def open_launcher(
     allocation = read_allocation(os.environ)
     if allocation is None:
         launcher = _build_local(layout, local_cfg, max_concurrent_trials)
-        with launcher.prepare(1):
+        with launcher.prepare(int(early)):
             yield launcher
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
