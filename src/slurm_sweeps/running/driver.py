@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
 from ..slurm.client import TimeLimit
 from ..storage.layout import Layout
-from ..storage.records import ReportRecord, Request, TrialRecord
+from ..storage.records import ReportRecord, Request
+from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
 from ..trial import Status
 from .background import Background, BackgroundFit
@@ -73,18 +74,6 @@ TERMINAL_S = 5.0
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
 
 
-class Writer(Protocol):
-    """What the driver needs of the one that writes to the database."""
-
-    def put(self, record: TrialRecord | ReportRecord) -> None:
-        """Take a record without waiting for the disk."""
-        ...
-
-    def check(self) -> None:
-        """Raise StorageError if writing has failed for good."""
-        ...
-
-
 class Driver:
     """See the module's docstring.
 
@@ -126,7 +115,7 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         self._disk = Background("slurm-sweeps-disk")
         self._terminal = Background("slurm-sweeps-terminal")
-        self._fit = BackgroundFit(sweep, self._notify)
+        self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
         self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
@@ -210,13 +199,20 @@ class Driver:
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
-            self._fit.advance()
-            self._fail_if_fatal(self._sweep.fatal)
+            self._advance_fit()
             self._start_workers(now)
             self._slots.look_for_stalls(now)
         overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
+
+    def _advance_fit(self) -> None:
+        """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
+        problem = self._fit.advance()
+        if problem is not None and self._sweep.fatal is None:
+            self._notify(problem)
+        elif problem is not None:
+            self._fail_if_fatal(problem)
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""

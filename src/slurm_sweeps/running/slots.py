@@ -389,7 +389,8 @@ class Slots:
         if slot.connection is not None:
             slot.connection.has_begun = True
         if record.get("rank", 0) == 0:
-            slot.host, slot.step = record["host"], record.get("step")
+            step = record.get("step")
+            slot.host, slot.step = record["host"], step if isinstance(step, str) else None
 
     def note_ready(self, slot: SlotState, record: Ready) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
