@@ -135,6 +135,26 @@ def test_answers_go_the_way_that_the_report_came(start: Start) -> None:
     assert connection.tail == b"direct:pipe:"
 
 
+def test_each_slot_has_a_socket_of_its_own(start: Start) -> None:
+    pairs = {slot: socket.socketpair() for slot in (4, 7)}
+    its = [pair[1].fileno() for pair in pairs.values()]
+    connection = start(
+        f"import socket\nsockets = [socket.socket(fileno=fd) for fd in {its}]\n"
+        f"for s in sockets: s.sendall({encode({'kind': 'ready'})!r})\n"
+        "for s in sockets: say(s.recv(1000).split(b'\"')[-2])\n",
+        direct={slot: pair[0] for slot, pair in pairs.items()},
+        pass_fds=its,
+    )
+    for _, end in pairs.values():
+        end.close()
+    ready = hear(connection, enough=lambda records: len(records) == 2)
+    assert sorted(record["slot"] for record in ready) == [4, 7]
+    for slot, (mine, _) in pairs.items():
+        connection.answer(mine.fileno(), {"kind": "notice", "text": f"to-{slot};"})
+    assert hear(connection) == []
+    assert connection.tail == b"to-4;to-7;"
+
+
 def test_what_is_said_to_a_worker_that_has_gone_is_lost_quietly(start: Start) -> None:
     connection = start("")
     connection.process.wait(TIMEOUT_S)

@@ -312,7 +312,8 @@ class Slots:
     def find(self, connection: Connection, record: Record) -> SlotState | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
         served = self._served.get(connection, {})
-        return served.get(record.get("slot", min(served, default=-1)))
+        number = record.get("slot")
+        return served.get(min(served, default=-1) if number is None else number)
 
     def list_served(self, connection: Connection) -> list[SlotState]:
         """Return the slots that a connection leads to, in order."""
