@@ -70,6 +70,9 @@ FAILURE_GRACE_S = 5.0
 DISK_S = 30.0
 TERMINAL_S = 5.0
 
+#: So many pieces of noise, of 64 kB at the most, wait for the disk.
+MAX_NOISE = 1_000
+
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
 
@@ -114,6 +117,7 @@ class Driver:
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
         self._disk = Background("slurm-sweeps-disk")
+        self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
         self._terminal = Background("slurm-sweeps-terminal")
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
@@ -159,6 +163,7 @@ class Driver:
             self._selector.close()
             self._tell_malformed()
             is_written = self._disk.close(DISK_S)
+            self._logs.close(DISK_S if is_written else 0.0)
             self._terminal.close(TERMINAL_S)
         self._disk.check()
         if not is_written:
@@ -429,8 +434,8 @@ class Driver:
             )
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
-        if not self._disk.put(partial(append_to, log, noise)):
-            self._notify(f"the disk of {log} hangs: what workers print is not kept any more")
+        if not self._logs.put(partial(append_to, log, noise)):
+            self._notify(f"the disk of {log} hangs: some of what workers print is not kept")
 
     def _end_trial(self, slot: SlotState, ended: Ended) -> None:
         """Tell the sweep, and keep, how the trial of a slot ended; it may be run again."""
