@@ -108,7 +108,7 @@ def test_a_checkpoint_survives_the_attempt(runs: Runs) -> None:
 
 
 def test_a_second_driver_is_told_who_is_at_work(make_script: MakeScript) -> None:
-    script = make_script("sweep", N_TRIALS=4, ITERATIONS=40, SLURM_JOB_NAME="x")
+    script = make_script("sweep", N_TRIALS=4, ITERATIONS=40, PAUSE_S=0.06, SLURM_JOB_NAME="x")
     with script.start() as first:
         script.wait_for_files("out/sweep/*/cfg.yml")
         before = script.printed()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process, wait_until
+from slurm_sweeps.running import channel
 from slurm_sweeps.running.channel import TAIL_BYTES, Connection, Record, encode, start_process
 
 TIMEOUT_S = 60.0
@@ -134,6 +135,26 @@ def test_answers_go_the_way_that_the_report_came(start: Start) -> None:
     assert connection.tail == b"direct:pipe:"
 
 
+def test_each_slot_has_a_socket_of_its_own(start: Start) -> None:
+    pairs = {slot: socket.socketpair() for slot in (4, 7)}
+    its = [pair[1].fileno() for pair in pairs.values()]
+    connection = start(
+        f"import socket\nsockets = [socket.socket(fileno=fd) for fd in {its}]\n"
+        f"for s in sockets: s.sendall({encode({'kind': 'ready'})!r})\n"
+        "for s in sockets: say(s.recv(1000).split(b'\"')[-2])\n",
+        direct={slot: pair[0] for slot, pair in pairs.items()},
+        pass_fds=its,
+    )
+    for _, end in pairs.values():
+        end.close()
+    ready = hear(connection, enough=lambda records: len(records) == 2)
+    assert sorted(record["slot"] for record in ready) == [4, 7]
+    for slot, (mine, _) in pairs.items():
+        connection.answer(mine.fileno(), {"kind": "notice", "text": f"to-{slot};"})
+    assert hear(connection) == []
+    assert connection.tail == b"to-4;to-7;"
+
+
 def test_what_is_said_to_a_worker_that_has_gone_is_lost_quietly(start: Start) -> None:
     connection = start("")
     connection.process.wait(TIMEOUT_S)
@@ -179,3 +200,74 @@ def test_a_link_needs_all_three_streams(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="a connection needs all three streams"),
     ):
         Connection(process, tmp_path / "log")
+
+
+#: A tracer that doesn't look after its tracee: killed, that one can't be waited for by its parent,
+#: just as one that hangs in the kernel.
+TRACER = """
+import ctypes, signal
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.prctl(0x59616d61, -1, 0, 0, 0)  # PR_SET_PTRACER: any process may trace this one
+worker = os.getpid()
+tracer = os.fork()
+if tracer == 0:
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    is_traced = libc.ptrace(0x4206, worker, None, None) == 0  # PTRACE_SEIZE
+    say(b"tracer %d %d\\n" % (os.getpid(), is_traced))
+    time.sleep(600)
+    os._exit(0)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_does_not_end_when_killed_is_not_waited_for(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "KILL_S", 0.2)
+    connection = start(TRACER)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not connection.tail.endswith(b"\n"):
+        assert time.monotonic() < deadline
+        connection.read(connection.streams[0])
+        time.sleep(0.001)
+    _, tracer, is_traced = connection.tail.split()
+    if is_traced != b"1":
+        os.kill(int(tracer), signal.SIGKILL)
+        pytest.skip("processes can't be traced here")
+    try:
+        began = time.monotonic()
+        assert connection.end() is None
+        assert time.monotonic() - began < TIMEOUT_S / 2
+    finally:
+        os.kill(int(tracer), signal.SIGKILL)
+    assert connection.process.wait(TIMEOUT_S) == -signal.SIGKILL
+
+
+def test_a_selector_says_when_a_pipe_that_was_full_takes_the_rest(start: Start) -> None:
+    connection = start(
+        "sys.stdin.buffer.raw.read(1)\n"
+        "data = b'?'\n"
+        "while data.count(b'\\n') < 50: data += os.read(0, 65536)\n"
+        "say(b'%d\\n' % len(data))\n"
+    )
+    noise: list[bytes] = []
+    with selectors.DefaultSelector() as selector:
+        connection.attach(selector, lambda log, data: noise.append(data))
+        records = [{"kind": "notice", "text": "x" * 10_000} for _ in range(50)]
+        for record in records:
+            connection.send(record)
+        assert len(selector.get_map()) == 3  # its two outputs, and the input that is full
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(selector.get_map()) == 3 or not noise:
+            assert time.monotonic() < deadline
+            for key, events in selector.select(1.0):
+                assert key.data is connection
+                if events & selectors.EVENT_WRITE:
+                    connection.send_rest()
+                elif connection.read(key.fd) is None:
+                    connection.detach(key.fd)
+        assert int(noise[0]) == sum(len(encode(record)) for record in records)
+        assert connection.end(grace_s=TIMEOUT_S) == 0
+        assert not selector.get_map()

@@ -82,6 +82,19 @@ def test_a_disk_that_takes_nothing_any_more_has_an_end(
         let_go.set()
 
 
+def test_a_trial_whose_cfg_can_not_be_written_ends_the_sweep(tmp_path: Path) -> None:
+    second = ss.Trial({"x": 2}).trial_id
+
+    def train(cfg: dict[str, Any]) -> None:
+        if cfg["x"] == 1:
+            Path(f"../{second}").touch()  # a file where the next trial's folder is to be
+
+    experiment = ss.Experiment(train, {"x": ss.Grid([1, 2])}, "no-room", tmp_path)
+    match = rf"can't write into .*/no-room/{second}: .*exists.* Make room or mend the permissions"
+    with pytest.raises(StorageError, match=match):
+        experiment.run(2, 1)
+
+
 def test_a_terminal_that_is_held_up_stops_no_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 from worker_process import TIMEOUT_S, WorkerProcess, start_worker
 
+import slurm_sweeps as ss
 from cluster_tools.processes import read_process, wait_until
+from slurm_sweeps.errors import StorageError
 from slurm_sweeps.running.launchers import LocalLauncher, open_launcher
-from slurm_sweeps.running.processes import list_children
 from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
+from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
+from sweep_scripts import Scripts
 
 
 @contextlib.contextmanager
@@ -43,6 +47,10 @@ def start_slow_leaver(folder: Path) -> Iterator[WorkerProcess]:
     with start_worker(folder, train) as worker:
         worker.wait_for("ready")
         yield worker
+
+
+def list_children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def let_go(folder: Path) -> None:
@@ -91,7 +99,7 @@ def test_a_trial_that_may_be_run_again_has_gone_when_its_end_is_told(
 def test_a_host_is_started_ahead_and_ends_with_its_launcher(tmp_path: Path) -> None:
     opened = open_launcher(Layout(tmp_path, "ahead"), SlurmCfg(), LocalCfg(), 3)
     with opened as launcher:
-        (ahead,) = list_children()
+        (ahead,) = list_children(os.getpid())
         hosts = [launcher.start(place.number) for place in launcher.slots]
         assert [host.process.pid for host in hosts] == [ahead] * 3
     assert not read_process(ahead)
@@ -116,3 +124,41 @@ def test_waiting_for_a_worker_that_does_not_end_has_an_end(tmp_path: Path) -> No
     assert link.process.returncode is None
     link.end()
     wait_until(lambda: not read_process(link.process.pid), TIMEOUT_S, lambda: "still there")
+
+
+def test_the_first_worker_starts_before_the_database_is_opened(scripts: Scripts) -> None:
+    """So the first trial waits for the longer of the two, not for both."""
+    database = scripts.folder / "out" / "slurm-sweeps.db"
+    database.parent.mkdir()
+    Database.open(database, create=True).close()
+    with contextlib.closing(sqlite3.connect(database)) as other:
+        other.execute("BEGIN IMMEDIATE")  # nobody can write
+        with scripts.start(
+            """
+            import slurm_sweeps as ss
+
+            def train(cfg):
+                ss.log({"loss": 1.0}, 1)
+
+            if __name__ == "__main__":
+                ss.Experiment(train, {}, "early", "out").run(1, 1)
+            """
+        ) as driver:
+            wait_until(
+                lambda: bool(list_children(driver.pid)),
+                TIMEOUT_S,
+                lambda: f"no worker; the script: {driver.poll()}",
+            )
+            other.rollback()
+            assert driver.wait(TIMEOUT_S) == 0, driver.stdout and driver.stdout.read()
+
+
+def test_a_worker_that_was_started_early_ends_with_a_sweep_that_can_not_begin(
+    tmp_path: Path,
+) -> None:
+    before = set(list_children(os.getpid()))
+    experiment = ss.Experiment(print, {}, "early", tmp_path)
+    (tmp_path / "slurm-sweeps.db").write_text("no database")
+    with pytest.raises(StorageError):
+        experiment.run(1, 1)
+    assert set(list_children(os.getpid())) <= before

@@ -79,33 +79,35 @@ class BackgroundFit:
 
     Args:
         sweep: Says when there is something to compute, and takes what was found.
-        notify: Told if the sampler could not learn.
     """
 
-    def __init__(self, sweep: Sweep, notify: Callable[[str], None]) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._notify = notify
         self._is_wanted = sweep.study_apart()
         self._thread: threading.Thread | None = None
         self._result: Any = None
         self._error: Exception | None = None
 
-    def advance(self) -> None:
-        """Take in what a fit has found, and begin the next one if there is reason to."""
+    def advance(self) -> str | None:
+        """Take in what a fit has found, and begin the next one if there is reason to.
+
+        Returns:
+            What `Sweep.study_failed` says, if the sampler could not learn; it is not asked again.
+        """
         if not self._is_wanted or (self._thread is not None and self._thread.is_alive()):
-            return
+            return None
         try:
             self._take_in()
             study = self._sweep.plan_study()
         except Exception as error:  # noqa: BLE001 - a sampler may be the user's, and raise anything
             self._is_wanted = False
-            self._notify(self._sweep.study_failed(error))
-            return
+            return self._sweep.study_failed(error)
         if study is not None:
             self._thread = threading.Thread(
                 target=self._compute, args=(study,), name="slurm-sweeps-fit", daemon=True
             )
             self._thread.start()
+        return None
 
     def _take_in(self) -> None:
         if self._thread is None:

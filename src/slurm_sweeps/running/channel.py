@@ -34,7 +34,6 @@ from typing import Any, TypedDict
 #: A record as it was read; `KINDS` says what one of each kind holds.
 Record = dict[str, Any]
 
-RECORD_SEPARATOR = 0x1E
 _SEPARATOR = b"\x1e"
 
 #: A record longer than this is taken for noise that happened to hold a separator.
@@ -45,40 +44,40 @@ MAX_RECORD_BYTES = 64 * 2**20
 PART_CHARS = 450
 
 
-class _Sender(TypedDict, total=False):
-    """What every record may hold: whose it is, where several share a channel."""
+class _Any(TypedDict, total=False):
+    """What a record may hold besides; a field means the same in all of them."""
 
-    slot: int
+    slot: int  # the number that the slot's launcher knows it by
     rank: int
-
-
-# --- driver to worker ---------------------------------------------------------------------------
-
-
-class _Place(_Sender, total=False):
-    env: dict[str, Any]  # variables of the slot's trials; those with None are taken out
-    step: dict[str, Any] | None  # in a job step: what the worker has to know of its slot's share
+    step: str | dict[str, Any] | None  # the job step's id; to the worker: its slot's share of it
+    env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
     fresh: bool  # whether each trial gets a worker of its own
-    prune_grace_s: float
+    prune_grace_s: float  # these four: until a trial, told to leave, is made to
     exit_grace_s: float
     term_grace_s: float
+    grace_s: float
+    address: str | None  # these three: what the next trial there will find
+    port: int | None
+    gpus: str | None
+    cfg: dict[str, Any]  # else cfg_pickle
+    cfg_pickle: str
+    exit_code: int | None  # from here on: how an attempt ended
+    signal: int | None
+    at: float | None
+    error_type: str
+    message: str
 
 
-class Init(_Place):
+# Driver to worker.
+
+
+class Init(_Any):
     """Load `train`."""
 
     train: str
 
 
-class _Cfg(_Sender, total=False):
-    env: dict[str, Any]  # said by the worker to the trial's process
-    port: int | None
-    address: str | None
-    cfg: dict[str, Any]  # else
-    cfg_pickle: str
-
-
-class Run(_Cfg):
+class Run(_Any):
     """Run an attempt at a trial."""
 
     trial_id: str
@@ -87,7 +86,7 @@ class Run(_Cfg):
     dir: str
 
 
-class Decided(_Sender):
+class Decided(_Any):
     """The answer to a report, also passed on to the trial: go on, prune, pause or stop."""
 
     number: int
@@ -96,62 +95,48 @@ class Decided(_Sender):
     do: str
 
 
-class Stop(_Sender, total=False):
-    """Let the trial leave at its next report, and end it after the grace."""
-
-    number: int
-    grace_s: float
+class Stop(_Any):
+    """Let the trial leave at its next report, and end it after the grace; also passed on."""
 
 
-class Kill(TypedDict):
+class Kill(_Any):
     """End the worker of a slot, where several share a process."""
 
-    slot: int
+
+# Worker to driver.
 
 
-# --- worker to driver ---------------------------------------------------------------------------
-
-
-class _Begun(_Sender, total=False):
-    step: str | None  # the id of the job step that it runs in
-    python: str
-
-
-class Hello(_Begun):
+class Hello(_Any):
     """A worker has begun."""
 
     host: str
     pid: int
 
 
-class Ready(_Sender, total=False):
-    """It has loaded `train`; and what the next trial there will find."""
-
-    address: str | None
-    port: int | None
-    gpus: str | None
+class Ready(_Any):
+    """It has loaded `train`."""
 
 
-class Broken(_Sender):
+class Broken(_Any):
     """It can't load `train`."""
 
     traceback: str
 
 
-class Notice(_Sender):
+class Notice(_Any):
     """What the user should know."""
 
     text: str
 
 
-class Started(_Sender):
+class Started(_Any):
     """The trial's process runs."""
 
     number: int
     pid: int
 
 
-class Report(_Sender):
+class Report(_Any):
     """What the trial logged; it waits for the answer."""
 
     number: int
@@ -160,54 +145,40 @@ class Report(_Sender):
     metrics: dict[str, float]
 
 
-class _HowEnded(Ready, total=False):
+class _Failure(_Any, total=False):
     number: int
-    at: float | None
-    exit_code: int | None
-    signal: int | None
-    error_type: str
-    message: str
     traceback: str
 
 
-class End(_HowEnded):
+class End(_Failure):
     """An attempt has ended, by the trial's own account or its worker's."""
 
     how: str
 
 
-class _GoneWith(TypedDict, total=False):
-    exit_code: int | None
-
-
-class Gone(_GoneWith):
+class Gone(_Any):
     """The worker of a slot has ended, where several share a process."""
 
-    slot: int
 
-
-class _Part(TypedDict, total=False):
-    at: int
-    last: bool
-
-
-class Part(_Part):
+class Part(TypedDict):
     """A piece of a record; see `encode_parts`."""
 
     sender: int
+    at: int
+    last: bool
     text: str
 
 
-# --- trial to worker ----------------------------------------------------------------------------
+# Trial to worker.
 
 
-class Await(_Sender):
+class Await(_Any):
     """A rank other than 0 waits for the decision on this iteration."""
 
     iteration: int
 
 
-class Told(_Sender):
+class Told(_Any):
     """The trial has read a decision to leave."""
 
     do: str
@@ -258,19 +229,15 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
     float | None: lambda value: value is None or _is_number(value),
     str | None: lambda value: value is None or type(value) is str,
-    dict[str, Any] | None: lambda value: value is None or type(value) is dict,
+    str | dict[str, Any] | None: lambda value: value is None or type(value) in (str, dict),
 }
 
-#: For each kind: its fields, how they are checked, and whether they must be there.
-_FIELDS = {
-    kind: [
-        (name, _CHECKS[type_], name in record.__required_keys__)
-        for name, type_ in record.__annotations__.items()
-    ]
+#: For each kind: what it must hold, and how each field is checked.
+_RULES = {
+    kind: (record.__required_keys__, {k: _CHECKS[v] for k, v in record.__annotations__.items()})
     for kind, record in KINDS.items()
 }
 
-_MISSING = object()
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -279,17 +246,13 @@ def is_well_formed(record: Any) -> bool:
     if type(record) is not dict:
         return False
     kind = record.get("kind")
-    fields = _FIELDS.get(kind) if type(kind) is str else None
-    if fields is None:
+    rule = _RULES.get(kind) if type(kind) is str else None
+    if rule is None:
         return False
-    for name, is_right, is_required in fields:
-        value = record.get(name, _MISSING)
-        if value is _MISSING:
-            if is_required:
-                return False
-        elif not is_right(value):
-            return False
-    return True
+    required, checks = rule
+    if not required <= record.keys():
+        return False
+    return all(checks[name](value) for name, value in record.items() if name in checks)
 
 
 def is_storable(text: str) -> bool:
@@ -397,10 +360,10 @@ class Decoder:
 
     def _join_part(self, part: Record, records: list[Record]) -> None:
         sender = part["sender"]
-        if part.get("at") == 0:  # what there is was cut short with its sender
+        if part["at"] == 0:  # what there is was cut short with its sender
             self._parts.pop(sender, None)
         self._parts.setdefault(sender, []).append(part["text"])
-        if part.get("last"):
+        if part["last"]:
             whole = "".join(self._parts.pop(sender))
             line = b"\x1e" + whole.encode("utf-8", "surrogatepass") + b"\n"
             self._parse(line, records)
@@ -442,6 +405,7 @@ class Connection:
         has_lost_trials: Whether a trial may be left there that nobody speaks for.
         has_ended: Whether `end` was called.
         tail: The end of its noise.
+        streams: The file descriptors to read from; the process is gone when the first of them ends.
     """
 
     def __init__(
@@ -463,17 +427,12 @@ class Connection:
         self._files: list[Any] = [process.stdout, process.stderr, *direct.values()]
         self._stdin = process.stdin.fileno()
         self._stdout = process.stdout.fileno()
-        self._streams = [file.fileno() for file in self._files]
+        self.streams = [file.fileno() for file in self._files]
         self._slots = {its.fileno(): slot for slot, its in direct.items()}
-        for fd in (self._stdin, *self._streams):
+        for fd in (self._stdin, *self.streams):
             os.set_blocking(fd, False)
-        self._decoders = {fd: Decoder() for fd in self._streams}
+        self._decoders = {fd: Decoder() for fd in self.streams}
         self._unsent: dict[int, bytes] = {}
-
-    @property
-    def streams(self) -> list[int]:
-        """The file descriptors to read from; the process is gone when the first of them ends."""
-        return self._streams
 
     @property
     def malformed(self) -> int:
@@ -495,7 +454,7 @@ class Connection:
             keep: Takes the log's path and the noise for it, without waiting for the disk.
         """
         self._selector, self._keep = selector, keep
-        for fd in self._streams:
+        for fd in self.streams:
             selector.register(fd, selectors.EVENT_READ, self)
 
     def detach(self, fd: int) -> None:
@@ -541,7 +500,7 @@ class Connection:
 
     def close_input(self) -> None:
         """Tell the process that it can leave."""
-        self._unsent.clear()
+        self._unsent.pop(self._stdin, None)
         if self._stdin >= 0:
             self.detach(self._stdin)
         self._stdin = -1  # the number may soon be another file's
@@ -580,7 +539,7 @@ class Connection:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             code = self._wait_for_exit(KILL_S)
-        for fd in self._streams:
+        for fd in self.streams:
             while self.read(fd):
                 pass
             self.detach(fd)

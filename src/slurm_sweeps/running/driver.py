@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
 from ..slurm.client import JobClock
 from ..storage.layout import Layout
-from ..storage.records import ReportRecord, Request, TrialRecord
+from ..storage.records import ReportRecord, Request
+from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
 from ..trial import Status
 from .background import Background, BackgroundFit
@@ -69,20 +70,11 @@ FAILURE_GRACE_S = 5.0
 DISK_S = 30.0
 TERMINAL_S = 5.0
 
+#: So many pieces of noise, of 64 kB at the most, wait for the disk.
+MAX_NOISE = 1_000
+
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
-
-
-class Writer(Protocol):
-    """What the driver needs of the one that writes to the database."""
-
-    def put(self, record: TrialRecord | ReportRecord) -> None:
-        """Take a record without waiting for the disk."""
-        ...
-
-    def check(self) -> None:
-        """Raise StorageError if writing has failed for good."""
-        ...
 
 
 class Driver:
@@ -125,8 +117,9 @@ class Driver:
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
         self._disk = Background("slurm-sweeps-disk")
+        self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
         self._terminal = Background("slurm-sweeps-terminal")
-        self._fit = BackgroundFit(sweep, self._notify)
+        self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
         self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
@@ -170,6 +163,7 @@ class Driver:
             self._selector.close()
             self._tell_malformed()
             is_written = self._disk.close(DISK_S)
+            self._logs.close(DISK_S if is_written else 0.0)
             self._terminal.close(TERMINAL_S)
         self._disk.check()
         if not is_written:
@@ -210,13 +204,20 @@ class Driver:
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
-            self._fit.advance()
-            self._fail_if_fatal(self._sweep.fatal)
+            self._advance_fit()
             self._start_workers(now)
             self._slots.look_for_stalls(now)
         overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
+
+    def _advance_fit(self) -> None:
+        """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
+        problem = self._fit.advance()
+        if problem is not None and self._sweep.fatal is None:
+            self._notify(problem)
+        elif problem is not None:
+            self._fail_if_fatal(problem)
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
@@ -433,8 +434,8 @@ class Driver:
             )
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
-        if not self._disk.put(partial(append_to, log, noise)):
-            self._notify(f"the disk of {log} hangs: what workers print is not kept any more")
+        if not self._logs.put(partial(append_to, log, noise)):
+            self._notify(f"the disk of {log} hangs: some of what workers print is not kept")
 
     def _end_trial(self, slot: SlotState, ended: Ended) -> None:
         """Tell the sweep, and keep, how the trial of a slot ended; it may be run again."""

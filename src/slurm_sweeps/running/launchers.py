@@ -316,7 +316,11 @@ class SlurmLauncher:
 
 @contextmanager
 def open_launcher(
-    layout: Layout, slurm_cfg: SlurmCfg, local_cfg: LocalCfg, max_concurrent_trials: int | None
+    layout: Layout,
+    slurm_cfg: SlurmCfg,
+    local_cfg: LocalCfg,
+    max_concurrent_trials: int | None,
+    early: bool = True,
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 

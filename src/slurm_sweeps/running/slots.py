@@ -308,7 +308,8 @@ class Slots:
     def find(self, connection: Connection, record: Record) -> SlotState | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
         served = self._served.get(connection, {})
-        return served.get(record.get("slot", min(served, default=-1)))
+        number = record.get("slot")
+        return served.get(min(served, default=-1) if number is None else number)
 
     def list_served(self, connection: Connection) -> list[SlotState]:
         """Return the slots that a connection leads to, in order."""
@@ -385,7 +386,8 @@ class Slots:
         if slot.connection is not None:
             slot.connection.has_begun = True
         if record.get("rank", 0) == 0:
-            slot.host, slot.step = record["host"], record.get("step")
+            step = record.get("step")
+            slot.host, slot.step = record["host"], step if isinstance(step, str) else None
 
     def note_ready(self, slot: SlotState, record: Ready) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
