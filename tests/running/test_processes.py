@@ -132,9 +132,10 @@ names = {name.partition(".")[0] for name in names} - {"slurm_sweeps"} | {"lineca
 assert {"json", "click", "socket", "cloudpickle"} <= names
 for name in names:
     with open(f"shared/{name}.py", "w") as file:
-        file.write(f"import sys; print('planted {name}', file=sys.__stderr__)\\nraise SystemExit(9)")
+        file.write("raise SystemExit('planted ' + __name__)")
 os.chdir("shared")
-done = subprocess.run(build_argv(code + "print(sys.argv[1:])", "a"), capture_output=True, text=True)
+argv = build_argv(code + "print(sys.argv[1:])", "a")
+done = subprocess.run(argv, capture_output=True, text=True)
 assert (done.stdout, done.stderr) == ("['a']\\n", ""), done
 """
 
