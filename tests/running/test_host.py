@@ -134,7 +134,7 @@ def test_where_forking_is_unsafe_each_worker_imports_for_itself(
             driver.wait_for("ready", slot)
             driver.run(slot, {"x": 1.0})
             assert driver.wait_for("report", slot)["metrics"]["loss"] == 1.0
-    assert len(list(imports.iterdir())) >= 3
+    assert len(list(imports.iterdir())) == 3  # the host's, and each trial's
 
 
 #: What NVML leaves behind where it was asked for GPUs, and what an answer depends on.
@@ -218,6 +218,37 @@ def test_a_worker_that_dies_is_told_of_and_may_come_again(tmp_path: Path) -> Non
         assert all(read_process(pid) for pid in other)
         (tmp_path / "trial-0" / "pid").unlink()
         start_sitting(driver, 0)
+
+
+def test_what_imports_have_started_outlives_a_worker_and_what_its_trial_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_imports(
+        tmp_path, monkeypatch, 'import subprocess\nHELPER = subprocess.Popen(["sleep", "600"])\n'
+    )
+
+    def train(cfg: dict[str, Any]) -> None:
+        import subprocess
+        import time
+        from pathlib import Path
+
+        import counted
+
+        child = subprocess.Popen(["setsid", "sleep", "600"])
+        Path("pids").write_text(f"{counted.HELPER.pid} {child.pid}\n")
+        time.sleep(600)
+
+    with start_host(tmp_path, train) as driver:
+        worker = driver.open(0)["pid"]
+        driver.wait_for("ready", 0)
+        driver.run(0, {})
+        helper, child = map(int, read_when_there(tmp_path / "trial-0" / "pids").split())
+        os.kill(worker, signal.SIGKILL)
+        driver.wait_for("gone", 0)
+        wait_until(lambda: read_process(child) is None, TIMEOUT_S, lambda: "it lives")
+        driver.open(0)
+        assert read_process(helper)
+    assert read_process(helper) is None
 
 
 def test_one_that_is_to_be_killed_goes_without_a_word(tmp_path: Path) -> None:

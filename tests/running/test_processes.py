@@ -118,3 +118,51 @@ def test_children_that_became_daemons_are_killed_too() -> None:
     assert len(pids) == 2
     assert [pid for pid in pids if read_process(pid) is not None] == []
     assert os.getpid() not in pids
+
+
+PLANTED = """
+import os, subprocess, sys
+from slurm_sweeps.running.processes import build_argv
+modules = ("running.host", "running.trial_process", "running.step_place", "cli")
+code = "".join(f"import slurm_sweeps.{name}; " for name in modules)
+show = code + "print(*[n for n, m in sys.modules.items() if getattr(m, '__file__', None)])"
+names = subprocess.run(build_argv(show), capture_output=True, text=True, check=True).stdout.split()
+os.makedirs("shared")
+names = {name.partition(".")[0] for name in names} - {"slurm_sweeps"} | {"linecache"}
+assert {"json", "click", "socket", "cloudpickle"} <= names
+for name in names:
+    with open(f"shared/{name}.py", "w") as file:
+        file.write("raise SystemExit('planted ' + __name__)")
+os.chdir("shared")
+argv = build_argv(code + "print(sys.argv[1:])", "a")
+done = subprocess.run(argv, capture_output=True, text=True)
+assert (done.stdout, done.stderr) == ("['a']\\n", ""), done
+"""
+
+
+def test_no_module_of_the_current_folder_is_taken_for_one_of_ours(tmp_path: Path) -> None:
+    script = tmp_path / "home" / "script.py"
+    script.parent.mkdir()
+    script.write_text(PLANTED)
+    subprocess.run([sys.executable, script], cwd=tmp_path, timeout=60, check=True)
+
+
+UNENDING = """
+import os, subprocess, time
+from slurm_sweeps.running import processes
+children = [subprocess.Popen(["sleep", "600"]) for _ in range(3)]
+hangs, spared, mortal = (child.pid for child in children)
+kill, processes.os.kill = os.kill, lambda pid, number: pid == hangs or kill(pid, number)
+began = time.monotonic()
+assert processes.kill_children({spared}, wait_s=0.3) == {hangs}
+assert 0.3 <= time.monotonic() - began < 30
+assert processes.list_children() == [hangs, spared]
+assert processes.kill_children({spared, hangs}) == set()
+processes.os.kill = kill
+assert processes.kill_children() == set()
+assert processes.list_children() == []
+"""
+
+
+def test_a_child_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    subprocess.run([sys.executable, "-c", UNENDING], timeout=60, check=True)

@@ -287,6 +287,36 @@ def test_prints_of_what_train_imports_go_to_the_log_of_the_slot(
     assert worker.stderr == b"hello from an import\n\x1e and this\n"
 
 
+def test_a_trial_has_the_command_line_of_the_users_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sweep.py", "--epochs", "3", "\udcff"])
+    (tmp_path / "threaded.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def train(cfg: dict[str, Any]) -> None:
+        import sys
+
+        import slurm_sweeps as ss
+
+        ss.log({str(len(sys.argv)): float(sys.argv[2])}, 1)
+
+    def train_in_fresh(cfg: dict[str, Any]) -> None:
+        import threaded  # noqa: F401 - no fork is possible then
+
+        train(cfg)
+
+    for folder, function in {"forked": train, "fresh": train_in_fresh}.items():
+        with start_worker(tmp_path / folder, function) as worker:
+            if folder == "fresh":
+                worker.wait_for("notice")
+            worker.wait_for("ready")
+            worker.run()
+            assert worker.wait_for("report")["metrics"] == {"4": 3.0}
+
+
 # --- told to leave --------------------------------------------------------------------------------
 
 

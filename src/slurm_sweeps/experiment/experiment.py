@@ -239,18 +239,23 @@ class Experiment:
 
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
+        train = pickle_train(self._train)
+        check_travels(self._search.space.template)
         stopped_by = None
-        lend = open_launcher(
-            self._layout, self._slurm_cfg, self._local_cfg, cfg.max_concurrent_trials
-        )
-        with lend as launcher:
-            train = pickle_train(self._train)
-            check_travels(self._search.space.template)
-            with self._claim.hold(view.notify) as (database, record, owner):
-                sweep = self._search.build_sweep(database, record, cfg, len(launcher.slots))
-                if not sweep.is_done:
-                    parts = _Parts(sweep, launcher, database, record, owner, view, train)
-                    stopped_by = self._drive(parts, cfg, signals)
+        with (
+            open_launcher(
+                self._layout,
+                self._slurm_cfg,
+                self._local_cfg,
+                cfg.max_concurrent_trials,
+                early=self._claim.is_new,
+            ) as launcher,
+            self._claim.hold(view.notify) as (database, record, owner),
+        ):
+            sweep = self._search.build_sweep(database, record, cfg, len(launcher.slots))
+            if not sweep.is_done:
+                parts = _Parts(sweep, launcher, database, record, owner, view, train)
+                stopped_by = self._drive(parts, cfg, signals)
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")

@@ -37,6 +37,7 @@ from .processes import (
     die_with_parent,
     finish_process,
     kill_children,
+    list_children,
     load_libc,
 )
 from .trial_process import Loaded, Task
@@ -146,6 +147,7 @@ class Host:
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
         self._loaded: Loaded | None = None
+        self._left_alone: set[int] = set()
         self._env = dict(os.environ)  # before imports change it
         self._gone = False
 
@@ -224,7 +226,8 @@ class Host:
 
     def _load(self, slot: int, init: Record) -> Loaded:
         os.environ.update(init.get("env") or {})  # the same for all of its slots
-        loaded, step = load(init), init.get("step")
+        loaded, step = load(init, self._watch), init.get("step")
+        self._left_alone = set(list_children())  # they serve all trials
         if step is None or loaded.train is None:
             return loaded
         from .step_place import find_own_address, sees_more_gpus
@@ -298,7 +301,9 @@ class Host:
                 exit_code = os.waitstatus_to_exitcode(status)
                 self._tell(slots[pid], {"kind": "gone", "exit_code": exit_code})
             # Not waited for: one may hang in the kernel, and the other slots go on.
-            kill_children({child.pid for child in self._children.values()}, wait_s=0.0)
+            self._left_alone.discard(pid)
+            workers = {child.pid for child in self._children.values()}
+            kill_children(workers | self._left_alone, wait_s=0.0)
 
     def _tell(self, slot: int, record: Record) -> None:
         with contextlib.suppress(OSError):  # the driver is gone, which the input tells

@@ -324,8 +324,13 @@ def open_launcher(
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
-    There a new sweep's first host is started at once: Python boots while the caller does other
-    things. In an allocation a step is only asked for when it is needed.
+    Args:
+        layout: Where files go.
+        slurm_cfg: What each trial gets of an allocation.
+        local_cfg: What each trial gets of this machine.
+        max_concurrent_trials: How many run at once at most.
+        early: Start the first host at once, where that costs nobody anything, on this machine:
+            Python boots while the caller does other things.
 
     Raises:
         AllocationError: A trial can't fit.
@@ -341,7 +346,7 @@ def open_launcher(
     launcher = _build_local(layout, local_cfg, max_concurrent_trials)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
-        if not layout.train.exists():  # else it may be complete
+        if early:
             with contextlib.suppress(LaunchError):  # to be said when it is needed
                 launcher.start(0)
         yield launcher

@@ -244,9 +244,8 @@ class ChildWatch:
         taken the pipe of the signals, as asyncio does.
         """
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
-        before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-        for number in (signal.SIGCHLD, signal.SIGTERM, *WARNINGS):
-            before[number] = signal.signal(number, _wake)
+        watched = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, *WARNINGS)
+        before = {number: signal.signal(number, _wake) for number in watched}
         os.write(self.writer, b"\0")  # what has come meanwhile is looked at now
         return {number: handler for number, handler in before.items() if handler is not _wake}
 

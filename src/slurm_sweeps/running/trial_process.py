@@ -8,9 +8,7 @@ it ended. Where forking isn't safe, each trial gets a fresh interpreter when it 
 
 `run_attempt` makes the process the trial's: a session of its own (so that all it starts can be
 ended with it), its folder, its output files, its environment; calls `train`; and says how that
-ended. Nothing here returns: the process ends with the attempt. A fork is to be as good as a process
-that has imported by itself: what loading `train` has left to be done at a process's end is left to
-the one that did it, and random numbers are seeded anew, unless the user has seeded them.
+ended. Nothing here returns: the process ends with the attempt.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -35,6 +33,7 @@ import cloudpickle
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
+from .inheritance import disown
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
 from .session import Session, TrialContext, activate
 from .train import read_train
@@ -68,10 +67,14 @@ class Loaded:
     Args:
         train: What a fork calls; None if every trial gets a fresh interpreter.
         hazard: Why that is so.
+        handlers: Those of signals that loading has set.
+        random_state: That of `random`, if loading has seeded it.
     """
 
     train: Train | None = None
     hazard: str | None = None
+    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)
+    random_state: Any = None
 
 
 def rehearse(task: Task, link: socket.socket) -> None:
@@ -163,7 +166,6 @@ def _take_place(context: TrialContext, run: Record) -> None:
     suffix = f".{context.rank}" if context.rank else ""
     _redirect("stdout", f"stdout{suffix}.log", 1)
     _redirect("stderr", f"stderr{suffix}.log", 2)
-    _reseed_numpy()
 
 
 def take_environment(run: Record) -> None:
@@ -188,17 +190,6 @@ def _redirect(stream: str, file: str, target: int) -> None:
 def open_stream(fd: int) -> TextIO:
     """Return the text stream that a trial's prints take to a file descriptor, wherever it leads."""
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-
-
-def _reseed_numpy() -> None:
-    """Give each trial random numbers of its own, as a fresh process would have.
-
-    Python's `random` does so by itself after a fork; NumPy's global state would be a copy of the
-    worker's, the same in every trial.
-    """
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
@@ -344,9 +335,10 @@ class Spawner:
         try:
             os.setsid()
             die_with_parent(self._libc, worker_pid)
-            _reset_signals()
+            _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
                 self._become_interpreter(run or {}, link)
+            disown(self._loaded.random_state)
             for fd in self._own_fds:
                 if fd > 2:
                     os.close(fd)
@@ -395,8 +387,11 @@ def main() -> NoReturn:
     run_attempt(Task(arguments["rank"], arguments["world_size"]), link, run, train)
 
 
-def _reset_signals() -> None:
+def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
     """Undo the worker's handlers; HUP, USR1 and USR2 stay without effect.
+
+    Args:
+        handlers: Those that loading has set, which hold in a trial.
 
     `sbatch --signal=USR1` without `B:` sends it to the tasks of all steps: it is the driver that
     decides what follows, and a trial should live to hear it. Ignored, not just unhandled: Lightning
@@ -404,7 +399,7 @@ def _reset_signals() -> None:
     """
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, handlers.get(number, signal.SIG_DFL))
     for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from .channel import Decoder, Record, encode, encode_parts
 from .fork_hazard import find_fork_hazard
+from .inheritance import note_seeding
 from .processes import (
     ChildWatch,
     adopt_orphans,
@@ -37,6 +38,7 @@ from .processes import (
     freeze_memory,
     judge,
     kill_children,
+    list_children,
     load_libc,
 )
 from .train import load_train
@@ -46,20 +48,23 @@ if TYPE_CHECKING:
     from .step_place import StepPlace
 
 
-def load(init: Record) -> Loaded:
+def load(init: Record, watch: ChildWatch) -> Loaded:
     """Load `train` in this process, and see whether that can be forked then.
 
     Args:
         init: The driver's record.
+        watch: This process's own, which is set right afterwards.
 
     Raises:
         Exception: Whatever loading raises.
     """
-    train = load_train(Path(init["train"]), ahead=not init.get("fresh"))
+    file, ahead = Path(init["train"]), not init.get("fresh")
+    train, random_state = note_seeding(lambda: load_train(file, ahead))
+    handlers = watch.listen()
     hazard = find_fork_hazard()
     warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     freeze_memory()
-    return Loaded(None if hazard else train, hazard)
+    return Loaded(None if hazard else train, hazard, handlers, random_state)
 
 
 def build_hello() -> Record:
@@ -241,13 +246,14 @@ class Worker:
             self._place = StepPlace(init["step"])
             self._place.bind()
         try:
-            self._loaded = loaded = self._loaded or load(init)
+            self._loaded = loaded = self._loaded or load(init, self._watch)
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
             self._send({"kind": "broken", "traceback": traceback.format_exc()})
             return
         if loaded.hazard:
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._send({"kind": "notice", "text": text})
+        self._left_alone = set(list_children())  # they serve all trials
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
@@ -376,6 +382,7 @@ class Worker:
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
         for pid, status in self._watch.reap():
+            self._left_alone.discard(pid)
             if self._spawner is not None:
                 self._spawner.note_end(pid)
             if self._trial is not None and pid == self._trial.pid:

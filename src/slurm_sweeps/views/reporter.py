@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
+from ..running.processes import build_argv
 from ..storage.layout import Layout
 from .report.page import check_plotly
 
@@ -37,12 +37,9 @@ class Reporter:
 
     def __init__(self, layout: Layout, path: Path) -> None:
         check_plotly()
-        # fmt: off
-        self._argv = [
-            sys.executable, "-m", "slurm_sweeps", "report", "--local-dir",
-            str(layout.local_dir.absolute()), "--output", str(path.absolute()), "--", layout.name,
-        ]
-        # fmt: on
+        folder, code = layout.local_dir.absolute(), "from slurm_sweeps.cli import main; main()"
+        arguments = ("--local-dir", str(folder), "--output", str(path.absolute()))
+        self._argv = build_argv(code, "report", *arguments, "--", layout.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._due: float | None = None
 
