@@ -24,7 +24,7 @@ from slurm_sweeps.errors import (
     ExperimentNotFoundError,
     StorageError,
 )
-from slurm_sweeps.storage import reading
+from slurm_sweeps.storage import rows as reading
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.records import Lease, StateRecord, TrialRecord
 from slurm_sweeps.storage.schema import APPLICATION_ID, VERSION

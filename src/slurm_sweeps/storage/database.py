@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ExperimentLockedError
 from ..trial import Status
-from . import experiments, reading
+from . import experiments
+from . import rows as reading
 from .connection import begin, open_connection
 from .faults import translate_errors
-from .reading import AggregateRows, MetricRows, TrialRow
+from .rows import AggregateRows, MetricRows, TrialRow
 from .records import (
     Aggregate,
     AttemptRecord,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..trial import Status, flatten_cfg
-from .reading import AggregateRows, MetricRows, TrialRow
+from .rows import AggregateRows, MetricRows, TrialRow
 
 
 def build_trials_frame(

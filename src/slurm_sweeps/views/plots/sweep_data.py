@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...storage.database import Database
-from ...storage.reading import REPORT_FIELDS
+from ...storage.rows import REPORT_FIELDS
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
 from ...trial import flatten_cfg
 from ..space import Parameter, list_parameters
