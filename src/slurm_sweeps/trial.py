@@ -34,6 +34,16 @@ class Status(str, Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def is_final(self) -> bool:
+        """Whether no further attempt follows by itself."""
+        return self in (Status.COMPLETED, Status.PRUNED, Status.FAILED)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a restored sweep runs the trial again, without anyone asking for it."""
+        return self in (Status.SCHEDULED, Status.RUNNING, Status.LOST, Status.INTERRUPTED)
+
 
 #: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
@@ -56,8 +66,10 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.PRUNED: frozenset(),
 }
 
-#: No further attempt follows by itself.
-TERMINATED = frozenset({Status.COMPLETED, Status.PRUNED, Status.FAILED})
+
+def make_storable(text: str) -> str:
+    """Write halves of surrogate pairs out, so that the text can be stored and printed as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def describe_value(value: Any) -> str:
@@ -157,7 +169,7 @@ class Trial:
 
     def is_terminated(self) -> bool:
         """Whether no further attempt follows by itself: completed, pruned or failed for good."""
-        return self.status in TERMINATED
+        return self.status is not None and self.status.is_final
 
     def __str__(self) -> str:
         return "\n".join(_format_lines(self))
@@ -204,7 +216,7 @@ def flatten_cfg(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _get_status(trial: Trial) -> Status | None:
     recorded: Status | None = trial.__dict__.get("_status")
-    if trial.process is None or recorded in TERMINATED:
+    if trial.process is None or (recorded is not None and recorded.is_final):
         return recorded
     code = trial.process.poll()
     if code is None:

@@ -7,7 +7,6 @@ the space, whether the trials fit), then the database and its lease, and only th
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,8 @@ from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
-from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.records import (
-    ExperimentRecord,
-    LeaseOwner,
     Request,
     StateRecord,
 )
@@ -74,9 +70,8 @@ class _Parts:
 
     sweep: Sweep
     launcher: Launcher
-    database: Database
-    record: ExperimentRecord
-    owner: LeaseOwner
+    writer: Writer
+    requests: SimpleQueue[Request]
     view: LiveView
     train: bytes
 
@@ -243,10 +238,22 @@ class Experiment:
         train = pickle_train(self._train)
         check_travels(self._search.space.template)
         stopped_by = None
-        with self._claim.hold(view.notify) as (database, record, owner):
+        requests: SimpleQueue[Request] = SimpleQueue()
+        # The writer keeps the lease and hears requests while the sweep is restored, which may take
+        # long.
+        with (
+            self._claim.hold(view.notify) as (database, record, owner),
+            Writer(
+                database.path,
+                record.id,
+                owner,
+                on_notice=view.notify,
+                on_request=requests.put,
+            ) as writer,
+        ):
             sweep = self._search.build_sweep(database, record, cfg, launcher.slots)
             if not sweep.is_done:
-                parts = _Parts(sweep, launcher, database, record, owner, view, train)
+                parts = _Parts(sweep, launcher, writer, requests, view, train)
                 stopped_by = self._drive(parts, cfg, signals)
         late = signals.take()
         if late and stopped_by in AS_WANTED:
@@ -267,17 +274,7 @@ class Experiment:
         patience = Patience(
             stop_grace_s=cfg.grace_period_s, prune_grace_s=min(30.0, cfg.grace_period_s)
         )
-        view, state = parts.view, "failed"
-        requests: SimpleQueue[Request] = SimpleQueue()
-        # What was asked of an earlier driver is not meant for this one.
-        parts.database.take_requests(parts.record.id, time.time())
-        writer = Writer(
-            parts.database,
-            parts.record.id,
-            parts.owner,
-            on_notice=view.notify,
-            on_request=requests.put,
-        )
+        view, writer, state = parts.view, parts.writer, None
         try:
             with watch_time_limit() as limit, view:
                 repetition = self._search.describe_repetition(parts.sweep.cfg.n_trials)
@@ -292,19 +289,18 @@ class Experiment:
                     view.notify,
                     patience,
                     limit,
-                    requests,
+                    parts.requests,
                     cfg.time_budget_s,
                 )
                 driver.run(signals)
                 state = "stopped" if driver.stopped_by else "completed"
                 writer.put(StateRecord(state))
-                writer.flush()
-        except KeyboardInterrupt:
-            state = "stopped" if state == "failed" else state
+                writer.flush()  # for the last look of the view
+        except BaseException as error:
+            if state is None:
+                stopped = isinstance(error, KeyboardInterrupt)
+                _put_quietly(writer, StateRecord("stopped" if stopped else "failed"))
             raise
-        finally:
-            _put_quietly(writer, StateRecord(state))
-            writer.close()
         return driver.stopped_by
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:

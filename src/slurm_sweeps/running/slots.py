@@ -22,8 +22,8 @@ from enum import Enum
 from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
-from ..trial import Status, TrialError, describe_value
-from .channel import Link, Record, make_storable
+from ..trial import Status, TrialError, describe_value, make_storable
+from .channel import Link, Record
 from .launchers import Launcher, allow_open_files
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
