@@ -134,8 +134,10 @@ class Experiment:
         space = SearchSpace(cfg)
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
+        self._notices: list[str] = []
         if warm_start is not None:
-            known = read_warm_start(warm_start, space, asha.metric if asha else None)
+            metric = asha.metric if asha else None
+            known = read_warm_start(warm_start, space, metric, self._notices.append)
         self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
         self._layout = Layout(Path(local_dir), name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
@@ -278,7 +280,7 @@ class Experiment:
         try:
             with watch_time_limit() as limit, view:
                 repetition = self._search.describe_repetition(parts.sweep.cfg.n_trials)
-                for text in filter(None, (*parts.launcher.notices, repetition)):
+                for text in filter(None, (*self._notices, *parts.launcher.notices, repetition)):
                     view.notify(text)
                 writer.put(StateRecord("running"))
                 driver = Driver(
