@@ -82,7 +82,7 @@ def fill(folder: Path, rows: int) -> None:
     metrics = {f"metric {index}": 0.5 for index in range(METRICS_A_REPORT)}
     with Database.open(folder / "slurm-sweeps.db") as database:
         key = database.experiment("bench").id
-        with Writer(database, key) as writer:
+        with Writer(database.path, key) as writer:
             for iteration in range(rows // METRICS_A_REPORT):
                 writer.put(ReportRecord(0, 1, iteration, metrics, time.time()))
 

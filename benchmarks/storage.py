@@ -96,7 +96,7 @@ def write_all(layout: Layout, trials: int, iterations: int, metrics: int) -> Non
     elapsed_s = 0.0
     with Database.open(layout.database, create=True) as database:
         experiment = database.create_experiment(layout.name, SETTINGS, time.time())
-        with Writer(database, experiment.id) as writer:
+        with Writer(database.path, experiment.id) as writer:
             for wave in build_waves(trials, iterations, metrics):
                 started = time.perf_counter()
                 for record in wave:
@@ -114,7 +114,7 @@ def feel_writer(layout: Layout, busy: bool, seconds: float = 5.0) -> None:
     spans: list[float] = []
     with Database.open(layout.database, create=True) as database:
         experiment = database.create_experiment(layout.name, SETTINGS, time.time())
-        with Writer(database, experiment.id) as writer:
+        with Writer(database.path, experiment.id) as writer:
             for number in range(SLOTS):
                 writer.put(build_trial(number))
             end = time.perf_counter() + seconds

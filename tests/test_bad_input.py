@@ -204,7 +204,7 @@ def test_an_experiment_that_another_driver_is_at(tmp_path: Path) -> None:
         # The parent of this process, which lives, holds the lease.
         start = read_process_start(os.getppid())
         parent = dataclasses.replace(other, pid=os.getppid(), start=start)
-        database.acquire_lease("mine", parent, 1e12, lambda lease, now: False)
+        assert database.take_lease(database.experiment("mine").id, parent, 1e12, None)
     with refuse(ss.ExperimentLockedError, "'mine'", other.host, str(os.getppid())):
         build(tmp_path, restore=True).run(n_trials=2)
     assert len(ss.Result("mine", tmp_path).trials) == 1

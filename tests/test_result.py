@@ -14,6 +14,7 @@ from slurm_sweeps.result import Result
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import build_database_path
 from slurm_sweeps.storage.records import Record, ReportRecord, TrialRecord
+from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.trial import Status, TrialError, compute_trial_id
 
 SETTINGS = {"metric": "loss", "mode": "min", "asha": {"reduction_factor": 4}, "seed": 0}
@@ -53,7 +54,7 @@ def store(local_dir: Path, records: list[Record], name: str = "a", **settings: o
     """Make an experiment as a driver would."""
     with Database.open(build_database_path(local_dir), create=True) as database:
         experiment = database.create_experiment(name, SETTINGS | settings, 0.0)
-        database.write(experiment.id, records)
+        write_records(database, experiment.id, records)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_trials(result: Result) -> None:
 
 def test_it_grows_with_a_running_sweep(result: Result, tmp_path: Path) -> None:
     with Database.open(build_database_path(tmp_path)) as database:
-        database.write(1, [log(2, 1, loss=-1.0)])
+        write_records(database, 1, [log(2, 1, loss=-1.0)])
 
     assert result.trials[2].metrics == {"loss": {1: -1.0}}
     assert result.best_trial().number == 2

@@ -15,8 +15,8 @@ from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.marks import UNFINISHED
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
+from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.sweep import Answer, Ended, Sweep, SweepCfg
 from slurm_sweeps.sweep.state import Pace
 from slurm_sweeps.trial import Status
@@ -99,7 +99,7 @@ def test_a_restored_sweep_knows_who_waits() -> None:
     resumed = second.assign(0.0)
     assert resumed is not None
     assert resumed.number == 1
-    assert Status.PAUSED not in UNFINISHED
+    assert not Status.PAUSED.is_unfinished
 
 
 def train(cfg: dict[str, Any]) -> None:
@@ -283,12 +283,12 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
             now += 100.0
             lived.begin(attempt, now)
             row = TrialRecord(0, "0" * 12, 0, '{"x": 0.5}', Status.RUNNING, attempt)
-            database.write(record.id, [replace(row, start_time=now)])
+            write_records(database, record.id, [replace(row, start_time=now)])
             for iteration in iterations:
                 now += 7.0
                 lived.note(iteration, now)
                 report = ReportRecord(0, attempt, iteration, {"loss": 1.0}, now)
-                database.write(record.id, [report])
+                write_records(database, record.id, [report])
         cfg = RunCfg(1, 1, 0, fail_fast=True, grace_period_s=1.0)
         sweep = search.build_sweep(database, record, cfg, slots=1)
     restored = sweep.assign(now)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import slurm_sweeps as ss
@@ -12,7 +14,11 @@ from slurm_sweeps.experiment.warm_start import read_warm_start
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.draws import fill_points
 from slurm_sweeps.search.search_space import SearchSpace
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.records import ReportRecord, TrialRecord
+from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.trial import Status, compute_trial_id
 
 SPACE = {
     "opt": ss.Choice([{"name": "sgd", "momentum": ss.Uniform(0, 1)}, {"name": "adam"}]),
@@ -103,6 +109,70 @@ def test_the_last_value_is_what_counts(tmp_path: Path) -> None:
     for source in (earlier, earlier.to_dataframe()):
         assert read_warm_start(source, space, "loss") == [({"x": 0.25}, 0.75)]
         assert read_warm_start(source, space, None) == [({"x": 0.25}, None)]
+
+
+def write_trials(folder: Path, cfgs: list[dict[str, Any]]) -> ss.Result:
+    """An earlier sweep with these cfgs; each has logged its number as loss."""
+    path = folder / "slurm-sweeps.db"
+    with Database.open(path, create=True) as database:
+        key = database.create_experiment("first", {}, 0.0).id
+        trials = [
+            TrialRecord(number, compute_trial_id(cfg, number), 0, json.dumps(cfg), Status.COMPLETED)
+            for number, cfg in enumerate(cfgs)
+        ]
+        reports = [ReportRecord(n, 1, 1, {"loss": float(n)}, 0.0) for n in range(len(cfgs))]
+        write_records(database, key, [*trials, *reports])
+    return ss.Result("first", folder)
+
+
+NESTED = {
+    "opt": ss.Choice(
+        [
+            {"name": "a"},
+            {"name": "b", "k": ss.Choice([1, 2, 3]), "fixed": 7},
+            {"name": "c", "k": ss.Integer(10, 20)},
+            {"name": "d", "k": ss.Choice([0.5, 4.0]), "q": ss.Quantized(ss.Integer(0, 9), 3)},
+        ]
+    ),
+    "clip": ss.Choice([None, 1, 2.5]),
+    "depth": ss.Choice([None, {"layers": ss.Choice([2, 4])}]),
+}
+
+
+def test_a_frame_warms_as_its_result_does(tmp_path: Path) -> None:
+    """pandas has made floats of integers, and NaN of None."""
+    rng = np.random.default_rng(0)
+    space = SearchSpace(NESTED)
+    result = write_trials(tmp_path, [space.sample(rng) for _ in range(60)])
+    told: list[str] = []
+
+    known = read_warm_start(result.to_dataframe(), space, "loss", told.append)
+
+    assert len(known) == 60
+    assert json.dumps(known) == json.dumps(read_warm_start(result, space, "loss", told.append))
+    assert told == []
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    cfgs = [{"x": 1}, {"x": 9}, {"x": 2, "more": 0}, {"x": 3}]
+    result = write_trials(tmp_path, cfgs)
+    space = SearchSpace({"x": ss.Integer(1, 4)})
+    for source in (result, result.to_dataframe()):
+        told: list[str] = []
+        known = read_warm_start(source, space, "loss", told.append)
+        assert known == [({"x": 1}, 0.0), ({"x": 3}, 3.0)]
+        (text,) = told
+        assert text.startswith("warm_start: 2 of 4 trials are no configurations of this search")
+        assert text.endswith("left out: cfg['x']: 9 is no value of Integer(1, 4)")
+
+
+def test_run_tells_what_the_warm_start_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    frame = write_trials(tmp_path, [{"x": 0.5}, {"x": 7.0}]).to_dataframe()
+    cfg = {"x": ss.Uniform(0, 1)}
+    ss.Experiment(train, cfg, "second", tmp_path, warm_start=frame).run()
+    assert "warm_start: 1 of 2 trials are no configurations" in capfd.readouterr().out
 
 
 def test_what_can_warm_nothing_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.storage.records import ReportRecord, StateRecord, TrialRecord
+from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.trial import Status, TrialError, compute_trial_id
 
 #: When all samples began, seconds since 1970.
@@ -71,7 +72,7 @@ def write_sample(
         for number, status in enumerate(statuses):
             cfg = search.sample(rng)
             records += build_trial(number, cfg, status, iterations, nan, slots)
-        database.write(key, [*records, StateRecord(state)])
+        write_records(database, key, [*records, StateRecord(state)])
     return layout
 
 

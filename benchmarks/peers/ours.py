@@ -87,7 +87,7 @@ def write_history(task: common.Task, train: object) -> int:
     number = 0
     with Database.open(layout.database) as database:
         record = database.experiment(experiment.name)
-        with Writer(database, record.id) as writer:
+        with Writer(database.path, record.id) as writer:
             for number, x, reports in common.iterate_history(task.rows):
                 cfg = {"x": x}
                 trial = TrialRecord(

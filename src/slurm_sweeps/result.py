@@ -19,6 +19,16 @@ from .errors import ExperimentNotFoundError, UsageError
 from .storage.database import Database
 from .storage.layout import Layout
 from .storage.records import ExperimentRecord, TrialRecord
+from .storage.rows import (
+    read_aggregate_rows,
+    read_best,
+    read_metric_ids,
+    read_metric_rows,
+    read_metrics_of_trial,
+    read_trial,
+    read_trial_rows,
+    read_trials,
+)
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -73,8 +83,8 @@ class Result:
             key = database.experiment(self.experiment).id
             # no snapshot of all: it would hold up the writer for as long as this takes
             return [
-                build_trial(record, database.metrics_of_trial(key, record.number))
-                for record in database.trials(key)
+                build_trial(record, read_metrics_of_trial(database, key, record.number))
+                for record in read_trials(database, key)
             ]
 
     def best_trial(self, metric: str | None = None, mode: str | None = None) -> Trial:
@@ -95,13 +105,13 @@ class Result:
         with self._open() as database:
             experiment = database.experiment(self.experiment)
             metric, mode = choose_goal(experiment, metric, mode)
-            with database.snapshot():
-                best = database.best(experiment.id, metric, mode)
+            with database.reading():
+                best = read_best(database, experiment.id, metric, mode)
                 if not best:
                     raise UsageError(self._format_unlogged(metric, database, experiment.id))
                 number = best[0].number
-                record = database.trial(experiment.id, number)
-                metrics = database.metrics_of_trial(experiment.id, number)
+                record = read_trial(database, experiment.id, number)
+                metrics = read_metrics_of_trial(database, experiment.id, number)
         assert record is not None  # the schema: an aggregate refers to its trial
         return build_trial(record, metrics)
 
@@ -133,9 +143,9 @@ class Result:
             if metric is not None:
                 metric, mode = choose_goal(experiment, metric, mode)
                 modes[metric] = mode
-            with database.snapshot():
-                rows = database.trial_rows(experiment.id)
-                table = database.aggregate_rows(experiment.id)
+            with database.reading():
+                rows = read_trial_rows(database, experiment.id)
+                table = read_aggregate_rows(database, experiment.id)
         return build_trials_frame(rows, table, modes, time.time())
 
     def metrics_dataframe(self) -> pd.DataFrame:
@@ -150,9 +160,11 @@ class Result:
 
         with self._open() as database:
             key = database.experiment(self.experiment).id
-            rows = database.metric_rows(key)
+            rows = read_metric_rows(database, key)
             # after the rows: a trial that was added meanwhile is among them
-            trial_ids = {number: trial_id for number, trial_id, *_ in database.trial_rows(key)}
+            trial_ids = {
+                number: trial_id for number, trial_id, *_ in read_trial_rows(database, key)
+            }
         return build_metrics_frame(rows, trial_ids)
 
     def report(
@@ -258,7 +270,7 @@ class Result:
         return Database.open(path, read_only=True)
 
     def _format_unlogged(self, metric: str, database: Database, key: int) -> str:
-        names = list(database.metric_ids(key))
+        names = list(read_metric_ids(database, key))
         where = f"experiment {self.experiment!r} in {self._layout.database}"
         if metric in names:
             return f"no trial of {where} has logged a finite value of {metric!r}"

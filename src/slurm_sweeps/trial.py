@@ -44,6 +44,11 @@ class Status(str, Enum):
         """Whether it says what the cfg is worth: it came of the trial and of nothing else."""
         return self.is_final or self is Status.PAUSED
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a restored sweep runs the trial again, without anyone asking for it."""
+        return self in (Status.SCHEDULED, Status.RUNNING, Status.LOST, Status.INTERRUPTED)
+
 
 #: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
@@ -65,6 +70,11 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.COMPLETED: frozenset(),
     Status.PRUNED: frozenset(),
 }
+
+
+def make_storable(text: str) -> str:
+    """Write halves of surrogate pairs out, so that the text can be stored and printed as UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def describe_value(value: Any) -> str:

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from slurm_sweeps.cli import main
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
+from slurm_sweeps.storage.rows import read_trials
 from slurm_sweeps.trial import Status
 from views_samples import write_sample
 
@@ -39,7 +40,7 @@ def call(folder: Path, *arguments: str, code: int = 0, say: str | None = None) -
 
 def read_ids(folder: Path) -> list[str]:
     with Database.open(folder / "slurm-sweeps.db", read_only=True) as database:
-        return [trial.trial_id for trial in database.trials(database.experiment("sample").id)]
+        return [trial.trial_id for trial in read_trials(database, database.experiment("sample").id)]
 
 
 def load(result: Result) -> Any:
@@ -246,7 +247,7 @@ def test_rm_spares_a_sweep_that_runs(folder: Path) -> None:
     other = build_owner()
     other = type(other)("elsewhere", 1, None, "", "nonce")
     with Database.open(folder / "slurm-sweeps.db") as database:
-        database.acquire_lease("sample", other, time.time(), lambda lease, now: False)
+        assert database.take_lease(1, other, time.time(), None)
     result = call(folder, "rm", "sample", "--yes", code=1)
     assert "is in use by another driver: host 'elsewhere'" in result.stderr
 

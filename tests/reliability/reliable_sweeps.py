@@ -22,6 +22,7 @@ from typing import Any
 import slurm_sweeps as ss
 from cluster_tools.processes import end_processes, leftover_processes, wait_until
 from slurm_sweeps.errors import ExperimentNotFoundError
+from slurm_sweeps.storage import rows
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.faults import EmptyDatabaseError
 from slurm_sweeps.storage.records import AttemptRecord, TrialRecord
@@ -223,7 +224,7 @@ def read_trials(database: Path) -> list[TrialRecord]:
         return []
     try:
         with Database.open(database, read_only=True, timeout_s=30) as opened:
-            return opened.trials(opened.experiment(NAME).id)
+            return rows.read_trials(opened, opened.experiment(NAME).id)
     except (EmptyDatabaseError, ExperimentNotFoundError):
         return []
 
@@ -231,7 +232,7 @@ def read_trials(database: Path) -> list[TrialRecord]:
 def read_attempts(database: Path) -> list[AttemptRecord]:
     """All attempts of all trials."""
     with Database.open(database, read_only=True, timeout_s=30) as opened:
-        return opened.attempts(opened.experiment(NAME).id)
+        return rows.read_attempts(opened, opened.experiment(NAME).id)
 
 
 def read_curves(database: Path, metric: str = "loss") -> dict[int, dict[int, float]]:
@@ -239,8 +240,8 @@ def read_curves(database: Path, metric: str = "loss") -> dict[int, dict[int, flo
     with Database.open(database, read_only=True, timeout_s=30) as opened:
         key = opened.experiment(NAME).id
         return {
-            trial.number: opened.metrics_of_trial(key, trial.number).get(metric, {})
-            for trial in opened.trials(key)
+            trial.number: rows.read_metrics_of_trial(opened, key, trial.number).get(metric, {})
+            for trial in rows.read_trials(opened, key)
         }
 
 

@@ -138,7 +138,7 @@ def hold(database: Path, age_s: float, job_id: str | None = None) -> None:
 
     owner = LeaseOwner(host="another", pid=4711, job_id=job_id, start="", nonce="n")
     with Database.open(database) as opened:
-        opened.acquire_lease(NAME, owner, time.time() - age_s, lambda *_: False)
+        assert opened.take_lease(opened.experiment(NAME).id, owner, time.time() - age_s, None)
 
 
 def test_on_another_host_silence_counts(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from slurm_sweeps.storage.rows import write_records
+
 
 @contextmanager
 def start(
@@ -81,12 +83,10 @@ def write(path: str, first: str) -> None:
     from storage_samples import make_record
 
     from slurm_sweeps.storage import writer as writer_module
-    from slurm_sweeps.storage.database import Database
     from slurm_sweeps.storage.writer import Writer
 
     writer_module.COMMIT_INTERVAL_S = 0.0  # as many commits to be killed in as there can be
-    database = Database.open(path)
-    writer = Writer(database, 1, max_rows=2000)
+    writer = Writer(path, 1, max_rows=2000)
     for index in range(int(first), sys.maxsize):
         writer.put(make_record(index))
         if index % 100 == 99:
@@ -102,7 +102,7 @@ def open_(path: str, _: str) -> None:
 
     try:
         with Database.open(path, create=True, timeout_s=0.1) as database:
-            database.write(1, [StateRecord("running")])
+            write_records(database, 1, [StateRecord("running")])
             print("fine", flush=True)
     except StorageError as error:
         print(type(error).__name__, error, flush=True)

@@ -14,6 +14,7 @@ from slurm_sweeps.storage.records import (
     ReportRecord,
     TrialRecord,
 )
+from slurm_sweeps.storage.rows import read_aggregates, read_metric_rows, read_trials
 from slurm_sweeps.storage.schema import prepare_schema
 from slurm_sweeps.trial import Status
 
@@ -41,10 +42,10 @@ def make_record(index: int) -> Record:
 
 def count_prefix(database: Database, experiment_id: int) -> int:
     """How many records of `make_record`'s sequence are stored; fails if it is not a prefix."""
-    trials = [trial.number for trial in database.trials(experiment_id)]
+    trials = [trial.number for trial in read_trials(database, experiment_id)]
     assert trials == list(range(len(trials)))
-    rows = database.metric_rows(experiment_id)
-    reports = list(zip(rows.number.tolist(), rows.iteration.tolist(), strict=True))
+    rows = read_metric_rows(database, experiment_id)
+    reports = rows.table[["number", "iteration"]].tolist()
     found = sorted([(number, 0) for number in trials] + reports)
     assert found == [divmod(index, 1 + REPORTS_EACH) for index in range(len(found))]
     return len(found)
@@ -68,9 +69,7 @@ def open_in_memory() -> Database:
     return Database(connection, Path(":memory:"))
 
 
-Expected = tuple[
-    int, int, float, int, float, "float | None", "int | None", "float | None", "int | None"
-]
+Expected = tuple[int, int, float, "float | None", "int | None", "float | None", "int | None"]
 
 
 def expect_aggregate(curve: dict[int, float]) -> Expected:
@@ -78,11 +77,9 @@ def expect_aggregate(curve: dict[int, float]) -> Expected:
     finite = {at: value for at, value in sorted(curve.items()) if math.isfinite(value)}
     low = min(finite, key=finite.__getitem__, default=None)
     high = max(finite, key=finite.__getitem__, default=None)
-    first, last = min(curve), max(curve)
+    last = max(curve)
     return (
         len(curve),
-        first,
-        curve[first],
         last,
         curve[last],
         None if low is None else finite[low],
@@ -96,15 +93,13 @@ def assert_aggregates(
     database: Database, experiment_id: int, curves: dict[int, dict[int, float]], metric: str
 ) -> None:
     """The aggregates of a metric are what its curves, by trial, give."""
-    found = {each.number: each for each in database.aggregates(experiment_id, metric)}
+    found = {each.number: each for each in read_aggregates(database, experiment_id, metric)}
     assert found.keys() == curves.keys()
     for number, curve in curves.items():
         each = found[number]
         assert is_same(
             (
                 each.count,
-                each.first_iteration,
-                each.first_value,
                 each.last_iteration,
                 each.last_value,
                 each.min_value,

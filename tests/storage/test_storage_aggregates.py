@@ -11,6 +11,7 @@ from storage_samples import assert_aggregates, make_report, make_trial, open_in_
 
 from slurm_sweeps.storage.aggregates import fold_rows
 from slurm_sweeps.storage.records import ReportRecord
+from slurm_sweeps.storage.rows import read_metric_ids, write_records
 
 VALUES = st.one_of(
     st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1.0]),
@@ -32,15 +33,15 @@ def test_aggregates_equal_their_rows(transactions: list[list[ReportRecord]]) -> 
     curves: dict[str, dict[int, dict[int, float]]] = {}
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(number) for number in range(3)])
+        write_records(database, key, [make_trial(number) for number in range(3)])
         for reports in transactions:
-            database.write(key, reports)
+            write_records(database, key, reports)
             for report in reports:
                 for name, value in report.metrics.items():
                     curve = curves.setdefault(name, {}).setdefault(report.number, {})
                     curve[report.iteration] = value
 
-        assert set(database.metric_ids(key)) == set(curves)
+        assert set(read_metric_ids(database, key)) == set(curves)
         for name, by_trial in curves.items():
             assert_aggregates(database, key, by_trial, name)
 
@@ -52,15 +53,16 @@ def test_a_retry_replaces_what_it_logs_again(data: st.DataObject) -> None:
     second = data.draw(st.lists(VALUES, max_size=8))
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(0)])
+        write_records(database, key, [make_trial(0)])
         for attempt, values in ((1, first), (2, second)):
             for iteration, value in enumerate(values):
-                database.write(key, [make_report(0, iteration, attempt, loss=value)])
+                write_records(database, key, [make_report(0, iteration, attempt, loss=value)])
 
         merged = dict(enumerate(first)) | dict(enumerate(second))
         assert_aggregates(database, key, {0: merged}, "loss")
-        attempts = database.metric_rows(key).attempt.tolist()
-        assert attempts == [2] * len(second) + [1] * (len(first) - len(second))
+        with database.reading() as connection:
+            rows = connection.execute("SELECT attempt FROM metrics ORDER BY iteration").fetchall()
+        assert rows == [(2,)] * len(second) + [(1,)] * (len(first) - len(second))
 
 
 @pytest.mark.parametrize("iterations", [[1, 1], [2, 1], [1, 2, 2], [5, 6, 1]])

@@ -4,6 +4,7 @@ import math
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,9 +25,23 @@ from slurm_sweeps.errors import (
     ExperimentNotFoundError,
     StorageError,
 )
-from slurm_sweeps.storage import reading
+from slurm_sweeps.storage import rows as rows_module
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.records import Lease, StateRecord, TrialRecord
+from slurm_sweeps.storage.rows import (
+    count_trials,
+    read_aggregates,
+    read_attempts,
+    read_best,
+    read_curves,
+    read_first_reports,
+    read_metric_ids,
+    read_metric_rows,
+    read_metrics_of_trial,
+    read_trial,
+    read_trials,
+    write_records,
+)
 from slurm_sweeps.storage.schema import APPLICATION_ID, VERSION
 from slurm_sweeps.trial import Status, TrialError
 
@@ -107,7 +122,7 @@ def test_a_newer_version(path: Path) -> None:
 def test_a_damaged_file(path: Path) -> None:
     with Database.open(path, create=True) as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(number) for number in range(1000)])
+        write_records(database, key, [make_trial(number) for number in range(1000)])
     size = path.stat().st_size
     with path.open("r+b") as file:  # nobody has it open now
         file.seek(size // 2)
@@ -117,7 +132,7 @@ def test_a_damaged_file(path: Path) -> None:
         Database.open(path, read_only=True) as database,
         pytest.raises(StorageError, match=r"is damaged; save what is left with: sqlite3 '.*'"),
     ):
-        database.trials(key)
+        read_trials(database, key)
 
 
 def test_after_close_nothing_works(path: Path) -> None:
@@ -185,12 +200,12 @@ def test_state_and_settings_change() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {"n_trials": 1}, 0.0).id
 
-        database.write(key, [StateRecord("running")])
+        write_records(database, key, [StateRecord("running")])
         database.set_settings(key, {"n_trials": 2})
         assert database.experiment("a").state == "running"
         assert database.experiment("a").settings == {"n_trials": 2}
 
-        database.write(key, [StateRecord("interrupted"), StateRecord("completed")])
+        write_records(database, key, [StateRecord("interrupted"), StateRecord("completed")])
         assert database.experiment("a").state == "completed"
 
 
@@ -199,23 +214,21 @@ def test_delete_takes_all_that_belongs_to_it(others: list[str]) -> None:
     with open_in_memory() as database:
         for name in ["a", *others]:
             key = database.create_experiment(name, {}, 0.0).id
-            database.write(key, [make_trial(0), make_report(0, 1)])
+            write_records(database, key, [make_trial(0), make_report(0, 1)])
             database.add_request(key, "stop", None, 0.0)
 
-        database.delete_experiment("a")
+        assert database.take_lease(1, OWNER, 1.0, None)
+        database.delete_experiment(1, OWNER, 2.0)
 
         assert [each.name for each in database.experiments()] == others
         again = database.create_experiment("a", {}, 0.0)
-        assert database.trials(again.id) == []
-        assert database.metric_ids(again.id) == {}
+        assert read_trials(database, again.id) == []
+        assert read_metric_ids(database, again.id) == {}
         assert database.requests(again.id) == []
-        assert len(database.metric_rows(again.id).value) == 0
-        database.write(again.id, [make_trial(0), make_report(0, 1)])
+        assert len(read_metric_rows(database, again.id).table) == 0
+        write_records(database, again.id, [make_trial(0), make_report(0, 1)])
         for each in database.experiments():
-            assert len(database.metric_rows(each.id).value) == 1
-
-        with pytest.raises(ExperimentNotFoundError):
-            database.delete_experiment("c")
+            assert len(read_metric_rows(database, each.id).table) == 1
 
 
 # Trials
@@ -239,7 +252,13 @@ TRIALS = st.builds(
     error=st.none() | st.builds(TrialError, TEXT, TEXT, TEXT),
     exit_code=st.none() | st.integers(0, 255),
     signal=st.none() | st.integers(1, 64),
-)
+).map(lambda trial: forget_run(trial) if trial.status is Status.SCHEDULED else trial)
+
+
+def forget_run(trial: TrialRecord) -> TrialRecord:
+    """What a trial is like whose next attempt has not begun."""
+    nothing: Any = dict.fromkeys(("slot", "host", "gpus", "start_time", "end_time", "error"))
+    return replace(trial, **nothing, exit_code=None, signal=None)
 
 
 @settings(deadline=None)
@@ -248,17 +267,17 @@ def test_a_trial_comes_back_as_it_was_last_written(records: list[TrialRecord]) -
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
 
-        database.write(key, records[:1])
-        database.write(key, records)
+        write_records(database, key, records[:1])
+        write_records(database, key, records)
 
         last = records[-1]
-        found = database.trial(key, 3)
+        found = read_trial(database, key, 3)
         assert found is not None
-        assert database.trials(key) == [found]
+        assert read_trials(database, key) == [found]
         assert _without_error(found) == _without_error(last)
         assert _escape(found.error) == _escape(last.error)
         begun = {record.attempt for record in records if record.status is not Status.SCHEDULED}
-        assert [each.attempt for each in database.attempts(key)] == sorted(begun)
+        assert [each.attempt for each in read_attempts(database, key)] == sorted(begun)
 
 
 def _without_error(record: TrialRecord) -> tuple[object, ...]:
@@ -283,27 +302,27 @@ def test_attempts_keep_what_the_trial_forgets() -> None:
             make_trial(0, Status.SCHEDULED, attempt=2),
             make_trial(0, Status.RUNNING, attempt=2, slot=5, host="n2", start_time=3.0),
         ):
-            database.write(key, [record])
+            write_records(database, key, [record])
 
-        first, second = database.attempts(key, 0)
+        first, second = read_attempts(database, key, 0)
         assert (first.status, first.slot, first.end_time) == (Status.FAILED, 1, 2.0)
         assert first.error == boom
         assert (second.status, second.slot, second.host) == (Status.RUNNING, 5, "n2")
-        assert database.trial(key, 0) == make_trial(
+        assert read_trial(database, key, 0) == make_trial(
             0, Status.RUNNING, attempt=2, slot=5, host="n2", start_time=3.0
         )
-        assert database.attempts(key, 1) == []
-        assert database.trial(key, 1) is None
+        assert read_attempts(database, key, 1) == []
+        assert read_trial(database, key, 1) is None
 
 
 def test_trials_are_chosen_and_ordered() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
         statuses = [Status.COMPLETED, Status.FAILED, Status.RUNNING, Status.COMPLETED]
-        database.write(key, [make_trial(n, status) for n, status in enumerate(statuses)])
+        write_records(database, key, [make_trial(n, status) for n, status in enumerate(statuses)])
 
         def numbers(**choice: object) -> list[int]:
-            return [each.number for each in database.trials(key, **choice)]  # type: ignore[arg-type] # as each case has it
+            return [each.number for each in read_trials(database, key, **choice)]  # type: ignore[arg-type] # as each case has it
 
         assert numbers() == [0, 1, 2, 3]
         assert numbers(statuses=[Status.COMPLETED]) == [0, 3]
@@ -313,7 +332,7 @@ def test_trials_are_chosen_and_ordered() -> None:
         assert numbers(id_prefix="000000000002") == [2]
         assert numbers(id_prefix="0000") == [0, 1, 2, 3]
         assert numbers(id_prefix="%") == []
-        assert database.count_trials(key) == {
+        assert count_trials(database, key) == {
             Status.COMPLETED: 2,
             Status.FAILED: 1,
             Status.RUNNING: 1,
@@ -326,9 +345,9 @@ def test_two_trials_can_not_share_an_id() -> None:
         twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", Status.RUNNING)
 
         with pytest.raises(StorageError, match=r"holds such an entry already .*trial_id"):
-            database.write(key, [make_trial(0), twin])
+            write_records(database, key, [make_trial(0), twin])
 
-        assert database.trials(key) == []
+        assert read_trials(database, key) == []
 
 
 def test_a_report_needs_its_trial_and_all_of_a_transaction_is_written_or_nothing() -> None:
@@ -336,12 +355,14 @@ def test_a_report_needs_its_trial_and_all_of_a_transaction_is_written_or_nothing
         key = database.create_experiment("a", {}, 0.0).id
 
         with pytest.raises(StorageError, match="has no such trial or experiment"):
-            database.write(key, [make_trial(0), make_report(0, 1), make_report(1, 1)])
+            write_records(database, key, [make_trial(0), make_report(0, 1), make_report(1, 1)])
 
-        assert database.trials(key) == []
-        assert database.metric_ids(key) == {}
-        database.write(key, [make_trial(0), make_report(0, 1)])  # and nothing stale is remembered
-        assert database.metrics_of_trial(key, 0) == {"loss": {1: 0.5}}
+        assert read_trials(database, key) == []
+        assert read_metric_ids(database, key) == {}
+        write_records(
+            database, key, [make_trial(0), make_report(0, 1)]
+        )  # and nothing stale is remembered
+        assert read_metrics_of_trial(database, key, 0) == {"loss": {1: 0.5}}
 
 
 # Metrics
@@ -351,15 +372,15 @@ def test_values_come_back_as_they_were() -> None:
     values = [0.1, -0.0, 1e308, 5e-324, math.inf, -math.inf, math.nan, 2.0**53 + 2, 1 / 3]
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(0)])
+        write_records(database, key, [make_trial(0)])
         for iteration, value in enumerate(values):
-            database.write(key, [make_report(0, iteration, **{"val/loss": value})])
+            write_records(database, key, [make_report(0, iteration, **{"val/loss": value})])
 
-        found = database.metrics_of_trial(key, 0)["val/loss"]
+        found = read_metrics_of_trial(database, key, 0)["val/loss"]
         assert list(found) == list(range(len(values)))
         assert is_same(found.values(), values)
-        assert is_same(database.metric_rows(key).value.tolist(), values)
-        iterations, curve = database.curves(key, "val/loss", [0])[0]
+        assert is_same(read_metric_rows(database, key).table["value"].tolist(), values)
+        iterations, curve = read_curves(database, key, "val/loss", [0])[0]
         assert iterations.tolist() == list(range(len(values)))
         assert is_same(curve.tolist(), values)
 
@@ -367,55 +388,54 @@ def test_values_come_back_as_they_were() -> None:
 def test_a_first_report_has_the_attempt_that_logged_it_last() -> None:
     def log(number: int, iteration: int, logged_at: float, attempt: int = 1) -> None:
         report = make_report(number, iteration, attempt)
-        database.write(key, [replace(report, logged_at=logged_at)])
+        write_records(database, key, [replace(report, logged_at=logged_at)])
 
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(number, start_time=10.0) for number in range(3)])
+        write_records(database, key, [make_trial(number, start_time=10.0) for number in range(3)])
         log(0, 4, 30.0)
         log(0, 2, 20.0)
         log(1, 1, 15.0)
         log(1, 2, 17.0)
-        database.write(key, [make_trial(1, attempt=2, start_time=40.0)])
+        write_records(database, key, [make_trial(1, attempt=2, start_time=40.0)])
         log(1, 2, 49.0, attempt=2)
         log(1, 0, 12.0)
         first = (2, 1, 10.0, 20.0)
-        assert database.first_reports(key, "loss") == {0: first, 1: (1, 1, 10.0, 15.0)}
+        assert read_first_reports(database, key, "loss") == {0: first, 1: (1, 1, 10.0, 15.0)}
 
         log(1, 1, 50.0, attempt=2)  # it may have gone on from a checkpoint
-        assert database.first_reports(key, "loss") == {0: first, 1: (1, 2, 40.0, 50.0)}
-        assert database.first_reports(key, "no such") == {}
+        assert read_first_reports(database, key, "loss") == {0: first, 1: (1, 2, 40.0, 50.0)}
+        assert read_first_reports(database, key, "no such") == {}
 
 
 def test_any_metric_name() -> None:
     names = ["val/loss", "a b", "β", "", "'; DROP TABLE metrics; --", "half \ud800", "x" * 1000]
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(0), make_report(0, 1, **dict.fromkeys(names, 1.0))])
-        database.write(key, [make_report(0, 2, **dict.fromkeys(names, 2.0))])
+        write_records(
+            database, key, [make_trial(0), make_report(0, 1, **dict.fromkeys(names, 1.0))]
+        )
+        write_records(database, key, [make_report(0, 2, **dict.fromkeys(names, 2.0))])
 
         shown = [name.replace("\ud800", "\\ud800") for name in names]
-        assert list(database.metric_ids(key)) == shown
-        assert database.metrics_of_trial(key, 0) == {name: {1: 1.0, 2: 2.0} for name in shown}
+        assert list(read_metric_ids(database, key)) == shown
+        assert read_metrics_of_trial(database, key, 0) == {name: {1: 1.0, 2: 2.0} for name in shown}
 
 
 def test_metric_rows_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(number) for number in range(3)])
+        write_records(database, key, [make_trial(number) for number in range(3)])
         reports = [make_report(n, i, b=float(n), a=float(i)) for n in range(3) for i in range(5)]
-        database.write(key, reports)
-        whole = database.metric_rows(key)
+        write_records(database, key, reports)
+        whole = read_metric_rows(database, key)
 
         for portion in (1, 4, 15, 30, 31):
-            monkeypatch.setattr(reading, "PORTION", portion)
-            rows = database.metric_rows(key)
+            monkeypatch.setattr(rows_module, "PORTION", portion)
+            rows = read_metric_rows(database, key)
             assert rows.names == {1: "b", 2: "a"}
-            for field, _ in reading.METRIC_FIELDS:
-                assert getattr(rows, field).tolist() == getattr(whole, field).tolist()
-        keys = list(
-            zip(whole.number.tolist(), whole.metric_id.tolist(), whole.iteration, strict=True)
-        )
+            assert rows.table.tolist() == whole.table.tolist()
+        keys = whole.table[["number", "metric_id", "iteration"]].tolist()
         assert keys == sorted(keys)
         assert len(keys) == 30
 
@@ -423,88 +443,103 @@ def test_metric_rows_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_best() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.write(key, [make_trial(number) for number in range(5)])
+        write_records(database, key, [make_trial(number) for number in range(5)])
         for number, value in enumerate([2.0, 1.0, math.nan, 1.0, -math.inf]):
-            database.write(
-                key, [make_report(number, 1, loss=value), make_report(number, 2, loss=9.0)]
+            write_records(
+                database,
+                key,
+                [make_report(number, 1, loss=value), make_report(number, 2, loss=9.0)],
             )
-        database.write(key, [make_report(2, 2, loss=math.inf)])
+        write_records(database, key, [make_report(2, 2, loss=math.inf)])
 
-        assert [each.number for each in database.best(key, "loss", "min", 9)] == [1, 3, 0, 4]
-        assert [each.number for each in database.best(key, "loss", "max", 2)] == [0, 1]
-        assert database.best(key, "accuracy", "max") == []
-        assert database.aggregates(key, "accuracy") == []
-        assert database.curves(key, "accuracy", [0])[0][0].tolist() == []
+        assert [each.number for each in read_best(database, key, "loss", "min", 9)] == [1, 3, 0, 4]
+        assert [each.number for each in read_best(database, key, "loss", "max", 2)] == [0, 1]
+        assert read_best(database, key, "accuracy", "max") == []
+        assert read_aggregates(database, key, "accuracy") == []
+        assert read_curves(database, key, "accuracy", [0])[0][0].tolist() == []
 
 
 # Lease
 
 
-def test_a_lease_keeps_a_second_driver_off() -> None:
+def test_a_lease_is_its_owners_alone() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        assert database.acquire_lease("a", OWNER, 100.0, _never) is None
+        assert database.take_lease(key, OWNER, 100.0, None)
         assert database.experiment("a").lease == Lease(OWNER, 100.0)
 
-        with pytest.raises(ExperimentLockedError) as caught:
-            database.acquire_lease("a", RIVAL, 142.0, _never)
-        for part in ("'a'", "host 'node1'", "pid 4711", "Slurm job 17", "42 s ago"):
-            assert part in str(caught.value)
-
-        database.heartbeat(key, OWNER, 200.0)
+        database.renew_lease(key, OWNER, 200.0)
         assert database.experiment("a").lease == Lease(OWNER, 200.0)
         database.release_lease(key, RIVAL)
         assert database.experiment("a").lease is not None
         database.release_lease(key, OWNER)
         assert database.experiment("a").lease is None
-        assert database.acquire_lease("a", RIVAL, 300.0, _never) is None
+        assert database.take_lease(key, RIVAL, 300.0, None)
 
 
-def test_the_age_of_a_heartbeat_is_never_negative() -> None:
+def test_a_lease_is_taken_only_as_it_was_found() -> None:
     with open_in_memory() as database:
-        database.create_experiment("a", {}, 0.0)
-        database.acquire_lease("a", RIVAL, 3600.0, _never)
+        key = database.create_experiment("a", {}, 0.0, OWNER).id
+        found = database.experiment("a").lease
+        database.renew_lease(key, OWNER, 1.0)
 
-        with pytest.raises(ExperimentLockedError, match=r"pid 1234, last heard of 0 s ago"):
-            database.acquire_lease("a", OWNER, 0.0, _never)
+        assert not database.take_lease(key, RIVAL, 2.0, None)
+        assert not database.take_lease(key, RIVAL, 2.0, found)
+        assert not database.take_lease(key + 1, RIVAL, 2.0, None)
+        assert database.experiment("a").lease == Lease(OWNER, 1.0)
+        assert database.take_lease(key, RIVAL, 2.0, Lease(OWNER, 1.0))
+        assert database.experiment("a").lease == Lease(RIVAL, 2.0)
 
 
-def test_a_driver_that_lost_its_lease_writes_nothing_more() -> None:
+def test_what_was_asked_of_an_earlier_driver_goes_with_its_lease() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        database.acquire_lease("a", OWNER, 100.0, _never)
-        database.write(key, [make_trial(0)], owner=OWNER, now=101.0)
-        seen: list[tuple[Lease, float]] = []
+        database.add_request(key, "stop", None, 1.0)
 
-        def is_gone(lease: Lease, now: float) -> bool:
-            seen.append((lease, now))
-            return True
+        assert database.take_lease(key, OWNER, 2.0, None)
+        database.add_request(key, "prune", "0123456789ab", 3.0)
 
-        taken = database.acquire_lease("a", RIVAL, 500.0, is_gone)
+        assert [each.kind for each in database.take_requests(key, 4.0)] == ["prune"]
 
-        assert taken == Lease(OWNER, 101.0)
-        assert seen == [(taken, 500.0)]
-        with pytest.raises(ExperimentLockedError, match=r"in use by another driver: host 'node2'"):
-            database.write(key, [make_trial(1)], owner=OWNER, now=501.0)
-        with pytest.raises(ExperimentLockedError, match="host 'node2'"):
-            database.heartbeat(key, OWNER, 501.0)
-        assert [trial.number for trial in database.trials(key)] == [0]
 
-        database.delete_experiment("a")
+def test_a_driver_that_lost_its_lease_changes_nothing_more() -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0, OWNER).id
+        write_records(database, key, [make_trial(0)], OWNER, 101.0)
+        assert database.take_lease(key, RIVAL, 500.0, Lease(OWNER, 101.0))
+
+        for call in (
+            lambda: write_records(database, key, [make_trial(1)], OWNER, 501.0),
+            lambda: database.renew_lease(key, OWNER, 501.0),
+            lambda: database.reset_experiment(key, {}, OWNER, 501.0),
+            lambda: database.delete_experiment(key, OWNER, 501.0),
+        ):
+            with pytest.raises(ExperimentLockedError) as caught:
+                call()
+            for part in ("'a'", "host 'node2'", "pid 1234", "last heard of 1 s ago"):
+                assert part in str(caught.value)
+        assert [trial.number for trial in read_trials(database, key)] == [0]
+
+        database.delete_experiment(key, RIVAL, 501.0)
         with pytest.raises(ExperimentLockedError, match="removed it or gave it free"):
-            database.heartbeat(key, RIVAL, 502.0)
+            database.renew_lease(key, RIVAL, 502.0)
 
 
-def test_a_lease_needs_an_experiment() -> None:
-    with (
-        open_in_memory() as database,
-        pytest.raises(ExperimentNotFoundError, match="no experiment"),
-    ):
-        database.acquire_lease("a", OWNER, 0.0, _never)
+def test_an_experiment_that_begins_anew_keeps_its_lease_and_nothing_else() -> None:
+    with open_in_memory() as database:
+        first = database.create_experiment("a", {"seed": 1}, 0.0, OWNER)
+        database.create_experiment("b", {}, 1.0)
+        write_records(database, first.id, [make_trial(0), make_report(0, 1), StateRecord("failed")])
 
+        database.reset_experiment(first.id, {"seed": 2}, OWNER, 2.0)
 
-def _never(lease: Lease, now: float) -> bool:
-    return False
+        again = database.experiment("a")
+        assert again == replace(
+            first, created_at=2.0, updated_at=2.0, settings={"seed": 2}, lease=Lease(OWNER, 2.0)
+        )
+        assert read_trials(database, first.id) == []
+        assert read_metric_ids(database, first.id) == {}
+        assert [each.name for each in database.experiments()] == ["b", "a"]
 
 
 # Requests
@@ -540,10 +575,10 @@ def test_reads_of_a_snapshot_agree(path: Path) -> None:
     ):
         key = writer.create_experiment("a", {}, 0.0).id
         writer.set_timeout(0)
-        with reader.snapshot():
-            assert reader.trials(key) == []
+        with reader.reading():
+            assert read_trials(reader, key) == []
             with pytest.raises(StorageError, match=r"is locked by another process .*fuser -v"):
-                writer.write(key, [make_trial(0)])
-            assert reader.best(key, "loss", "min") == []
-        writer.write(key, [make_trial(0)])
-        assert len(reader.trials(key)) == 1
+                write_records(writer, key, [make_trial(0)])
+            assert read_best(reader, key, "loss", "min") == []
+        write_records(writer, key, [make_trial(0)])
+        assert len(read_trials(reader, key)) == 1

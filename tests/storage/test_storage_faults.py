@@ -22,6 +22,7 @@ from slurm_sweeps.storage import writer as writer_module
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.faults import VFS_VARIABLE, DatabaseBusyError, find_lock_refusal
 from slurm_sweeps.storage.records import StateRecord
+from slurm_sweeps.storage.rows import read_metric_rows, write_records
 from slurm_sweeps.storage.writer import Writer
 
 WAIT_S = 60.0  # how long a test waits for what must come
@@ -55,11 +56,9 @@ def test_a_writer_killed_at_any_moment_leaves_a_consistent_prefix(path: Path) ->
             process.wait()
         with Database.open(path, read_only=True) as database:
             found = count_prefix(database, 1)
-            rows = database.metric_rows(1)
+            rows = read_metric_rows(database, 1).table[["number", "iteration", "value"]]
             curves: dict[int, dict[int, float]] = {}
-            for number, iteration, value in zip(
-                rows.number.tolist(), rows.iteration.tolist(), rows.value.tolist(), strict=True
-            ):
+            for number, iteration, value in rows.tolist():
                 curves.setdefault(number, {})[iteration] = value
             assert_aggregates(database, 1, curves, "loss")
         assert found >= promised  # what flush has promised is there
@@ -103,16 +102,16 @@ def test_others_may_lock_it_for_long(
         notices.append(notice)
         told.set()
 
-    with Database.open(path) as database, start(role, path) as other:
+    with Writer(path, 1, on_notice=listen) as writer, start(role, path) as other:
         assert read_line(other) == "ready"
-        with Writer(database, 1, on_notice=listen) as writer:
-            for index in range(1000):  # that this ends while the file is locked is the test
-                writer.put(make_record(index))
-            assert told.wait(WAIT_S)
-            with pytest.raises(StorageError, match=r"1000 records are not in .* after 0.1 s"):
-                writer.flush(0.1)
-            tell(other)
-            writer.flush(WAIT_S)
+        for index in range(1000):  # that this ends while the file is locked is the test
+            writer.put(make_record(index))
+        assert told.wait(WAIT_S)
+        with pytest.raises(StorageError, match=r"1000 records are not in .* after 0.1 s"):
+            writer.flush(0.1)
+        tell(other)
+        writer.flush(WAIT_S)
+    with Database.open(path) as database:
         assert count_prefix(database, 1) == 1000
     assert len(notices) == 2
     assert "has been locked by another process for" in notices[0]
@@ -123,7 +122,7 @@ def test_others_may_lock_it_for_long(
 def test_a_reader_may_have_it_open_throughout(path: Path) -> None:
     with Database.open(path) as database, start("stay", path) as other:
         assert read_line(other) == "ready"
-        with Writer(database, 1) as writer:
+        with Writer(path, 1) as writer:
             writer.put(make_record(0))
             writer.flush(WAIT_S)
         tell(other)
@@ -131,9 +130,9 @@ def test_a_reader_may_have_it_open_throughout(path: Path) -> None:
 
 
 def test_close_gives_up_when_it_stays_locked(path: Path) -> None:
-    with Database.open(path) as database, start("lock", path) as other:
+    writer = Writer(path, 1)
+    with start("lock", path) as other:
         assert read_line(other) == "ready"
-        writer = Writer(database, 1)
         writer.put(make_record(0))
 
         with pytest.raises(DatabaseBusyError, match=r"is locked by another process .*fuser -v"):
@@ -226,7 +225,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(small_disk: Path) -> None:
     path = make_database(small_disk)
     with Database.open(path) as database:
-        failure = write_until_failure(database)
+        failure = write_until_failure(Writer(path, 1, max_rows=10_000))
         assert "can't grow, its disk is full; free some space, then go on" in str(failure)
         assert str(path) in str(failure)
         first = count_prefix(database, 1)
@@ -237,7 +236,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     assert_sound(path)
     with Database.open(path) as database:
         assert count_prefix(database, 1) == first
-        with Writer(database, 1) as writer:
+        with Writer(path, 1) as writer:
             for index in range(first, first + 1000):
                 writer.put(make_record(index))
         assert count_prefix(database, 1) == first + 1000
@@ -253,15 +252,13 @@ def test_a_disk_too_full_for_an_empty_database(small_disk: Path) -> None:
     assert_sound(make_database(small_disk))
 
 
-def write_until_failure(database: Database) -> StorageError:
+def write_until_failure(writer: Writer) -> StorageError:
     """Put records until the writer fails for good."""
-    failures: list[StorageError] = []
-    writer = Writer(database, 1, on_failure=failures.append, max_rows=10_000)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as caught:
         put_for_ever(writer)
     with pytest.raises(StorageError):
         writer.close()
-    return failures[0]
+    return caught.value
 
 
 def put_for_ever(writer: Writer) -> None:
@@ -275,7 +272,7 @@ def test_a_quota_or_a_broken_disk(path: Path) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, before[1]))
         try:
-            failure = write_until_failure(database)
+            failure = write_until_failure(Writer(path, 1, max_rows=10_000))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "check its disk, your quota there and the network file system" in str(failure)
@@ -284,17 +281,17 @@ def test_a_quota_or_a_broken_disk(path: Path) -> None:
 
 
 def test_the_folder_is_removed_meanwhile(path: Path) -> None:
-    with Database.open(path) as database:
-        shutil.rmtree(path.parent)
-        failure = write_until_failure(database)
+    writer = Writer(path, 1, max_rows=10_000)
+    shutil.rmtree(path.parent)
+    failure = write_until_failure(writer)
 
     assert f"{path} was removed or renamed while it was in use" in str(failure)
 
 
 def test_the_file_is_removed_meanwhile(path: Path) -> None:
-    with Database.open(path) as database:
-        path.unlink()
-        failure = write_until_failure(database)
+    writer = Writer(path, 1, max_rows=10_000)
+    path.unlink()
+    failure = write_until_failure(writer)
 
     assert f"{path} was removed or renamed while it was in use" in str(failure)
 
@@ -329,4 +326,4 @@ def test_what_can_not_be_written_can_be_read(read_only_folder: Path) -> None:
         Database.open(path) as database,
         pytest.raises(StorageError, match="can't be written; check the permissions"),
     ):
-        database.write(1, [StateRecord("running")])
+        write_records(database, 1, [StateRecord("running")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from storage_samples import (
@@ -17,10 +18,12 @@ from storage_samples import (
     make_trial,
 )
 
+from cluster_tools.processes import wait_until
 from slurm_sweeps.errors import ExperimentLockedError, StorageError
 from slurm_sweeps.storage import writer as writer_module
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.records import Request, StateRecord
+from slurm_sweeps.storage.records import Record, Request, StateRecord
+from slurm_sweeps.storage.rows import read_metric_rows
 from slurm_sweeps.storage.writer import Writer
 
 WAIT_S = 60.0  # how long a test waits for what must come
@@ -45,7 +48,7 @@ def reader(database: Database, path: Path) -> Iterator[Database]:
 
 
 def test_all_that_was_put_is_there_after_close(database: Database, path: Path) -> None:
-    with Writer(database, 1) as writer:
+    with Writer(path, 1) as writer:
         for index in range(5000):
             writer.put(make_record(index))
         writer.put(StateRecord("completed"))
@@ -55,8 +58,10 @@ def test_all_that_was_put_is_there_after_close(database: Database, path: Path) -
     assert_sound(path)
 
 
-def test_flush_makes_what_was_put_visible_to_others(database: Database, reader: Database) -> None:
-    with Writer(database, 1) as writer:
+def test_flush_makes_what_was_put_visible_to_others(
+    path: Path, database: Database, reader: Database
+) -> None:
+    with Writer(path, 1) as writer:
         writer.flush(WAIT_S)  # with nothing to do
         for index in range(100):
             writer.put(make_record(index))
@@ -65,28 +70,19 @@ def test_flush_makes_what_was_put_visible_to_others(database: Database, reader: 
                 assert count_prefix(reader, 1) == index + 1
 
 
-def test_it_writes_by_itself(database: Database, reader: Database) -> None:
-    written = threading.Event()
-    original = database.write
-
-    def write(*args: object, **kwargs: object) -> None:
-        original(*args, **kwargs)  # type: ignore[arg-type] # passed on as they come
-        written.set()
-
-    database.write = write  # type: ignore[method-assign] # to hear of it without looking again and again
-    with Writer(database, 1) as writer:
+def test_it_writes_by_itself(path: Path, reader: Database) -> None:
+    with Writer(path, 1) as writer:
         writer.put(make_record(0))
 
-        assert written.wait(WAIT_S)
-        assert count_prefix(reader, 1) == 1
+        wait_until(lambda: count_prefix(reader, 1) == 1, WAIT_S, str)
 
 
-def test_many_threads_may_put(database: Database) -> None:
+def test_many_threads_may_put(path: Path, database: Database) -> None:
     def log(number: int) -> None:
         for iteration in range(500):
             writer.put(make_report(number, iteration))
 
-    with Writer(database, 1) as writer:
+    with Writer(path, 1) as writer:
         threads = [threading.Thread(target=log, args=[number]) for number in range(4)]
         for number in range(4):
             writer.put(make_trial(number))
@@ -95,7 +91,7 @@ def test_many_threads_may_put(database: Database) -> None:
         for thread in threads:
             thread.join()
 
-    assert len(database.metric_rows(1).value) == 2000
+    assert len(read_metric_rows(database, 1).table) == 2000
 
 
 def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:
@@ -111,10 +107,10 @@ def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:
 
     with (
         Database.open(path) as locker,
-        Writer(database, 1, max_rows=100) as writer,
+        Writer(path, 1, max_rows=100) as writer,
     ):
         thread = threading.Thread(target=put_many)
-        with locker._writing():  # nothing can be written now
+        with locker.writing():  # nothing can be written now
             thread.start()
             assert not full.wait(1.0)
             assert len(progress) <= 100
@@ -125,18 +121,18 @@ def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:
 
 
 def test_a_big_backlog_is_written_in_several_transactions(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "GROUP_ROWS", 50)
     sizes: list[int] = []
-    original = database.write
+    original = writer_module.write_records
 
-    def write(experiment_id: int, records: list[object], **kwargs: object) -> None:
+    def write(opened: Database, experiment_id: int, records: list[Record], *rest: Any) -> None:
         sizes.append(len(records))
-        original(experiment_id, records, **kwargs)  # type: ignore[arg-type] # passed on as they come
+        original(opened, experiment_id, records, *rest)
 
-    database.write = write  # type: ignore[assignment, method-assign] # to see the transactions
-    with Writer(database, 1) as writer:
+    monkeypatch.setattr(writer_module, "write_records", write)  # to see the transactions
+    with Writer(path, 1) as writer:
         for index in range(1000):
             writer.put(make_record(index))
 
@@ -145,18 +141,18 @@ def test_a_big_backlog_is_written_in_several_transactions(
 
 
 def test_it_renews_the_lease(
-    database: Database, reader: Database, monkeypatch: pytest.MonkeyPatch
+    path: Path, database: Database, reader: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "HEARTBEAT_INTERVAL_S", 0.0)
     monkeypatch.setattr(writer_module, "POLL_INTERVAL_S", 0.01)
-    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
+    assert database.take_lease(1, OWNER, 1.0, None)
     twice = threading.Semaphore(0)
 
     def clock() -> float:
         twice.release()
         return 7.0
 
-    with Writer(database, 1, OWNER, clock=clock):
+    with Writer(path, 1, OWNER, clock=clock):
         assert twice.acquire(timeout=WAIT_S)
         assert twice.acquire(timeout=WAIT_S)  # asked again: the first is committed
 
@@ -167,20 +163,18 @@ def test_it_renews_the_lease(
 
 
 def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Path) -> None:
-    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
-    failed = threading.Event()
-    writer = Writer(database, 1, OWNER, on_failure=lambda error: failed.set())
+    assert database.take_lease(1, OWNER, 1.0, None)
+    writer = Writer(path, 1, OWNER)
     writer.put(make_record(0))
     writer.flush(WAIT_S)
 
     with Database.open(path) as other:
-        other.acquire_lease("a", RIVAL, 2.0, lambda lease, now: True)
+        assert other.take_lease(1, RIVAL, 2.0, other.experiment("a").lease)
     writer.put(make_record(1))
 
-    assert failed.wait(WAIT_S)
     for call in (
-        writer.check,
         writer.flush,
+        writer.check,
         writer.close,
         lambda: writer.put(make_record(2)),
     ):
@@ -200,15 +194,15 @@ def test_requests_from_outside_arrive(
         heard.append(request)
         came.set()
 
-    with Writer(database, 1, on_request=listen), Database.open(path) as outsider:
+    with Writer(path, 1, on_request=listen), Database.open(path) as outsider:
         outsider.add_request(1, "stop", None, 5.0)
         assert came.wait(WAIT_S)
 
     assert [(request.kind, request.created_at) for request in heard] == [("stop", 5.0)]
 
 
-def test_what_can_not_be_written_ends_it_and_is_told(database: Database) -> None:
-    writer = Writer(database, 1)
+def test_what_can_not_be_written_ends_it_and_is_told(path: Path, database: Database) -> None:
+    writer = Writer(path, 1)
     writer.check()
     writer.put(make_report(7, 1))  # of a trial that was never written
 
@@ -218,8 +212,8 @@ def test_what_can_not_be_written_ends_it_and_is_told(database: Database) -> None
         writer.close()
 
 
-def test_a_bug_ends_it_and_is_told(database: Database) -> None:
-    writer = Writer(database, 1)
+def test_a_bug_ends_it_and_is_told(path: Path, database: Database) -> None:
+    writer = Writer(path, 1)
     writer.put(make_trial(0))
     writer.put(make_report(0, 2**70))
 
@@ -227,8 +221,8 @@ def test_a_bug_ends_it_and_is_told(database: Database) -> None:
         writer.close()
 
 
-def test_putting_into_a_closed_writer(database: Database) -> None:
-    writer = Writer(database, 1)
+def test_putting_into_a_closed_writer(path: Path, database: Database) -> None:
+    writer = Writer(path, 1)
     writer.close()
     writer.close()
 

@@ -6,14 +6,14 @@ second.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 import click
 
-from ..errors import SlurmSweepsError, StorageError, UsageError
-from ..storage.lease import build_owner, is_gone
+from ..errors import SlurmSweepsError, UsageError
+from ..storage.lease import acquire_lease, build_owner, is_gone, remove_folder
+from ..storage.rows import count_trials, read_trials
 from ..trial import Status
 from .common import (
     Store,
@@ -90,7 +90,7 @@ def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> 
         raise click.UsageError("name the trials, or say --failed for all that have failed")
     with open_store(local_dir, name, write=True) as store:
         if failed:
-            records = store.database.trials(store.experiment.id, statuses=[Status.FAILED])
+            records = read_trials(store.database, store.experiment.id, statuses=[Status.FAILED])
         else:
             records = [find_trial(store, trial) for trial in trials]
         for record in records:
@@ -110,32 +110,25 @@ def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> 
 def remove(name: str, local_dir: Path, yes: bool) -> None:
     """Delete an experiment: its rows in the database, and its folder."""
     with open_store(local_dir, name, write=True) as store:
-        database = store.database
-        database.acquire_lease(  # refused while a driver is at work, and keeps others off
-            name,
-            owner := build_owner(),
-            time.time(),
-            lambda lease, now: is_gone(lease, now, here=owner),
-        )
+        database, asked, folder = store.database, store.experiment, store.layout.folder
+        trials = sum(count_trials(database, asked.id).values())
+        question = f"Delete experiment {name!r}, its {trials} trials and the folder {folder}?"
+        if not yes and not click.confirm(question):
+            raise click.exceptions.Exit(1)
+        owner = build_owner()
+        acquire_lease(database, name, owner)  # refused while a driver is at work
         try:
-            trials = sum(database.count_trials(store.experiment.id).values())
-            folder = store.layout.folder
-            question = f"Delete experiment {name!r}, its {trials} trials and the folder {folder}?"
-            if not yes and not click.confirm(question):
-                raise click.exceptions.Exit(1)
-            _remove_folder(folder)
-            database.delete_experiment(name)
+            _check_same(store, trials)
+            remove_folder(folder, lambda: database.renew_lease(asked.id, owner, time.time()))
+            database.delete_experiment(asked.id, owner, time.time())
         finally:
-            database.release_lease(store.experiment.id, owner)
+            database.release_lease(asked.id, owner)
     click.echo(f"deleted experiment {name!r}")
 
 
-def _remove_folder(folder: Path) -> None:
-    if not folder.exists():
-        return
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        raise StorageError(
-            f"the folder {folder} can't be removed: {error}. Mend that, then say rm again"
-        ) from error
+def _check_same(store: Store, trials: int) -> None:
+    """Raise UsageError if the experiment isn't the one that was asked about any more."""
+    found = store.database.experiment(store.experiment.name)
+    is_same = (found.id, found.created_at) == (store.experiment.id, store.experiment.created_at)
+    if not is_same or sum(count_trials(store.database, found.id).values()) != trials:
+        raise UsageError(f"experiment {found.name!r} has changed meanwhile; say rm again")

@@ -20,6 +20,7 @@ from ..errors import SlurmSweepsError, UsageError
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
+from ..storage.rows import read_trials
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -121,10 +122,10 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
     Raises:
         UsageError: There is none, or more than one; the message says which come near.
     """
-    found = store.database.trials(store.experiment.id, id_prefix=prefix, limit=4)
+    found = read_trials(store.database, store.experiment.id, id_prefix=prefix, limit=4)
     where = f"experiment {store.experiment.name!r}"
     if not found or not prefix:
-        known = [trial.trial_id for trial in store.database.trials(store.experiment.id)]
+        known = [trial.trial_id for trial in read_trials(store.database, store.experiment.id)]
         close = difflib.get_close_matches(prefix, known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"{where} has no trial {prefix!r}{hint}")
@@ -187,7 +188,7 @@ def complete_trial(
             layout.database, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S
         ) as database:
             key = database.experiment(layout.name).id
-            found = database.trials(key, id_prefix=incomplete, limit=100)
+            found = read_trials(database, key, id_prefix=incomplete, limit=100)
     except SlurmSweepsError:
         return []
     return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in found]

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
+from ..storage.rows import read_best, read_metric_ids, read_trial
 from ..trial import Status
 from ..views.formats import format_age, format_number
 from ..views.lines import format_block, format_share, format_state
@@ -216,8 +217,8 @@ def best(
 def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
     key = store.experiment.id
     found = []
-    for aggregate in store.database.best(key, metric, mode, top):
-        trial = store.database.trial(key, aggregate.number)
+    for aggregate in read_best(store.database, key, metric, mode, top):
+        trial = read_trial(store.database, key, aggregate.number)
         if trial is not None:
             is_min = mode == "min"
             found.append(
@@ -231,6 +232,6 @@ def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str,
                 }
             )
     if not found:
-        logged = ", ".join(map(repr, store.database.metric_ids(key))) or "nothing yet"
+        logged = ", ".join(map(repr, read_metric_ids(store.database, key))) or "nothing yet"
         raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
     return found

@@ -14,6 +14,7 @@ import click
 from ..errors import StorageError
 from ..storage.layout import TrialLayout
 from ..storage.records import AttemptRecord, TrialRecord
+from ..storage.rows import read_attempts, read_metrics_of_trial, read_trial
 from ..trial import Status, TrialError
 from ..views.formats import clean, format_duration, format_number
 from ..views.sparkline import draw_sparkline
@@ -47,8 +48,8 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
     """
     with open_store(local_dir, name) as store:
         record = find_trial(store, trial)
-        attempts = store.database.attempts(store.experiment.id, record.number)
-        metrics = store.database.metrics_of_trial(store.experiment.id, record.number)
+        attempts = read_attempts(store.database, store.experiment.id, record.number)
+        metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
     if as_json:
         print_json(_describe(record, attempts, metrics, files))
@@ -190,7 +191,7 @@ def _follow(path: Path, store: Store, record: TrialRecord) -> None:
 
 
 def _is_running(store: Store, record: TrialRecord) -> bool:
-    now = store.database.trial(store.experiment.id, record.number)
+    now = read_trial(store.database, store.experiment.id, record.number)
     return now is not None and now.status in (Status.RUNNING, Status.SCHEDULED)
 
 

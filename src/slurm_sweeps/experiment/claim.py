@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,14 +21,13 @@ from ..errors import (
     StorageError,
     TrainError,
 )
-from ..slurm.client import (
-    is_job_over,
-)
+from ..slurm.client import is_job_over
 from ..storage.database import Database
 from ..storage.faults import EmptyDatabaseError
 from ..storage.layout import Layout
-from ..storage.lease import build_owner, is_gone
-from ..storage.records import ExperimentRecord, Lease, LeaseOwner
+from ..storage.lease import acquire_lease, build_owner, remove_folder
+from ..storage.records import ExperimentRecord, LeaseOwner
+from ..storage.rows import read_trials
 
 
 class Claim:
@@ -54,24 +52,18 @@ class Claim:
         self._restore = restore
         self._overwrite = overwrite
         self._describe_settings = describe_settings
-        self._exists = False
-
-    @property
-    def is_new(self) -> bool:
-        """Whether the experiment begins anew, as far as `check` or the last `hold` could tell."""
-        return self._overwrite or not self._exists
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
-        if not self._layout.database.exists():
-            self._check_claim(exists=False)
-            return
-        try:
-            with Database.open(self._layout.database, read_only=True) as database:
-                self._exists = self._is_in(database)
-        except EmptyDatabaseError:  # a driver was killed, or the disk full, as it was made
-            self._exists = False
-        self._check_claim(self._exists)
+        exists = False
+        if self._layout.database.exists():
+            # A driver that was killed, or the disk full, as it was made, has left it empty.
+            with (
+                contextlib.suppress(EmptyDatabaseError),
+                Database.open(self._layout.database, read_only=True) as database,
+            ):
+                exists = self._is_in(database)
+        self._check_claim(exists)
 
     def _is_in(self, database: Database) -> bool:
         return any(found.name == self._name for found in database.experiments())
@@ -116,16 +108,13 @@ class Claim:
             key, asked = database.experiment(self._name).id, self._restore
             try:
                 if exists and self._overwrite:
-                    self._replace(database, owner)
-                record = database.experiment(self._name)
-                key = record.id
+                    self._replace(database, key, owner)
                 self._restore, self._overwrite = True, False  # a further run goes on from here
-                self._exists = True
-                yield database, record, owner
+                yield database, database.experiment(self._name), owner
             except (TrainError, LaunchError):
-                if not database.trials(key):  # nothing came of it: it must not stand in the way
-                    database.delete_experiment(self._name)
-                    self._restore, self._exists = asked, False
+                if not read_trials(database, key, limit=1):  # it must not stand in the way
+                    database.delete_experiment(key, owner, time.time())
+                    self._restore = asked
                 raise
             finally:
                 # One that can't be given back is taken from a process that has ended.
@@ -141,26 +130,19 @@ class Claim:
                 if exists:
                     self._acquire(database, owner, notify)
                 else:
-                    self._create(database, owner)
+                    settings = self._describe_settings()
+                    database.create_experiment(self._name, settings, time.time(), owner)
                 return exists
-
-    def _create(self, database: Database, owner: LeaseOwner, replace: bool = False) -> None:
-        database.create_experiment(
-            self._name, self._describe_settings(), time.time(), owner=owner, replace=replace
-        )
 
     def _acquire(
         self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]
     ) -> None:
-        def is_owner_gone(lease: Lease, now: float) -> bool:
-            return is_gone(lease, now, here=owner, is_job_over=is_other_job_over)
-
         def is_other_job_over(job_id: str) -> bool | None:
             if job_id == owner.job_id:  # Slurm would say that it runs: it is this one, requeued
                 return True if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
             return is_job_over(job_id)
 
-        found = database.acquire_lease(self._name, owner, time.time(), is_owner_gone)
+        found = acquire_lease(database, self._name, owner, is_other_job_over)
         if found is not None:
             before = found.owner
             job = f", job {before.job_id}" if before.job_id else ""
@@ -169,7 +151,7 @@ class Claim:
                 f"{before.pid}{job})"
             )
 
-    def _replace(self, database: Database, owner: LeaseOwner) -> None:
+    def _replace(self, database: Database, key: int, owner: LeaseOwner) -> None:
         # The folder first: without its rows it would be taken for somebody else's.
-        shutil.rmtree(self._layout.folder, ignore_errors=True)
-        self._create(database, owner, replace=True)
+        remove_folder(self._layout.folder, lambda: database.renew_lease(key, owner, time.time()))
+        database.reset_experiment(key, self._describe_settings(), owner, time.time())

@@ -7,7 +7,6 @@ the space, whether the trials fit), then the database and its lease, and only th
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +32,8 @@ from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
-from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.records import (
-    ExperimentRecord,
-    LeaseOwner,
     Request,
     StateRecord,
 )
@@ -74,9 +70,8 @@ class _Parts:
 
     sweep: Sweep
     launcher: Launcher
-    database: Database
-    record: ExperimentRecord
-    owner: LeaseOwner
+    writer: Writer
+    requests: SimpleQueue[Request]
     view: LiveView
     train: bytes
 
@@ -139,8 +134,10 @@ class Experiment:
         space = SearchSpace(cfg)
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
+        self._notices: list[str] = []
         if warm_start is not None:
-            known = read_warm_start(warm_start, space, asha.metric if asha else None)
+            metric = asha.metric if asha else None
+            known = read_warm_start(warm_start, space, metric, self._notices.append)
         self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
         self._layout = Layout(Path(local_dir), name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
@@ -242,19 +239,29 @@ class Experiment:
         train = pickle_train(self._train)
         check_travels(self._search.space.template)
         stopped_by = None
+        requests: SimpleQueue[Request] = SimpleQueue()
+        # The writer keeps the lease and hears requests while the sweep is restored, which may take
+        # long.
         with (
             open_launcher(
                 self._layout,
                 self._slurm_cfg,
                 self._local_cfg,
                 cfg.max_concurrent_trials,
-                early=self._claim.is_new,
+                early=not self._layout.train.exists(),  # else it may be done already
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
+            Writer(
+                database.path,
+                record.id,
+                owner,
+                on_notice=view.notify,
+                on_request=requests.put,
+            ) as writer,
         ):
             sweep = self._search.build_sweep(database, record, cfg, len(launcher.slots))
             if not sweep.is_done:
-                parts = _Parts(sweep, launcher, database, record, owner, view, train)
+                parts = _Parts(sweep, launcher, writer, requests, view, train)
                 stopped_by = self._drive(parts, cfg, signals)
         late = signals.take()
         if late and stopped_by in AS_WANTED:
@@ -275,21 +282,11 @@ class Experiment:
         patience = Patience(
             stop_grace_s=cfg.grace_period_s, prune_grace_s=min(30.0, cfg.grace_period_s)
         )
-        view, state = parts.view, "failed"
-        requests: SimpleQueue[Request] = SimpleQueue()
-        # What was asked of an earlier driver is not meant for this one.
-        parts.database.take_requests(parts.record.id, time.time())
-        writer = Writer(
-            parts.database,
-            parts.record.id,
-            parts.owner,
-            on_notice=view.notify,
-            on_request=requests.put,
-        )
+        view, writer, state = parts.view, parts.writer, None
         try:
             with watch_time_limit() as limit, view:
                 repetition = self._search.describe_repetition(parts.sweep.cfg.n_trials)
-                for text in filter(None, (*parts.launcher.notices, repetition)):
+                for text in filter(None, (*self._notices, *parts.launcher.notices, repetition)):
                     view.notify(text)
                 writer.put(StateRecord("running"))
                 driver = Driver(
@@ -300,19 +297,18 @@ class Experiment:
                     view.notify,
                     patience,
                     limit,
-                    requests,
+                    parts.requests,
                     cfg.time_budget_s,
                 )
                 driver.run(signals)
                 state = "stopped" if driver.stopped_by else "completed"
                 writer.put(StateRecord(state))
-                writer.flush()
-        except KeyboardInterrupt:
-            state = "stopped" if state == "failed" else state
+                writer.flush()  # for the last look of the view
+        except BaseException as error:
+            if state is None:
+                stopped = isinstance(error, KeyboardInterrupt)
+                _put_quietly(writer, StateRecord("stopped" if stopped else "failed"))
             raise
-        finally:
-            _put_quietly(writer, StateRecord(state))
-            writer.close()
         return driver.stopped_by
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:

@@ -27,8 +27,14 @@ from ..samplers import (
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
-from ..storage.marks import find_unfinished
-from ..storage.records import ExperimentRecord, TrialRecord
+from ..storage.records import ExperimentRecord, Request, TrialRecord
+from ..storage.rows import (
+    read_attempts,
+    read_curves,
+    read_first_reports,
+    read_metric_ids,
+    read_trials,
+)
 from ..sweep import Sweep, SweepCfg, TrialState
 from ..trial import Status
 from .arguments import RunCfg, describe_pruner
@@ -113,13 +119,15 @@ class Search:
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = database.trials(record.id)
+        trials = read_trials(database, record.id)
         numbers = [trial.number for trial in trials]
-        curves = database.curves(record.id, self.metric, numbers) if self.metric else {}
+        curves = read_curves(database, record.id, self.metric, numbers) if self.metric else {}
         if trials:
             states = list(self._revive(database, record, trials, curves))
-            unfinished = find_unfinished(trials, database.requests(record.id))
-            sweep.restore(states, unfinished, has_reported=bool(database.metric_ids(record.id)))
+            unfinished = _find_unfinished(trials, database.requests(record.id))
+            sweep.restore(
+                states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
+            )
         if pruner is not None:
             _replay(pruner, curves)
         settings |= {
@@ -175,10 +183,10 @@ class Search:
         trials: Sequence[TrialRecord],
         curves: Curves,
     ) -> Iterator[TrialState]:
-        firsts = database.first_reports(record.id, self.metric) if self.metric else {}
+        firsts = read_first_reports(database, record.id, self.metric) if self.metric else {}
         failed = Counter(
             attempt.number
-            for attempt in database.attempts(record.id)
+            for attempt in read_attempts(database, record.id)
             if attempt.status is Status.FAILED
         )
         for trial in trials:
@@ -200,6 +208,23 @@ class Search:
                 state.pace.begin(attempt, started_at)
                 state.pace.note(iteration, logged_at)
             yield state
+
+
+def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:
+    """Number the trials to run again: the unfinished, and the failed ones that were marked.
+
+    A mark counts until the trial is run again: it must be younger than the trial's end.
+    """
+    marked = {each.argument: each.created_at for each in requests if each.kind == "retry"}
+    return [
+        trial.number
+        for trial in trials
+        if trial.status.is_unfinished
+        or (
+            trial.status is Status.FAILED
+            and marked.get(trial.trial_id, -1.0) >= (trial.end_time or 0.0)
+        )
+    ]
 
 
 def _replay(pruner: Pruner, curves: Curves) -> None:

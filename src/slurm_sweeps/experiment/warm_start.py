@@ -1,14 +1,22 @@
-"""What an earlier sweep's trials were and how they went, for a sampler to start from."""
+"""What an earlier sweep's trials were and how they went, for a sampler to start from.
+
+A `Result` has each cfg as it was. A frame has not: pandas makes floats of integers, and NaN of
+None, in a column in which another trial has no value. What they were is told by the constants that
+this sweep's template has at that place (options among them); the spaces of numbers take 3.0 for 3.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UsageTypeError
 from ..result import Result
 from ..search.search_space import SearchSpace
+from ..search.spaces import Space
+from ..search.tree import Leaf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,67 +24,131 @@ if TYPE_CHECKING:
 #: A trial of an earlier sweep: its cfg, and the metric's last value, None if it has none.
 Known = tuple[dict[str, Any], float | None]
 
+#: What a cfg may have been, the likeliest first, and the metric's last value.
+_Found = tuple[list[dict[str, Any]], float | None]
 
-def read_warm_start(source: Any, space: SearchSpace, metric: str | None) -> list[Known]:
+
+def read_warm_start(
+    source: Any,
+    space: SearchSpace,
+    metric: str | None,
+    tell: Callable[[str], object] = warnings.warn,
+) -> list[Known]:
     """Return the earlier trials that are configurations of this space.
 
     Args:
         source: A `Result`, or the frame that its `to_dataframe` returns.
         space: The search space.
         metric: The metric of this sweep.
+        tell: Told in a sentence if some of the trials are no such configurations.
 
     Raises:
         UsageTypeError: `source` is neither.
         UsageError: None of its trials is a configuration of this space.
     """
     if isinstance(source, Result):
-        found = _read_result(source, metric)
+        found = list(_read_result(source, metric))
     elif hasattr(source, "columns") and hasattr(source, "to_dict"):
-        found = _read_frame(source, metric)
+        found = list(_read_frame(source, metric, space.template))
     else:
         raise UsageTypeError(
             f"warm_start must be a Result or its to_dataframe(), got {type(source).__name__}"
         )
-    known = list(_revive(found, space))
+    known: list[Known] = []
+    refusals: list[UsageError] = []
+    for cfgs, value in found:
+        try:
+            units = _read_units(cfgs, space)
+        except UsageError as error:  # it was tried elsewhere
+            refusals.append(error)
+        else:
+            known.append((space.build(units.__getitem__), value))
     if not known:
         raise UsageError(
             f"warm_start: none of the trials of {type(source).__name__} is a configuration of this "
             f"search space, {space.template!r}"
         )
+    if refusals:
+        tell(
+            f"warm_start: {len(refusals)} of {len(found)} trials are no configurations of this "
+            f"search space and are left out: {refusals[0]}"
+        )
     return known
 
 
-def _read_result(result: Result, metric: str | None) -> Iterator[Known]:
+def _read_units(cfgs: list[dict[str, Any]], space: SearchSpace) -> dict[Leaf, float]:
+    """Read the first of the cfgs that is one of the space, or raise the error of the first."""
+    try:
+        return space.to_units(cfgs[0])
+    except UsageError:
+        for cfg in cfgs[1:]:
+            try:
+                return space.to_units(cfg)
+            except UsageError:
+                continue
+        raise
+
+
+def _read_result(result: Result, metric: str | None) -> Iterator[_Found]:
     for trial in result.trials:
         curve = (trial.metrics or {}).get(metric or "", {})
-        yield trial.cfg, curve[max(curve)] if curve else None
+        yield [trial.cfg], curve[max(curve)] if curve else None
 
 
-def _read_frame(frame: pd.DataFrame, metric: str | None) -> Iterator[Known]:
+def _read_frame(
+    frame: pd.DataFrame, metric: str | None, template: Mapping[str, Any]
+) -> Iterator[_Found]:
+    constants: dict[str, list[Any]] = {}
+    for path, constant in _walk_constants(template):
+        constants.setdefault(path, []).append(constant)
     for row in frame.to_dict("records"):
-        cfg: dict[str, Any] = {}
-        for column, value in row.items():
-            key = str(column).removeprefix("cfg/")
-            if key != column and not _is_missing(value):
-                _set_nested(cfg, key.split("."), value)
+        cells = {
+            str(column).removeprefix("cfg/"): value
+            for column, value in row.items()
+            if str(column).startswith("cfg/")
+        }
+        present = {path: value for path, value in cells.items() if not _is_missing(value)}
+        nones = {path: None for path in cells if any(c is None for c in constants.get(path, ()))}
+        restored = {
+            path: _restore(value, constants.get(path, ())) for path, value in present.items()
+        }
         value = row.get(f"last/{metric}")
-        yield cfg, None if value is None else float(value)
+        choices = (nones | restored, restored, present)
+        yield [_nest(each) for each in choices], None if value is None else float(value)
+
+
+def _walk_constants(template: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All constants of a template, those in options among them, by the names of their columns."""
+    if isinstance(template, Space):
+        for option in template.options or ():
+            yield from _walk_constants(option, path)
+    elif isinstance(template, Mapping) and template:
+        for key, value in template.items():
+            yield from _walk_constants(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, template
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _set_nested(cfg: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        cfg = cfg.setdefault(key, {})
-    cfg[keys[-1]] = value.item() if hasattr(value, "item") else value
+def _restore(value: Any, constants: list[Any] | tuple[()]) -> Any:
+    """The constant that a float stands for, if there is one; else the value as Python has it."""
+    if isinstance(value, float):
+        same = (each for each in constants if type(each) is int and each == value)
+        return next(same, value)
+    return value.item() if hasattr(value, "item") else value
 
 
-def _revive(found: Iterator[Known], space: SearchSpace) -> Iterator[Known]:
-    for cfg, value in found:
-        try:
-            units = space.to_units(cfg)
-        except UsageError:
-            continue  # it was tried elsewhere
-        yield space.build(units.__getitem__), value
+def _nest(cells: Mapping[str, Any]) -> dict[str, Any]:
+    cfg: dict[str, Any] = {}
+    for path, value in cells.items():
+        *parents, key = path.split(".")
+        place = cfg
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[key] = value
+    return cfg

@@ -267,11 +267,6 @@ def is_storable(text: str) -> bool:
     return True
 
 
-def make_storable(text: str) -> str:
-    """Write halves of surrogate pairs out, so that the text can be stored and printed."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def encode(record: Mapping[str, Any]) -> bytes:
     """Write a record as the bytes that a `Decoder` finds again."""
     return b"\x1e" + _encode_json(record).encode() + b"\n"

@@ -29,8 +29,8 @@ from typing import Any
 from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
-from ..trial import Status, TrialError, describe_value
-from .channel import Connection, End, Hello, Ready, Record, make_storable
+from ..trial import Status, TrialError, describe_value, make_storable
+from .channel import Connection, End, Hello, Ready, Record
 from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.

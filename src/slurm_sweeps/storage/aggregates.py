@@ -24,17 +24,22 @@ MetricRow = tuple[int, int, int, int, float, float, int]
 #: (number, metric_id)
 Curve = tuple[int, int]
 
-#: count, first iteration and value, last iteration and value, min value and iteration, max value
-#: and iteration; the order of the columns.
+#: count, first iteration, last iteration and value, min value and iteration, max value and
+#: iteration; the order of the columns.
 Fold = list[float | int | None]
 
-_COUNT, _FIRST, _FIRST_VALUE, _LAST, _LAST_VALUE, _MIN, _MIN_AT, _MAX, _MAX_AT = range(9)
+_COUNT, _FIRST, _LAST, _LAST_VALUE, _MIN, _MIN_AT, _MAX, _MAX_AT = range(8)
+
+#: What `build_aggregate` makes a record of.
+AGGREGATE_COLUMNS = (
+    "number, count, last_iteration, last_value, min_value, min_iteration, max_value, max_iteration"
+)
 
 _INFINITY = math.inf
 
 _UPSERT = """
     INSERT INTO aggregates AS old
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (experiment_id, metric_id, number) DO UPDATE SET
         count = old.count + excluded.count,
         last_iteration = excluded.last_iteration,
@@ -63,8 +68,7 @@ _RECOMPUTE = """
     )
     INSERT OR REPLACE INTO aggregates
     SELECT :experiment, :metric, :number, count,
-        first, (SELECT value FROM curve WHERE iteration = first),
-        last, (SELECT value FROM curve WHERE iteration = last),
+        first, last, (SELECT value FROM curve WHERE iteration = last),
         low, (SELECT min(iteration) FROM curve WHERE finite = low),
         high, (SELECT min(iteration) FROM curve WHERE finite = high)
     FROM bounds WHERE count > 0
@@ -114,8 +118,8 @@ def fold_rows(rows: Iterable[MetricRow]) -> tuple[dict[Curve, Fold], set[Curve]]
 
 def _start_fold(iteration: int, value: float) -> Fold:
     if -_INFINITY < value < _INFINITY:  # False for NaN too
-        return [1, iteration, value, iteration, value, value, iteration, value, iteration]
-    return [1, iteration, value, iteration, value, None, None, None, None]
+        return [1, iteration, iteration, value, value, iteration, value, iteration]
+    return [1, iteration, iteration, value, None, None, None, None]
 
 
 def _extend_fold(fold: Fold, iteration: int, value: float) -> None:
@@ -154,12 +158,6 @@ def recompute_aggregate(
 
 
 def build_aggregate(row: Sequence[Any]) -> Aggregate:
-    """Make the record of a row; NULL for a first or last value was NaN."""
-    number, count, first, first_value, last, last_value, *extremes = row
-    return Aggregate(
-        number, count, first, _restore_nan(first_value), last, _restore_nan(last_value), *extremes
-    )
-
-
-def _restore_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+    """Make the record of `AGGREGATE_COLUMNS`; NULL for the last value was NaN."""
+    number, count, last, last_value, *extremes = row
+    return Aggregate(number, count, last, math.nan if last_value is None else last_value, *extremes)

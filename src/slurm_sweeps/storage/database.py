@@ -1,10 +1,15 @@
 """Database: one connection to the file that holds all experiments of a `local_dir`.
 
+Here are the connection, its transactions, and what concerns an experiment as a whole: its row, who
+works on it, and what outsiders ask of its driver. `rows.py` has the trials and what they logged.
+
 The rules that make it work on a cluster:
 
 - One writer, the driver that holds the experiment's lease. Each of its transactions renews the
   lease, and is refused when someone else has taken it meanwhile: a driver that was suspended for
   an hour and wakes up again must not write over its successor.
+- A transaction that writes waits for nothing but SQLite: while it lasts, all other drivers of the
+  folder wait for it.
 - Readers may be anywhere the file can be seen. They create nothing, hold no lock between two
   calls, and take long reads in portions, since a reader keeps the writer from committing.
 - SQLite's rollback journal, not WAL: WAL needs memory shared by all who have the file open, which
@@ -18,37 +23,33 @@ timeout, and `StorageError` with file and remedy for all else that SQLite refuse
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ExperimentLockedError
-from ..trial import Status
-from . import experiments, reading
-from .connection import begin, open_connection
-from .faults import translate_errors
-from .reading import AggregateRows, MetricRows, TrialRow
-from .records import (
-    Aggregate,
-    AttemptRecord,
-    ExperimentRecord,
-    Lease,
-    LeaseOwner,
-    Record,
-    Request,
-    TrialRecord,
+from ..errors import (
+    ExperimentExistsError,
+    ExperimentLockedError,
+    ExperimentNotFoundError,
+    StorageError,
 )
-from .writing import write_records
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from ..trial import make_storable
+from .faults import VFS_VARIABLE, translate_errors
+from .records import ExperimentRecord, Lease, LeaseOwner, Request
+from .schema import TABLES_BY_DEPENDENCE, prepare_schema
 
 #: How long one call waits for another process's lock.
 TIMEOUT_S = 10.0
+
+_SELECT = (
+    "SELECT id, name, created_at, updated_at, state, settings, "
+    "lease_host, lease_pid, lease_job_id, lease_start, lease_nonce FROM experiments"
+)
+_SHOWN_NAMES = 20
 
 
 class Database:
@@ -57,7 +58,6 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.path = path
         self._connection = connection
-        self._metric_ids: dict[int, dict[str, int]] = {}
 
     @classmethod
     def open(
@@ -79,10 +79,26 @@ class Database:
 
         Raises:
             StorageError: The file is not there (and `create` is False), can't be read or written,
-                is no database of slurm_sweeps, or is of a newer version.
+                is no database of slurm_sweeps, or is of another version.
         """
         file = Path(path)
-        return cls(open_connection(file, create, read_only, timeout_s), file)
+        if create:
+            _make_folder(file.parent)
+        elif not os.path.exists(file):
+            raise StorageError(
+                f"there is no database at {file}; check local_dir (a sweep makes its database when "
+                "it first runs)"
+            )
+        with translate_errors(file):
+            connection = _connect(file, create, timeout_s)
+            try:
+                _set_pragmas(connection)
+                prepare_schema(connection, file, create)
+                connection.execute(f"PRAGMA query_only = {int(read_only)}")
+            except BaseException:
+                connection.close()
+                raise
+        return cls(connection, file)
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
@@ -99,9 +115,51 @@ class Database:
         with translate_errors(self.path):
             self._connection.execute(f"PRAGMA busy_timeout = {int(timeout_s * 1000)}")
 
-    def snapshot(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Let all reads of a `with` block see one state; keep it short, it holds up the writer."""
-        return begin(self._connection, self.path, write=False)
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Let all reads of a `with` block see one state; keep it short, it holds up the writer.
+
+        Such a block may lie in another one. Fetch all rows before it ends.
+        """
+        with translate_errors(self.path):
+            if self._connection.in_transaction:
+                yield self._connection
+            else:
+                with self._transaction("BEGIN"):
+                    yield self._connection
+
+    @contextmanager
+    def writing(
+        self, experiment_id: int = 0, owner: LeaseOwner | None = None, now: float = 0.0
+    ) -> Iterator[sqlite3.Connection]:
+        """Write all that a `with` block writes, or nothing.
+
+        The right to write is taken before the first statement, so that the block never finds out
+        half-way that another process writes.
+
+        Args:
+            experiment_id: Whose lease to renew first; used with `owner` only.
+            owner: The driver that must hold that lease; None where none is needed.
+            now: The time, seconds since 1970; used with `owner` only.
+
+        Raises:
+            ExperimentLockedError: Another driver has taken the lease meanwhile.
+        """
+        with translate_errors(self.path), self._transaction("BEGIN IMMEDIATE"):
+            if owner is not None:
+                self._renew(experiment_id, owner, now)
+            yield self._connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        self._connection.execute(begin)
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # after some errors SQLite has rolled back itself
+                self._connection.execute("ROLLBACK")
+            raise
 
     def find_damage(self, limit: int = 10) -> list[str]:
         """Read the whole file for damage; a driver can't write meanwhile.
@@ -109,19 +167,11 @@ class Database:
         Returns:
             SQLite's own words, at most `limit` times; nothing if all is sound.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(f"PRAGMA quick_check({int(limit)})").fetchall()
             lost = connection.execute("PRAGMA foreign_key_check").fetchmany(limit)
         said = [str(row[0]) for row in rows if row[0] != "ok"]
         return [*said, *(f"a row of {table} refers to no {other}" for table, _, other, _ in lost)]
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with translate_errors(self.path):
-            yield self._connection
-
-    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        return begin(self._connection, self.path, write=True)
 
     # Experiments
 
@@ -130,36 +180,39 @@ class Database:
         name: str,
         settings: Mapping[str, Any],
         now: float,
-        state: str = "created",
-        *,
         owner: LeaseOwner | None = None,
-        replace: bool = False,
     ) -> ExperimentRecord:
-        """Add an experiment, in one transaction with all that is asked for.
+        """Add an experiment.
 
         Args:
             name: Its name; see `layout.check_name`.
             settings: What to write down about it; JSON-able.
             now: The time, seconds since 1970.
-            state: Its first state.
-            owner: The driver that takes it.
-            replace: Remove what there is of this name.
+            owner: The driver that takes it in the same transaction.
 
         Raises:
             ExperimentExistsError: There is one of this name.
         """
-        with self._writing() as connection:
-            if replace:
-                experiments.delete_experiment(connection, self.path, name)
-            key = experiments.add_experiment(connection, self.path, name, settings, now, state)
+        with self.writing() as connection:
+            if connection.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
+                raise ExperimentExistsError(
+                    f"experiment {name!r} is stored in {self.path} already; go on with it by "
+                    "restore=True, replace it by overwrite=True, or choose another name"
+                )
+            added = connection.execute(
+                "INSERT INTO experiments (name, created_at, updated_at, state, settings) "
+                "VALUES (?, ?, ?, 'created', ?)",
+                (name, now, now, json.dumps(dict(settings))),
+            )
             if owner is not None:
-                experiments.take_lease(connection, key, owner, now)
+                _write_lease(connection, int(added.lastrowid or 0), owner, now)
         return self.experiment(name)
 
     def experiments(self) -> list[ExperimentRecord]:
         """All experiments, the oldest first."""
-        with self._reading() as connection:
-            return experiments.read_experiments(connection)
+        with self.reading() as connection:
+            rows = connection.execute(f"{_SELECT} ORDER BY created_at, id")
+            return [_build_experiment(row) for row in rows]
 
     def experiment(self, name: str) -> ExperimentRecord:
         """The experiment of a name.
@@ -167,278 +220,236 @@ class Database:
         Raises:
             ExperimentNotFoundError: There is none; the message lists what there is.
         """
-        with self._reading() as connection:
-            return experiments.read_experiment(connection, self.path, name)
+        with self.reading() as connection:
+            row = connection.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            names = [each.name for each in self.experiments()]
+            raise ExperimentNotFoundError(_format_not_found(name, self.path, names))
+        return _build_experiment(row)
 
     def set_settings(self, experiment_id: int, settings: Mapping[str, Any]) -> None:
         """Replace the settings of an experiment."""
-        with self._writing() as connection:
-            experiments.write_settings(connection, experiment_id, settings)
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE experiments SET settings = ? WHERE id = ?",
+                (json.dumps(dict(settings)), experiment_id),
+            )
 
-    def delete_experiment(self, name: str) -> None:
+    def reset_experiment(
+        self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
+    ) -> None:
+        """Let an experiment begin anew, without trials, its lease kept; its folder stays.
+
+        Raises:
+            ExperimentLockedError: The lease is not the owner's any more; nothing was removed.
+        """
+        with self.writing(experiment_id, owner, now) as connection:
+            _delete_rows(connection, experiment_id)
+            connection.execute(
+                "UPDATE experiments SET created_at = ?, state = 'created', settings = ? "
+                "WHERE id = ?",
+                (now, json.dumps(dict(settings)), experiment_id),
+            )
+
+    def delete_experiment(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
         """Remove an experiment and all that belongs to it from the database; its folder stays.
 
         Raises:
-            ExperimentNotFoundError: There is none of this name.
+            ExperimentLockedError: The lease is not the owner's any more; nothing was removed.
         """
-        with self._writing() as connection:
-            experiments.delete_experiment(connection, self.path, name)
-        self._metric_ids.clear()
+        with self.writing(experiment_id, owner, now) as connection:
+            _delete_rows(connection, experiment_id)
+            connection.execute("DELETE FROM experiments WHERE id = ?", (experiment_id,))
 
-    # Records
+    # Lease
 
-    def write(
-        self,
-        experiment_id: int,
-        records: Sequence[Record],
-        *,
-        owner: LeaseOwner | None = None,
-        now: float = 0.0,
-    ) -> None:
-        """Write records in one transaction: all of them or none.
+    def take_lease(
+        self, experiment_id: int, owner: LeaseOwner, now: float, found: Lease | None
+    ) -> bool:
+        """Take an experiment for one driver, if nothing has changed since it was looked at.
 
-        Args:
-            experiment_id: Whose records they are.
-            records: In order; a later one of the same key replaces an earlier one.
-            owner: Renew the lease of this owner in the same transaction.
-            now: The time, seconds since 1970; used with `owner` only.
-
-        Raises:
-            ExperimentLockedError: Another driver has taken the lease meanwhile.
-            DatabaseBusyError: Another process kept the file locked; nothing was written.
-            StorageError: It could not be written.
-        """
-        try:
-            with self._writing() as connection:
-                if owner is not None:
-                    experiments.renew_lease(connection, self.path, experiment_id, owner, now)
-                metric_ids = self._metric_ids.get(experiment_id)
-                if metric_ids is None:
-                    metric_ids = reading.read_metric_ids(connection, experiment_id)
-                    self._metric_ids[experiment_id] = metric_ids
-                write_records(connection, experiment_id, records, metric_ids)
-        except BaseException:
-            self._metric_ids.clear()  # it may hold names that were rolled back
-            raise
-
-    def trials(
-        self,
-        experiment_id: int,
-        *,
-        statuses: Iterable[Status] | None = None,
-        id_prefix: str = "",
-        newest_first: bool = False,
-        limit: int | None = None,
-    ) -> list[TrialRecord]:
-        """Trials of an experiment, by number.
+        What was asked of an earlier driver is dropped in the same transaction: it is not meant for
+        this one, while all that comes later is.
 
         Args:
             experiment_id: The experiment.
-            statuses: Only trials of these statuses; None for all.
-            id_prefix: Only trials whose id begins like this.
-            newest_first: Turn the order round.
-            limit: How many at most.
-        """
-        with self._reading() as connection:
-            return reading.read_trials(
-                connection,
-                experiment_id,
-                statuses=statuses,
-                id_prefix=id_prefix,
-                newest_first=newest_first,
-                limit=limit,
-            )
-
-    def trial(self, experiment_id: int, number: int) -> TrialRecord | None:
-        """The trial of a number, None if there is none."""
-        with self._reading() as connection:
-            found = reading.read_trials(connection, experiment_id, number=number)
-        return found[0] if found else None
-
-    def trial_rows(self, experiment_id: int) -> list[TrialRow]:
-        """What tables show of all trials, by number: much faster than `trials`."""
-        with self._reading() as connection:
-            return reading.read_trial_rows(connection, experiment_id)
-
-    def count_trials(self, experiment_id: int) -> dict[Status, int]:
-        """How many trials have each status; statuses that none has are left out."""
-        with self._reading() as connection:
-            return reading.count_trials(connection, experiment_id)
-
-    def attempts(self, experiment_id: int, number: int | None = None) -> list[AttemptRecord]:
-        """The attempts of one trial or of all, by trial and attempt."""
-        with self._reading() as connection:
-            return reading.read_attempts(connection, experiment_id, number)
-
-    # Metrics
-
-    def metric_ids(self, experiment_id: int) -> dict[str, int]:
-        """The key of each metric that was ever logged, by name, in order of first appearance."""
-        with self._reading() as connection:
-            return reading.read_metric_ids(connection, experiment_id)
-
-    def aggregates(self, experiment_id: int, metric: str) -> list[Aggregate]:
-        """What is known of one metric of each trial that logged it, by trial, without its rows."""
-        with self.snapshot() as connection:
-            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric)
-            if metric_id is None:
-                return []
-            return reading.read_aggregates(connection, experiment_id, metric_id)
-
-    def aggregates_of_trial(self, experiment_id: int, number: int) -> dict[str, Aggregate]:
-        """What is known of each metric that one trial has logged, without its rows."""
-        with self.snapshot() as connection:
-            return reading.read_aggregates_of_trial(connection, experiment_id, number)
-
-    def aggregate_rows(self, experiment_id: int) -> AggregateRows:
-        """What tables of trials show of all metrics, as one array."""
-        with self.snapshot() as connection:
-            return reading.read_aggregate_rows(connection, experiment_id)
-
-    def best(self, experiment_id: int, metric: str, mode: str, limit: int = 1) -> list[Aggregate]:
-        """The trials with the best finite value at any iteration, the best first.
-
-        Args:
-            experiment_id: The experiment.
-            metric: The metric's name.
-            mode: "min" or "max".
-            limit: How many at most.
-        """
-        with self.snapshot() as connection:
-            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric)
-            if metric_id is None:
-                return []
-            return reading.read_best(connection, experiment_id, metric_id, mode, limit)
-
-    def metrics_of_trial(self, experiment_id: int, number: int) -> dict[str, dict[int, float]]:
-        """`{name: {iteration: value}}` of one trial, iterations rising."""
-        with self._reading() as connection:
-            return reading.read_metrics_of_trial(connection, experiment_id, number)
-
-    def curves(
-        self, experiment_id: int, metric: str, numbers: Iterable[int]
-    ) -> dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-        """The learning curves of some trials.
-
-        Returns:
-            Iterations, rising, and values for each trial's number; empty arrays for a trial that
-            did not log the metric.
-        """
-        with self.snapshot() as connection:
-            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric, -1)
-            return {
-                number: reading.read_curve(connection, experiment_id, number, metric_id)
-                for number in numbers
-            }
-
-    def first_reports(
-        self, experiment_id: int, metric: str
-    ) -> dict[int, tuple[int, int, float, float]]:
-        """The first report of each trial that logged a metric, by the trial's number.
-
-        Returns:
-            The lowest iteration from 1 on, the attempt that logged it, that attempt's start and
-            the time at which it was logged (seconds since 1970).
-        """
-        with self.snapshot() as connection:
-            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric, -1)
-            return reading.read_first_reports(connection, experiment_id, metric_id)
-
-    def reports(
-        self, experiment_id: int, metric: str, numbers: Iterable[int]
-    ) -> npt.NDArray[np.void]:
-        """What some trials have logged of one metric, and when.
-
-        Pass the trials in portions of some hundreds: a driver may write in between.
-
-        Returns:
-            A structured array with `reading.REPORT_FIELDS`, by trial and iteration.
-        """
-        with self.snapshot() as connection:
-            metric_id = reading.read_metric_ids(connection, experiment_id).get(metric, -1)
-            return reading.read_reports(connection, experiment_id, metric_id, numbers)
-
-    def metric_rows(self, experiment_id: int) -> MetricRows:
-        """All that was ever logged, by trial, metric and iteration.
-
-        Read in portions, between which a running driver may write: trials that report meanwhile
-        may be seen further on than others.
-        """
-        names = {key: name for name, key in self.metric_ids(experiment_id).items()}
-        return reading.build_metric_rows(self._iterate_portions(experiment_id), names)
-
-    def _iterate_portions(self, experiment_id: int) -> Iterator[npt.NDArray[np.void]]:
-        after = reading.BEFORE_ALL
-        while True:
-            with self._reading() as connection:
-                portion = reading.read_portion(connection, experiment_id, after)
-            yield portion
-            if len(portion) < reading.PORTION:
-                return
-            after = portion[-1].item()[:3]  # Python's integers: SQLite takes numpy's for bytes
-
-    # Lease and requests
-
-    def acquire_lease(
-        self,
-        name: str,
-        owner: LeaseOwner,
-        now: float,
-        is_gone: Callable[[Lease, float], bool],
-    ) -> Lease | None:
-        """Take an experiment for one driver.
-
-        Args:
-            name: The experiment.
             owner: The driver.
             now: The time, seconds since 1970.
-            is_gone: Told the lease that is there and the time: whether its owner is gone. Called
-                inside the transaction, so that of two drivers only one inherits from a dead one.
+            found: The lease that was there, of a driver that is gone; None if it was free.
 
         Returns:
-            The lease that was taken over from a driver that is gone, None if it was free.
-
-        Raises:
-            ExperimentLockedError: Another driver is at work on it.
-            ExperimentNotFoundError: There is no such experiment.
+            Whether it was taken; if not, look again.
         """
-        with self._writing() as connection:
-            found = experiments.read_experiment(connection, self.path, name)
-            if found.lease is not None and not is_gone(found.lease, now):
-                raise ExperimentLockedError(
-                    experiments.format_locked(name, self.path, found.lease, now)
-                )
-            experiments.take_lease(connection, found.id, owner, now)
-        return found.lease
+        with self.writing() as connection:
+            row = connection.execute(f"{_SELECT} WHERE id = ?", (experiment_id,)).fetchone()
+            if row is None or _build_experiment(row).lease != found:
+                return False
+            _write_lease(connection, experiment_id, owner, now)
+            connection.execute(
+                "UPDATE requests SET seen_at = ? WHERE experiment_id = ? AND seen_at IS NULL",
+                (now, experiment_id),
+            )
+        return True
 
-    def heartbeat(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
-        """Say that the owner of the lease is alive; `write` does so too.
+    def correct_heartbeat(self, experiment_id: int, found: Lease, now: float) -> None:
+        """Let a heartbeat from a clock that is ahead count from `now`, unless it beats again."""
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE experiments SET updated_at = ? "
+                "WHERE id = ? AND lease_nonce = ? AND updated_at = ?",
+                (now, experiment_id, found.owner.nonce, found.heartbeat),
+            )
+
+    def renew_lease(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
+        """Say that the owner of the lease is alive; `write_records` does so too.
 
         Raises:
             ExperimentLockedError: The lease is not its own any more.
         """
-        with self._writing() as connection:
-            experiments.renew_lease(connection, self.path, experiment_id, owner, now)
+        with self.writing(experiment_id, owner, now):
+            pass
+
+    def _renew(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
+        renewed = self._connection.execute(
+            "UPDATE experiments SET updated_at = ? WHERE id = ? AND lease_nonce = ?",
+            (now, experiment_id, owner.nonce),
+        ).rowcount
+        if renewed:
+            return
+        row = self._connection.execute(f"{_SELECT} WHERE id = ?", (experiment_id,)).fetchone()
+        found = None if row is None else _build_experiment(row)
+        if found is not None and found.lease is not None:
+            raise ExperimentLockedError(format_locked(found.name, self.path, found.lease, now))
+        raise ExperimentLockedError(
+            f"this driver has lost its experiment in {self.path}: another process removed it or "
+            "gave it free; end this driver and start it again"
+        )
 
     def release_lease(self, experiment_id: int, owner: LeaseOwner) -> None:
         """Give the experiment free; does nothing when another driver has it."""
-        with self._writing() as connection:
-            experiments.release_lease(connection, experiment_id, owner)
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE experiments SET lease_host = NULL, lease_pid = NULL, lease_job_id = NULL, "
+                "lease_start = NULL, lease_nonce = NULL WHERE id = ? AND lease_nonce = ?",
+                (experiment_id, owner.nonce),
+            )
+
+    # Requests
 
     def add_request(self, experiment_id: int, kind: str, argument: str | None, now: float) -> None:
         """Ask something of the driver of an experiment, from outside; see `Request`."""
-        with self._writing() as connection:
-            experiments.add_request(connection, experiment_id, kind, argument, now)
+        with self.writing() as connection:
+            connection.execute(
+                "INSERT INTO requests (experiment_id, kind, argument, created_at) "
+                "VALUES (?, ?, ?, ?)",
+                (experiment_id, kind, argument, now),
+            )
 
     def requests(self, experiment_id: int, unseen_only: bool = False) -> list[Request]:
         """What was asked of the driver, the oldest first."""
-        with self._reading() as connection:
-            return experiments.read_requests(connection, experiment_id, unseen_only)
+        unseen = "AND seen_at IS NULL" if unseen_only else ""
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT id, kind, argument, created_at, seen_at FROM requests "
+                f"WHERE experiment_id = ? {unseen} ORDER BY id",
+                (experiment_id,),
+            )
+            return [Request(*row) for row in rows]
 
     def take_requests(self, experiment_id: int, now: float) -> list[Request]:
         """What was asked since the last time, the oldest first; each is handed out once."""
         waiting = self.requests(experiment_id, unseen_only=True)
         if waiting:
-            with self._writing() as connection:
-                experiments.mark_requests(connection, waiting, now)
+            with self.writing() as connection:
+                connection.executemany(
+                    "UPDATE requests SET seen_at = ? WHERE id = ?",
+                    [(now, request.id) for request in waiting],
+                )
         return waiting
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the folder {folder} can't be made ({error.strerror}); choose another local_dir"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"the folder {folder} can't be written; choose another local_dir, or change its "
+            "permissions"
+        )
+
+
+def _connect(path: Path, create: bool, timeout_s: float) -> sqlite3.Connection:
+    # "rw" falls back to reading where the file may not be written; a reader needs more than "ro",
+    # or it could not roll back what a killed driver left half-written.
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    vfs = os.environ.get(VFS_VARIABLE)
+    if vfs:
+        uri += f"&vfs={vfs}"
+    return sqlite3.connect(
+        uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False
+    )
+
+
+def _set_pragmas(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")  # the file may come from someone else
+    connection.execute("PRAGMA cache_size = -32768")  # in KiB
+
+
+def _build_experiment(row: Sequence[Any]) -> ExperimentRecord:
+    key, name, created_at, updated_at, state, settings, *lease = row
+    held = lease[-1] is not None
+    return ExperimentRecord(
+        id=key,
+        name=name,
+        created_at=created_at,
+        updated_at=updated_at,
+        state=state,
+        settings=json.loads(settings),
+        lease=Lease(LeaseOwner(*lease), updated_at) if held else None,
+    )
+
+
+def _write_lease(
+    connection: sqlite3.Connection, experiment_id: int, owner: LeaseOwner, now: float
+) -> None:
+    host = make_storable(owner.host)
+    connection.execute(
+        "UPDATE experiments SET updated_at = ?, lease_host = ?, lease_pid = ?, lease_job_id = ?, "
+        "lease_start = ?, lease_nonce = ? WHERE id = ?",
+        (now, host, owner.pid, owner.job_id, owner.start, owner.nonce, experiment_id),
+    )
+
+
+def _delete_rows(connection: sqlite3.Connection, experiment_id: int) -> None:
+    for table in TABLES_BY_DEPENDENCE:
+        connection.execute(f"DELETE FROM {table} WHERE experiment_id = ?", (experiment_id,))
+
+
+def _format_not_found(name: str, path: Path, names: Sequence[str]) -> str:
+    import difflib  # here: it is slow to import, and nearly never needed
+
+    message = f"there is no experiment {name!r} in {path}; "
+    if not names:
+        return message + "it holds none yet"
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        message += f"did you mean {close[0]!r}? "
+    shown = ", ".join(repr(each) for each in names[:_SHOWN_NAMES])
+    more = ", …" if len(names) > _SHOWN_NAMES else ""
+    return f"{message}There are: {shown}{more}"
+
+
+def format_locked(name: str, path: Path, lease: Lease, now: float) -> str:
+    """Say who works on an experiment."""
+    owner = lease.owner
+    job = f", Slurm job {owner.job_id}" if owner.job_id else ""
+    age_s = max(0.0, now - lease.heartbeat)  # never negative, even if a clock was set back
+    return (
+        f"experiment {name!r} in {path} is in use by another driver: host {owner.host!r}, "
+        f"pid {owner.pid}{job}, last heard of {age_s:.0f} s ago; wait until it ends, or end it"
+    )

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..trial import Status, flatten_cfg
-from .reading import AggregateRows, MetricRows, TrialRow
+from .rows import NamedTable, TrialRow
 
 
 def build_trials_frame(
     trials: Sequence[TrialRow],
-    aggregates: AggregateRows,
+    aggregates: NamedTable,
     modes: Mapping[str, str],
     now: float,
 ) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def _build_cfg_columns(cfgs: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _count_iterations(
-    numbers: npt.NDArray[np.int64], aggregates: AggregateRows
+    numbers: npt.NDArray[np.int64], aggregates: NamedTable
 ) -> npt.NDArray[np.int64]:
     """How many iterations each trial has logged of the metric that it has logged most often."""
     iterations = np.zeros(len(numbers), dtype="i8")
@@ -83,7 +83,7 @@ def _count_iterations(
 
 
 def _build_metric_columns(
-    numbers: npt.NDArray[np.int64], aggregates: AggregateRows, modes: Mapping[str, str]
+    numbers: npt.NDArray[np.int64], aggregates: NamedTable, modes: Mapping[str, str]
 ) -> dict[str, npt.NDArray[np.float64]]:
     columns: dict[str, npt.NDArray[np.float64]] = {}
     for metric_id, name in aggregates.names.items():
@@ -101,15 +101,16 @@ def _choose_columns(name: str, modes: Mapping[str, str]) -> list[tuple[str, str]
     return [(f"last/{name}", "last"), *best, (f"min/{name}", "min"), (f"max/{name}", "max")]
 
 
-def build_metrics_frame(rows: MetricRows, trial_ids: Mapping[int, str]) -> pd.DataFrame:
+def build_metrics_frame(rows: NamedTable, trial_ids: Mapping[int, str]) -> pd.DataFrame:
     """Tabulate all that was logged; `Result.metrics_dataframe` names the columns."""
+    table = rows.table
     return pd.DataFrame(
         {
-            "trial_id": _look_up(rows.number, trial_ids),
-            "iteration": rows.iteration,
-            "metric": _look_up(rows.metric_id, rows.names),
-            "value": rows.value,
-            "logged_at": _build_times(rows.logged_at),
+            "trial_id": _look_up(table["number"], trial_ids),
+            "iteration": np.ascontiguousarray(table["iteration"]),
+            "metric": _look_up(table["metric_id"], rows.names),
+            "value": np.ascontiguousarray(table["value"]),
+            "logged_at": _build_times(table["logged_at"]),
         }
     )
 

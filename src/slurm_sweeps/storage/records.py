@@ -16,6 +16,8 @@ from ..trial import Status, TrialError
 class TrialRecord:
     """The state of a trial from now on; written once for every change of its status.
 
+    All from `slot` on is about its latest attempt; a scheduled one has not begun it, and has none.
+
     Args:
         number: The trial's position in its sweep, from 0; with the experiment it is the key.
         trial_id: 12 hex digits, unique in the experiment.
@@ -98,8 +100,8 @@ class LeaseOwner:
         host: Its host's name.
         pid: Its process id there.
         job_id: Its Slurm job, if it runs in one.
-        start: Which process this pid is: the machine's boot and the process's start, so that a
-            pid that was given out again is not taken for the same process; empty if unknown.
+        start: Which process this pid is: the machine's boot, the process's PID namespace and its
+            start, so that no other process of this pid is taken for it; empty if unknown.
         nonce: Unique for each time a lease is taken.
     """
 
@@ -145,14 +147,12 @@ class ExperimentRecord:
 class Aggregate:
     """What is known of one metric of one trial without reading its rows.
 
-    First and last are by iteration. The extremes are taken over finite values only (None where
-    there is none), each at its earliest iteration.
+    The last is so by iteration. The extremes are taken over finite values only (None where there is
+    none), each at its earliest iteration.
     """
 
     number: int
     count: int
-    first_iteration: int
-    first_value: float
     last_iteration: int
     last_value: float
     min_value: float | None

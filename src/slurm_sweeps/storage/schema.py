@@ -5,6 +5,8 @@
 - `metrics` can grow to ten million rows. What tables and summaries ask for at any moment stands
   in `aggregates`, one row for each trial and metric, ordered by metric so that the best trial is
   one short scan. It always equals what its rows in `metrics` give (see `aggregates.py`).
+- `trials` holds what a trial is and what it is at; where, when and how it ran stands in `attempts`,
+  one row for each run, and is joined from there.
 - A row of `metrics` needs no foreign key of its own, which would cost a quarter of the speed: the
   aggregate that is written with it has one.
 - NaN is stored as NULL, which is what SQLite makes of it.
@@ -22,7 +24,7 @@ from .faults import EmptyDatabaseError
 APPLICATION_ID = 0x53537770
 
 #: Raised with every change of the tables.
-VERSION = 1
+VERSION = 2
 
 TABLES = (
     """
@@ -49,17 +51,7 @@ TABLES = (
         status TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         lost_count INTEGER NOT NULL,
-        slot INTEGER,
-        host TEXT,
-        gpus TEXT,
-        start_time REAL,
-        end_time REAL,
-        exit_code INTEGER,
-        signal INTEGER,
         cfg TEXT NOT NULL,
-        error_type TEXT,
-        error_message TEXT,
-        traceback TEXT,
         PRIMARY KEY (experiment_id, number)
     ) WITHOUT ROWID
     """,
@@ -111,7 +103,6 @@ TABLES = (
         number INTEGER NOT NULL,
         count INTEGER NOT NULL,
         first_iteration INTEGER NOT NULL,
-        first_value REAL,
         last_iteration INTEGER NOT NULL,
         last_value REAL,
         min_value REAL,
@@ -149,7 +140,7 @@ def prepare_schema(connection: sqlite3.Connection, path: Path, create: bool) -> 
     """Make the tables in an empty database, or make sure that it is one of ours.
 
     Raises:
-        StorageError: The database belongs to something else, or is of a newer version, or is
+        StorageError: The database belongs to something else, or is of another version, or is
             empty and `create` is False.
     """
     if create and _is_empty(connection):
@@ -190,4 +181,10 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         raise StorageError(
             f"{path} was written by a newer slurm_sweeps (its tables are of version {version}, "
             f"this one knows {VERSION}); update with 'pip install -U slurm-sweeps'"
+        )
+    if version < VERSION:
+        raise StorageError(
+            f"{path} was written by an older slurm_sweeps (its tables are of version {version}, "
+            f"this one knows {VERSION} only); choose another local_dir, or read it with the "
+            "slurm_sweeps that wrote it"
         )

@@ -8,8 +8,11 @@ Invariants:
 - Records are committed in the order in which they were put, whole groups at a time: whenever the
   driver dies, the database holds a consistent prefix.
 - A record stays counted until it is committed, so what is in memory is bounded (`MAX_ROWS`).
-- A file locked by another process is waited for, however long. All else that goes wrong is final:
-  the thread ends, and `check`, `put`, `flush` and `close` raise what it was.
+- A file locked by another process is waited for as long as what is in memory has room. All else
+  that goes wrong is final: the thread ends, and `check`, `put`, `flush` and `close` raise what it
+  was.
+- The lease is renewed from the first moment on, whatever the driver's main thread is at.
+- Whoever waits for the thread waits as long as it makes progress, and `STUCK_S` without any.
 
 The work in Python for each record is kept small and the rest is done by SQLite without the
 interpreter's lock, for the driver's main thread answers reports meanwhile.
@@ -17,6 +20,7 @@ interpreter's lock, for the driver's main thread answers reports meanwhile.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -26,12 +30,9 @@ from dataclasses import dataclass, field
 from ..errors import StorageError
 from .database import Database
 from .faults import DatabaseBusyError
-from .records import (
-    LeaseOwner,
-    Record,
-    ReportRecord,
-    Request,
-)
+from .lease import HEARTBEAT_INTERVAL_S
+from .records import LeaseOwner, Record, ReportRecord, Request
+from .rows import write_records
 
 #: How long a group of records gathers before it is written.
 COMMIT_INTERVAL_S = 0.1
@@ -39,12 +40,12 @@ COMMIT_INTERVAL_S = 0.1
 LOCK_TIMEOUT_S = 1.0
 #: A lock that is held for so long is worth telling.
 NOTICE_AFTER_S = 3.0
-#: How often the lease is renewed when nothing is written.
-HEARTBEAT_INTERVAL_S = 10.0
 #: How often requests from outside are looked for.
 POLL_INTERVAL_S = 1.0
 #: Beyond so many rows in memory `put` waits.
 MAX_ROWS = 500_000
+#: When nothing at all was written for so long, waiting for it ends with an error.
+STUCK_S = 300.0
 #: A transaction takes about so many rows, to let others at the file between two of them.
 GROUP_ROWS = 20_000
 
@@ -62,12 +63,10 @@ class _Group:
 
 
 class Writer:
-    """Writes records of one experiment from a thread of its own.
-
-    From here until `close` returns the database belongs to the writer.
+    """Writes records of one experiment from a thread and through a connection of its own.
 
     Args:
-        database: Where to write; open for writing.
+        path: The database, which is there.
         experiment_id: Whose records they are.
         owner: Whose lease to renew with every transaction, and at least every
             `HEARTBEAT_INTERVAL_S`; None to write without a lease.
@@ -75,29 +74,28 @@ class Writer:
         on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
             when it is free again. All callbacks are called from the writer's thread.
         on_request: Called with each request from outside; None if nobody listens to them.
-        on_failure: Called once when the writer has failed for good; `check` tells why.
         max_rows: Beyond so many rows in memory `put` waits until some are written.
+
+    Raises:
+        StorageError: The database can't be opened.
     """
 
     def __init__(
         self,
-        database: Database,
+        path: str | os.PathLike[str],
         experiment_id: int,
         owner: LeaseOwner | None = None,
         *,
         clock: Callable[[], float] = time.time,
         on_notice: Callable[[str], object] = _ignore,
         on_request: Callable[[Request], object] | None = None,
-        on_failure: Callable[[StorageError], object] = _ignore,
         max_rows: int = MAX_ROWS,
     ) -> None:
-        self._database = database
         self._experiment_id = experiment_id
         self._owner = owner
         self._clock = clock
         self._on_notice = on_notice
         self._on_request = on_request
-        self._on_failure = on_failure
         self._max_rows = max_rows
 
         # Guarded by the lock of `_changed`, which also wakes whoever waits for any of it.
@@ -110,12 +108,14 @@ class Writer:
         self._idle = False
         self._give_up_at: float | None = None
         self._failure: StorageError | None = None
+        self._has_ended = False
 
         # Used by the thread alone.
         self._renewed_at = time.monotonic()
         self._polled_at = time.monotonic()
 
-        database.set_timeout(LOCK_TIMEOUT_S)
+        self._database = Database.open(path)
+        self._database.set_timeout(LOCK_TIMEOUT_S)
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-writer", daemon=True)
         self._thread.start()
 
@@ -125,12 +125,12 @@ class Writer:
         """Hand a record over; returns at once unless `max_rows` are waiting.
 
         Raises:
-            StorageError: The writer has failed; see `check`.
+            StorageError: The writer has failed, see `check`; or there was no room for `STUCK_S`.
         """
         rows = 1 + len(record.metrics) if type(record) is ReportRecord else 1
         with self._changed:
-            while self._rows >= self._max_rows and self._failure is None:
-                self._changed.wait()
+            if self._rows >= self._max_rows:
+                self._wait(lambda: self._rows < self._max_rows)
             self._raise_failure()
             self._refuse_closed(record)
             group = self._groups[-1]
@@ -159,7 +159,7 @@ class Writer:
         """Wait until all that was put before is committed.
 
         Args:
-            timeout_s: How long to wait at the most; None for as long as it takes.
+            timeout_s: How long to wait at the most; None for as long as something is written.
 
         Raises:
             StorageError: The writer has failed, or the time was not enough.
@@ -167,18 +167,11 @@ class Writer:
         with self._changed:
             goal = self._flush_goal = self._put
             self._changed.notify_all()
-            done = self._changed.wait_for(
-                lambda: self._committed >= goal or self._failure is not None, timeout_s
-            )
+            self._wait(lambda: self._committed >= goal, timeout_s)
             self._raise_failure()
-            if not done:
-                raise StorageError(
-                    f"{goal - self._committed} records are not in {self._database.path} after "
-                    f"{timeout_s} s; it may be locked by another process, or its disk be slow"
-                )
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Write what is left and end the thread; the database is the caller's again.
+        """Write what is left, end the thread and close its connection.
 
         Args:
             timeout_s: How long to wait while another process has the file locked.
@@ -190,8 +183,22 @@ class Writer:
             if self._give_up_at is None:
                 self._give_up_at = time.monotonic() + timeout_s
             self._changed.notify_all()
+            self._wait(lambda: self._has_ended)
         self._thread.join()
         self.check()
+
+    def _wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Wait for the thread: for so long, or as long as it writes anything within `STUCK_S`."""
+        limit_s = STUCK_S if timeout_s is None else timeout_s
+        before = self._committed
+        while not self._changed.wait_for(lambda: is_done() or self._has_ended, limit_s):
+            if timeout_s is not None or self._committed == before:
+                raise StorageError(
+                    f"{self._put - self._committed} records are not in {self._database.path} after "
+                    f"{limit_s} s; it may be locked by another process, or its disk be slow. When "
+                    "that is mended, go on with restore=True"
+                )
+            before = self._committed
 
     def __enter__(self) -> Writer:
         return self
@@ -210,15 +217,21 @@ class Writer:
     # The thread
 
     def _run(self) -> None:
+        failure = None
         try:
-            while (group := self._take_group()) is not None:
-                if group.records:
-                    self._commit(group)
-                self._do_chores()
+            with self._database:
+                while (group := self._take_group()) is not None:
+                    if group.records:
+                        self._commit(group)
+                    self._do_chores()
         except StorageError as error:
-            self._fail(error)
+            failure = error
         except Exception as error:  # noqa: BLE001 - the border of the thread: the driver hears it
-            self._fail(_wrap_bug(error))
+            failure = _wrap_bug(error)
+        with self._changed:
+            self._failure = failure
+            self._has_ended = True
+            self._changed.notify_all()
 
     def _take_group(self) -> _Group | None:
         """Wait for the next group; empty when only chores are due, None when all is done."""
@@ -262,8 +275,8 @@ class Writer:
 
     def _try_to_commit(self, group: _Group) -> bool:
         try:
-            self._database.write(
-                self._experiment_id, group.records, owner=self._owner, now=self._clock()
+            write_records(
+                self._database, self._experiment_id, group.records, self._owner, self._clock()
             )
         except DatabaseBusyError:
             if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
@@ -289,7 +302,7 @@ class Writer:
         now = time.monotonic()
         try:
             if self._owner is not None and now - self._renewed_at >= HEARTBEAT_INTERVAL_S:
-                self._database.heartbeat(self._experiment_id, self._owner, self._clock())
+                self._database.renew_lease(self._experiment_id, self._owner, self._clock())
                 self._renewed_at = now
             if self._on_request is not None and now - self._polled_at >= POLL_INTERVAL_S:
                 self._polled_at = now
@@ -297,12 +310,6 @@ class Writer:
                     self._on_request(request)
         except DatabaseBusyError:
             return  # the next round tries again
-
-    def _fail(self, error: StorageError) -> None:
-        with self._changed:
-            self._failure = error
-            self._changed.notify_all()
-        self._on_failure(error)
 
 
 def _wrap_bug(error: Exception) -> StorageError:

@@ -16,6 +16,14 @@ from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.lease import SILENT_S
 from ..storage.records import Aggregate, ExperimentRecord, TrialRecord
+from ..storage.rows import (
+    count_trials,
+    read_aggregates_of_trial,
+    read_best,
+    read_metric_ids,
+    read_trial,
+    read_trials,
+)
 from ..trial import Status, flatten_cfg
 from .formats import clean
 from .space import list_parameters
@@ -152,18 +160,18 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         ExperimentNotFoundError: There is no such experiment.
         StorageError: The database can't be read.
     """
-    with database.snapshot():
+    with database.reading():
         record = database.experiment(layout.name)
         settings = record.settings
         metric, mode = settings.get("metric"), settings.get("mode")
         ranking = []
         if metric is not None and mode is not None:
-            ranking = database.best(record.id, metric, mode, max(1, n_rows))
+            ranking = read_best(database, record.id, metric, mode, max(1, n_rows))
         return Summary(
             name=record.name,
             state=record.state,
             silent_s=compute_silence(record, now),
-            counts=database.count_trials(record.id),
+            counts=count_trials(database, record.id),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
             started_at=settings.get("started_at"),
@@ -173,7 +181,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             mode=mode,
             best=_find_best(database, record.id, mode, ranking),
             parameters=[each.name for each in list_parameters(settings.get("space"))],
-            metrics=list(database.metric_ids(record.id)),
+            metrics=list(read_metric_ids(database, record.id)),
             rows=_read_rows(database, record.id, metric, mode, ranking, n_rows, now),
             failure=_find_failure(database, record.id, layout),
         )
@@ -200,7 +208,7 @@ def _find_best(
     first = ranking[0]
     value = get_best_value(first, mode)
     iteration = first.min_iteration if mode == "min" else first.max_iteration
-    trial = database.trial(experiment_id, first.number)
+    trial = read_trial(database, experiment_id, first.number)
     if trial is None or value is None or iteration is None:
         return None
     return Best(trial.trial_id, value, iteration)
@@ -217,22 +225,24 @@ def _read_rows(
 ) -> list[Row]:
     """The best trials, then the running ones; each group gets at least half the rows it needs."""
     best = {aggregate.number: aggregate for aggregate in ranking}
-    running = database.trials(experiment_id, statuses=[Status.RUNNING], limit=n_rows + len(best))
+    running = read_trials(
+        database, experiment_id, statuses=[Status.RUNNING], limit=n_rows + len(best)
+    )
     running = [trial for trial in running if trial.number not in best]
     n_best = max(n_rows - len(running), n_rows - n_rows // 2)
-    shown = [database.trial(experiment_id, number) for number in list(best)[:n_best]]
+    shown = [read_trial(database, experiment_id, number) for number in list(best)[:n_best]]
     chosen = [trial for trial in shown if trial is not None]
     chosen += running[: n_rows - len(chosen)]
     if not best:
         taken = {trial.number for trial in chosen}
-        newest = database.trials(experiment_id, newest_first=True, limit=n_rows)
+        newest = read_trials(database, experiment_id, newest_first=True, limit=n_rows)
         rest = [trial for trial in newest if trial.number not in taken]
         chosen += rest[: n_rows - len(chosen)]
     first = next(iter(best), None)
     return [
         build_row(
             trial,
-            database.aggregates_of_trial(experiment_id, trial.number),
+            read_aggregates_of_trial(database, experiment_id, trial.number),
             metric,
             mode,
             now,
@@ -289,8 +299,12 @@ def compute_runtime_s(trial: TrialRecord, now: float) -> float | None:
 
 
 def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Failure | None:
-    failed = database.trials(
-        experiment_id, statuses=[Status.FAILED, Status.LOST], newest_first=True, limit=_FAILURES
+    failed = read_trials(
+        database,
+        experiment_id,
+        statuses=[Status.FAILED, Status.LOST],
+        newest_first=True,
+        limit=_FAILURES,
     )
     if not failed:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..storage.database import Database
 from ..storage.records import Aggregate, ExperimentRecord
+from ..storage.rows import read_aggregates, read_best, read_metric_ids, read_trials
 from ..trial import Status
 from .summary import Row, build_row
 
@@ -29,14 +30,14 @@ def read_rows(
     """
     metric, mode = experiment.settings.get("metric"), experiment.settings.get("mode")
     known: dict[int, dict[str, Aggregate]] = {}
-    for name in database.metric_ids(experiment.id):
-        for aggregate in database.aggregates(experiment.id, name):
+    for name in read_metric_ids(database, experiment.id):
+        for aggregate in read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
-    best = database.best(experiment.id, metric, mode) if metric and mode else []
+    best = read_best(database, experiment.id, metric, mode) if metric and mode else []
     first = best[0].number if best else None
     return [
         build_row(trial, known.get(trial.number, {}), metric, mode, now, trial.number == first)
-        for trial in database.trials(experiment.id, statuses=statuses)
+        for trial in read_trials(database, experiment.id, statuses=statuses)
     ]
 
 

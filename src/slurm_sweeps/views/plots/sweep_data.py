@@ -11,8 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ...storage.database import Database
-from ...storage.reading import REPORT_FIELDS
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
+from ...storage.rows import (
+    REPORT_FIELDS,
+    read_aggregate_rows,
+    read_aggregates,
+    read_attempts,
+    read_metric_ids,
+    read_reports,
+    read_trials,
+)
 from ...trial import flatten_cfg
 from ..space import Parameter, list_parameters
 
@@ -98,7 +106,7 @@ def read_sweep_data(
         mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
     """
     metric, mode = _choose_metric(database, experiment, metric, mode)
-    trials = database.trials(experiment.id)
+    trials = read_trials(database, experiment.id)
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
@@ -116,7 +124,7 @@ def read_sweep_data(
         last=last,
         iterations=iterations,
         reports=_read_reports(database, experiment.id, metric, len(trials)),
-        attempts=[a for a in database.attempts(experiment.id) if a.number < len(trials)],
+        attempts=[a for a in read_attempts(database, experiment.id) if a.number < len(trials)],
         parameters=list_parameters(experiment.settings.get("space")),
     )
 
@@ -125,7 +133,7 @@ def _choose_metric(
     database: Database, experiment: ExperimentRecord, metric: str | None, mode: str | None
 ) -> tuple[str | None, str | None]:
     own = experiment.settings.get("metric")
-    metric = metric or own or next(iter(database.metric_ids(experiment.id)), None)
+    metric = metric or own or next(iter(read_metric_ids(database, experiment.id)), None)
     if mode is None and metric == own:
         mode = experiment.settings.get("mode")
     return metric, mode
@@ -135,7 +143,7 @@ def _read_best(
     database: Database, experiment_id: int, metric: str | None, mode: str | None, count: int
 ) -> tuple[Floats, Ints]:
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
-    for each in database.aggregates(experiment_id, metric) if metric else ():
+    for each in read_aggregates(database, experiment_id, metric) if metric else ():
         value, iteration = {
             "min": (each.min_value, each.min_iteration),
             "max": (each.max_value, each.max_iteration),
@@ -149,7 +157,7 @@ def _read_best(
 def _read_last(
     database: Database, experiment_id: int, count: int
 ) -> tuple[dict[str, Floats], Ints]:
-    aggregates = database.aggregate_rows(experiment_id)
+    aggregates = read_aggregate_rows(database, experiment_id)
     iterations = np.zeros(count, dtype=np.int64)
     last = {}
     for metric_id, name in aggregates.names.items():
@@ -167,7 +175,7 @@ def _read_reports(
     if metric is None:
         return np.empty(0, dtype=REPORT_FIELDS)
     portions = [
-        database.reports(experiment_id, metric, range(first, min(first + PORTION, count)))
+        read_reports(database, experiment_id, metric, range(first, min(first + PORTION, count)))
         for first in range(0, count, PORTION)
     ]
     return np.concatenate(portions) if portions else np.empty(0, dtype=REPORT_FIELDS)

@@ -1,0 +1,537 @@
+"""Trials, attempts, and what was logged: reading and writing their rows.
+
+Everything is fetched before a function returns: an open cursor would be a lock on the file. Where
+several reads must agree, put `Database.reading()` around them.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..trial import Status, TrialError, make_storable
+from .aggregates import AGGREGATE_COLUMNS, build_aggregate, build_rows, update_aggregates
+from .database import Database
+from .records import (
+    Aggregate,
+    AttemptRecord,
+    LeaseOwner,
+    Record,
+    ReportRecord,
+    StateRecord,
+    TrialRecord,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_RUN_COLUMNS = (
+    "slot",
+    "host",
+    "gpus",
+    "start_time",
+    "end_time",
+    "exit_code",
+    "signal",
+    "error_type",
+    "error_message",
+    "traceback",
+)
+_RUN = ", ".join(_RUN_COLUMNS)
+
+#: A trial with its latest attempt; one that is scheduled has not begun it.
+_TRIALS = (
+    "trials LEFT JOIN attempts ON attempts.experiment_id = trials.experiment_id "
+    "AND attempts.number = trials.number AND attempts.attempt = trials.attempt "
+    f"AND trials.status != '{Status.SCHEDULED}'"
+)
+
+#: The columns of all that was logged.
+METRIC_FIELDS = [
+    ("number", "i8"),
+    ("metric_id", "i8"),
+    ("iteration", "i8"),
+    ("value", "f8"),
+    ("logged_at", "f8"),
+]
+
+#: How many rows of metrics are read while the file is locked for writers: about half a second.
+PORTION = 500_000
+
+#: The columns of one metric's reports.
+REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
+
+#: The columns of aggregates that tables of trials show.
+AGGREGATE_FIELDS = [
+    ("metric_id", "i8"),
+    ("number", "i8"),
+    ("count", "i8"),
+    ("last", "f8"),
+    ("min", "f8"),
+    ("max", "f8"),
+]
+
+#: (number, trial_id, status, start_time, end_time, cfg as JSON): what tables of trials show.
+#: Tuples, since a hundred thousand of them are wanted in no time.
+TrialRow = tuple[int, str, str, "float | None", "float | None", str]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTable:
+    """Rows of aggregates or metrics.
+
+    Args:
+        table: A structured array, by key; NaN where a value is not known.
+        names: The metric's name for each `metric_id`.
+    """
+
+    table: npt.NDArray[np.void]
+    names: Mapping[int, str]
+
+
+# Trials
+
+
+def read_trials(
+    database: Database,
+    experiment_id: int,
+    *,
+    statuses: Iterable[Status] | None = None,
+    number: int | None = None,
+    id_prefix: str = "",
+    newest_first: bool = False,
+    limit: int | None = None,
+) -> list[TrialRecord]:
+    """Read trials of an experiment, by number.
+
+    Args:
+        database: The database.
+        experiment_id: The experiment.
+        statuses: Only trials of these statuses; None for all.
+        number: Only the trial of this number.
+        id_prefix: Only trials whose id begins like this.
+        newest_first: Turn the order round.
+        limit: How many at most.
+    """
+    where = ["trials.experiment_id = ?"]
+    bound: list[int | str] = [experiment_id]
+    if statuses is not None:
+        chosen = [status.value for status in statuses]
+        where.append(f"trials.status IN ({', '.join('?' * len(chosen))})")
+        bound += chosen
+    if number is not None:
+        where.append("trials.number = ?")
+        bound.append(number)
+    if id_prefix:
+        where.append("substr(trial_id, 1, ?) = ?")
+        bound += [len(id_prefix), id_prefix]
+    with database.reading() as connection:
+        rows = connection.execute(
+            f"SELECT trials.number, trial_id, repetition, cfg, lost_count, trials.status, "
+            f"trials.attempt, {_RUN} FROM {_TRIALS} WHERE {' AND '.join(where)} "
+            f"ORDER BY trials.number {'DESC' if newest_first else 'ASC'} LIMIT ?",
+            [*bound, -1 if limit is None else limit],
+        )
+        return [
+            TrialRecord(number, trial_id, repetition, cfg, lost_count=lost, **_build_run(run))
+            for number, trial_id, repetition, cfg, lost, *run in rows
+        ]
+
+
+def read_trial(database: Database, experiment_id: int, number: int) -> TrialRecord | None:
+    """Read the trial of a number, None if there is none."""
+    return next(iter(read_trials(database, experiment_id, number=number)), None)
+
+
+def read_trial_rows(database: Database, experiment_id: int) -> list[TrialRow]:
+    """Read what tables show of all trials, by number: much faster than `read_trials`."""
+    with database.reading() as connection:
+        return connection.execute(
+            "SELECT trials.number, trial_id, trials.status, start_time, end_time, cfg "
+            f"FROM {_TRIALS} WHERE trials.experiment_id = ? ORDER BY trials.number",
+            (experiment_id,),
+        ).fetchall()
+
+
+def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
+    """Count the trials of each status; statuses that none has are left out."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT status, count(*) FROM trials WHERE experiment_id = ? GROUP BY status",
+            (experiment_id,),
+        )
+        return {Status(status): count for status, count in rows}
+
+
+def read_attempts(
+    database: Database, experiment_id: int, number: int | None = None
+) -> list[AttemptRecord]:
+    """Read the attempts of one trial or of all, by trial and attempt."""
+    one = "" if number is None else "AND number = :number"
+    with database.reading() as connection:
+        rows = connection.execute(
+            f"SELECT number, status, attempt, {_RUN} FROM attempts "
+            f"WHERE experiment_id = :experiment {one} ORDER BY number, attempt",
+            {"experiment": experiment_id, "number": number},
+        )
+        return [AttemptRecord(number, **_build_run(run)) for number, *run in rows]
+
+
+def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
+    """What trials and attempts share, of the status, the attempt and `_RUN_COLUMNS`."""
+    status, attempt, *run, kind, message, traceback = columns
+    slot, host, gpus, start_time, end_time, exit_code, signal = run
+    return {
+        "status": Status(status),
+        "attempt": attempt,
+        "slot": slot,
+        "host": host,
+        "gpus": gpus,
+        "start_time": start_time,
+        "end_time": end_time,
+        "exit_code": exit_code,
+        "signal": signal,
+        "error": None if kind is None else TrialError(kind, message or "", traceback or ""),
+    }
+
+
+# Metrics
+
+
+def read_metric_ids(database: Database, experiment_id: int) -> dict[str, int]:
+    """Read the key of each metric's name, in the order in which they were first logged."""
+    with database.reading() as connection:
+        return _read_metric_ids(connection, experiment_id)
+
+
+def _read_metric_ids(connection: sqlite3.Connection, experiment_id: int) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT name, id FROM metric_names WHERE experiment_id = ? ORDER BY id", (experiment_id,)
+    )
+    return dict(rows.fetchall())
+
+
+def read_aggregates(database: Database, experiment_id: int, metric: str) -> list[Aggregate]:
+    """Read what is known of one metric of each trial that logged it, by trial."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
+            "WHERE experiment_id = ? AND metric_id = ? ORDER BY number",
+            (experiment_id, _find_metric(connection, experiment_id, metric)),
+        )
+        return [build_aggregate(row) for row in rows]
+
+
+def _find_metric(connection: sqlite3.Connection, experiment_id: int, metric: str) -> int:
+    """The key of a metric; one that no row has where it was never logged."""
+    return _read_metric_ids(connection, experiment_id).get(metric, -1)
+
+
+def read_aggregates_of_trial(
+    database: Database, experiment_id: int, number: int
+) -> dict[str, Aggregate]:
+    """Read what is known of each metric that one trial has logged, by the metric's name."""
+    found = {}
+    with database.reading() as connection:
+        for name, metric_id in _read_metric_ids(connection, experiment_id).items():
+            row = connection.execute(
+                f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
+                "WHERE experiment_id = ? AND metric_id = ? AND number = ?",
+                (experiment_id, metric_id, number),
+            ).fetchone()
+            if row is not None:
+                found[name] = build_aggregate(row)
+    return found
+
+
+def read_best(
+    database: Database, experiment_id: int, metric: str, mode: str, limit: int = 1
+) -> list[Aggregate]:
+    """Read the trials with the best finite value at any iteration.
+
+    Args:
+        database: The database.
+        experiment_id: The experiment.
+        metric: The metric's name.
+        mode: "min" or "max".
+        limit: How many at most.
+
+    Returns:
+        The best first; of equal ones the earlier trial.
+    """
+    value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
+    with database.reading() as connection:
+        rows = connection.execute(
+            f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
+            f"WHERE experiment_id = ? AND metric_id = ? AND {value} IS NOT NULL "
+            f"ORDER BY {value} {order}, number LIMIT ?",
+            (experiment_id, _find_metric(connection, experiment_id, metric), limit),
+        )
+        return [build_aggregate(row) for row in rows]
+
+
+def read_aggregate_rows(database: Database, experiment_id: int) -> NamedTable:
+    """Read what tables of trials show of all metrics: `AGGREGATE_FIELDS`, by metric and trial."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT metric_id, number, count, last_value, min_value, max_value FROM aggregates "
+            "WHERE experiment_id = ? ORDER BY metric_id, number",
+            (experiment_id,),
+        )
+        table = _fetch_table(rows, AGGREGATE_FIELDS)
+        ids = _read_metric_ids(connection, experiment_id)
+    return NamedTable(table, {key: name for name, key in ids.items()})
+
+
+def read_metrics_of_trial(
+    database: Database, experiment_id: int, number: int
+) -> dict[str, dict[int, float]]:
+    """Read `{name: {iteration: value}}` of one trial, iterations rising."""
+    metrics: dict[str, dict[int, float]] = {}
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT name, iteration, value FROM metrics JOIN metric_names ON id = metric_id "
+            "WHERE metrics.experiment_id = ? AND number = ? ORDER BY metric_id, iteration",
+            (experiment_id, number),
+        )
+        for name, iteration, value in rows:
+            metrics.setdefault(name, {})[iteration] = math.nan if value is None else value
+    return metrics
+
+
+def read_curves(
+    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
+) -> dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """Read the learning curves of some trials.
+
+    Returns:
+        Iterations, rising, and values for each trial's number; empty arrays for a trial that did
+        not log the metric.
+    """
+    with database.reading() as connection:
+        metric_id = _find_metric(connection, experiment_id, metric)
+        tables = {
+            number: _fetch_table(
+                connection.execute(
+                    "SELECT iteration, value FROM metrics "
+                    "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
+                    (experiment_id, number, metric_id),
+                ),
+                REPORT_FIELDS[1:3],
+            )
+            for number in numbers
+        }
+    return {number: (table["iteration"], table["value"]) for number, table in tables.items()}
+
+
+def read_first_reports(
+    database: Database, experiment_id: int, metric: str
+) -> dict[int, tuple[int, int, float, float]]:
+    """Read the first report of each trial that logged a metric, by the trial's number.
+
+    Returns:
+        The lowest iteration from 1 on, the attempt that logged it, that attempt's start and the
+        time at which it was logged (seconds since 1970).
+    """
+    with database.reading() as connection:
+        rows = connection.execute(
+            # With min() the other columns are those of the row that has it.
+            "SELECT number, iteration, attempt, start_time, logged_at FROM "
+            "(SELECT number, min(iteration) AS iteration, logged_at, attempt FROM metrics "
+            "WHERE experiment_id = ?1 AND metric_id = ?2 AND iteration >= 1 GROUP BY number) "
+            "JOIN attempts USING (number, attempt) "
+            "WHERE experiment_id = ?1 AND start_time IS NOT NULL",
+            (experiment_id, _find_metric(connection, experiment_id, metric)),
+        )
+        return {row[0]: row[1:] for row in rows}
+
+
+def read_reports(
+    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
+) -> npt.NDArray[np.void]:
+    """Read what some trials have logged of one metric, and when.
+
+    Pass the trials in portions of some hundreds: a driver may write in between.
+
+    Returns:
+        A structured array with `REPORT_FIELDS`, by trial and iteration.
+    """
+    with database.reading() as connection:
+        metric_id = _find_metric(connection, experiment_id, metric)
+        rows = (
+            row
+            for number in numbers
+            for row in connection.execute(
+                "SELECT number, iteration, value, logged_at FROM metrics "
+                "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
+                (experiment_id, number, metric_id),
+            )
+        )
+        return _fetch_table(rows, REPORT_FIELDS)
+
+
+def read_metric_rows(database: Database, experiment_id: int) -> NamedTable:
+    """Read all that was ever logged: `METRIC_FIELDS`, by trial, metric and iteration.
+
+    Read in portions, between which a running driver may write: trials that report meanwhile may be
+    seen further on than others.
+    """
+    import numpy as np
+
+    portions = list(_iterate_portions(database, experiment_id))
+    ids = read_metric_ids(database, experiment_id)  # after the rows: a new name is among them
+    return NamedTable(np.concatenate(portions), {key: name for name, key in ids.items()})
+
+
+def _iterate_portions(database: Database, experiment_id: int) -> Iterator[npt.NDArray[np.void]]:
+    after = (-1, -1, -1)  # before all keys
+    while True:
+        with database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, metric_id, iteration, value, logged_at FROM metrics "
+                "WHERE experiment_id = ? AND (number, metric_id, iteration) > (?, ?, ?) "
+                "ORDER BY number, metric_id, iteration LIMIT ?",
+                (experiment_id, *after, PORTION),
+            )
+            portion = _fetch_table(rows, METRIC_FIELDS)
+        yield portion
+        if len(portion) < PORTION:
+            return
+        after = portion[-1].item()[:3]  # Python's integers: SQLite takes numpy's for bytes
+
+
+def _fetch_table(
+    rows: Iterable[tuple[Any, ...]], fields: list[tuple[str, str]]
+) -> npt.NDArray[np.void]:
+    import numpy as np  # here, so that who only writes need not load it
+
+    return np.fromiter(rows, dtype=fields)
+
+
+# Writing
+
+
+def write_records(
+    database: Database,
+    experiment_id: int,
+    records: Sequence[Record],
+    owner: LeaseOwner | None = None,
+    now: float = 0.0,
+) -> None:
+    """Write records in one transaction: all of them or none.
+
+    Args:
+        database: The database.
+        experiment_id: Whose records they are.
+        records: In order; a later one of the same key replaces an earlier one. Reports are written
+            after all trials.
+        owner: Renew the lease of this owner in the same transaction.
+        now: The time, seconds since 1970; used with `owner` only.
+
+    Raises:
+        ExperimentLockedError: Another driver has taken the lease meanwhile.
+        DatabaseBusyError: Another process kept the file locked; nothing was written.
+        StorageError: It could not be written.
+    """
+    trials = [record for record in records if isinstance(record, TrialRecord)]
+    reports = [record for record in records if isinstance(record, ReportRecord)]
+    states = [record for record in records if isinstance(record, StateRecord)]
+    with database.writing(experiment_id, owner, now) as connection:
+        if trials:
+            _write_trials(connection, experiment_id, trials)
+        if reports:
+            _write_reports(connection, experiment_id, reports)
+        if states:
+            connection.execute(
+                "UPDATE experiments SET state = ? WHERE id = ?", (states[-1].state, experiment_id)
+            )
+
+
+def _build_upsert(table: str, keys: Sequence[str], values: Sequence[str]) -> str:
+    columns = (*keys, *values)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}"
+    )
+
+
+_TRIAL_UPSERT = _build_upsert(
+    "trials",
+    ("experiment_id", "number"),
+    ("trial_id", "repetition", "cfg", "lost_count", "status", "attempt"),
+)
+_ATTEMPT_UPSERT = _build_upsert(
+    "attempts", ("experiment_id", "number", "attempt"), ("status", *_RUN_COLUMNS)
+)
+
+
+def _write_trials(
+    connection: sqlite3.Connection, experiment_id: int, trials: Sequence[TrialRecord]
+) -> None:
+    connection.executemany(
+        _TRIAL_UPSERT,
+        [
+            (
+                experiment_id,
+                trial.number,
+                trial.trial_id,
+                trial.repetition,
+                make_storable(trial.cfg_json),
+                trial.lost_count,
+                trial.status.value,
+                trial.attempt,
+            )
+            for trial in trials
+        ],
+    )
+    begun = [trial for trial in trials if trial.status is not Status.SCHEDULED]
+    connection.executemany(
+        _ATTEMPT_UPSERT, [_build_attempt_row(experiment_id, trial) for trial in begun]
+    )
+
+
+def _build_attempt_row(experiment_id: int, trial: TrialRecord) -> tuple[Any, ...]:
+    error = trial.error
+    texts = (None,) * 3 if error is None else (error.type, error.message, error.traceback)
+    return (
+        experiment_id,
+        trial.number,
+        trial.attempt,
+        trial.status.value,
+        trial.slot,
+        trial.host,
+        trial.gpus,
+        trial.start_time,
+        trial.end_time,
+        trial.exit_code,
+        trial.signal,
+        *(text if text is None else make_storable(text) for text in texts),
+    )
+
+
+def _write_reports(
+    connection: sqlite3.Connection, experiment_id: int, reports: Sequence[ReportRecord]
+) -> None:
+    metric_ids = _read_metric_ids(connection, experiment_id)
+    names = dict.fromkeys(name for report in reports for name in report.metrics)
+    for name in [name for name in names if name not in metric_ids]:
+        metric_ids[name] = _add_metric_name(connection, experiment_id, make_storable(name))
+    rows = build_rows(experiment_id, reports, metric_ids)
+    connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    update_aggregates(connection, experiment_id, rows)
+
+
+def _add_metric_name(connection: sqlite3.Connection, experiment_id: int, name: str) -> int:
+    connection.execute(
+        "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)",
+        (experiment_id, name),
+    )
+    metric_id: int = connection.execute(
+        "SELECT id FROM metric_names WHERE experiment_id = ? AND name = ?", (experiment_id, name)
+    ).fetchone()[0]
+    return metric_id
