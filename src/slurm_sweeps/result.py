@@ -24,7 +24,7 @@ from .trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .views.plots.sweep_data import SweepData
+    from .views.pictures.data import SweepData
 
 MODES = ("min", "max")
 
@@ -175,7 +175,7 @@ class Result:
             UsageError: plotly is not installed, or `mode` is neither "min" nor "max".
             StorageError: The file can't be written.
         """
-        from .views.report.page import (
+        from .views.report import (
             build_page,
             build_yaml,
             read_plotly_js,
@@ -193,38 +193,38 @@ class Result:
 
     def plot_learning_curves(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each trial's metric over its iterations; a plotly Figure."""
-        from .views.figures.curves import draw_learning_curves
+        from .views.pictures.curves import draw_learning_curves
 
         return self._plot(draw_learning_curves, metric, mode)
 
     def plot_best_over_time(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot the best value over wall-clock time and over all iterations; a plotly Figure."""
-        from .views.figures.curves import draw_best_over_time
+        from .views.pictures.curves import draw_best_over_time
 
         return self._plot(draw_best_over_time, metric, mode)
 
     def plot_parameters(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each parameter against the trials' best values; a plotly Figure."""
-        from .views.figures.parameters import draw_parameters
+        from .views.pictures.parameters import draw_parameters
 
         return self._plot(draw_parameters, metric, mode)
 
     def plot_parallel_coordinates(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot all parameters and the metric as parallel coordinates; a plotly Figure."""
-        from .views.figures.parameters import draw_parallel_coordinates
+        from .views.pictures.parameters import draw_parallel_coordinates
 
         return self._plot(draw_parallel_coordinates, metric, mode)
 
     def plot_importance(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot which parameters mattered; a plotly Figure."""
-        from .views.figures.parameters import draw_importance
-        from .views.plots.importance import compute_importance
+        from .views.pictures.importance import compute_importance
+        from .views.pictures.parameters import draw_importance
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
 
     def plot_slots(self) -> Any:
         """Plot which slot ran which trial when; a plotly Figure."""
-        from .views.figures.occupation import draw_slots
+        from .views.pictures.slots import draw_slots
         from .views.plots.occupation import compute_occupation
 
         return self._plot(lambda data: draw_slots(compute_occupation(data)), None, None)
@@ -232,7 +232,7 @@ class Result:
     def _plot(
         self, draw: Callable[[SweepData], dict[str, Any]], metric: str | None, mode: str | None
     ) -> Any:
-        from .views.report.page import check_plotly
+        from .views.report import check_plotly
 
         check_plotly()
         from plotly.graph_objects import Figure
@@ -240,7 +240,7 @@ class Result:
         return Figure(draw(self._read_sweep(metric, mode)))
 
     def _read_sweep(self, metric: str | None, mode: str | None) -> SweepData:
-        from .views.plots.sweep_data import read_sweep_data
+        from .views.pictures.data import read_sweep_data
 
         if mode is not None and mode not in MODES:
             raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from frameworks import require_module
-from slurm_sweeps.integrations._wandb import WandbLog, import_wandb
+from slurm_sweeps.integrations._callbacks import WandbLog, import_wandb
 
 pytestmark = pytest.mark.filterwarnings("default")
 

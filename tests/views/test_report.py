@@ -14,9 +14,9 @@ import slurm_sweeps as ss
 from browser import Browser, reason_no_browser
 from cluster_tools.requirement import require
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.figures.curves import LAYERS
-from slurm_sweeps.views.figures.occupation import MAX_BARS
-from slurm_sweeps.views.figures.style import COLORS, SYMBOLS
+from slurm_sweeps.views.pictures.curves import LAYERS
+from slurm_sweeps.views.pictures.slots import MAX_BARS
+from slurm_sweeps.views.pictures.style import COLORS, SYMBOLS
 from views_samples import write_sample
 
 pytest.importorskip("plotly")
@@ -74,7 +74,7 @@ def test_a_report_of_anything(tmp_path: Path, case: str) -> None:
 
 
 def read_plotly_js() -> str:
-    from slurm_sweeps.views.report.page import read_plotly_js
+    from slurm_sweeps.views.report import read_plotly_js
 
     return read_plotly_js()
 

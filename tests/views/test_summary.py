@@ -15,10 +15,10 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.grid import build_grid
 from slurm_sweeps.views.lines import format_block
 from slurm_sweeps.views.space import list_parameters
 from slurm_sweeps.views.summary import Row, Summary, read_summary
+from slurm_sweeps.views.table import build_grid
 from views_samples import SPACE, START, write_sample
 
 MIXED = [

@@ -9,18 +9,18 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .asking import remove, retry, stop
 from .common import Commands
 from .completing import completion
-from .doctoring import doctor
-from .exporting import export, report
-from .looking import (
+from .doctor import doctor
+from .export_report import export, report
+from .list_show_watch_best import (
     best,
     list_experiments,
     show,
     watch,
 )
-from .reading import logs, show_trial
+from .stop_retry_rm import remove, retry, stop
+from .trial_logs import logs, show_trial
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..running import session
+from ._callbacks import WandbLog
 from ._metrics import check_names, pick_metrics
-from ._wandb import WandbLog
 
 if TYPE_CHECKING:
     TrainerCallback = object

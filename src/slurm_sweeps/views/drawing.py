@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from ..trial import Status
 from . import lines
 from .formats import shorten
-from .grid import (
+from .summary import Summary
+from .table import (
     Grid,
     build_grid,
     format_cell,
     format_hidden,
     format_title,
 )
-from .summary import Summary
 
 if TYPE_CHECKING:
     from rich.console import Group

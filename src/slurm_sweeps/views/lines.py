@@ -12,14 +12,14 @@ from .formats import (
     format_number,
     shorten,
 )
-from .grid import (
+from .summary import Summary
+from .table import (
     Grid,
     build_grid,
     format_cell,
     format_hidden,
     format_title,
 )
-from .summary import Summary
 
 #: The order in which counts are told and drawn.
 ORDER = (

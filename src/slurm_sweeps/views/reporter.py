@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ..storage.layout import Layout
-from .report.page import check_plotly
+from .report import check_plotly
 
 #: Between the end of one report and the begin of the next, in seconds.
 PAUSE_S = 60.0

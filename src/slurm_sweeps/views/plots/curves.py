@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .sweep_data import Floats, Ints, SweepData
+from ..pictures.data import Floats, Ints, SweepData
 
 #: Points of all curves together; more than these make a browser slow.
 MAX_POINTS = 60_000

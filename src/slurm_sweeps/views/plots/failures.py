@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...storage.records import TrialRecord
 from ...trial import Status
 from ..formats import clean, shorten
-from .sweep_data import SweepData
+from ..pictures.data import SweepData
 
 #: What takes part: trials that ended, and not by themselves nor by the pruner.
 _FAILED = (Status.FAILED, Status.LOST)

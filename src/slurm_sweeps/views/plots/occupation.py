@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..pictures.data import SweepData
 from .progress import find_start
-from .sweep_data import SweepData
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..formats import format_number, format_value, shorten
-from .sweep_data import Floats, SweepData
+from ..pictures.data import Floats, SweepData
 
 #: A parameter with more different values than this that are no numbers is no axis.
 MAX_CATEGORIES = 40

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...trial import Status
-from .sweep_data import Floats, Ints, SweepData
+from ..pictures.data import Floats, Ints, SweepData
 
 #: Trials that the pruner has kept from running to their end.
 _CUT_SHORT = (Status.PRUNED, Status.PAUSED)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .parameters import Axis, build_axes
-from .sweep_data import Floats, Ints, SweepData
+from ..plots.parameters import Axis, build_axes
+from .data import Floats, Ints, SweepData
 
 #: With fewer trials nothing can be said.
 MIN_TRIALS = 30

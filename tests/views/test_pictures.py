@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 import slurm_sweeps as ss
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.trial import Status
+from slurm_sweeps.views.pictures.data import SweepData, read_sweep_data
+from slurm_sweeps.views.pictures.importance import MIN_TRIALS, compute_importance
 from slurm_sweeps.views.plots.curves import (
     KEPT,
     MAX_CURVE,
@@ -23,7 +25,6 @@ from slurm_sweeps.views.plots.curves import (
     compute_curves,
 )
 from slurm_sweeps.views.plots.failures import group_failures
-from slurm_sweeps.views.plots.importance import MIN_TRIALS, compute_importance
 from slurm_sweeps.views.plots.occupation import compute_occupation
 from slurm_sweeps.views.plots.parameters import (
     Axis,
@@ -32,7 +33,6 @@ from slurm_sweeps.views.plots.parameters import (
     sample_trials,
 )
 from slurm_sweeps.views.plots.progress import compute_progress, compute_savings
-from slurm_sweeps.views.plots.sweep_data import SweepData, read_sweep_data
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]

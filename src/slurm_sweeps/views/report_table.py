@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..figures.style import COLORS
-from ..figures.style import write_numbers as numbers
-from ..formats import format_value
-from ..plots.sweep_data import SweepData
-from ..summary import compute_runtime_s
+from .formats import format_value
+from .pictures.data import SweepData
+from .pictures.style import COLORS
+from .pictures.style import write_numbers as numbers
+from .summary import compute_runtime_s
 
 #: More than are shown, so that what the page's script rounds again is rounded right.
 _DIGITS = 8

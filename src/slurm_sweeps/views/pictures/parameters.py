@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..formats import format_number, shorten, shorten_name
-from ..plots.importance import Importance
 from ..plots.parameters import (
     Axis,
     build_axes,
     choose_range,
     sample_trials,
 )
-from ..plots.sweep_data import SweepData
+from .data import SweepData
+from .importance import Importance
 from .style import (
     COLORS,
     SCALE,

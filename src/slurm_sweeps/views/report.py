@@ -13,24 +13,24 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from ...errors import StorageError, UsageError
-from ..figures.curves import draw_best_over_time, draw_learning_curves
-from ..figures.occupation import draw_slots
-from ..figures.parameters import (
+from ..errors import StorageError, UsageError
+from . import report_sections as sections
+from .pictures.curves import draw_best_over_time, draw_learning_curves
+from .pictures.data import SweepData
+from .pictures.importance import Importance, compute_importance
+from .pictures.parameters import (
     MAX_COORDINATES,
     draw_importance,
     draw_parallel_coordinates,
     draw_parameters,
 )
-from ..figures.style import Figure
-from ..plots.curves import MAX_POINTS
-from ..plots.failures import group_failures
-from ..plots.importance import Importance, compute_importance
-from ..plots.occupation import compute_occupation
-from ..plots.progress import compute_savings
-from ..plots.sweep_data import SweepData
-from . import sections
-from .table import build_table
+from .pictures.slots import draw_slots
+from .pictures.style import Figure
+from .plots.curves import MAX_POINTS
+from .plots.failures import group_failures
+from .plots.occupation import compute_occupation
+from .plots.progress import compute_savings
+from .report_table import build_table
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -80,10 +80,10 @@ def build_page(
     subtitle = f"{data.state}, as of {when}"
     if running:
         subtitle += f"; this page loads itself again every {REFRESH_S} s"
-    return _read("page.html").substitute(
+    return _read("report.html").substitute(
         refresh=f'<meta http-equiv="refresh" content="{REFRESH_S}">' if running else "",
         title=escape(f"{data.name} · slurm-sweeps"),
-        css=_read_text("page.css"),
+        css=_read_text("report.css"),
         name=escape(data.name),
         subtitle=escape(subtitle),
         tiles=sections.build_tiles(data, compute_savings(data), occupation),
@@ -94,7 +94,7 @@ def build_page(
         ),
         table=sections.dump_json(build_table(data)),
         plotly=plotly_js,
-        script=_read_text("page.js"),
+        script=_read_text("report.js"),
     )
 
 

@@ -9,14 +9,14 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from ...trial import Status
-from ..formats import format_number, format_span, format_value
-from ..plots.failures import FailureGroup
-from ..plots.importance import Importance
-from ..plots.occupation import Occupation
-from ..plots.progress import Savings, find_start
-from ..plots.sweep_data import SweepData
-from ..space import format_space
+from ..trial import Status
+from .formats import format_number, format_span, format_value
+from .pictures.data import SweepData
+from .pictures.importance import Importance
+from .plots.failures import FailureGroup
+from .plots.occupation import Occupation
+from .plots.progress import Savings, find_start
+from .space import format_space
 
 #: Groups of failures that are shown.
 _MAX_GROUPS = 20

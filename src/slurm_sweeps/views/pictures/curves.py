@@ -11,7 +11,7 @@ from ..formats import format_value, shorten
 from ..plots.curves import Curve, Curves, compute_curves
 from ..plots.parameters import choose_range
 from ..plots.progress import Progress, compute_progress
-from ..plots.sweep_data import SweepData
+from .data import SweepData
 from .style import (
     COLORS,
     Figure,
