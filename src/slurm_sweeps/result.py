@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
 from .errors import ExperimentNotFoundError, UsageError
 from .storage.database import Database
 from .storage.layout import Layout
@@ -117,7 +116,8 @@ class Result:
 
             - `trial_id` and `status`, strings
             - `start_time` and `end_time` of the latest attempt, datetimes in UTC, NaT if unknown
-            - `runtime`, timedelta: from start to end, or to now for a running trial
+            - `runtime`, timedelta: from start to end, or to now for a running trial (where
+              its driver is gone, to the last sign of life)
             - `iterations`, int: how many iterations it has logged
             - `cfg/<key>`: the configuration, keys of nested dicts joined by dots
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
@@ -126,6 +126,7 @@ class Result:
               which of them is best: ASHA's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
+        from .views.summary import find_last_sign
 
         with self._open() as database:
             experiment = database.experiment(self.experiment)
@@ -136,7 +137,7 @@ class Result:
             with database.snapshot():
                 rows = database.trial_rows(experiment.id)
                 table = database.aggregate_rows(experiment.id)
-        return build_trials_frame(rows, table, modes, time.time())
+        return build_trials_frame(rows, table, modes, find_last_sign(experiment, time.time()))
 
     def metrics_dataframe(self) -> pd.DataFrame:
         """Tabulate all that was logged.
@@ -172,23 +173,13 @@ class Result:
             The path.
 
         Raises:
-            UsageError: plotly is not installed, or `mode` is neither "min" nor "max".
+            UsageError: plotly or jinja2 is not installed, or `mode` is neither "min" nor "max".
             StorageError: The file can't be written.
         """
-        from .views.report import (
-            build_page,
-            build_yaml,
-            read_plotly_js,
-            write_page,
-        )
+        from .views.report import check_report, write_report
 
-        script = read_plotly_js()
-        data = self._read_sweep(metric, mode)
-        versions = {"slurm-sweeps": __version__}
-        if data.settings.get("version") != __version__:
-            versions["slurm-sweeps of the sweep"] = str(data.settings.get("version"))
-        page = build_page(data, build_yaml(data), str(self._layout.folder), versions, script)
-        write_page(page, Path(path))
+        check_report()
+        write_report(self._read_sweep(metric, mode), self._layout.folder, Path(path))
         return Path(path)
 
     def plot_learning_curves(self, metric: str | None = None, mode: str | None = None) -> Any:
@@ -224,17 +215,16 @@ class Result:
 
     def plot_slots(self) -> Any:
         """Plot which slot ran which trial when; a plotly Figure."""
-        from .views.pictures.slots import draw_slots
-        from .views.plots.occupation import compute_occupation
+        from .views.pictures.slots import compute_occupation, draw_slots
 
         return self._plot(lambda data: draw_slots(compute_occupation(data)), None, None)
 
     def _plot(
         self, draw: Callable[[SweepData], dict[str, Any]], metric: str | None, mode: str | None
     ) -> Any:
-        from .views.report import check_plotly
+        from .views.report import check_installed
 
-        check_plotly()
+        check_installed("plotly")
         from plotly.graph_objects import Figure
 
         return Figure(draw(self._read_sweep(metric, mode)))

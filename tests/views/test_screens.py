@@ -17,8 +17,7 @@ import pytest
 from cluster_tools.processes import wait_until
 from cluster_tools.requirement import require
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.live import LiveView
-from slurm_sweeps.views.screens import PlainScreen, TerminalScreen, choose_screen
+from slurm_sweeps.views.screens import LiveView, PlainScreen, TerminalScreen, choose_screen
 from slurm_sweeps.views.summary import Summary
 from views_samples import START, write_sample
 

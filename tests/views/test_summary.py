@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slurm_sweeps.views.lines import format_block
 
 import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentNotFoundError
@@ -15,7 +16,6 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.lines import format_block
 from slurm_sweeps.views.space import list_parameters
 from slurm_sweeps.views.summary import Row, Summary, read_summary
 from slurm_sweeps.views.table import build_grid

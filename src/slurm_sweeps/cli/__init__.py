@@ -1,6 +1,6 @@
 """The command `slurm-sweeps`: what people ask of a sweep, from any host that sees its database.
 
-Each verb is one function in one of the modules here; what they share is in `common`. Heavy
+Each verb is a function, in the module that has its name; what they share is in `common`. Heavy
 libraries are imported where they are used, so that `slurm-sweeps list` answers at once.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .common import Commands
-from .completing import completion
+from .common import Commands, completion
 from .doctor import doctor
 from .export_report import export, report
 from .list_show_watch_best import (

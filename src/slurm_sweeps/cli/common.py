@@ -1,25 +1,31 @@
-"""What all verbs share: options, the open database, finding a trial, printing, exit codes."""
+"""What all verbs share: options, the open database, finding a trial, printing, exit codes.
+
+A database may come from anyone: what is printed of it holds nothing that steers a terminal, and
+what names a file is checked before a path is made of it.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, get_completion_class
 
-from ..errors import SlurmSweepsError, UsageError
+from ..errors import SlurmSweepsError, StorageError, UsageError
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
+from ..views.formats import clean_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,6 +34,9 @@ _ENDLESS = 100_000
 
 #: How long completion waits for the database: somebody waits at a prompt.
 _COMPLETION_TIMEOUT_S = 0.5
+
+#: Steers a terminal, and is left as it is by JSON.
+_C1 = re.compile(r"[\x7f-\x9f]")
 
 
 class Commands(click.Group):
@@ -61,7 +70,7 @@ class Commands(click.Group):
 
 
 def _fail(error: Exception, code: int) -> None:
-    click.echo(f"slurm-sweeps: {error}", err=True)
+    click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
     sys.exit(code)
 
 
@@ -120,6 +129,7 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
 
     Raises:
         UsageError: There is none, or more than one; the message says which come near.
+        StorageError: Its id is none that we write, and might lead out of the experiment's folder.
     """
     found = store.database.trials(store.experiment.id, id_prefix=prefix, limit=4)
     where = f"experiment {store.experiment.name!r}"
@@ -132,12 +142,24 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
         some = ", ".join(trial.trial_id for trial in found[:3])
         more = ", …" if len(found) > 3 else ""
         raise UsageError(f"{prefix!r} could be more than one trial of {where}: {some}{more}")
+    if not re.fullmatch("[0-9a-f]{12}", found[0].trial_id):
+        raise StorageError(
+            f"{where} in {store.layout.database} has a trial with the id {found[0].trial_id!r}, "
+            "which is not 12 hex digits: slurm-sweeps has not written that; don't trust this file"
+        )
     return found[0]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, each in one line and without what steers a terminal."""
+    for line in lines:
+        click.echo(clean_lines(line.replace("\n", " ")))
 
 
 def print_json(data: Any) -> None:
     """Print JSON; NaN and infinities, which JSON does not know, become null."""
-    click.echo(json.dumps(_make_json_able(data), indent=2, ensure_ascii=False))
+    text = json.dumps(_make_json_able(data), indent=2, ensure_ascii=False)
+    click.echo(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _make_json_able(data: Any) -> Any:
@@ -153,14 +175,6 @@ def _make_json_able(data: Any) -> Any:
 def get_width() -> int:
     """The width of the terminal, or no limit where the output goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
-
-
-def dump_yaml(data: Any) -> str:
-    """Write a cfg as YAML that can be pasted."""
-    import yaml
-
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    return text.rstrip("\n")
 
 
 def _complete_name(
@@ -191,3 +205,17 @@ def complete_trial(
     except SlurmSweepsError:
         return []
     return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in found]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes SHELL complete this command.
+
+    bash: eval "$(slurm-sweeps completion bash)" in ~/.bashrc; zsh and fish likewise.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has these three since version 8.0
+    root = ctx.find_root().command
+    click.echo(kind(root, {}, "slurm-sweeps", "_SLURM_SWEEPS_COMPLETE").source())

@@ -17,24 +17,26 @@ from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..trial import Status
-from ..views.formats import format_age, format_number
-from ..views.lines import format_block, format_share, format_state
+from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
     Row,
     Summary,
-    get_best_value,
+    check_columns,
+    get_best,
+    read_rows,
     read_summary,
+    sort_rows,
 )
-from ..views.trials import check_columns, read_rows, sort_rows
+from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
     Store,
-    dump_yaml,
     get_width,
     json_option,
     local_dir_option,
     name_argument,
     open_store,
     print_json,
+    print_lines,
 )
 
 _STATUSES = click.Choice([status.value for status in Status])
@@ -71,10 +73,12 @@ def _format_best(summary: Summary) -> str:
 
 
 def _print_columns(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
-    for line in (titles, *lines):
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    table = [[clean(cell) for cell in line] for line in (titles, *lines)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in table
+    )
 
 
 def _describe(summary: Summary, now: float) -> dict[str, Any]:
@@ -154,11 +158,9 @@ def show(
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
     if not sys.stdout.isatty():
-        click.echo("\n".join(format_block(summary, columns, get_width(), now)))
+        print_lines(format_summary(summary, columns, get_width(), now))
         return
     from rich.console import Console
-
-    from ..views.drawing import draw_summary
 
     console = Console(highlight=False)
     console.print(draw_summary(summary, columns, console.size.width, now))
@@ -175,7 +177,7 @@ def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str |
 
     Ends with 0 when the sweep was completed, else with 1.
     """
-    from ..views.live import LiveView
+    from ..views.screens import LiveView
 
     chosen = True if columns is None else [each.strip() for each in columns.split(",")]
     path = Layout(local_dir, name).database
@@ -206,27 +208,24 @@ def best(
         return
     for number, each in enumerate(found):
         click.echo("---\n" if number else "", nl=False)
-        click.echo(
-            f"# trial {each['trial_id']} ({each['status']}): {metric} "
-            f"{format_number(each['value'])} at iteration {each['iteration']}"
-        )
-        click.echo(dump_yaml(each["cfg"]))
+        value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
+        print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
+        click.echo(format_yaml(each["cfg"]))
 
 
 def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
     key = store.experiment.id
     found = []
     for aggregate in store.database.best(key, metric, mode, top):
-        trial = store.database.trial(key, aggregate.number)
-        if trial is not None:
-            is_min = mode == "min"
+        trial, value = store.database.trial(key, aggregate.number), get_best(aggregate, mode)
+        if trial is not None and value is not None:
             found.append(
                 {
                     "trial_id": trial.trial_id,
                     "status": trial.status.value,
                     "metric": metric,
-                    "value": get_best_value(aggregate, mode),
-                    "iteration": aggregate.min_iteration if is_min else aggregate.max_iteration,
+                    "value": value[0],
+                    "iteration": value[1],
                     "cfg": json.loads(trial.cfg_json),
                 }
             )

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..running import session
-from ._callbacks import WandbLog
-from ._metrics import check_names, pick_metrics
+from ._callbacks import WandbLog, check_names, pick_metrics
 
 if TYPE_CHECKING:
     TrainerCallback = object

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ..storage.layout import Layout
-from .report import check_plotly
+from .report import check_report
 
 #: Between the end of one report and the begin of the next, in seconds.
 PAUSE_S = 60.0
@@ -32,11 +32,11 @@ class Reporter:
         path: The file to write.
 
     Raises:
-        UsageError: plotly is not installed.
+        UsageError: What a report is made with is not installed.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
-        check_plotly()
+        check_report()
         # fmt: off
         self._argv = [
             sys.executable, "-m", "slurm_sweeps", "report", "--local-dir",

@@ -1,5 +1,110 @@
-"""The pictures as plotly figures: plain dicts of `data` and `layout`, made without plotly.
+"""The pictures of a sweep: for each, what is to be seen in it as data, and its drawing. Pure.
 
-A notebook makes a `plotly.graph_objects.Figure` of one, the report writes it as JSON. No colour of
-text, grid or background is set here: those come from the template of the page or the notebook.
+A figure is a plotly figure as a plain dict of `data` and `layout`, made without plotly: a notebook
+makes a `plotly.graph_objects.Figure` of one, the report writes it as JSON. No colour of text, grid
+or background is set: those come from the template of the page or the notebook. plotly reads texts
+as a kind of HTML, so all that users wrote goes through `escape_text`.
+
+Here is what the pictures share: colours and shapes, axes, and numbers short enough for a page.
 """
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..formats import clean
+
+Figure = dict[str, Any]
+
+#: Statuses in the order of legends (curves are drawn the other way round, the first on top), in
+#: Okabe and Ito's palette ("Color Universal Design", 2008), which the colour-blind can tell apart,
+#: in tones that stand out on white and on black.
+COLORS = {
+    "completed": "#2f86d6",
+    "running": "#009e73",
+    "failed": "#d5504a",
+    "paused": "#56b4e9",
+    "pruned": "#e69f00",
+    "interrupted": "#8d939c",
+    "lost": "#cc79a7",
+    "scheduled": "#8d939c",
+}
+
+#: Shapes beside colours, for who sees none.
+SYMBOLS = {
+    "completed": "circle",
+    "running": "star",
+    "failed": "x",
+    "paused": "triangle-up",
+    "pruned": "triangle-down",
+    "interrupted": "square",
+    "lost": "diamond",
+    "scheduled": "circle-open",
+}
+
+#: From bad to good; legible for the colour-blind, and in grey. (Viridis, without its dark end,
+#: which would vanish on black, and its bright end, which would on white.)
+SCALE = [[0.0, "#c8b45a"], [0.35, "#5fa878"], [0.7, "#2a7f9e"], [1.0, "#6a4fb3"]]
+
+#: Figures are drawn this high, in pixels.
+HEIGHT = 420
+
+
+def build_layout(**more: Any) -> dict[str, Any]:
+    """The layout that all figures begin with."""
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 64, "r": 20, "t": 28, "b": 52},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        **more,
+    }
+
+
+def write_numbers(values: Iterable[float] | npt.NDArray[Any], digits: int = 5) -> list[Any]:
+    """Numbers for JSON: floats with few digits, NaN and infinities as null."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iu":
+        return [int(value) for value in array]
+    return [
+        float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()
+    ]
+
+
+def escape_text(text: str) -> str:
+    """A foreign text as plotly shows it literally: no tags, no templates of hover labels."""
+    return escape(clean(text), quote=False).replace("%{", "%&#123;")
+
+
+def build_metric_axis(name: str | None, is_log: bool, **more: Any) -> dict[str, Any]:
+    """The axis of the metric."""
+    axis = {"title": {"text": escape_text(name or "")}, "type": "log" if is_log else "linear", **more}
+    if is_log:
+        axis |= {"dtick": 1, "exponentformat": "power"}
+    return axis
+
+
+def choose_unit(seconds: float) -> tuple[str, float]:
+    """The unit for a time axis of such a length: its name and its seconds."""
+    for name, size in (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 3 * size:
+            return name, size
+    return "seconds", 1.0
+
+
+def build_empty(text: str) -> Figure:
+    """A figure that says why there is nothing to be seen."""
+    note = {"text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+    hidden = {"visible": False}
+    return {
+        "data": [],
+        "layout": build_layout(height=120, annotations=[note], xaxis=hidden, yaxis=hidden),
+    }

@@ -1,4 +1,4 @@
-"""SweepData: all of a sweep that its pictures are made of, read once."""
+"""SweepData: all of a sweep that its pictures and its report are made of, read once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ...storage.reading import REPORT_FIELDS
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
 from ...trial import flatten_cfg
 from ..space import Parameter, list_parameters
+from ..summary import find_last_sign, get_best, read_attempts
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class SweepData:
         metric: The metric that the pictures are about; None where nothing was ever logged.
         mode: "min" or "max"; None where nobody said which is best.
         now: When this was read, seconds since 1970.
+        last_sign: When its driver was last known to be alive; `now` while it is.
         created_at: When the experiment was first run.
         trials: The trials by number.
         cfgs: Their cfgs, nested keys joined by dots.
@@ -42,7 +44,7 @@ class SweepData:
         last: The latest value of each metric by name, NaN where it was not logged.
         iterations: How many iterations each has logged.
         reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
-        attempts: All attempts, by trial.
+        attempts: All attempts, by trial, see `read_attempts`.
         parameters: What varies.
     """
 
@@ -52,6 +54,7 @@ class SweepData:
     metric: str | None
     mode: str | None
     now: float
+    last_sign: float
     created_at: float
     trials: Sequence[TrialRecord]
     cfgs: Sequence[Mapping[str, Any]]
@@ -67,6 +70,17 @@ class SweepData:
     def statuses(self) -> list[str]:
         """The status of each trial."""
         return [trial.status.value for trial in self.trials]
+
+    @property
+    def begun_at(self) -> float:
+        """When the first attempt of all began, seconds since 1970."""
+        times = [each.start_time for each in self.attempts if each.start_time is not None]
+        return min(times, default=self.created_at)
+
+    @property
+    def asha(self) -> Mapping[str, Any]:
+        """The settings of ASHA; empty where there is none."""
+        return self.settings.get("asha") or {}
 
     @property
     def is_log(self) -> bool:
@@ -108,6 +122,7 @@ def read_sweep_data(
         metric=metric,
         mode=mode,
         now=now,
+        last_sign=find_last_sign(experiment, now),
         created_at=experiment.created_at,
         trials=trials,
         cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
@@ -116,7 +131,7 @@ def read_sweep_data(
         last=last,
         iterations=iterations,
         reports=_read_reports(database, experiment.id, metric, len(trials)),
-        attempts=[a for a in database.attempts(experiment.id) if a.number < len(trials)],
+        attempts=[a for a in read_attempts(database, experiment, now) if a.number < len(trials)],
         parameters=list_parameters(experiment.settings.get("space")),
     )
 
@@ -136,12 +151,10 @@ def _read_best(
 ) -> tuple[Floats, Ints]:
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
     for each in database.aggregates(experiment_id, metric) if metric else ():
-        value, iteration = {
-            "min": (each.min_value, each.min_iteration),
-            "max": (each.max_value, each.max_iteration),
-        }.get(mode or "", (each.last_value, each.last_iteration))
-        if each.number < count and value is not None and iteration is not None:
-            best[each.number], at[each.number] = value, iteration
+        last = each.last_value, each.last_iteration
+        found = last if mode is None else get_best(each, mode)
+        if each.number < count and found is not None:
+            best[each.number], at[each.number] = found
     best[~np.isfinite(best)] = np.nan
     return best, at
 

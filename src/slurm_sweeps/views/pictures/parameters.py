@@ -1,23 +1,20 @@
-"""Parameters: against the metric, together as parallel coordinates, and their importance. Pure."""
+"""Parameters against the metric, one by one and together as parallel coordinates. Pure.
+
+A parameter is an axis of numbers: logarithmic, categorical, or missing in some trials.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..formats import format_number, shorten, shorten_name
-from ..plots.parameters import (
-    Axis,
-    build_axes,
-    choose_range,
-    sample_trials,
-)
-from .data import SweepData
-from .importance import Importance
-from .style import (
+from ..formats import format_number, format_value, shorten, shorten_name
+from . import (
     COLORS,
     SCALE,
     SYMBOLS,
@@ -25,8 +22,13 @@ from .style import (
     build_empty,
     build_layout,
     build_metric_axis,
+    escape_text,
+    write_numbers,
 )
-from .style import write_numbers as numbers
+from .data import Floats, SweepData
+
+#: A parameter with more different values than this that are no numbers is no axis.
+MAX_CATEGORIES = 40
 
 #: More axes side by side can't be read.
 MAX_COORDINATES = 12
@@ -44,15 +46,157 @@ _PANEL_GAP = 62
 _PANEL_HEIGHT = 250
 
 
-def sort_axes(axes: Sequence[Axis], importance: Importance | None) -> list[Axis]:
-    """The axes by importance, where that is known, else as they are."""
-    place = {name: at for at, name in enumerate(importance.names if importance else ())}
-    return sorted(axes, key=lambda axis: place.get(axis.name, len(place)))
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One parameter of all trials.
+
+    Args:
+        name: The parameter.
+        positions: Where each trial stands: the value itself, its logarithm to base 10, or the
+            number of its category; NaN where the trial has no such parameter.
+        is_log: Whether positions are logarithms.
+        categories: What the numbers of categories mean; None for numbers.
+    """
+
+    name: str
+    positions: Floats
+    is_log: bool
+    categories: Sequence[str] | None
+
+    @property
+    def ticks(self) -> tuple[list[float], list[str]]:
+        """Positions to label, and the labels: powers of ten, categories, or round numbers."""
+        if self.categories is not None:
+            labels = [shorten(label, 20) for label in self.categories]
+            return [float(at) for at in range(len(labels))], labels
+        finite = self.positions[np.isfinite(self.positions)]
+        if not len(finite):
+            return [], []
+        low, high = float(finite.min()), float(finite.max())
+        if not self.is_log:
+            places = _choose_round(low, high)
+            if np.all(finite == np.round(finite)):  # whole numbers have nothing in between
+                places = [place for place in places if place == round(place)]
+            return places, [format_number(place) for place in places]
+        powers = [float(p) for p in range(math.floor(low), math.ceil(high) + 1)]
+        inside = [p for p in powers if low - 0.05 <= p <= high + 0.05]
+        if len(inside) < 2:
+            inside = sorted({low, high})
+        return inside, [format_number(float(f"{10**p:.4g}")) for p in inside]
 
 
-def draw_parameters(data: SweepData, importance: Importance | None = None) -> Figure:
-    """Each parameter against the best value of its trial, the most important first."""
-    axes = sort_axes(build_axes(data), importance)
+def _choose_round(low: float, high: float) -> list[float]:
+    if high <= low:
+        return [low]
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
+    first = math.ceil(low / step)
+    return [round(at * step, 12) for at in range(first, math.floor(high / step) + 1)]
+
+
+def build_axes(data: SweepData) -> list[Axis]:
+    """Make an axis of each parameter whose values differ, in the order of the search space.
+
+    Parameters with too many different values that are no numbers are left out.
+    """
+    axes = []
+    for parameter in data.parameters:
+        axis = _build_axis(parameter.name, parameter.is_log, data.cfgs)
+        if axis is not None:
+            axes.append(axis)
+    return axes
+
+
+def _build_axis(name: str, is_log: bool, cfgs: Sequence[Mapping[str, Any]]) -> Axis | None:
+    values = [cfg.get(name, _MISSING) for cfg in cfgs]
+    there = [value for value in values if value is not _MISSING]
+    if not there:
+        return None
+    if all(_is_number(value) for value in there):
+        positions = np.array([math.nan if v is _MISSING else float(v) for v in values])
+        finite = positions[np.isfinite(positions)]
+        is_log = is_log and bool(np.all(finite > 0))
+        return Axis(name, np.log10(positions) if is_log else positions, is_log, None)
+    keys = [None if v is _MISSING else json.dumps(v, sort_keys=True, default=str) for v in values]
+    different = {key: value for key, value in zip(keys, values, strict=True) if key is not None}
+    if len(different) > MAX_CATEGORIES:
+        return None
+    order = sorted(different, key=lambda key: _sort_key(different[key]))
+    place = {key: float(at) for at, key in enumerate(order)}
+    positions = np.array([math.nan if key is None else place[key] for key in keys])
+    return Axis(name, positions, False, [format_value(different[key]) for key in order])
+
+
+_MISSING = object()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _sort_key(value: Any) -> tuple[int, float, str]:
+    if _is_number(value):
+        return (0, float(value), "")
+    return (1, 0.0, format_value(value))
+
+
+def sample_trials(data: SweepData, most: int, kept: int = 100) -> list[int]:
+    """Choose trials to show: the best, and a regular sample of the others; by number.
+
+    Args:
+        data: The sweep.
+        most: How many at the most.
+        kept: How many of the best are always there.
+    """
+    order = data.order_by_best().tolist()
+    best, rest = order[: min(kept, most)], sorted(order[min(kept, most) :])
+    stride = max(1, -(-len(rest) // max(1, most - len(best))))
+    return sorted(best + rest[::stride])
+
+
+def choose_range(values: Floats, mode: str | None, is_log: bool) -> tuple[float, float] | None:
+    """Cut off outliers on the bad side, which would press all others into a line.
+
+    Args:
+        values: What is shown, NaN for missing.
+        mode: "min" or "max"; None cuts nothing.
+        is_log: Whether the axis is logarithmic; then nothing is cut either.
+
+    Returns:
+        The range of the axis, None for all.
+    """
+    finite = values[np.isfinite(values)]
+    if mode is None or is_log or len(finite) < 10:
+        return None
+    low, q1, q3, high = (float(v) for v in np.quantile(finite, [0.0, 0.25, 0.75, 1.0]))
+    reach = 4 * (q3 - q1)
+    if mode == "min" and reach > 0 and high > q3 + reach:
+        high = q3 + reach
+    elif mode == "max" and reach > 0 and low < q1 - reach:
+        low = q1 - reach
+    else:
+        return None
+    pad = 0.05 * (high - low)
+    return low - pad, high + pad
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def _sort_axes(data: SweepData, order: Sequence[str]) -> list[Axis]:
+    """All axes, those that are named in `order` first."""
+    place = {name: at for at, name in enumerate(order)}
+    return sorted(build_axes(data), key=lambda axis: place.get(axis.name, len(place)))
+
+
+def draw_parameters(data: SweepData, order: Sequence[str] = ()) -> Figure:
+    """Each parameter against the best value of its trial.
+
+    Args:
+        data: The sweep.
+        order: Names of parameters, the most important first; by default the space's order.
+    """
+    axes = _sort_axes(data, order)
     known = np.flatnonzero(np.isfinite(data.best))
     if not axes or not len(known):
         return build_empty("No parameter varies, or no trial has logged a finite value yet.")
@@ -79,11 +223,11 @@ def _build_x(axis: Axis, column: int, columns: int, mark: str) -> dict[str, Any]
     places, labels = axis.ticks
     # Long labels of categories are turned; two sizes keep them from running into each other.
     return {
-        "title": {"text": shorten_name(axis.name, 34), "standoff": 4, "font": {"size": 12}},
+        "title": {"text": escape_text(shorten_name(axis.name, 34)), "standoff": 4, "font": {"size": 12}},
         "domain": [column * (width + gap), column * (width + gap) + width],
         "anchor": f"y{mark}",
-        "tickvals": numbers(places),
-        "ticktext": [shorten(label, 12) for label in labels],
+        "tickvals": write_numbers(places),
+        "ticktext": [escape_text(shorten(label, 12)) for label in labels],
         "tickfont": {"size": 10},
         "zeroline": False,
     }
@@ -137,9 +281,9 @@ def _build_points(
                 "showlegend": is_first,
                 "xaxis": f"x{mark}",
                 "yaxis": f"y{mark}",
-                "x": numbers(positions[statuses == status], 4),
-                "y": numbers(data.best[chosen]),
-                "text": [data.trials[at].trial_id for at in chosen.tolist()],
+                "x": write_numbers(positions[statuses == status], 4),
+                "y": write_numbers(data.best[chosen]),
+                "text": [escape_text(data.trials[at].trial_id) for at in chosen.tolist()],
                 "marker": {
                     "size": 6,
                     "color": COLORS[status],
@@ -152,9 +296,14 @@ def _build_points(
     return traces
 
 
-def draw_parallel_coordinates(data: SweepData, importance: Importance | None = None) -> Figure:
-    """Each trial as a line through its parameters, coloured by its best value."""
-    axes = sort_axes(build_axes(data), importance)[:MAX_COORDINATES]
+def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Figure:
+    """Each trial as a line through its parameters, coloured by its best value.
+
+    Args:
+        data: The sweep.
+        order: See `draw_parameters`; only the first `MAX_COORDINATES` are drawn.
+    """
+    axes = _sort_axes(data, order)[:MAX_COORDINATES]
     shown = np.array(sample_trials(data, MAX_LINES), dtype=int)
     if not axes or not len(shown):
         return build_empty("No parameter varies, or no trial has logged a finite value yet.")
@@ -169,7 +318,7 @@ def draw_parallel_coordinates(data: SweepData, importance: Importance | None = N
     dimensions = [_build_dimension(axis, shown) for axis in axes]
     dimensions.append(_build_goal(data, color, is_log))
     line = {
-        "color": numbers(color),
+        "color": write_numbers(color),
         "colorscale": SCALE,
         "reversescale": data.mode == "min",
     }
@@ -193,11 +342,11 @@ def _build_dimension(axis: Axis, shown: Any) -> dict[str, Any]:
         positions = np.where(np.isfinite(positions), positions, low)
         places, labels = [low, *places], ["none", *labels]
     return {
-        "label": shorten_name(axis.name, 22),
-        "values": numbers(positions),
-        "range": numbers([low, high]),
-        "tickvals": numbers(places),
-        "ticktext": [shorten(label, 12) for label in labels],
+        "label": escape_text(shorten_name(axis.name, 22)),
+        "values": write_numbers(positions),
+        "range": write_numbers([low, high]),
+        "tickvals": write_numbers(places),
+        "ticktext": [escape_text(shorten(label, 12)) for label in labels],
     }
 
 
@@ -210,40 +359,9 @@ def _build_goal(data: SweepData, color: Any, is_log: bool) -> dict[str, Any]:
     if math.isclose(low, high) or not places:
         places, labels = [low], [format_number(10**low if is_log else low)]
     return {
-        "label": shorten_name(data.metric or "", 22),
-        "values": numbers(color),
-        "range": numbers([low, high]),
-        "tickvals": numbers(places),
+        "label": escape_text(shorten_name(data.metric or "", 22)),
+        "values": write_numbers(color),
+        "range": write_numbers([low, high]),
+        "tickvals": write_numbers(places),
         "ticktext": labels,
     }
-
-
-def draw_importance(importance: Importance) -> Figure:
-    """The share of each parameter as a bar, the most important at the top."""
-    if not importance.names:
-        return build_empty(f"{importance.reason[:1].upper()}{importance.reason[1:]}.")
-    names = [shorten_name(name, 40) for name in importance.names]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": numbers(np.array(importance.shares) * 100, 3),
-        "y": list(range(len(names))),
-        "text": [f"{share:.0%}" for share in importance.shares],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "marker": {"color": COLORS["completed"]},
-        "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
-    }
-    layout = build_layout(
-        height=90 + 24 * len(names),
-        xaxis={"title": {"text": "share of the importance, %"}, "rangemode": "tozero"},
-        yaxis={
-            "autorange": "reversed",
-            "automargin": True,
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-            "showgrid": False,
-        },
-        margin={"l": 64, "r": 48, "t": 12, "b": 48},
-    )
-    return {"data": [bars], "layout": layout}
