@@ -116,8 +116,7 @@ class Result:
 
             - `trial_id` and `status`, strings
             - `start_time` and `end_time` of the latest attempt, datetimes in UTC, NaT if unknown
-            - `runtime`, timedelta: from start to end, or to now for a running trial (where
-              its driver is gone, to the last sign of life)
+            - `runtime`, timedelta: from start to end, or to now for a running trial
             - `iterations`, int: how many iterations it has logged
             - `cfg/<key>`: the configuration, keys of nested dicts joined by dots
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
@@ -126,7 +125,6 @@ class Result:
               which of them is best: ASHA's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
-        from .views.summary import find_last_sign
 
         with self._open() as database:
             experiment = database.experiment(self.experiment)
@@ -137,7 +135,7 @@ class Result:
             with database.snapshot():
                 rows = database.trial_rows(experiment.id)
                 table = database.aggregate_rows(experiment.id)
-        return build_trials_frame(rows, table, modes, find_last_sign(experiment, time.time()))
+        return build_trials_frame(rows, table, modes, time.time())
 
     def metrics_dataframe(self) -> pd.DataFrame:
         """Tabulate all that was logged.
@@ -208,8 +206,7 @@ class Result:
 
     def plot_importance(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot which parameters mattered; a plotly Figure."""
-        from .views.pictures.importance import compute_importance
-        from .views.pictures.parameters import draw_importance
+        from .views.pictures.importance import compute_importance, draw_importance
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
 

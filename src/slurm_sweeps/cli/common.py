@@ -6,14 +6,13 @@ what names a file is checked before a path is made of it.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +27,6 @@ from ..storage.records import ExperimentRecord, TrialRecord
 from ..views.formats import clean_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-#: The width of a line where nobody looks at a terminal: all columns of a table.
-_ENDLESS = 100_000
 
 #: How long completion waits for the database: somebody waits at a prompt.
 _COMPLETION_TIMEOUT_S = 0.5
@@ -111,7 +107,7 @@ class Store:
     layout: Layout
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_store(local_dir: Path, name: str, write: bool = False) -> Iterator[Store]:
     """Open the database of an experiment.
 
@@ -172,20 +168,10 @@ def _make_json_able(data: Any) -> Any:
     return data
 
 
-def get_width() -> int:
-    """The width of the terminal, or no limit where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
-
-
 def _complete_name(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    try:
-        path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
-        with Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database:
-            names = [each.name for each in database.experiments()]
-    except SlurmSweepsError:
-        return []
+    names = _read_to_complete(ctx, lambda database: [each.name for each in database.experiments()])
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -193,18 +179,24 @@ def complete_trial(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the id of a trial of the experiment that was named before."""
-    try:
-        layout = Layout(
-            ctx.params.get("local_dir") or "./slurm-sweeps", str(ctx.params.get("name"))
-        )
-        with Database.open(
-            layout.database, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S
-        ) as database:
-            key = database.experiment(layout.name).id
-            found = database.trials(key, id_prefix=incomplete, limit=100)
-    except SlurmSweepsError:
-        return []
-    return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in found]
+
+    def read(database: Database) -> list[TrialRecord]:
+        key = database.experiment(str(ctx.params.get("name"))).id
+        return database.trials(key, id_prefix=incomplete, limit=100)
+
+    trials = _read_to_complete(ctx, read)
+    return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in trials]
+
+
+def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]]) -> list[Any]:
+    """Read for somebody at a prompt, who is told nothing where that can't be done."""
+    path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
+    with (
+        contextlib.suppress(SlurmSweepsError),
+        Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database,
+    ):
+        return read(database)
+    return []
 
 
 @click.command()

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from ..views.summary import (
 from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
     Store,
-    get_width,
     json_option,
     local_dir_option,
     name_argument,
@@ -39,7 +38,25 @@ from .common import (
     print_lines,
 )
 
+#: The width of a line where nobody looks at a terminal: all columns of a table.
+_ENDLESS = 100_000
+
 _STATUSES = click.Choice([status.value for status in Status])
+
+Columns = bool | list[str]
+
+
+def _split(ctx: click.Context, param: click.Parameter, value: str | None) -> Columns:
+    """The names in a list with commas; True, for all columns that fit, where none is given."""
+    return True if value is None else [each.strip() for each in value.split(",")]
+
+
+_columns_option = click.option(
+    "--columns",
+    metavar="A,B,…",
+    callback=_split,
+    help="Names of cfg keys and metrics, host, error, ….",
+)
 
 
 @click.command("list")
@@ -95,9 +112,7 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
         "left_s": summary.compute_left_s(now),
         "metric": summary.metric,
         "mode": summary.mode,
-        "best": None
-        if best is None
-        else {"trial_id": best.trial_id, "value": best.value, "iteration": best.iteration},
+        "best": None if best is None else asdict(best),
     }
 
 
@@ -124,7 +139,7 @@ def _describe_row(row: Row) -> dict[str, Any]:
 @click.option("--reverse", is_flag=True, help="Sort the other way round.")
 @click.option("--status", "statuses", type=_STATUSES, multiple=True, help="Only these; repeatable.")
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
-@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
+@_columns_option
 def show(
     name: str,
     local_dir: Path,
@@ -133,32 +148,31 @@ def show(
     reverse: bool,
     statuses: tuple[str, ...],
     limit: int,
-    columns: str | None,
+    columns: Columns,
 ) -> None:
     """Show an experiment: a summary, and a table of its trials.
 
     Columns that don't fit the terminal are left out; all are there when the output is piped.
     """
     now = time.time()
-    names = None if columns is None else [each.strip() for each in columns.split(",")]
     chosen = [Status(status) for status in statuses] or None
     with open_store(local_dir, name) as store:
         summary = read_summary(store.database, store.layout, 0, now)
         rows = read_rows(store.database, store.experiment, chosen, now)
-    check_columns(names or (), rows)
+    check_columns(columns if isinstance(columns, list) else (), rows)
     shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
         described = _describe(summary, now)
         print_json({**described, "trials": [_describe_row(row) for row in shown]})
         return
-    _print_summary(replace(summary, rows=shown), True if names is None else names, now)
+    _print_summary(replace(summary, rows=shown), columns, now)
     if len(rows) > len(shown):
         click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
 
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
     if not sys.stdout.isatty():
-        print_lines(format_summary(summary, columns, get_width(), now))
+        print_lines(format_summary(summary, columns, _ENDLESS, now))
         return
     from rich.console import Console
 
@@ -171,17 +185,16 @@ def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) 
 @local_dir_option
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
-@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics.")
-def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str | None) -> None:
+@_columns_option
+def watch(name: str, local_dir: Path, interval: float, rows: int, columns: Columns) -> None:
     """Show the live table of a running experiment until it ends.
 
     Ends with 0 when the sweep was completed, else with 1.
     """
     from ..views.screens import LiveView
 
-    chosen = True if columns is None else [each.strip() for each in columns.split(",")]
     path = Layout(local_dir, name).database
-    view = LiveView(path, name, interval_s=interval, rows=rows, columns=chosen)
+    view = LiveView(path, name, interval_s=interval, rows=rows, columns=columns)
     try:
         summary = view.watch()
     except KeyboardInterrupt:

@@ -176,9 +176,7 @@ class Tile:
     is_bad: bool = False
 
 
-def _build_tiles(
-    data: SweepData, ranking: Sequence[int], occupation: Occupation
-) -> Iterator[Tile]:
+def _build_tiles(data: SweepData, ranking: Sequence[int], occupation: Occupation) -> Iterator[Tile]:
     """The best value, the trials, what pruning saved, the time."""
     yield _build_best_tile(data, ranking)
     counts = {status: data.statuses.count(status.value) for status in Status}
@@ -353,10 +351,14 @@ def _build_cfg(data: SweepData, name: str) -> tuple[str, bool, list[Any]]:
     )
     if not is_number:
         return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
-    return name, True, [
-        write_numbers([value], _DIGITS)[0] if isinstance(value, float) else value
-        for value in values
-    ]
+    return (
+        name,
+        True,
+        [
+            write_numbers([value], _DIGITS)[0] if isinstance(value, float) else value
+            for value in values
+        ],
+    )
 
 
 def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:

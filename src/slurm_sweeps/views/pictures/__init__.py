@@ -86,7 +86,11 @@ def escape_text(text: str) -> str:
 
 def build_metric_axis(name: str | None, is_log: bool, **more: Any) -> dict[str, Any]:
     """The axis of the metric."""
-    axis = {"title": {"text": escape_text(name or "")}, "type": "log" if is_log else "linear", **more}
+    axis = {
+        "title": {"text": escape_text(name or "")},
+        "type": "log" if is_log else "linear",
+        **more,
+    }
     if is_log:
         axis |= {"dtick": 1, "exponentformat": "power"}
     return axis

@@ -223,7 +223,11 @@ def _build_x(axis: Axis, column: int, columns: int, mark: str) -> dict[str, Any]
     places, labels = axis.ticks
     # Long labels of categories are turned; two sizes keep them from running into each other.
     return {
-        "title": {"text": escape_text(shorten_name(axis.name, 34)), "standoff": 4, "font": {"size": 12}},
+        "title": {
+            "text": escape_text(shorten_name(axis.name, 34)),
+            "standoff": 4,
+            "font": {"size": 12},
+        },
         "domain": [column * (width + gap), column * (width + gap) + width],
         "anchor": f"y{mark}",
         "tickvals": write_numbers(places),
@@ -311,12 +315,12 @@ def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Fig
     cut = choose_range(data.best, data.mode, data.is_log)
     if cut is not None:
         good = np.clip(good, *cut)
-    is_log = data.is_log
-    color = np.log10(good) if is_log else good
+    color = np.log10(good) if data.is_log else good
     best_last = np.argsort(-color if data.mode == "min" else color, kind="stable")
     shown, color = shown[best_last], color[best_last]
+    goal = Axis(data.metric or "", color, data.is_log, None)
     dimensions = [_build_dimension(axis, shown) for axis in axes]
-    dimensions.append(_build_goal(data, color, is_log))
+    dimensions.append(_build_dimension(goal, np.arange(len(shown))))
     line = {
         "color": write_numbers(color),
         "colorscale": SCALE,
@@ -347,21 +351,4 @@ def _build_dimension(axis: Axis, shown: Any) -> dict[str, Any]:
         "range": write_numbers([low, high]),
         "tickvals": write_numbers(places),
         "ticktext": [escape_text(shorten(label, 12)) for label in labels],
-    }
-
-
-def _build_goal(data: SweepData, color: Any, is_log: bool) -> dict[str, Any]:
-    low, high = float(color.min()), float(color.max())
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    axis = Axis(data.metric or "", np.array([low, high]), is_log, None)
-    places, labels = axis.ticks
-    if math.isclose(low, high) or not places:
-        places, labels = [low], [format_number(10**low if is_log else low)]
-    return {
-        "label": escape_text(shorten_name(data.metric or "", 22)),
-        "values": write_numbers(color),
-        "range": write_numbers([low, high]),
-        "tickvals": write_numbers(places),
-        "ticktext": labels,
     }

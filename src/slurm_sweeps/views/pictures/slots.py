@@ -74,7 +74,8 @@ def compute_occupation(data: SweepData) -> Occupation:
     end_s = max((stretch.end_s for stretch in stretches), default=0.0)
     used_s = sum(stretch.end_s - stretch.begin_s for stretch in stretches)
     labels = [
-        escape_text(f"{slot} {hosts[slot]}") if slot in hosts else str(slot) for slot in range(count)
+        escape_text(f"{slot} {hosts[slot]}") if slot in hosts else str(slot)
+        for slot in range(count)
     ]
     busy = used_s / (count * end_s) if count and end_s > 0 else 0.0
     return Occupation(stretches, labels, end_s, min(1.0, busy))
