@@ -43,21 +43,6 @@ _ENDLESS = 100_000
 
 _STATUSES = click.Choice([status.value for status in Status])
 
-Columns = bool | list[str]
-
-
-def _split(ctx: click.Context, param: click.Parameter, value: str | None) -> Columns:
-    """The names in a list with commas; True, for all columns that fit, where none is given."""
-    return True if value is None else [each.strip() for each in value.split(",")]
-
-
-_columns_option = click.option(
-    "--columns",
-    metavar="A,B,…",
-    callback=_split,
-    help="Names of cfg keys and metrics, host, error, ….",
-)
-
 
 @click.command("list")
 @local_dir_option
@@ -139,7 +124,7 @@ def _describe_row(row: Row) -> dict[str, Any]:
 @click.option("--reverse", is_flag=True, help="Sort the other way round.")
 @click.option("--status", "statuses", type=_STATUSES, multiple=True, help="Only these; repeatable.")
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
-@_columns_option
+@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
 def show(
     name: str,
     local_dir: Path,
@@ -148,24 +133,25 @@ def show(
     reverse: bool,
     statuses: tuple[str, ...],
     limit: int,
-    columns: Columns,
+    columns: str | None,
 ) -> None:
     """Show an experiment: a summary, and a table of its trials.
 
     Columns that don't fit the terminal are left out; all are there when the output is piped.
     """
     now = time.time()
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
     chosen = [Status(status) for status in statuses] or None
     with open_store(local_dir, name) as store:
         summary = read_summary(store.database, store.layout, 0, now)
         rows = read_rows(store.database, store.experiment, chosen, now)
-    check_columns(columns if isinstance(columns, list) else (), rows)
+    check_columns(names or (), rows)
     shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
         described = _describe(summary, now)
         print_json({**described, "trials": [_describe_row(row) for row in shown]})
         return
-    _print_summary(replace(summary, rows=shown), columns, now)
+    _print_summary(replace(summary, rows=shown), names or True, now)
     if len(rows) > len(shown):
         click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
 
@@ -185,16 +171,17 @@ def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) 
 @local_dir_option
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
-@_columns_option
-def watch(name: str, local_dir: Path, interval: float, rows: int, columns: Columns) -> None:
+@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
+def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str | None) -> None:
     """Show the live table of a running experiment until it ends.
 
     Ends with 0 when the sweep was completed, else with 1.
     """
     from ..views.screens import LiveView
 
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
     path = Layout(local_dir, name).database
-    view = LiveView(path, name, interval_s=interval, rows=rows, columns=columns)
+    view = LiveView(path, name, interval_s=interval, rows=rows, columns=names or True)
     try:
         summary = view.watch()
     except KeyboardInterrupt:
