@@ -118,6 +118,7 @@ def test_sparkline() -> None:
     assert draw_sparkline([0.0, math.nan, 1.0]) == "▁ █"
     assert draw_sparkline([math.nan]) == " "
     assert draw_sparkline([]) == ""
+    assert draw_sparkline([-1e308, 1.7e308]) == "▁█"
 
 
 @given(st.lists(st.floats()), st.integers(1, 60))

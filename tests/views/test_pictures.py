@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import slurm_sweeps as ss
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.records import LeaseOwner
+from slurm_sweeps.storage.records import ExperimentRecord, LeaseOwner
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.pictures.curves import (
     KEPT,
@@ -124,9 +124,10 @@ def test_thinned_curves_keep_the_best_and_the_ends(
 def _bare(reports: Any, best: Any) -> SweepData:
     nothing: Any = ()
     whole = np.zeros(len(best), dtype=np.int64)
+    experiment = ExperimentRecord(1, "s", START, START, "running", {}, None)
     return SweepData(
-        "s", "running", {}, "loss", "min", START, START, START, nothing, nothing, best, whole, {},
-        whole, reports, nothing, nothing,
+        experiment, "loss", "min", START, START, nothing, nothing, best, whole, {}, whole,
+        reports, nothing, nothing,
     )  # fmt: skip
 
 

@@ -130,14 +130,15 @@ def draw_sparkline(values: Sequence[float], width: int = 40) -> str:
     finite = [value for value in bins if math.isfinite(value)]
     if not finite:
         return " " * len(bins)
-    low, span = min(finite), max(finite) - min(finite)
+    low = min(finite) / 2  # halves: the span of the largest floats is none
+    span = max(finite) / 2 - low
     return "".join(_choose_bar(value, low, span) for value in bins)
 
 
 def _choose_bar(value: float, low: float, span: float) -> str:
     if not math.isfinite(value):
         return " "
-    share = (value - low) / span if span > 0 else 0.5
+    share = (value / 2 - low) / span if span > 0 else 0.5
     return _BARS[min(len(_BARS) - 1, int(share * len(_BARS)))]
 
 

@@ -181,7 +181,7 @@ def _build_tiles(data: SweepData, ranking: Sequence[int], occupation: Occupation
     yield _build_best_tile(data, ranking)
     counts = {status: data.statuses.count(status.value) for status in Status}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    total = data.settings.get("n_trials") or len(data.trials)
+    total = data.experiment.settings.get("n_trials") or len(data.trials)
     done = sum(count for status, count in counts.items() if status.is_done)
     yield Tile("trials", f"{done} of {total}", told)
     slots = len(occupation.labels)
@@ -365,15 +365,15 @@ def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:
     """The space, the settings and the versions, as names and values."""
     settings = {
         key: format_value(value)
-        for key, value in data.settings.items()
+        for key, value in data.experiment.settings.items()
         if key not in ("space", "version", "started_at", "done_before") and value is not None
     }
     versions = {"slurm-sweeps": __version__}
-    if data.settings.get("version") != __version__:
-        versions["slurm-sweeps of the sweep"] = str(data.settings.get("version"))
+    if data.experiment.settings.get("version") != __version__:
+        versions["slurm-sweeps of the sweep"] = str(data.experiment.settings.get("version"))
     return {
         "search space": {parameter.name: parameter.text for parameter in data.parameters},
-        "constants": list_constants(data.settings.get("space")),
+        "constants": list_constants(data.experiment.settings.get("space")),
         "settings": {"begun": _format_moment(data.begun_at), **settings},
         "versions": versions,
     }

@@ -79,6 +79,20 @@ def write_numbers(values: Iterable[float] | npt.NDArray[Any], digits: int = 5) -
     ]
 
 
+def join_lines(lines: Iterable[tuple[list[Any], list[Any], str]]) -> dict[str, list[Any]]:
+    """Many lines as one with gaps: one trace each would be slow.
+
+    Args:
+        lines: The x and y of each, and what its points say.
+    """
+    joined: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
+    for x, y, text in lines:
+        joined["x"] += [*x, None]
+        joined["y"] += [*y, None]
+        joined["text"] += [*[escape_text(text)] * len(x), None]
+    return joined
+
+
 def escape_text(text: str) -> str:
     """A foreign text as plotly shows it literally: no tags, no templates of hover labels."""
     return escape(clean(text), quote=False).replace("%{", "%&#123;")

@@ -17,6 +17,7 @@ from . import (
     build_metric_axis,
     choose_unit,
     escape_text,
+    join_lines,
     write_numbers,
 )
 from .data import Floats, Ints, SweepData
@@ -135,20 +136,14 @@ def _build_traces(data: SweepData, curves: Sequence[Curve], status: str) -> list
 def _build_trace(
     data: SweepData, curves: Sequence[Curve], status: str, style: dict[str, Any]
 ) -> dict[str, Any]:
-    """Many curves as one line with gaps: one trace each would be slow."""
-    x: list[Any] = []
-    y: list[Any] = []
-    ids: list[Any] = []
-    for curve in curves:
-        x += [*write_numbers(curve.iteration), None]
-        y += [*write_numbers(curve.value), None]
-        ids += [escape_text(data.trials[curve.trial].trial_id)] * len(curve.value) + [None]
+    lines = (
+        (write_numbers(each.iteration), write_numbers(each.value), data.trials[each.trial].trial_id)
+        for each in curves
+    )
     return {
         "type": "scatter",
         **style,
-        "x": x,
-        "y": y,
-        "text": ids,
+        **join_lines(lines),
         "line": {"color": COLORS[status], "width": 1.8 if status == "completed" else 1.2},
         "marker": {"size": 4, "color": COLORS[status]},
         "hovertemplate": "trial %{text}<br>iteration %{x}: %{y}<extra></extra>",

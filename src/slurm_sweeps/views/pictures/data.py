@@ -29,14 +29,11 @@ class SweepData:
     """A sweep as arrays, one entry a trial, in the order of `trials`.
 
     Args:
-        name: The experiment.
-        state: What its driver said last.
-        settings: What its driver wrote down.
+        experiment: The experiment.
         metric: The metric that the pictures are about; None where nothing was ever logged.
         mode: "min" or "max"; None where nobody said which is best.
         now: When this was read, seconds since 1970.
         last_sign: When its driver was last known to be alive; `now` while it is.
-        created_at: When the experiment was first run.
         trials: The trials by number.
         cfgs: Their cfgs, nested keys joined by dots.
         best: The best finite value of the metric (the last one where `mode` is None), else NaN.
@@ -48,14 +45,11 @@ class SweepData:
         parameters: What varies.
     """
 
-    name: str
-    state: str
-    settings: Mapping[str, Any]
+    experiment: ExperimentRecord
     metric: str | None
     mode: str | None
     now: float
     last_sign: float
-    created_at: float
     trials: Sequence[TrialRecord]
     cfgs: Sequence[Mapping[str, Any]]
     best: Floats
@@ -75,12 +69,12 @@ class SweepData:
     def begun_at(self) -> float:
         """When the first attempt of all began, seconds since 1970."""
         times = [each.start_time for each in self.attempts if each.start_time is not None]
-        return min(times, default=self.created_at)
+        return min(times, default=self.experiment.created_at)
 
     @property
     def asha(self) -> Mapping[str, Any]:
         """The settings of ASHA; empty where there is none."""
-        return self.settings.get("asha") or {}
+        return self.experiment.settings.get("asha") or {}
 
     @property
     def is_log(self) -> bool:
@@ -116,14 +110,11 @@ def read_sweep_data(
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
-        name=experiment.name,
-        state=experiment.state,
-        settings=experiment.settings,
+        experiment=experiment,
         metric=metric,
         mode=mode,
         now=now,
         last_sign=find_last_sign(experiment, now),
-        created_at=experiment.created_at,
         trials=trials,
         cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
         best=best,

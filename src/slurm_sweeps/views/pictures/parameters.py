@@ -203,23 +203,22 @@ def draw_parameters(data: SweepData, order: Sequence[str] = ()) -> Figure:
     shown = np.array(sample_trials(data, max(120, _MAX_POINTS // len(axes))))
     rows = -(-len(axes) // _PANELS_PER_ROW)
     columns = min(_PANELS_PER_ROW, len(axes))
-    margin = {"l": 64, "r": 20, "t": 34, "b": 6}
-    height = margin["t"] + margin["b"] + _PANEL_HEIGHT * rows
-    layout = build_layout(height=height, margin=margin)
+    margin = {"l": 64, "r": 20, "t": 34, "b": _PANEL_GAP}
+    height = margin["t"] + _PANEL_HEIGHT * rows
+    grid = {"rows": rows, "columns": columns, "pattern": "independent"}
+    grid |= {"xgap": 0.2, "ygap": _PANEL_GAP / _PANEL_HEIGHT}
+    layout = build_layout(height=height, margin=margin, grid=grid)
     cut = choose_range(data.best, data.mode, data.is_log)
     traces: list[dict[str, Any]] = []
     for at, axis in enumerate(axes):
         mark = "" if at == 0 else str(at + 1)
-        row, column = divmod(at, columns)
-        layout[f"xaxis{mark}"] = _build_x(axis, column, columns, mark)
-        layout[f"yaxis{mark}"] = _build_y(data, row, rows, column, mark, cut)
+        layout[f"xaxis{mark}"] = _build_x(axis)
+        layout[f"yaxis{mark}"] = _build_y(data, at, columns, cut)
         traces += _build_points(data, axis, shown, mark, is_first=at == 0)
     return {"data": traces, "layout": layout}
 
 
-def _build_x(axis: Axis, column: int, columns: int, mark: str) -> dict[str, Any]:
-    gap = 0.07
-    width = (1 - gap * (columns - 1)) / columns
+def _build_x(axis: Axis) -> dict[str, Any]:
     places, labels = axis.ticks
     # Long labels of categories are turned; two sizes keep them from running into each other.
     return {
@@ -228,8 +227,6 @@ def _build_x(axis: Axis, column: int, columns: int, mark: str) -> dict[str, Any]
             "standoff": 4,
             "font": {"size": 12},
         },
-        "domain": [column * (width + gap), column * (width + gap) + width],
-        "anchor": f"y{mark}",
         "tickvals": write_numbers(places),
         "ticktext": [escape_text(shorten(label, 12)) for label in labels],
         "tickfont": {"size": 10},
@@ -238,24 +235,13 @@ def _build_x(axis: Axis, column: int, columns: int, mark: str) -> dict[str, Any]
 
 
 def _build_y(
-    data: SweepData,
-    row: int,
-    rows: int,
-    column: int,
-    mark: str,
-    cut: tuple[float, float] | None,
+    data: SweepData, at: int, columns: int, cut: tuple[float, float] | None
 ) -> dict[str, Any]:
-    inner = _PANEL_HEIGHT * rows  # pixels between the margins, see `draw_parameters`
-    gap = _PANEL_GAP / inner
-    height = 1 / rows - gap
-    top = 1 - row * (height + gap)
-    axis = build_metric_axis(
-        data.metric if column == 0 else "", data.is_log, domain=[max(0.0, top - height), top]
-    )
-    axis |= {"anchor": f"x{mark}", "zeroline": False, "tickfont": {"size": 10}, "nticks": 5}
-    if data.is_log:
-        axis.pop("nticks")
-    if mark:
+    axis = build_metric_axis(data.metric if at % columns == 0 else "", data.is_log)
+    axis |= {"zeroline": False, "tickfont": {"size": 10}}
+    if not data.is_log:
+        axis["nticks"] = 5
+    if at:
         axis["matches"] = "y"
     if cut is not None:
         axis["range"] = list(cut)

@@ -14,6 +14,7 @@ from . import (
     build_layout,
     choose_unit,
     escape_text,
+    join_lines,
     write_numbers,
 )
 from .data import SweepData
@@ -65,12 +66,12 @@ def compute_occupation(data: SweepData) -> Occupation:
         end = data.now if runs else each.end_time
         begin_s = each.start_time - start
         end_s = max(begin_s, (each.start_time if end is None else end) - start)
-        trial_id = escape_text(data.trials[each.number].trial_id)
+        trial_id = data.trials[each.number].trial_id
         stretches.append(
             Stretch(each.slot, begin_s, end_s, each.status.value, trial_id, each.attempt)
         )
         hosts[each.slot] = each.host or ""
-    count = max([int(data.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
+    count = max([int(data.experiment.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
     end_s = max((stretch.end_s for stretch in stretches), default=0.0)
     used_s = sum(stretch.end_s - stretch.begin_s for stretch in stretches)
     labels = [
@@ -139,20 +140,15 @@ def _build_bars(
 def _build_lines(
     stretches: Sequence[Stretch], status: str, color: str, size: float, row: int
 ) -> dict[str, Any]:
-    x: list[Any] = []
-    y: list[Any] = []
-    text: list[Any] = []
-    for stretch in stretches:
-        x += [*write_numbers([stretch.begin_s / size, stretch.end_s / size], 6), None]
-        y += [stretch.slot, stretch.slot, None]
-        text += [stretch.trial_id, stretch.trial_id, None]
+    lines = (
+        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.trial_id)
+        for s in stretches
+    )
     return {
         "type": "scatter",
         "mode": "lines",
         "name": f"{status} ({len(stretches)})",
-        "x": x,
-        "y": y,
-        "text": text,
+        **join_lines(lines),
         "line": {"color": color, "width": max(2, round(row * 0.8))},
         "hovertemplate": f"trial %{{text}} ({status})<extra></extra>",
     }
@@ -160,4 +156,5 @@ def _build_lines(
 
 def _describe(stretch: Stretch) -> str:
     again = f", attempt {stretch.attempt}" if stretch.attempt > 1 else ""
-    return f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
+    text = f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
+    return escape_text(text)
