@@ -108,6 +108,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = lambda value: format_number(float(value))
     environment.filters["moment"] = _format_moment
+    environment.filters["reason"] = describe_error
     importance, occupation = compute_importance(data), compute_occupation(data)
     figures = {
         "curves": draw_learning_curves(data),
@@ -221,13 +222,11 @@ class Savings:
     Args:
         run: The iterations that were run.
         full: The iterations that they would have been, had no trial been pruned.
-        length: The iterations of a whole trial, as far as it is known.
         saved_s: The time that the pruned trials would have taken further, each at its own pace.
     """
 
     run: int
     full: int
-    length: int
     saved_s: float
 
 
@@ -245,7 +244,7 @@ def compute_savings(data: SweepData) -> Savings:
     length = known or max(data.asha.get("max_t") or 0, longest)
     missing = np.where(pruned, np.maximum(0, length - data.iterations), 0)
     pace_s = np.array([_compute_pace_s(data, at) for at in range(len(data.trials))])
-    return Savings(run, run + int(missing.sum()), length, float((missing * pace_s).sum()))
+    return Savings(run, run + int(missing.sum()), float((missing * pace_s).sum()))
 
 
 def _compute_pace_s(data: SweepData, at: int) -> float:
@@ -258,46 +257,21 @@ def _compute_pace_s(data: SweepData, at: int) -> float:
 # --- what failed ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
-    """Trials that failed alike.
-
-    Args:
-        status: "failed" or "lost".
-        reason: The error's type and message, of the latest trial.
-        trial_ids: All of them, by number.
-        traceback: Of the latest trial; may be empty.
-    """
-
-    status: str
-    reason: str
-    trial_ids: Sequence[str]
-    traceback: str
-
-
-def group_failures(data: SweepData) -> list[FailureGroup]:
-    """Group the failed and the lost trials, the largest group first."""
+def group_failures(data: SweepData) -> list[list[TrialRecord]]:
+    """Group the failed and the lost trials that failed alike, the largest group first."""
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in data.trials:
         if trial.status.is_broken:
-            key = (trial.status.value, _describe_error(trial)[:_KEY_CHARS])
+            key = (trial.status.value, describe_error(trial)[:_KEY_CHARS])
             groups.setdefault(key, []).append(trial)
-    found = [
-        FailureGroup(
-            status,
-            shorten(_describe_error(trials[-1]), 300),
-            [trial.trial_id for trial in trials],
-            trials[-1].error.traceback if trials[-1].error else "",
-        )
-        for (status, _), trials in groups.items()
-    ]
-    return sorted(found, key=lambda group: -len(group.trial_ids))
+    return sorted(groups.values(), key=lambda trials: -len(trials))
 
 
-def _describe_error(trial: TrialRecord) -> str:
+def describe_error(trial: TrialRecord) -> str:
+    """Why a trial failed or was lost, in a line."""
     if trial.error is None:
         return "no reason was told"
-    return clean(f"{trial.error.type}: {trial.error.message}")
+    return shorten(clean(f"{trial.error.type}: {trial.error.message}"), 300)
 
 
 # --- the table of trials, and how it was set up ---------------------------------------------------

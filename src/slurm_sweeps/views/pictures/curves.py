@@ -106,7 +106,7 @@ def draw_learning_curves(data: SweepData) -> Figure:
     layout = build_layout(
         xaxis={"title": {"text": "iteration"}, "rangemode": "tozero"},
         yaxis=build_metric_axis(data.metric, data.is_log),
-        **_build_rungs(data, longest),
+        shapes=_build_rungs(data, longest),
     )
     cut = choose_range(values, data.mode, data.is_log)
     if cut is not None:
@@ -169,40 +169,27 @@ def _build_best(data: SweepData, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _build_rungs(data: SweepData, longest: int) -> dict[str, Any]:
+def _build_rungs(data: SweepData, longest: int) -> list[dict[str, Any]]:
     """Dotted lines where ASHA judges, as far as any trial came."""
     rungs = data.asha.get("rungs", []) if data.metric == data.asha.get("metric") else []
     shown = [rung for rung in rungs if rung <= longest]
-    lines = [
+    font = {"size": 10, "color": "#8d939c"}
+    label = {"textposition": "start", "textangle": 0, "yanchor": "bottom", "font": font}
+    named = {rung: f"rung {rung}" for rung in shown if rung >= longest / 25 or rung == shown[0]}
+    return [
         {
             "type": "line",
-            "xref": "x",
-            "yref": "paper",
             "x0": rung,
             "x1": rung,
             "y0": 0,
             "y1": 1,
+            "yref": "paper",
             "layer": "below",
             "line": {"dash": "dot", "width": 1, "color": "#8d939c"},
+            "label": {**label, "text": named.get(rung, ""), "xanchor": "left"},
         }
         for rung in shown
     ]
-    notes = [
-        {
-            "text": f"rung {rung}",
-            "x": rung,
-            "y": 0,
-            "yref": "paper",
-            "yanchor": "bottom",
-            "xanchor": "left",
-            "showarrow": False,
-            "font": {"size": 10},
-            "opacity": 0.75,
-        }
-        for rung in shown
-        if rung >= longest / 25 or rung == shown[0]
-    ]
-    return {"shapes": lines, "annotations": notes}
 
 
 # --- the best value so far ------------------------------------------------------------------------
