@@ -177,7 +177,7 @@ class Trial:
 
     def is_terminated(self) -> bool:
         """Whether no further attempt follows by itself: completed, pruned or failed for good."""
-        return self.status in TERMINATED
+        return self.status is not None and self.status.is_final
 
     def __str__(self) -> str:
         return "\n".join(_format_lines(self))

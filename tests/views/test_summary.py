@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.space import list_parameters
-from slurm_sweeps.views.summary import Row, Summary, read_summary
+from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
 from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
 
@@ -92,6 +94,18 @@ def test_a_silent_driver_is_told(tmp_path: Path) -> None:
         silent = read_summary(database, layout, 0, START + 600)
     assert silent.silent_s == 600
     assert "its driver was last heard of 10 min ago" in format_summary(silent, True, 100, START)[0]
+
+
+def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=MIXED, state="running")
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = dataclasses.replace(build_owner(), pid=child.pid, start="")
+    with Database.open(layout.database) as database:
+        for owner, last_sign in ((build_owner(), START + 50), (dead, START + 20)):
+            database.acquire_lease("sample", owner, START + 20, lambda lease, now: True)
+            record = database.experiment("sample")
+            assert find_last_sign(record, START + 50) == last_sign
 
 
 def test_an_unknown_experiment(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from .common import local_dir_option, name_argument, open_store
 if TYPE_CHECKING:
     import pandas as pd
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _SUFFIXES = (".csv", ".parquet", ".json")
 
 
@@ -23,10 +24,7 @@ _SUFFIXES = (".csv", ".parquet", ".json")
 @name_argument
 @local_dir_option
 @click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A file ending in .csv, .parquet or .json; CSV is printed by default.",
+    "--output", "-o", type=_FILE, help="A .csv, .parquet or .json; CSV is printed by default."
 )
 @click.option("--metrics", is_flag=True, help="All that was logged, instead of one row a trial.")
 def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> None:
@@ -85,13 +83,7 @@ def _disarm_cell(value: Any) -> Any:
 @click.command()
 @name_argument
 @local_dir_option
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="report.html",
-    show_default=True,
-)
+@click.option("--output", "-o", type=_FILE, default="report.html", show_default=True)
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 def report(name: str, local_dir: Path, output: Path, open_it: bool) -> None:
     """Write one HTML file that shows the whole sweep and opens anywhere, offline too."""

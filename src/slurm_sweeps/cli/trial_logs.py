@@ -15,7 +15,7 @@ import click
 from ..errors import StorageError
 from ..storage.layout import TrialLayout
 from ..storage.records import AttemptRecord, TrialRecord
-from ..trial import Status, TrialError
+from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
 from ..views.summary import compute_runtime_s, find_last_sign, read_attempts
 from .common import (
@@ -92,8 +92,11 @@ def _format(
     if metrics:
         yield "metrics:"
         yield from _format_metrics(metrics)
-    if record.error is not None:
-        yield from _format_error(record.error, files)
+    error = record.error
+    if error is not None:
+        yield f"error, see {files.stderr()}:"
+        text = error.traceback or f"{error.type}: {error.message}"
+        yield from (f"  {line}" for line in text.rstrip().splitlines())
 
 
 def _format_attempt(attempt: AttemptRecord) -> str:
@@ -117,12 +120,6 @@ def _format_metrics(metrics: Mapping[str, Mapping[int, float]]) -> Iterator[str]
         chart = f"{names[name].ljust(width)}  {draw_sparkline(values)}"
         last = f"{format_number(values[-1])} at iteration {max(curve)}"
         yield f"  {chart}  {last}, from {low} to {high}"
-
-
-def _format_error(error: TrialError, files: TrialLayout) -> Iterator[str]:
-    yield f"error, see {files.stderr()}:"
-    text = error.traceback or f"{error.type}: {error.message}"
-    yield from (f"  {line}" for line in text.rstrip().splitlines())
 
 
 @click.command()
