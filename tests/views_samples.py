@@ -14,8 +14,10 @@ import slurm_sweeps as ss
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
-from slurm_sweeps.storage.records import ReportRecord, StateRecord, TrialRecord
-from slurm_sweeps.storage.rows import write_records
+from slurm_sweeps.storage.records import LeaseOwner, ReportRecord, StateRecord, TrialRecord
+from slurm_sweeps.storage.rows import (
+    write_records,
+)
 from slurm_sweeps.trial import Status, TrialError, compute_trial_id
 
 #: When all samples began, seconds since 1970.
@@ -40,6 +42,7 @@ def write_sample(
     state: str = "completed",
     slots: int = 2,
     asha: bool = True,
+    heard_at: float | None = None,
 ) -> Layout:
     """Write an experiment whose trial number k reports `loss` = k + 1/iteration.
 
@@ -48,6 +51,7 @@ def write_sample(
     Args:
         statuses: One for each trial.
         nan: Whether all values are NaN.
+        heard_at: When a driver on another host gave its last sign of life; None for no driver.
     """
     search = SearchSpace(SPACE if space is None else space)
     settings: dict[str, Any] = {
@@ -73,6 +77,34 @@ def write_sample(
             cfg = search.sample(rng)
             records += build_trial(number, cfg, status, iterations, nan, slots)
         write_records(database, key, [*records, StateRecord(state)])
+        if heard_at is not None:
+            owner = LeaseOwner("elsewhere", 1, None, "", "nonce")
+            assert database.take_lease(key, owner, heard_at, None)
+    return layout
+
+
+#: What steers a terminal, forges a line, opens an element and ends a script.
+NASTY = "\x1b]0;x\x07\x9b2J\nforged line</script><img src=x onerror=document.title='owned'>"
+
+
+def write_foreign(local_dir: Path, trial_id: str = NASTY) -> Layout:
+    """Write an experiment as a stranger might: its every text, ids too, is `NASTY`."""
+    settings = {"metric": NASTY, "mode": "min", "n_trials": 2, "slots": 1, NASTY: NASTY}
+    settings["space"] = {NASTY: {"$space": "Uniform", "args": [0, 1]}, "fixed": NASTY}
+    layout = Layout(local_dir, "foreign")
+    fate = {"host": NASTY, "gpus": NASTY, "slot": 0, "start_time": START}
+    records: list[Any] = []
+    for number, value in enumerate([0.5, NASTY]):
+        known = (number, f"{trial_id}{number}", 0, json.dumps({NASTY: value, "fixed": NASTY}))
+        error = TrialError(NASTY, NASTY, NASTY)
+        ended = {"end_time": START + 9, "error": error if number else None}
+        status = Status.FAILED if number else Status.COMPLETED
+        records.append(TrialRecord(*known, Status.RUNNING, **fate))
+        records += [ReportRecord(number, 1, at, {NASTY: 1 / at}, START + at) for at in (1, 2)]
+        records.append(TrialRecord(*known, status, **fate, **ended))
+    with Database.open(layout.database, create=True) as database:
+        key = database.create_experiment("foreign", settings, START).id
+        write_records(database, key, [*records, StateRecord(NASTY)])
     return layout
 
 

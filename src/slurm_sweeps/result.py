@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
 from .errors import ExperimentNotFoundError, UsageError
 from .storage.database import Database
 from .storage.layout import Layout
@@ -34,7 +33,7 @@ from .trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .views.plots.sweep_data import SweepData
+    from .views.pictures.data import SweepData
 
 MODES = ("min", "max")
 
@@ -184,75 +183,63 @@ class Result:
             The path.
 
         Raises:
-            UsageError: plotly is not installed, or `mode` is neither "min" nor "max".
+            UsageError: plotly or jinja2 is not installed, or `mode` is neither "min" nor "max".
             StorageError: The file can't be written.
         """
-        from .views.report.page import (
-            build_page,
-            build_yaml,
-            read_plotly_js,
-            write_page,
-        )
+        from .views.report import check_report, write_report
 
-        script = read_plotly_js()
-        data = self._read_sweep(metric, mode)
-        versions = {"slurm-sweeps": __version__}
-        if data.settings.get("version") != __version__:
-            versions["slurm-sweeps of the sweep"] = str(data.settings.get("version"))
-        page = build_page(data, build_yaml(data), str(self._layout.folder), versions, script)
-        write_page(page, Path(path))
+        check_report()
+        write_report(self._read_sweep(metric, mode), self._layout.folder, Path(path))
         return Path(path)
 
     def plot_learning_curves(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each trial's metric over its iterations; a plotly Figure."""
-        from .views.figures.curves import draw_learning_curves
+        from .views.pictures.curves import draw_learning_curves
 
         return self._plot(draw_learning_curves, metric, mode)
 
     def plot_best_over_time(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot the best value over wall-clock time and over all iterations; a plotly Figure."""
-        from .views.figures.curves import draw_best_over_time
+        from .views.pictures.curves import draw_best_over_time
 
         return self._plot(draw_best_over_time, metric, mode)
 
     def plot_parameters(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each parameter against the trials' best values; a plotly Figure."""
-        from .views.figures.parameters import draw_parameters
+        from .views.pictures.parameters import draw_parameters
 
         return self._plot(draw_parameters, metric, mode)
 
     def plot_parallel_coordinates(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot all parameters and the metric as parallel coordinates; a plotly Figure."""
-        from .views.figures.parameters import draw_parallel_coordinates
+        from .views.pictures.parameters import draw_parallel_coordinates
 
         return self._plot(draw_parallel_coordinates, metric, mode)
 
     def plot_importance(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot which parameters mattered; a plotly Figure."""
-        from .views.figures.parameters import draw_importance
-        from .views.plots.importance import compute_importance
+        from .views.pictures.importance import compute_importance, draw_importance
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
 
     def plot_slots(self) -> Any:
         """Plot which slot ran which trial when; a plotly Figure."""
-        from .views.figures.occupation import draw_slots
-        from .views.plots.occupation import compute_occupation
+        from .views.pictures.slots import compute_occupation, draw_slots
 
         return self._plot(lambda data: draw_slots(compute_occupation(data)), None, None)
 
     def _plot(
         self, draw: Callable[[SweepData], dict[str, Any]], metric: str | None, mode: str | None
     ) -> Any:
-        from .views.report.page import check_plotly
+        from .views.report import check_installed
 
-        check_plotly()
+        check_installed("plotly")
         from plotly.graph_objects import Figure
 
         return Figure(draw(self._read_sweep(metric, mode)))
 
     def _read_sweep(self, metric: str | None, mode: str | None) -> SweepData:
-        from .views.plots.sweep_data import read_sweep_data
+        from .views.pictures.data import read_sweep_data
 
         if mode is not None and mode not in MODES:
             raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")

@@ -49,6 +49,21 @@ class Status(str, Enum):
         """Whether a restored sweep runs the trial again, without anyone asking for it."""
         return self in (Status.SCHEDULED, Status.RUNNING, Status.LOST, Status.INTERRUPTED)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether a progress bar counts it: it neither waits, runs nor was interrupted."""
+        return self not in (Status.SCHEDULED, Status.RUNNING, Status.INTERRUPTED)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it ended neither by itself nor because it was told to: failed or lost."""
+        return self in (Status.FAILED, Status.LOST)
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether a rule kept it from running to its end: pruned or paused."""
+        return self in (Status.PRUNED, Status.PAUSED)
+
 
 #: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,12 @@ from click.testing import CliRunner, Result
 from slurm_sweeps.cli import main
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
-from slurm_sweeps.storage.rows import read_trials
+from slurm_sweeps.storage.rows import (
+    read_trials,
+    write_records,
+)
 from slurm_sweeps.trial import Status
-from views_samples import write_sample
+from views_samples import NASTY, write_foreign, write_sample
 
 STATUSES = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.LOST]
 
@@ -41,6 +48,16 @@ def call(folder: Path, *arguments: str, code: int = 0, say: str | None = None) -
 def read_ids(folder: Path) -> list[str]:
     with Database.open(folder / "slurm-sweeps.db", read_only=True) as database:
         return [trial.trial_id for trial in read_trials(database, database.experiment("sample").id)]
+
+
+def walk(data: Any) -> Iterator[str]:
+    """All texts in JSON."""
+    if isinstance(data, dict):
+        yield from (text for pair in data.items() for part in pair for text in walk(part))
+    elif isinstance(data, list):
+        yield from (text for part in data for text in walk(part))
+    elif isinstance(data, str):
+        yield data
 
 
 def load(result: Result) -> Any:
@@ -175,6 +192,59 @@ def test_logs(folder: Path) -> None:
         f"there is no {trial}/stderr.log: trial {first} (completed) has no such log"
         in result.stderr
     )
+
+
+def test_a_foreign_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    write_foreign(tmp_path, "0123456789a")
+    calls = [
+        ["list"],
+        ["show", "foreign", "--columns", f"host,gpus,error,{NASTY}"],
+        ["best", "foreign"],
+        ["trial", "foreign", "0123456789a1"],
+        ["watch", "foreign"],
+    ]
+    for arguments in calls:
+        code = 1 if arguments[0] == "watch" else 0
+        text = call(tmp_path, *arguments, code=code).stdout
+        assert "forged line" in text, arguments
+        assert not re.search(r"\x1b|\x9b|\x07|^forged", text, flags=re.MULTILINE), arguments
+        if arguments[0] != "watch":
+            found = call(tmp_path, *arguments, "--json")
+            assert not re.search(r"\x1b|\x9b|\x07|^forged", found.stdout, flags=re.MULTILINE)
+            assert NASTY in walk(load(found))  # JSON says what there is, in escapes
+    result = call(tmp_path, "show", "foreign", "--sort", "no", code=2)
+    assert not re.search(r"\x1b|\x9b|\x07", result.stderr)
+
+
+def test_an_id_that_leads_out_of_the_folder(tmp_path: Path) -> None:
+    write_foreign(tmp_path, "../../secret")
+    (tmp_path.parent / "secret0").mkdir(exist_ok=True)
+    (tmp_path.parent / "secret0" / "stdout.log").write_text("not for you")
+    for verb in ("logs", "trial"):
+        result = call(tmp_path, verb, "foreign", "../../secret0", code=1)
+        assert "not for you" not in result.stdout
+        assert (
+            "has a trial with the id '../../secret0', which is not 12 hex digits" in result.stderr
+        )
+
+
+def test_csv_holds_no_formulas(tmp_path: Path) -> None:
+    cells = ["=1+1", "+cmd", "-cmd", "@x", "-1.5", "plain", -2.5]
+    layout = write_sample(tmp_path, statuses=[Status.COMPLETED])
+    with Database.open(layout.database) as database:
+        key = database.experiment("sample").id
+        first = read_trials(database, key)[0]
+        changes = [
+            {"number": at, "trial_id": f"{at:012x}", "cfg_json": json.dumps({"x": cell})}
+            for at, cell in enumerate(cells, 1)
+        ]
+        write_records(database, key, [replace(first, **change) for change in changes])
+    text = call(tmp_path, "export", "sample").stdout
+    frame = pd.read_csv(io.StringIO(text), dtype=str)
+    wanted = ["'=1+1", "'+cmd", "'-cmd", "'@x", "-1.5", "plain", "-2.5"]
+    assert list(frame["cfg/x"][1:]) == wanted
+    call(tmp_path, "export", "sample", "-o", str(tmp_path / "a.json"))
+    assert json.loads((tmp_path / "a.json").read_text())[1]["cfg/x"] == "=1+1"  # as it is
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "json"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from frameworks import require_module
-from slurm_sweeps.integrations._wandb import WandbLog, import_wandb
+from slurm_sweeps.integrations._callbacks import WandbLog
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -61,4 +61,4 @@ def test_no_run_is_opened_unasked(wandb: Any) -> None:
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"log_to_wandb=True needs .* pip install wandb"):
-        import_wandb()
+        WandbLog(True, None).open()

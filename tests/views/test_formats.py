@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from slurm_sweeps.views.formats import (
     clean,
+    clean_lines,
+    draw_sparkline,
     format_age,
     format_duration,
     format_number,
@@ -18,7 +20,6 @@ from slurm_sweeps.views.formats import (
     shorten,
     shorten_name,
 )
-from slurm_sweeps.views.sparkline import draw_sparkline
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,13 @@ def test_long_texts_are_cut() -> None:
 @given(st.text())
 def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     assert not any(ord(each) < 32 or 127 <= ord(each) < 160 for each in clean(text))
+    lines = clean_lines(text)
+    assert lines.count("\n") == text.count("\n")
+    assert not any(ord(each) < 32 and each != "\n" for each in lines)
+
+
+def test_lines_keep_their_indentation() -> None:
+    assert clean_lines("a:\n    b\x1b[2J\u202ec") == "a:\n    b [2J c"
 
 
 def test_sparkline() -> None:
@@ -110,6 +118,7 @@ def test_sparkline() -> None:
     assert draw_sparkline([0.0, math.nan, 1.0]) == "▁ █"
     assert draw_sparkline([math.nan]) == " "
     assert draw_sparkline([]) == ""
+    assert draw_sparkline([-1e308, 1.7e308]) == "▁█"
 
 
 @given(st.lists(st.floats()), st.integers(1, 60))

@@ -14,10 +14,11 @@ import slurm_sweeps as ss
 from browser import Browser, reason_no_browser
 from cluster_tools.requirement import require
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.figures.curves import LAYERS
-from slurm_sweeps.views.figures.occupation import MAX_BARS
-from slurm_sweeps.views.figures.style import COLORS, SYMBOLS
-from views_samples import write_sample
+from slurm_sweeps.views.pictures import COLORS, SYMBOLS
+from slurm_sweeps.views.pictures.slots import MAX_BARS
+from slurm_sweeps.views.report import read_plotly_js
+from slurm_sweeps.views.table import STYLES
+from views_samples import write_foreign, write_sample
 
 pytest.importorskip("plotly")
 
@@ -73,12 +74,6 @@ def test_a_report_of_anything(tmp_path: Path, case: str) -> None:
     assert ("http-equiv" in own) == (case == "running")
 
 
-def read_plotly_js() -> str:
-    from slurm_sweeps.views.report.page import read_plotly_js
-
-    return read_plotly_js()
-
-
 def test_what_the_page_says(tmp_path: Path) -> None:
     page = write(tmp_path, "mixed").report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<div class="value">0.1667</div>' in page
@@ -89,7 +84,8 @@ def test_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_every_status_has_its_colour_and_shape() -> None:
-    assert {status.value for status in Status} == set(COLORS) == set(SYMBOLS) == set(LAYERS)
+    assert {status.value for status in Status} == set(COLORS) == set(SYMBOLS)
+    assert set(Status) == set(STYLES)
 
 
 def test_many_attempts_are_drawn_as_lines(tmp_path: Path) -> None:
@@ -110,15 +106,18 @@ def test_names_that_are_html(tmp_path: Path) -> None:
     assert "<h1>&lt;script&gt;x</h1>" in path.read_text(encoding="utf-8")
 
 
-def test_without_plotly_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("missing", "names"), [("plotly", ["report", "plot_slots"]), ("jinja2", ["report"])]
+)
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, names: list[str]
 ) -> None:
     result = write(tmp_path, "one")
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == missing else find(name)
     )
-    for make in (result.report, result.plot_slots):
+    for make in [getattr(result, name) for name in names]:
         with pytest.raises(ss.UsageError, match=r"pip install 'slurm-sweeps\[report\]'"):
             make()
 
@@ -147,6 +146,21 @@ DRAWN = "[...document.querySelectorAll('.figure')].every(p => p.dataset.drawn &&
 @pytest.mark.parametrize("case", ["none", "all NaN"])
 def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, case: str) -> None:
     open_report(browser, write(tmp_path, case).report(tmp_path / "report.html"))
+    assert browser.read_console() == []
+
+
+def test_a_foreign_database_runs_nothing_in_the_report(tmp_path: Path, browser: Browser) -> None:
+    write_foreign(tmp_path)
+    path = ss.Result("foreign", tmp_path).report(tmp_path / "report.html")
+    open_report(browser, path)
+    own = path.read_text(encoding="utf-8").replace(read_plotly_js(), "")
+    assert own.count("</script>") == 4
+    assert "<img" not in own
+    assert browser.run("document.title") == "foreign · slurm-sweeps"
+    assert browser.run("document.images.length") == 0
+    assert browser.run("document.querySelectorAll('#trials tbody tr').length") == 2
+    title = "document.getElementById('figure-curves').querySelector('.ytitle').textContent"
+    assert "<img src=x onerror" in browser.run(title)  # as it is written, not as a tag
     assert browser.read_console() == []
 
 

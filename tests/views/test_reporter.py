@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,15 @@ from slurm_sweeps.views.reporter import FIRST_S, PAUSE_S, Reporter
 from views_samples import write_sample
 
 pytest.importorskip("plotly")
+
+
+def test_only_a_report_loads_what_a_report_is_made_with() -> None:
+    code = "import slurm_sweeps.experiment.experiment, slurm_sweeps.cli, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "slurm_sweeps.views.screens" in loaded
+    for name in ("jinja2", "plotly", "pandas", "sklearn", "slurm_sweeps.views.report"):
+        assert name not in loaded
 
 
 def test_it_is_written_soon_then_now_and_then(tmp_path: Path) -> None:

@@ -16,11 +16,17 @@ import pytest
 
 from cluster_tools.processes import wait_until
 from cluster_tools.requirement import require
+from slurm_sweeps.storage.database import Database
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.live import LiveView
-from slurm_sweeps.views.screens import PlainScreen, TerminalScreen, choose_screen
-from slurm_sweeps.views.summary import Summary
-from views_samples import START, write_sample
+from slurm_sweeps.views.screens import (
+    LiveView,
+    NotebookScreen,
+    PlainScreen,
+    TerminalScreen,
+    choose_screen,
+)
+from slurm_sweeps.views.summary import Summary, read_summary
+from views_samples import NASTY, START, write_foreign, write_sample
 
 SUMMARY = Summary("β sweep", "running", counts={Status.COMPLETED: 3}, n_trials=9, started_at=START)
 
@@ -70,6 +76,36 @@ def test_a_stream_that_is_gone_harms_nothing() -> None:
     screen = TerminalScreen(stream, True)
     screen.show(SUMMARY, START)
     screen.close()
+
+
+def test_a_notebook_that_is_gone_harms_nothing() -> None:
+    def display(*_: object, **__: object) -> None:
+        raise RuntimeError("the kernel's connection is closed")
+
+    class Handle:
+        update = staticmethod(display)
+
+    NotebookScreen(display, True).show(SUMMARY, START)
+    screen = NotebookScreen(lambda *_, **__: Handle(), True)
+    screen.show(SUMMARY, START)
+    screen.show(SUMMARY, START + 1)
+
+
+@pytest.mark.parametrize("kind", [PlainScreen, TerminalScreen])
+def test_a_foreign_text_does_not_steer_the_terminal(
+    kind: type[PlainScreen | TerminalScreen], tmp_path: Path
+) -> None:
+    layout = write_foreign(tmp_path, "0123456789a")
+    with Database.open(layout.database, read_only=True) as database:
+        summary = read_summary(database, layout, 10, START)
+    stream = io.StringIO()
+    screen = kind(stream, True)
+    screen.show(summary, START)
+    screen.close()
+    assert "forged line" in stream.getvalue()
+    assert not re.search("^forged", stream.getvalue(), flags=re.MULTILINE)
+    screen.notify(NASTY)
+    assert not re.search(r"\x1b|\x9b|\x07", stream.getvalue())
 
 
 def test_a_locked_database_is_tried_again(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentNotFoundError
@@ -15,10 +18,9 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.grid import build_grid
-from slurm_sweeps.views.lines import format_block
 from slurm_sweeps.views.space import list_parameters
-from slurm_sweeps.views.summary import Row, Summary, read_summary
+from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
+from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
 
 MIXED = [
@@ -91,7 +93,20 @@ def test_a_silent_driver_is_told(tmp_path: Path) -> None:
         assert read_summary(database, layout, 0, START + 60).silent_s is None
         silent = read_summary(database, layout, 0, START + 600)
     assert silent.silent_s == 600
-    assert "its driver was last heard of 10 min ago" in format_block(silent, True, 100, START)[0]
+    assert "its driver was last heard of 10 min ago" in format_summary(silent, True, 100, START)[0]
+
+
+def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=MIXED, state="running")
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = dataclasses.replace(build_owner(), pid=child.pid, start="")
+    with Database.open(layout.database) as database:
+        for owner, last_sign in ((build_owner(), START + 50), (dead, START + 20)):
+            found = database.experiment("sample").lease
+            assert database.take_lease(1, owner, START + 20, found)
+            record = database.experiment("sample")
+            assert find_last_sign(record, START + 50) == last_sign
 
 
 def test_an_unknown_experiment(tmp_path: Path) -> None:
@@ -147,11 +162,11 @@ def test_no_line_is_longer_than_the_terminal(rows: list[Row], width: int) -> Non
     summary = Summary(
         "s", "running", metric="loss", mode="min", parameters=names, metrics=["val/acc"], rows=rows
     )
-    grid = build_grid(summary, True, width)
-    assert sum(grid.widths) + 2 * (len(grid.widths) - 1) <= width
-    shown = [column.title for column in grid.columns][4:]
-    assert sorted(shown + list(grid.hidden)) == sorted(["loss", "best", *names, "val/acc"])
-    assert all(len(line) <= width for line in format_block(summary, True, width, 0.0))
+    chosen, hidden = fit_columns(summary, True, width)
+    assert sum(size for _, size in chosen) + 2 * (len(chosen) - 1) <= width
+    shown = [column.title for column, _ in chosen][4:]
+    assert sorted(shown + hidden) == sorted(["loss", "best", *names, "val/acc"])
+    assert all(cell_len(line) <= width for line in format_summary(summary, True, width, 0.0))
 
 
 def test_asked_columns_in_their_order(tmp_path: Path) -> None:
@@ -159,7 +174,7 @@ def test_asked_columns_in_their_order(tmp_path: Path) -> None:
     fixed = ["trial", "status", "iter", "time"]
 
     def titles(columns: bool | list[str]) -> list[str]:
-        return [column.title for column in build_grid(summary, columns, 200).columns]
+        return [column.title for column, _ in fit_columns(summary, columns, 200)[0]]
 
     assert titles(False) == fixed
     assert titles(["val/acc", "opt.lr", "host"]) == [*fixed, "val/acc", "opt.lr", "host"]
@@ -168,7 +183,7 @@ def test_asked_columns_in_their_order(tmp_path: Path) -> None:
 
 def test_the_block_of_a_file(tmp_path: Path) -> None:
     summary = dataclasses.replace(read(tmp_path, state="running"), silent_s=None)
-    text = "\n".join(format_block(summary, ["opt.lr"], 80, START + 60))
+    text = "\n".join(format_summary(summary, ["opt.lr"], 80, START + 60))
     assert "sample: running" in text
     assert "4 of 9 done (44%), elapsed 1:00, about 1:15 left" in text
     assert "1 completed, 2 pruned, 1 failed, 2 running, 2 of 2 slots busy" in text

@@ -1,6 +1,6 @@
 """The command `slurm-sweeps`: what people ask of a sweep, from any host that sees its database.
 
-Each verb is one function in one of the modules here; what they share is in `common`. Heavy
+Each verb is a function, in the module that has its name; what they share is in `common`. Heavy
 libraries are imported where they are used, so that `slurm-sweeps list` answers at once.
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .asking import remove, retry, stop
-from .common import Commands
-from .completing import completion
-from .doctoring import doctor
-from .exporting import export, report
-from .looking import (
+from .common import Commands, completion
+from .doctor import doctor
+from .export_report import export, report
+from .list_show_watch_best import (
     best,
     list_experiments,
     show,
     watch,
 )
-from .reading import logs, show_trial
+from .stop_retry_rm import remove, retry, stop
+from .trial_logs import logs, show_trial
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

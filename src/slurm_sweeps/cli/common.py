@@ -1,34 +1,41 @@
-"""What all verbs share: options, the open database, finding a trial, printing, exit codes."""
+"""What all verbs share: options, the open database, finding a trial, printing, exit codes.
+
+A database may come from anyone: what is printed of it holds nothing that steers a terminal, and
+what names a file is checked before a path is made of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
-import shutil
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, get_completion_class
 
-from ..errors import SlurmSweepsError, UsageError
+from ..errors import SlurmSweepsError, StorageError, UsageError
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
-from ..storage.rows import read_trials
+from ..storage.rows import (
+    read_trials,
+)
+from ..views.formats import clean_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: The width of a line where nobody looks at a terminal: all columns of a table.
-_ENDLESS = 100_000
-
 #: How long completion waits for the database: somebody waits at a prompt.
 _COMPLETION_TIMEOUT_S = 0.5
+
+#: Steers a terminal, and is left as it is by JSON.
+_C1 = re.compile(r"[\x7f-\x9f]")
 
 
 class Commands(click.Group):
@@ -62,7 +69,7 @@ class Commands(click.Group):
 
 
 def _fail(error: Exception, code: int) -> None:
-    click.echo(f"slurm-sweeps: {error}", err=True)
+    click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
     sys.exit(code)
 
 
@@ -103,7 +110,7 @@ class Store:
     layout: Layout
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_store(local_dir: Path, name: str, write: bool = False) -> Iterator[Store]:
     """Open the database of an experiment.
 
@@ -121,6 +128,7 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
 
     Raises:
         UsageError: There is none, or more than one; the message says which come near.
+        StorageError: Its id is none that we write, and might lead out of the experiment's folder.
     """
     found = read_trials(store.database, store.experiment.id, id_prefix=prefix, limit=4)
     where = f"experiment {store.experiment.name!r}"
@@ -133,12 +141,24 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
         some = ", ".join(trial.trial_id for trial in found[:3])
         more = ", …" if len(found) > 3 else ""
         raise UsageError(f"{prefix!r} could be more than one trial of {where}: {some}{more}")
+    if not re.fullmatch("[0-9a-f]{12}", found[0].trial_id):
+        raise StorageError(
+            f"{where} in {store.layout.database} has a trial with the id {found[0].trial_id!r}, "
+            "which is not 12 hex digits: slurm-sweeps has not written that; don't trust this file"
+        )
     return found[0]
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, each in one line and without what steers a terminal."""
+    for line in lines:
+        click.echo(clean_lines(line.replace("\n", " ")))
 
 
 def print_json(data: Any) -> None:
     """Print JSON; NaN and infinities, which JSON does not know, become null."""
-    click.echo(json.dumps(_make_json_able(data), indent=2, ensure_ascii=False))
+    text = json.dumps(_make_json_able(data), indent=2, ensure_ascii=False)
+    click.echo(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _make_json_able(data: Any) -> Any:
@@ -151,28 +171,10 @@ def _make_json_able(data: Any) -> Any:
     return data
 
 
-def get_width() -> int:
-    """The width of the terminal, or no limit where the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
-
-
-def dump_yaml(data: Any) -> str:
-    """Write a cfg as YAML that can be pasted."""
-    import yaml
-
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    return text.rstrip("\n")
-
-
 def _complete_name(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    try:
-        path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
-        with Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database:
-            names = [each.name for each in database.experiments()]
-    except SlurmSweepsError:
-        return []
+    names = _read_to_complete(ctx, lambda database: [each.name for each in database.experiments()])
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -180,15 +182,35 @@ def complete_trial(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the id of a trial of the experiment that was named before."""
-    try:
-        layout = Layout(
-            ctx.params.get("local_dir") or "./slurm-sweeps", str(ctx.params.get("name"))
-        )
-        with Database.open(
-            layout.database, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S
-        ) as database:
-            key = database.experiment(layout.name).id
-            found = read_trials(database, key, id_prefix=incomplete, limit=100)
-    except SlurmSweepsError:
-        return []
-    return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in found]
+
+    def read(database: Database) -> list[TrialRecord]:
+        key = database.experiment(str(ctx.params.get("name"))).id
+        return read_trials(database, key, id_prefix=incomplete, limit=100)
+
+    trials = _read_to_complete(ctx, read)
+    return [CompletionItem(trial.trial_id, help=trial.status.value) for trial in trials]
+
+
+def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]]) -> list[Any]:
+    """Read for somebody at a prompt, who is told nothing where that can't be done."""
+    path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
+    with (
+        contextlib.suppress(SlurmSweepsError),
+        Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database,
+    ):
+        return read(database)
+    return []
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes SHELL complete this command.
+
+    bash: eval "$(slurm-sweeps completion bash)" in ~/.bashrc; zsh and fish likewise.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has these three since version 8.0
+    root = ctx.find_root().command
+    click.echo(kind(root, {}, "slurm-sweeps", "_SLURM_SWEEPS_COMPLETE").source())

@@ -39,7 +39,7 @@ from ..storage.records import (
 )
 from ..storage.writer import Writer
 from ..sweep import Sweep
-from ..views.live import LiveView
+from ..views.screens import LiveView
 from .arguments import (
     RunCfg,
     check_arguments,

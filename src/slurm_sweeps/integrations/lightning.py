@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..running import session
-from ._metrics import check_names, pick_metrics
-from ._wandb import WandbLog
+from ._callbacks import WandbLog, check_names, pick_metrics
 
 #: The two packages that Lightning comes in; an object of one is none of the other.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")

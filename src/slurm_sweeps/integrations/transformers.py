@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..running import session
-from ._metrics import check_names, pick_metrics
-from ._wandb import WandbLog
+from ._callbacks import WandbLog, check_names, pick_metrics
 
 if TYPE_CHECKING:
     TrainerCallback = object

@@ -1,7 +1,8 @@
-"""Values as text for people: numbers, times, configurations. Pure.
+"""Values as text for people: numbers, times, configurations, curves. Pure.
 
 Numbers have 4 significant digits in every view. What is shown where only so many characters fit
-goes through `shorten`; what comes from users and goes to a terminal goes through `clean`.
+goes through `shorten`. What users, trials or a database may have written (names, keys, errors)
+goes through `clean` or `clean_lines` on its way to a terminal.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 #: Significant digits of a number.
 DIGITS = 4
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+#: What steers a terminal, breaks a line, or turns the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def format_number(value: float | None) -> str:
@@ -54,6 +59,14 @@ def _round(value: Any) -> Any:
     return value
 
 
+def format_yaml(cfg: Any) -> str:
+    """Write a cfg as YAML that can be pasted; what steers a terminal is written as escapes."""
+    import yaml
+
+    text: str = yaml.safe_dump(cfg, sort_keys=False, allow_unicode=True)
+    return text.rstrip("\n")
+
+
 def format_duration(seconds: float | None) -> str:
     """Write a time span as `m:ss`, `h:mm:ss` or `2d 3:04:05`; None as a dash."""
     if seconds is None:
@@ -91,6 +104,11 @@ def clean(text: str) -> str:
     return _CONTROL.sub(" ", text).strip()
 
 
+def clean_lines(text: str) -> str:
+    """Return a text of several lines with each of them clean, and its indentation kept."""
+    return "\n".join(_CONTROL.sub(" ", line).rstrip() for line in text.split("\n"))
+
+
 def shorten(text: str, width: int) -> str:
     """Cut the end of a text that is longer than `width` characters."""
     return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
@@ -99,3 +117,36 @@ def shorten(text: str, width: int) -> str:
 def shorten_name(name: str, width: int) -> str:
     """Cut the beginning of a dotted name that is too long: its last part says most."""
     return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
+
+
+def draw_sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw values from left to right as bars between their lowest and their highest.
+
+    Args:
+        values: In order; a NaN or an infinity leaves a gap.
+        width: The characters at the most; more values than that are averaged in bins.
+    """
+    bins = _average(values, width)
+    finite = [value for value in bins if math.isfinite(value)]
+    if not finite:
+        return " " * len(bins)
+    low = min(finite) / 2  # halves: the span of the largest floats is none
+    span = max(finite) / 2 - low
+    return "".join(_choose_bar(value, low, span) for value in bins)
+
+
+def _choose_bar(value: float, low: float, span: float) -> str:
+    if not math.isfinite(value):
+        return " "
+    share = (value / 2 - low) / span if span > 0 else 0.5
+    return _BARS[min(len(_BARS) - 1, int(share * len(_BARS)))]
+
+
+def _average(values: Sequence[float], width: int) -> list[float]:
+    count = min(width, len(values))
+    averaged = []
+    for at in range(count):
+        part = values[at * len(values) // count : (at + 1) * len(values) // count]
+        finite = [value for value in part if math.isfinite(value)]
+        averaged.append(sum(finite) / len(finite) if finite else math.nan)
+    return averaged

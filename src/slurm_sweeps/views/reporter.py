@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..running.processes import build_argv
 from ..storage.layout import Layout
-from .report.page import check_plotly
+from .report import check_report
 
 #: Between the end of one report and the begin of the next, in seconds.
 PAUSE_S = 60.0
@@ -32,11 +32,11 @@ class Reporter:
         path: The file to write.
 
     Raises:
-        UsageError: plotly is not installed.
+        UsageError: What a report is made with is not installed.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
-        check_plotly()
+        check_report()
         folder, code = layout.local_dir.absolute(), "from slurm_sweeps.cli import main; main()"
         arguments = ("--local-dir", str(folder), "--output", str(path.absolute()))
         self._argv = build_argv(code, "report", *arguments, "--", layout.name)

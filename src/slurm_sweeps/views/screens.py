@@ -1,7 +1,10 @@
-"""Where a live view is shown: a terminal, a notebook's cell, or plain lines in a file.
+"""What a person sees while a sweep runs, in a terminal, a notebook's cell, or a file.
 
-All three take whole summaries and messages, from one thread at a time. None of them lets an error
-of its stream out: a sweep goes on when the terminal it was begun in is gone.
+`LiveView` reads the database, from a thread of its own or from `watch`, and never asks the driver.
+Reading is rare and short; in between, where the screen is redrawn in place, only the clocks go on.
+
+The screens take whole summaries and messages, from one thread at a time. None of them lets an error
+of its stream out: a sweep goes on when the terminal it was begun in is gone, or the notebook.
 """
 
 from __future__ import annotations
@@ -10,17 +13,33 @@ import contextlib
 import io
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from .drawing import draw_summary
-from .lines import format_block
-from .summary import Summary
+from ..errors import StorageError
+from ..storage.database import Database
+from ..storage.layout import Layout
+from .formats import clean_lines
+from .summary import Summary, read_summary
+from .table import draw_summary, format_summary
 
 if TYPE_CHECKING:
     from rich.live import Live
+
+    from .reporter import Reporter
+
+#: How often an animated screen is redrawn, in seconds.
+REDRAW_S = 0.5
+
+#: A read takes no more than this part of the time, however small the interval is.
+READ_SHARE = 0.02
+
+#: How long one read waits for the writer; else the next round tries again.
+TIMEOUT_S = 1.0
 
 #: The width of a table in a notebook, in characters.
 NOTEBOOK_WIDTH = 110
@@ -58,7 +77,7 @@ class PlainScreen:
 
     Args:
         stream: Where to write.
-        columns: See `build_grid`.
+        columns: See `fit_columns`.
     """
 
     is_animated = False
@@ -74,11 +93,11 @@ class PlainScreen:
         if bare == self._shown:
             return
         self._shown = bare
-        self._write("\n".join(format_block(summary, self._columns, _PLAIN_WIDTH, now)))
+        self._write("\n".join(format_summary(summary, self._columns, _PLAIN_WIDTH, now)))
 
     def notify(self, text: str) -> None:
         """Write the text."""
-        self._write(text)
+        self._write(clean_lines(text))
 
     def close(self) -> None:
         """Do nothing: all is written."""
@@ -101,7 +120,7 @@ class TerminalScreen:
 
     Args:
         stream: The terminal.
-        columns: See `build_grid`.
+        columns: See `fit_columns`.
     """
 
     is_animated = True
@@ -130,7 +149,7 @@ class TerminalScreen:
     def notify(self, text: str) -> None:
         """Print above the table."""
         with contextlib.suppress(*_STREAM_ERRORS):
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(clean_lines(text), markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the table where it is, with the cursor below it."""
@@ -145,7 +164,7 @@ class NotebookScreen:
 
     Args:
         display: IPython's `display` function.
-        columns: See `build_grid`.
+        columns: See `fit_columns`.
     """
 
     is_animated = True
@@ -157,16 +176,18 @@ class NotebookScreen:
 
     def show(self, summary: Summary, now: float) -> None:
         """Replace the table."""
-        bundle = {"text/html": self._draw(summary, now)}
-        bundle["text/plain"] = "\n".join(format_block(summary, self._columns, NOTEBOOK_WIDTH, now))
-        if self._handle is None:
-            self._handle = self._display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
+        lines = format_summary(summary, self._columns, NOTEBOOK_WIDTH, now)
+        bundle = {"text/html": self._draw(summary, now), "text/plain": "\n".join(lines)}
+        with contextlib.suppress(Exception):  # a kernel's connection has errors of many kinds
+            if self._handle is None:
+                self._handle = self._display(bundle, raw=True, display_id=True)
+            else:
+                self._handle.update(bundle, raw=True)
 
     def notify(self, text: str) -> None:
         """Print into the cell."""
-        print(text)
+        with contextlib.suppress(Exception):  # as above
+            print(clean_lines(text))
 
     def close(self) -> None:
         """Do nothing: the table stays."""
@@ -193,7 +214,7 @@ def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Scree
 
     Args:
         stream: Where to write; None for standard output, or nowhere if that is closed.
-        columns: See `build_grid`.
+        columns: See `fit_columns`.
     """
     display = _find_display() if stream is None else None
     if display is not None:
@@ -213,3 +234,122 @@ def _find_display() -> Any:
 
     shell = get_ipython()
     return display if shell is not None and hasattr(shell, "kernel") else None
+
+
+class LiveView:
+    """Shows a running sweep while entered.
+
+    Args:
+        database: The database file.
+        name: The experiment.
+        interval_s: Seconds between two summaries; an animated screen is brought up to date more
+            often where reading is cheap.
+        rows: Rows of the table of trials.
+        columns: True for all cfg and metric columns that fit, False for none, or the names of some.
+        stream: Where to write; None for standard output, or the cell of a notebook.
+        report: A file to keep an HTML report in, None for no report.
+
+    Raises:
+        UsageError: A report is asked for, and what it is made with is not installed.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        name: str,
+        *,
+        interval_s: float = 5.0,
+        rows: int = 10,
+        columns: bool | Sequence[str] = True,
+        stream: TextIO | None = None,
+        report: Path | None = None,
+    ) -> None:
+        self._layout = Layout(database.parent, name)
+        self._interval_s = interval_s
+        self._rows = rows
+        self._screen: Screen = choose_screen(stream, columns)
+        self._reporter = None if report is None else _build_reporter(self._layout, report)
+        self._summary: Summary | None = None
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="slurm-sweeps-view", daemon=True)
+
+    def notify(self, text: str) -> None:
+        """Show a message, from any thread."""
+        with self._lock:
+            self._screen.notify(text)
+
+    def __enter__(self) -> LiveView:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.refresh()
+        with self._lock:
+            self._screen.close()
+        if self._reporter is not None:
+            was_stopped = self._summary is not None and self._summary.state == "stopped"
+            problem = self._reporter.finish(in_a_hurry=was_stopped)
+            if problem is not None:
+                self.notify(problem)
+
+    def refresh(self) -> Summary | None:
+        """Read and show; None while the database can't be read."""
+        now = time.time()
+        try:
+            with Database.open(self._layout.database, read_only=True, timeout_s=TIMEOUT_S) as store:
+                self._summary = read_summary(store, self._layout, self._rows, now)
+        except StorageError:  # locked for a moment; what is wrong for good the driver says
+            return None
+        self._show(self._summary, now)
+        return self._summary
+
+    def _show(self, summary: Summary, now: float) -> None:
+        with self._lock:
+            self._screen.show(summary, now)
+
+    def _run(self) -> None:
+        due = time.monotonic() + min(REDRAW_S, self._interval_s)
+        while not self._stop.wait(max(0.01, min(REDRAW_S, due - time.monotonic()))):
+            if time.monotonic() >= due:
+                began = time.monotonic()
+                self.refresh()
+                due = began + self._choose_pause_s(time.monotonic() - began)
+            elif self._summary is not None and self._screen.is_animated:
+                self._show(self._summary, time.time())
+            if self._reporter is not None:
+                self._reporter.keep_up(time.monotonic())
+
+    def _choose_pause_s(self, took_s: float) -> float:
+        """How long to leave the database alone after a read that took so long."""
+        rest_s = took_s / READ_SHARE
+        if self._screen.is_animated:
+            return max(rest_s, min(self._interval_s, REDRAW_S))
+        return max(rest_s, self._interval_s)
+
+    def watch(self) -> Summary:
+        """Show the sweep from the calling thread until it is over; return its last summary.
+
+        Raises:
+            ExperimentNotFoundError: There is no such experiment.
+            StorageError: The database can't be read at all.
+        """
+        with Database.open(self._layout.database, read_only=True) as store:
+            store.experiment(self._layout.name)
+        try:
+            while True:
+                began = time.monotonic()
+                summary = self.refresh()
+                if summary is not None and (summary.is_over or summary.silent_s is not None):
+                    return summary
+                self._stop.wait(max(0.1, self._choose_pause_s(time.monotonic() - began)))
+        finally:
+            self._screen.close()
+
+
+def _build_reporter(layout: Layout, path: Path) -> Reporter:
+    from .reporter import Reporter  # loads what only a report needs
+
+    return Reporter(layout, path)

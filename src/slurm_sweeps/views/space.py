@@ -9,7 +9,7 @@ from typing import Any
 from .formats import format_value
 
 #: The key that marks a space in a stored description (as `Space.describe` writes it).
-SPACE_KEY = "$space"
+_SPACE_KEY = "$space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def _collect(part: Any, path: str, found: dict[str, Parameter]) -> None:
         return  # spaces in lists are no columns: a list is one value
     if not isinstance(part, Mapping):
         return
-    if SPACE_KEY not in part:
+    if _SPACE_KEY not in part:
         for key, child in part.items():
             _collect(child, f"{path}.{key}" if path else str(key), found)
         return
@@ -58,24 +58,24 @@ def _collect(part: Any, path: str, found: dict[str, Parameter]) -> None:
 
 def _get_options(part: Mapping[str, Any]) -> list[Any] | None:
     """The options of a Choice or a Grid, None for other spaces."""
-    return _list_arguments(part)[0] if part[SPACE_KEY] in ("Choice", "Grid") else None
+    return _list_arguments(part)[0] if part[_SPACE_KEY] in ("Choice", "Grid") else None
 
 
 def _list_arguments(part: Mapping[str, Any]) -> list[Any]:
     """What a space was made with; a space of a foreign kind may describe itself by names."""
-    named = [value for key, value in part.items() if key not in (SPACE_KEY, "seed", "args")]
+    named = [value for key, value in part.items() if key not in (_SPACE_KEY, "seed", "args")]
     return [*part.get("args", ()), *named]
 
 
 def _is_dict(option: Any) -> bool:
-    return isinstance(option, Mapping) and SPACE_KEY not in option
+    return isinstance(option, Mapping) and _SPACE_KEY not in option
 
 
 def _collect_option(option: Any, path: str, found: dict[str, Parameter]) -> None:
     """An option's keys are columns of their own, whether they vary within the option or not."""
     if not isinstance(option, Mapping):
         return
-    if SPACE_KEY in option:
+    if _SPACE_KEY in option:
         _collect(option, path, found)
         return
     for key, child in option.items():
@@ -87,17 +87,29 @@ def _collect_option(option: Any, path: str, found: dict[str, Parameter]) -> None
 
 
 def _build_parameter(name: str, part: Mapping[str, Any]) -> Parameter:
-    kind = str(part[SPACE_KEY])
+    kind = str(part[_SPACE_KEY])
     inner = _list_arguments(part)[0] if kind == "Quantized" else part
-    is_log = str(inner.get(SPACE_KEY, "")).startswith("Log")
+    is_log = str(inner.get(_SPACE_KEY, "")).startswith("Log")
     return Parameter(name, kind, is_log, format_space(part))
+
+
+def list_constants(description: Any, prefix: str = "") -> dict[str, str]:
+    """Find what does not vary in a stored space, as texts by name, keys joined by dots."""
+    found: dict[str, str] = {}
+    for key, value in description.items() if isinstance(description, Mapping) else ():
+        name = f"{prefix}{key}"
+        if not isinstance(value, Mapping):
+            found[name] = format_space(value)
+        elif _SPACE_KEY not in value:
+            found.update(list_constants(value, f"{name}."))
+    return found
 
 
 def format_space(part: Any) -> str:
     """Write a described space as in a script: `LogUniform(1e-5, 0.1)`."""
-    if isinstance(part, Mapping) and SPACE_KEY in part:
+    if isinstance(part, Mapping) and _SPACE_KEY in part:
         arguments = [format_space(value) for value in _list_arguments(part)]
-        return f"{part[SPACE_KEY]}({', '.join(arguments)})"
+        return f"{part[_SPACE_KEY]}({', '.join(arguments)})"
     if isinstance(part, list):
         return f"[{', '.join(format_space(each) for each in part)}]"
     if isinstance(part, str):

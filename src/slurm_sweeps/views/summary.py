@@ -1,35 +1,41 @@
-"""Summary: what a live view shows of a sweep, read from its database in a few short queries.
+"""What views show of a sweep: a summary read in a few short queries, and rows of its trials.
 
-Whatever the size of the sweep, only as many trials are read as are shown; the counts are made by
-SQLite. All of it is read in one snapshot of some milliseconds, since a reader holds up the writer.
+Whatever the size of the sweep, a summary reads only as many trials as are shown; the counts are
+made by SQLite. All of it is read in one snapshot of some milliseconds, since a reader holds up the
+writer.
+
+What a killed driver could not write down stays `running` in the database until a restore. Views
+count such a run until the last sign of life: see `find_last_sign`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..storage.database import Database
 from ..storage.layout import Layout
-from ..storage.lease import SILENT_S
-from ..storage.records import Aggregate, ExperimentRecord, TrialRecord
+from ..storage.lease import SILENT_S, build_owner, is_gone
+from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialRecord
 from ..storage.rows import (
     count_trials,
+    read_aggregates,
     read_aggregates_of_trial,
+    read_attempts,
     read_best,
     read_metric_ids,
+    read_reports,
     read_trial,
     read_trials,
 )
 from ..trial import Status, flatten_cfg
 from .formats import clean
 from .space import list_parameters
-
-#: Statuses after which no further attempt follows by itself, as far as a progress bar is concerned.
-DONE = (Status.COMPLETED, Status.PRUNED, Status.PAUSED, Status.FAILED, Status.LOST)
 
 #: Among so many of the latest failed trials the newest failure is looked for.
 _FAILURES = 50
@@ -55,7 +61,7 @@ class Row:
         cfg: Its cfg, nested keys joined by dots.
         metrics: The last value of each metric.
         is_best: Whether it holds the best value of the sweep.
-        more: What else is known, by name: see `describe_run`.
+        more: What else is known, by name; times in seconds since 1970.
     """
 
     trial_id: str
@@ -121,7 +127,7 @@ class Summary:
     @property
     def done(self) -> int:
         """How many trials are done."""
-        return sum(self.counts.get(status, 0) for status in DONE)
+        return sum(count for status, count in self.counts.items() if status.is_done)
 
     @property
     def running(self) -> int:
@@ -182,7 +188,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             best=_find_best(database, record.id, mode, ranking),
             parameters=[each.name for each in list_parameters(settings.get("space"))],
             metrics=list(read_metric_ids(database, record.id)),
-            rows=_read_rows(database, record.id, metric, mode, ranking, n_rows, now),
+            rows=_read_shown(database, record, ranking, n_rows, find_last_sign(record, now)),
             failure=_find_failure(database, record.id, layout),
         )
 
@@ -195,124 +201,247 @@ def compute_silence(record: ExperimentRecord, now: float) -> float | None:
     return silent_s if record.lease is None or silent_s > SILENT_S else None
 
 
-def get_best_value(aggregate: Aggregate, mode: str | None) -> float | None:
-    """The better extreme of a metric, None where it has none or nobody knows which is better."""
-    return {"min": aggregate.min_value, "max": aggregate.max_value}.get(mode or "")
+def find_last_sign(record: ExperimentRecord, now: float) -> float:
+    """When an experiment's driver was last known to be alive: now, unless it is gone or silent."""
+    lease, here = record.lease, build_owner()
+    if lease is not None and now - lease.heartbeat <= SILENT_S:
+        is_this = (lease.owner.host, lease.owner.pid) == (here.host, here.pid)
+        if is_this or not is_gone(lease, now, here=here):
+            return now
+    return min(now, record.updated_at)
+
+
+def read_shown_attempts(
+    database: Database, experiment: ExperimentRecord, now: float, number: int | None = None
+) -> list[AttemptRecord]:
+    """Read the attempts of one trial or of all, by trial and attempt.
+
+    What a driver that is gone has left running is given the end that is known: its experiment's
+    last sign of life, or, where a later attempt followed (then it counts as interrupted), the last
+    report before that one began.
+    """
+    last_sign = find_last_sign(experiment, now)
+    found = read_attempts(database, experiment.id, number)
+    followers = {(each.number, each.attempt - 1): each for each in found}
+    closed = []
+    for each in found:
+        start, follower = each.start_time, followers.get((each.number, each.attempt))
+        if each.status is Status.RUNNING and start is not None:
+            if follower is not None:
+                until = follower.start_time or now
+                end = max(start, _find_last_report(database, experiment.id, each.number, until))
+                each = replace(each, status=Status.INTERRUPTED, end_time=end)
+            elif last_sign < now:
+                each = replace(each, end_time=max(start, last_sign))
+        closed.append(each)
+    return closed
+
+
+def _find_last_report(database: Database, experiment_id: int, number: int, until: float) -> float:
+    """When a trial logged last before a time; 0 if it never did."""
+    names = read_metric_ids(database, experiment_id)
+    tables = [read_reports(database, experiment_id, name, [number]) for name in names]
+    times = [time for table in tables for time in table["logged_at"].tolist()]
+    return max((time for time in times if time <= until), default=0.0)
+
+
+def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None:
+    """The better extreme of a metric and its iteration, None where nobody knows which is better."""
+    value, iteration = {
+        "min": (aggregate.min_value, aggregate.min_iteration),
+        "max": (aggregate.max_value, aggregate.max_iteration),
+    }.get(mode or "", (None, None))
+    return None if value is None or iteration is None else (value, iteration)
 
 
 def _find_best(
     database: Database, experiment_id: int, mode: str | None, ranking: Sequence[Aggregate]
 ) -> Best | None:
-    if not ranking:
-        return None
-    first = ranking[0]
-    value = get_best_value(first, mode)
-    iteration = first.min_iteration if mode == "min" else first.max_iteration
-    trial = read_trial(database, experiment_id, first.number)
-    if trial is None or value is None or iteration is None:
-        return None
-    return Best(trial.trial_id, value, iteration)
+    found = get_best(ranking[0], mode) if ranking else None
+    trial = read_trial(database, experiment_id, ranking[0].number) if ranking else None
+    return None if trial is None or found is None else Best(trial.trial_id, *found)
 
 
-def _read_rows(
+def _read_shown(
     database: Database,
-    experiment_id: int,
-    metric: str | None,
-    mode: str | None,
+    experiment: ExperimentRecord,
     ranking: Sequence[Aggregate],
     n_rows: int,
-    now: float,
+    last_sign: float,
 ) -> list[Row]:
     """The best trials, then the running ones; each group gets at least half the rows it needs."""
-    best = {aggregate.number: aggregate for aggregate in ranking}
-    running = read_trials(
-        database, experiment_id, statuses=[Status.RUNNING], limit=n_rows + len(best)
-    )
+    key = experiment.id
+    best = [aggregate.number for aggregate in ranking]
+    running = read_trials(database, key, statuses=[Status.RUNNING], limit=n_rows + len(best))
     running = [trial for trial in running if trial.number not in best]
     n_best = max(n_rows - len(running), n_rows - n_rows // 2)
-    shown = [read_trial(database, experiment_id, number) for number in list(best)[:n_best]]
+    shown = [read_trial(database, key, number) for number in best[:n_best]]
     chosen = [trial for trial in shown if trial is not None]
     chosen += running[: n_rows - len(chosen)]
     if not best:
         taken = {trial.number for trial in chosen}
-        newest = read_trials(database, experiment_id, newest_first=True, limit=n_rows)
+        newest = read_trials(database, key, newest_first=True, limit=n_rows)
         rest = [trial for trial in newest if trial.number not in taken]
         chosen += rest[: n_rows - len(chosen)]
-    first = next(iter(best), None)
     return [
-        build_row(
+        _build_row(
             trial,
-            read_aggregates_of_trial(database, experiment_id, trial.number),
-            metric,
-            mode,
-            now,
-            is_best=trial.number == first,
+            read_aggregates_of_trial(database, key, trial.number),
+            experiment.settings,
+            last_sign,
+            is_best=best[:1] == [trial.number],
         )
         for trial in chosen
     ]
 
 
-def build_row(
+def read_rows(
+    database: Database,
+    experiment: ExperimentRecord,
+    statuses: Iterable[Status] | None,
+    now: float,
+) -> list[Row]:
+    """Read the trials of an experiment, by number.
+
+    Args:
+        database: The database.
+        experiment: The experiment.
+        statuses: Only trials of these statuses; None for all.
+        now: The time, seconds since 1970.
+    """
+    settings, last_sign = experiment.settings, find_last_sign(experiment, now)
+    known: dict[int, dict[str, Aggregate]] = {}
+    for name in read_metric_ids(database, experiment.id):
+        for aggregate in read_aggregates(database, experiment.id, name):
+            known.setdefault(aggregate.number, {})[name] = aggregate
+    metric, mode = settings.get("metric"), settings.get("mode")
+    best = read_best(database, experiment.id, metric, mode) if metric and mode else []
+    first = best[0].number if best else None
+    return [
+        _build_row(trial, known.get(trial.number, {}), settings, last_sign, trial.number == first)
+        for trial in read_trials(database, experiment.id, statuses=statuses)
+    ]
+
+
+def _build_row(
     trial: TrialRecord,
     aggregates: Mapping[str, Aggregate],
-    metric: str | None,
-    mode: str | None,
-    now: float,
-    is_best: bool = False,
+    settings: Mapping[str, Any],
+    last_sign: float,
+    is_best: bool,
 ) -> Row:
-    """Make the row of a trial from what is stored of it."""
-    own = None if metric is None else aggregates.get(metric)
+    own = aggregates.get(settings.get("metric") or "")
+    best = None if own is None else get_best(own, settings.get("mode"))
     return Row(
         trial_id=trial.trial_id,
         status=trial.status,
         iteration=max((each.last_iteration for each in aggregates.values()), default=None),
-        runtime_s=compute_runtime_s(trial, now),
-        best=None if own is None else get_best_value(own, mode),
+        runtime_s=compute_runtime_s(trial, last_sign),
+        best=None if best is None else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
         is_best=is_best,
-        more=describe_run(trial),
+        more={
+            "number": trial.number,
+            "attempt": trial.attempt,
+            "slot": trial.slot,
+            "host": trial.host,
+            "gpus": trial.gpus,
+            "start_time": trial.start_time,
+            "end_time": trial.end_time,
+            "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
+        },
     )
 
 
-def describe_run(trial: TrialRecord) -> dict[str, Any]:
-    """What a table may show of a trial beside its cfg and metrics; times in seconds since 1970."""
-    return {
-        "number": trial.number,
-        "attempt": trial.attempt,
-        "slot": trial.slot,
-        "host": trial.host,
-        "gpus": trial.gpus,
-        "start_time": trial.start_time,
-        "end_time": trial.end_time,
-        "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
-    }
+def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
+    """How long the latest attempt of a trial ran, or runs; None if that isn't known.
 
-
-def compute_runtime_s(trial: TrialRecord, now: float) -> float | None:
-    """How long the latest attempt of a trial ran, or runs by `now`; None if that isn't known."""
+    Args:
+        trial: The trial.
+        last_sign: Until when a running one is counted, see `find_last_sign`.
+    """
     if trial.start_time is None:
         return None
     if trial.end_time is not None:
         return trial.end_time - trial.start_time
-    return max(0.0, now - trial.start_time) if trial.status is Status.RUNNING else None
+    return max(0.0, last_sign - trial.start_time) if trial.status is Status.RUNNING else None
 
 
 def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Failure | None:
     failed = read_trials(
         database,
         experiment_id,
-        statuses=[Status.FAILED, Status.LOST],
+        statuses=[status for status in Status if status.is_broken],
         newest_first=True,
         limit=_FAILURES,
     )
     if not failed:
         return None
-    return describe_failure(max(failed, key=lambda trial: trial.end_time or 0.0), layout)
-
-
-def describe_failure(trial: TrialRecord, layout: Layout) -> Failure:
-    """Say in a line why a trial failed or was lost, and where more is to be read."""
+    trial = max(failed, key=lambda trial: trial.end_time or 0.0)
     error = trial.error
     line = "no reason was told" if error is None else f"{error.type}: {error.message}"
     return Failure(trial.trial_id, clean(line.rstrip(": ")), layout.trial(trial.trial_id).stderr())
+
+
+def sort_rows(
+    rows: Sequence[Row], column: str | None, reverse: bool, mode: str | None
+) -> list[Row]:
+    """Sort trials by a column; those that have no value there come last.
+
+    Args:
+        rows: The trials.
+        column: Its name; None for the best first where it is known what is best, else by number.
+        reverse: The largest first (for the best: the worst first).
+        mode: "min" or "max".
+
+    Raises:
+        UsageError: No trial has such a column.
+    """
+    if column is None and mode is None:
+        return sorted(rows, key=lambda row: int(row.more["number"]), reverse=reverse)
+    name = column or "best"
+    check_columns([name], rows)
+    if name == "best" and mode == "max":
+        reverse = not reverse
+    values = [(_get_value(row, name), row) for row in rows]
+    known = [(_build_key(value), row) for value, row in values if _is_known(value)]
+    rest = [row for value, row in values if not _is_known(value)]
+    return [*(row for _, row in sorted(known, key=lambda pair: pair[0], reverse=reverse)), *rest]
+
+
+def check_columns(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Raise UsageError if a column is asked for that no trial has."""
+    known = dict.fromkeys(_FIXED)
+    for part in ("metrics", "cfg", "more"):
+        for row in rows:
+            known.update(dict.fromkeys(getattr(row, part)))
+    for name in columns:
+        if rows and name not in known:
+            raise UsageError(f"there is no column {name!r}; there are: {', '.join(known)}")
+
+
+_FIXED: Mapping[str, Callable[[Row], Any]] = {
+    "trial": lambda row: row.trial_id,
+    "status": lambda row: row.status.value,
+    "iter": lambda row: row.iteration,
+    "time": lambda row: row.runtime_s,
+    "best": lambda row: row.best,
+}
+
+
+def _get_value(row: Row, name: str) -> Any:
+    if name in _FIXED:
+        return _FIXED[name](row)
+    return next((part[name] for part in (row.cfg, row.metrics, row.more) if name in part), None)
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _build_key(value: Any) -> tuple[int, float, str]:
+    """Numbers before texts: a column of a Choice may hold both."""
+    if isinstance(value, (int, float)):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))

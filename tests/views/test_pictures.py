@@ -15,24 +15,28 @@ from hypothesis import strategies as st
 
 import slurm_sweeps as ss
 from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.records import ExperimentRecord, LeaseOwner
+from slurm_sweeps.storage.rows import read_trials, write_records
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.plots.curves import (
+from slurm_sweeps.views.pictures.curves import (
     KEPT,
     MAX_CURVE,
     MAX_POINTS,
     compute_curves,
+    compute_progress,
+    draw_learning_curves,
 )
-from slurm_sweeps.views.plots.failures import group_failures
-from slurm_sweeps.views.plots.importance import MIN_TRIALS, compute_importance
-from slurm_sweeps.views.plots.occupation import compute_occupation
-from slurm_sweeps.views.plots.parameters import (
+from slurm_sweeps.views.pictures.data import SweepData, read_sweep_data
+from slurm_sweeps.views.pictures.importance import MIN_TRIALS, compute_importance
+from slurm_sweeps.views.pictures.parameters import (
     Axis,
     build_axes,
     choose_range,
     sample_trials,
 )
-from slurm_sweeps.views.plots.progress import compute_progress, compute_savings
-from slurm_sweeps.views.plots.sweep_data import SweepData, read_sweep_data
+from slurm_sweeps.views.pictures.slots import compute_occupation
+from slurm_sweeps.views.report import compute_savings, describe_error, group_failures
+from slurm_sweeps.views.summary import read_rows, read_shown_attempts
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]
@@ -69,7 +73,7 @@ def test_best_is_the_last_value_where_nobody_says_what_is_best(tmp_path: Path) -
 
 def test_an_empty_sweep(tmp_path: Path) -> None:
     data = read(tmp_path, [])
-    assert compute_curves(data).curves == []
+    assert compute_curves(data) == []
     assert len(compute_progress(data).value) == 0
     assert compute_savings(data).run == 0
     assert compute_occupation(data).stretches == []
@@ -78,16 +82,18 @@ def test_an_empty_sweep(tmp_path: Path) -> None:
 
 
 def test_curves_and_rungs(tmp_path: Path) -> None:
-    curves = compute_curves(read(tmp_path))
-    assert [curve.trial for curve in curves.curves] == [0, 1, 2, 3, 4]
-    assert curves.curves[1].iteration.tolist() == [1, 2]
-    assert curves.curves[1].value.tolist() == [2.0, 1.5]
-    assert curves.rungs == [1, 4]
+    data = read(tmp_path)
+    curves = compute_curves(data)
+    assert [curve.trial for curve in curves] == [0, 1, 2, 3, 4]
+    assert curves[1].iteration.tolist() == [1, 2]
+    assert curves[1].value.tolist() == [2.0, 1.5]
+    drawn = draw_learning_curves(data)["layout"]["shapes"]
+    assert [(line["x0"], line["label"]["text"]) for line in drawn] == [(1, "rung 1"), (4, "rung 4")]
 
 
 def test_nan_leaves_gaps_and_is_never_best(tmp_path: Path) -> None:
     data = build(read(tmp_path), [(0, 1, math.nan, 1), (0, 2, math.inf, 2), (1, 1, 5.0, 3)])
-    assert np.isnan(compute_curves(data).curves[0].value).all()
+    assert np.isnan(compute_curves(data)[0].value).all()
     assert compute_progress(data).value.tolist() == [5.0]
 
 
@@ -109,19 +115,19 @@ def test_thinned_curves_keep_the_best_and_the_ends(
     best = np.array([value for _, value in trials])
     data = _bare(table, best)
     curves = compute_curves(data)
-    assert sum(len(curve.value) for curve in curves.curves) <= MAX_POINTS + KEPT * (MAX_CURVE + 1)
-    assert curves.total == len(trials)
-    shown = {curve.trial for curve in curves.curves}
+    assert sum(len(curve.value) for curve in curves) <= MAX_POINTS + KEPT * (MAX_CURVE + 1)
+    shown = {curve.trial for curve in curves}
     assert set(data.order_by_best()[:KEPT].tolist()) <= shown
-    assert all(curve.iteration[0] == 1 for curve in curves.curves)
-    assert all(curve.iteration[-1] == lengths[curve.trial] for curve in curves.curves)
+    assert all(curve.iteration[0] == 1 for curve in curves)
+    assert all(curve.iteration[-1] == lengths[curve.trial] for curve in curves)
 
 
 def _bare(reports: Any, best: Any) -> SweepData:
     nothing: Any = ()
     whole = np.zeros(len(best), dtype=np.int64)
+    experiment = ExperimentRecord(1, "s", START, START, "running", {}, None)
     return SweepData(
-        "s", "running", {}, "loss", "min", START, START, nothing, nothing, best, whole, {}, whole,
+        experiment, "loss", "min", START, START, nothing, nothing, best, whole, {}, whole,
         reports, nothing, nothing,
     )  # fmt: skip
 
@@ -154,22 +160,48 @@ def test_progress_only_gets_better(values: list[float], mode: str) -> None:
 
 def test_savings(tmp_path: Path) -> None:
     savings = compute_savings(read(tmp_path))
-    assert (savings.run, savings.full, savings.length) == (14, 14 + 2 * 4, 6)
+    assert (savings.run, savings.full) == (14, 14 + 2 * 4)  # whole trials have 6
     assert savings.saved_s == pytest.approx(2 * 4 * 5.0)  # 10 s for 2 iterations
 
 
 def test_savings_before_any_trial_is_complete(tmp_path: Path) -> None:
     savings = compute_savings(read(tmp_path, [Status.PRUNED, Status.PRUNED]))
-    assert (savings.length, savings.full) == (6, 12)  # ASHA's max_t
+    assert savings.full == 12  # ASHA's max_t
 
 
 def test_slots_over_time(tmp_path: Path) -> None:
-    occupation = compute_occupation(read(tmp_path))
+    occupation = compute_occupation(read(tmp_path, state="running", heard_at=START + 95))
     first = occupation.stretches[0]
     assert (first.slot, first.begin_s, first.end_s, first.status) == (0, 0, 10, "completed")
     assert occupation.labels == ["0 n0", "1 n1"]
     assert occupation.stretches[-1].end_s == 100  # it runs yet
     assert occupation.busy == pytest.approx((4 * 10 + 80) / 200)
+
+
+def test_what_a_killed_driver_left_running_ends_with_its_last_sign_of_life(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=MIXED, state="running", heard_at=START + 40)
+    with Database.open(layout.database) as database:
+        experiment = database.experiment("sample")
+        day = START + 86_400
+        occupation = compute_occupation(read_sweep_data(database, experiment, day))
+        assert occupation.stretches[-1].end_s == 40  # not a day
+        assert occupation.busy == pytest.approx((4 * 10 + 20) / 80)
+        rows = {row.more["number"]: row for row in read_rows(database, experiment, None, day)}
+        assert rows[4].runtime_s == 20
+
+        # A driver that restores runs the trial again: the first attempt ends with its last report.
+        again = dataclasses.replace(
+            read_trials(database, experiment.id)[4], attempt=2, start_time=day - 10, end_time=None
+        )
+        write_records(database, experiment.id, [again])
+        owner = LeaseOwner("elsewhere", 2, None, "", "other")
+        assert database.take_lease(1, owner, day, database.experiment("sample").lease)
+        experiment = database.experiment("sample")
+        first, second = read_shown_attempts(database, experiment, day, 4)
+        stretches = compute_occupation(read_sweep_data(database, experiment, day)).stretches
+    assert (first.status, first.end_time) == (Status.INTERRUPTED, START + 30)
+    assert (second.status, second.end_time) == (Status.RUNNING, None)
+    assert [(s.begin_s, s.end_s) for s in stretches[-2:]] == [(20, 30), (86_390, 86_400)]
 
 
 def test_axes(tmp_path: Path) -> None:
@@ -227,8 +259,8 @@ def test_outliers_on_the_bad_side_are_cut() -> None:
 
 def test_failures_are_grouped(tmp_path: Path) -> None:
     (group,) = group_failures(read(tmp_path, [Status.FAILED] * 3))
-    assert group.reason == "ValueError: the <b>rate</b> is too large"
-    assert len(group.trial_ids) == 3
+    assert describe_error(group[-1]) == "ValueError: the <b>rate</b> is too large"
+    assert len(group) == 3
 
 
 def test_too_few_trials_to_say_what_mattered(tmp_path: Path) -> None:

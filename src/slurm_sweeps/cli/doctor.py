@@ -37,6 +37,7 @@ from .common import json_option, local_dir_option, print_json
 #: What is good to have beside the core: module, and what it is for.
 _EXTRAS = {
     "plotly": "the report and Result.plot_…: pip install 'slurm-sweeps[report]'",
+    "jinja2": "the report: pip install 'slurm-sweeps[report]'",
     "sklearn": "what mattered, in the report: pip install 'slurm-sweeps[report]'",
     "pyarrow": "export to parquet: pip install 'slurm-sweeps[parquet]'",
 }

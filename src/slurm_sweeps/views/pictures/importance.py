@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..formats import shorten_name
+from . import COLORS, Figure, build_empty, build_layout, escape_text, write_numbers
+from .data import Floats, Ints, SweepData
 from .parameters import Axis, build_axes
-from .sweep_data import Floats, Ints, SweepData
 
 #: With fewer trials nothing can be said.
 MIN_TRIALS = 30
@@ -95,3 +97,34 @@ def _rank(values: Floats) -> Floats:
     """Ranks between 0 and 1; equal values have equal ranks."""
     _, inverse = np.unique(values, return_inverse=True)
     return inverse / max(1, int(inverse.max()))
+
+
+def draw_importance(importance: Importance) -> Figure:
+    """The share of each parameter as a bar, the most important at the top."""
+    if not importance.names:
+        return build_empty(f"{importance.reason[:1].upper()}{importance.reason[1:]}.")
+    names = [escape_text(shorten_name(name, 40)) for name in importance.names]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": write_numbers(np.array(importance.shares) * 100, 3),
+        "y": list(range(len(names))),
+        "text": [f"{share:.0%}" for share in importance.shares],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": COLORS["completed"]},
+        "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
+    }
+    layout = build_layout(
+        height=90 + 24 * len(names),
+        xaxis={"title": {"text": "share of the importance, %"}, "rangemode": "tozero"},
+        yaxis={
+            "autorange": "reversed",
+            "automargin": True,
+            "tickvals": list(range(len(names))),
+            "ticktext": names,
+            "showgrid": False,
+        },
+        margin={"l": 64, "r": 48, "t": 12, "b": 48},
+    )
+    return {"data": [bars], "layout": layout}

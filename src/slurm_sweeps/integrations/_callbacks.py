@@ -1,21 +1,56 @@
-"""Weights & Biases, if it is wanted: one run for each trial, logged to by rank 0.
-
-It is off unless asked for, or unless a run is open in this process already.
-"""
+"""What all callbacks share: which metrics are reported, and Weights & Biases beside the sweep."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, UsageTypeError
 from ..running import session
 
 
+def check_names(metrics: str | Sequence[str]) -> list[str]:
+    """Return the names of the metrics to report.
+
+    Raises:
+        UsageTypeError: It is no name and no list of names.
+        UsageError: The list is empty.
+    """
+    names = [metrics] if isinstance(metrics, str) else metrics
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UsageTypeError(f"metrics must be a name or a list of names; got {metrics!r}")
+    if not names:
+        raise UsageError(f"metrics={metrics!r}: name at least one metric to report")
+    return list(names)
+
+
+def pick_metrics(
+    names: Sequence[str], available: Mapping[str, Any], where: str
+) -> dict[str, float]:
+    """Pick metrics by name, tensors turned into numbers.
+
+    Args:
+        names: What to report.
+        available: What there is.
+        where: How it came there, for the message.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise UsageError(
+            f"metric {missing[0]!r} is not among those {where} by the end of the validation: "
+            f"{sorted(available)}"
+        )
+    values = ((name, available[name]) for name in names)
+    return {name: value.item() if hasattr(value, "item") else value for name, value in values}
+
+
 class WandbLog:
-    """Where the metrics of a trial go besides the sweep's database.
+    """Weights & Biases, if it is wanted: one run for each trial, logged to by rank 0.
 
     Args:
         wanted: True opens a run if none is open; False logs nothing; None logs if a run is open.
@@ -35,10 +70,19 @@ class WandbLog:
         self._run: Any = None
 
     def open(self) -> None:
-        """Open a run if one is wanted and none is open."""
+        """Open a run if one is wanted and none is open.
+
+        Raises:
+            ImportError: wandb is not installed; the message says what to do.
+        """
         if not self._wanted or self._find_run() is not None:
             return
-        wandb = import_wandb()
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise ImportError(
+                "log_to_wandb=True needs Weights & Biases: pip install wandb, or leave it out"
+            ) from error
         folder = session.trial_dir()
         defaults = {"name": folder.name, "group": folder.parent.name, "dir": str(folder)}
         self._run = wandb.init(**{**defaults, **self._init_kwargs})
@@ -67,17 +111,3 @@ class WandbLog:
     def _find_run(self) -> Any:
         wandb = sys.modules.get("wandb")
         return None if wandb is None else getattr(wandb, "run", None)
-
-
-def import_wandb() -> Any:
-    """Import wandb.
-
-    Raises:
-        ImportError: It is not installed; the message says what to do.
-    """
-    try:
-        return importlib.import_module("wandb")
-    except ImportError as error:
-        raise ImportError(
-            "log_to_wandb=True needs Weights & Biases: pip install wandb, or leave it out"
-        ) from error

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,20 +15,22 @@ import click
 from ..errors import StorageError
 from ..storage.layout import TrialLayout
 from ..storage.records import AttemptRecord, TrialRecord
-from ..storage.rows import read_attempts, read_metrics_of_trial, read_trial
-from ..trial import Status, TrialError
-from ..views.formats import clean, format_duration, format_number
-from ..views.sparkline import draw_sparkline
-from ..views.summary import compute_runtime_s
+from ..storage.rows import (
+    read_metrics_of_trial,
+    read_trial,
+)
+from ..trial import Status
+from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
+from ..views.summary import compute_runtime_s, find_last_sign, read_shown_attempts
 from .common import (
     Store,
-    dump_yaml,
     find_trial,
     json_option,
     local_dir_option,
     name_argument,
     open_store,
     print_json,
+    print_lines,
     trial_argument,
 )
 
@@ -46,72 +49,58 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
 
     ID may be shortened, as long as it is unique.
     """
+    now = time.time()
     with open_store(local_dir, name) as store:
         record = find_trial(store, trial)
-        attempts = read_attempts(store.database, store.experiment.id, record.number)
+        attempts = read_shown_attempts(store.database, store.experiment, now, record.number)
         metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
-    if as_json:
-        print_json(_describe(record, attempts, metrics, files))
-    else:
-        click.echo("\n".join(_format(record, attempts, metrics, files)))
-
-
-def _describe(
-    record: TrialRecord,
-    attempts: list[AttemptRecord],
-    metrics: Mapping[str, Mapping[int, float]],
-    files: TrialLayout,
-) -> dict[str, Any]:
-    return {
-        "trial_id": record.trial_id,
-        "number": record.number,
-        "status": record.status.value,
-        "runtime_s": compute_runtime_s(record, time.time()),
-        "folder": str(files.folder),
-        "cfg": json.loads(record.cfg_json),
-        "attempts": [_describe_attempt(attempt) for attempt in attempts],
-        "metrics": metrics,
-    }
+        runtime_s = compute_runtime_s(record, find_last_sign(store.experiment, now))
+    if not as_json:
+        print_lines(_format(record, runtime_s, attempts, metrics, files))
+        return
+    print_json(
+        {
+            "trial_id": record.trial_id,
+            "number": record.number,
+            "status": record.status.value,
+            "runtime_s": runtime_s,
+            "folder": str(files.folder),
+            "cfg": json.loads(record.cfg_json),
+            "attempts": [_describe_attempt(attempt) for attempt in attempts],
+            "metrics": metrics,
+        }
+    )
 
 
 def _describe_attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    error = attempt.error
-    return {
-        "attempt": attempt.attempt,
-        "status": attempt.status.value,
-        "slot": attempt.slot,
-        "host": attempt.host,
-        "gpus": attempt.gpus,
-        "start_time": attempt.start_time,
-        "end_time": attempt.end_time,
-        "exit_code": attempt.exit_code,
-        "signal": attempt.signal,
-        "error": None
-        if error is None
-        else {"type": error.type, "message": error.message, "traceback": error.traceback},
-    }
+    described = asdict(attempt)
+    del described["number"]
+    return {**described, "status": attempt.status.value}
 
 
 def _format(
     record: TrialRecord,
+    runtime_s: float | None,
     attempts: list[AttemptRecord],
     metrics: Mapping[str, Mapping[int, float]],
     files: TrialLayout,
 ) -> Iterator[str]:
-    runtime = format_duration(compute_runtime_s(record, time.time()))
+    runtime = format_duration(runtime_s)
     yield f"trial {record.trial_id} (number {record.number}): {record.status}, {runtime}"
     yield f"folder: {files.folder}"
     yield "cfg:"
-    yield from (f"  {line}" for line in dump_yaml(json.loads(record.cfg_json)).splitlines())
+    yield from (f"  {line}" for line in format_yaml(json.loads(record.cfg_json)).split("\n"))
     yield "attempts:"
-    for attempt in attempts:
-        yield f"  {_format_attempt(attempt)}"
+    yield from (f"  {_format_attempt(attempt)}" for attempt in attempts)
     if metrics:
         yield "metrics:"
         yield from _format_metrics(metrics)
-    if record.error is not None:
-        yield from _format_error(record.error, files)
+    error = record.error
+    if error is not None:
+        yield f"error, see {files.stderr()}:"
+        text = error.traceback or f"{error.type}: {error.message}"
+        yield from (f"  {line}" for line in text.rstrip().splitlines())
 
 
 def _format_attempt(attempt: AttemptRecord) -> str:
@@ -122,30 +111,19 @@ def _format_attempt(attempt: AttemptRecord) -> str:
         where.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.start_time)))
         if attempt.end_time is not None:
             where.append(f"for {format_duration(attempt.end_time - attempt.start_time)}")
-    error = "" if attempt.error is None else f": {clean(attempt.error.type)}"
+    error = "" if attempt.error is None else f": {attempt.error.type}"
     return f"{attempt.attempt}  {attempt.status}{error}  {', '.join(where)}"
 
 
 def _format_metrics(metrics: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
-    width = max(len(name) for name in metrics)
+    names = {name: clean(name) for name in metrics}
+    width = max(map(len, names.values()))
     for name, curve in metrics.items():
         values = list(curve.values())
-        yield (
-            f"  {name.ljust(width)}  {draw_sparkline(values)}  {format_number(values[-1])} at "
-            f"iteration {max(curve)}, from {format_number(min(values))} to "
-            f"{format_number(max(values))}"
-        )
-
-
-def _format_error(error: TrialError, files: TrialLayout) -> Iterator[str]:
-    yield f"error, see {files.stderr()}:"
-    text = error.traceback or f"{error.type}: {error.message}"
-    yield from (f"  {clean_line(line)}" for line in text.rstrip().splitlines())
-
-
-def clean_line(line: str) -> str:
-    """A line without control characters, its indentation kept."""
-    return line[: len(line) - len(line.lstrip(" "))] + clean(line)
+        low, high = format_number(min(values)), format_number(max(values))
+        chart = f"{names[name].ljust(width)}  {draw_sparkline(values)}"
+        last = f"{format_number(values[-1])} at iteration {max(curve)}"
+        yield f"  {chart}  {last}, from {low} to {high}"
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""SweepData: all of a sweep that its pictures are made of, read once."""
+"""SweepData: all of a sweep that its pictures and its report are made of, read once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ...storage.rows import (
     REPORT_FIELDS,
     read_aggregate_rows,
     read_aggregates,
-    read_attempts,
     read_metric_ids,
     read_reports,
     read_trials,
 )
 from ...trial import flatten_cfg
 from ..space import Parameter, list_parameters
+from ..summary import find_last_sign, get_best, read_shown_attempts
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -36,13 +36,11 @@ class SweepData:
     """A sweep as arrays, one entry a trial, in the order of `trials`.
 
     Args:
-        name: The experiment.
-        state: What its driver said last.
-        settings: What its driver wrote down.
+        experiment: The experiment.
         metric: The metric that the pictures are about; None where nothing was ever logged.
         mode: "min" or "max"; None where nobody said which is best.
         now: When this was read, seconds since 1970.
-        created_at: When the experiment was first run.
+        last_sign: When its driver was last known to be alive; `now` while it is.
         trials: The trials by number.
         cfgs: Their cfgs, nested keys joined by dots.
         best: The best finite value of the metric (the last one where `mode` is None), else NaN.
@@ -50,17 +48,15 @@ class SweepData:
         last: The latest value of each metric by name, NaN where it was not logged.
         iterations: How many iterations each has logged.
         reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
-        attempts: All attempts, by trial.
+        attempts: All attempts, by trial, see `read_shown_attempts`.
         parameters: What varies.
     """
 
-    name: str
-    state: str
-    settings: Mapping[str, Any]
+    experiment: ExperimentRecord
     metric: str | None
     mode: str | None
     now: float
-    created_at: float
+    last_sign: float
     trials: Sequence[TrialRecord]
     cfgs: Sequence[Mapping[str, Any]]
     best: Floats
@@ -75,6 +71,17 @@ class SweepData:
     def statuses(self) -> list[str]:
         """The status of each trial."""
         return [trial.status.value for trial in self.trials]
+
+    @property
+    def begun_at(self) -> float:
+        """When the first attempt of all began, seconds since 1970."""
+        times = [each.start_time for each in self.attempts if each.start_time is not None]
+        return min(times, default=self.experiment.created_at)
+
+    @property
+    def asha(self) -> Mapping[str, Any]:
+        """The settings of ASHA; empty where there is none."""
+        return self.experiment.settings.get("asha") or {}
 
     @property
     def is_log(self) -> bool:
@@ -110,13 +117,11 @@ def read_sweep_data(
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
-        name=experiment.name,
-        state=experiment.state,
-        settings=experiment.settings,
+        experiment=experiment,
         metric=metric,
         mode=mode,
         now=now,
-        created_at=experiment.created_at,
+        last_sign=find_last_sign(experiment, now),
         trials=trials,
         cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
         best=best,
@@ -124,7 +129,9 @@ def read_sweep_data(
         last=last,
         iterations=iterations,
         reports=_read_reports(database, experiment.id, metric, len(trials)),
-        attempts=[a for a in read_attempts(database, experiment.id) if a.number < len(trials)],
+        attempts=[
+            a for a in read_shown_attempts(database, experiment, now) if a.number < len(trials)
+        ],
         parameters=list_parameters(experiment.settings.get("space")),
     )
 
@@ -144,12 +151,10 @@ def _read_best(
 ) -> tuple[Floats, Ints]:
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
     for each in read_aggregates(database, experiment_id, metric) if metric else ():
-        value, iteration = {
-            "min": (each.min_value, each.min_iteration),
-            "max": (each.max_value, each.max_iteration),
-        }.get(mode or "", (each.last_value, each.last_iteration))
-        if each.number < count and value is not None and iteration is not None:
-            best[each.number], at[each.number] = value, iteration
+        last = each.last_value, each.last_iteration
+        found = last if mode is None else get_best(each, mode)
+        if each.number < count and found is not None:
+            best[each.number], at[each.number] = found
     best[~np.isfinite(best)] = np.nan
     return best, at
 

@@ -1,38 +1,50 @@
-"""Colours and shapes that all figures share, and numbers short enough for a page. Pure."""
+"""The pictures of a sweep: for each, what is to be seen in it as data, and its drawing. Pure.
+
+A figure is a plotly figure as a plain dict of `data` and `layout`, made without plotly: a notebook
+makes a `plotly.graph_objects.Figure` of one, the report writes it as JSON. No colour of text, grid
+or background is set: those come from the template of the page or the notebook. plotly reads texts
+as a kind of HTML, so all that users wrote goes through `escape_text`.
+
+Here is what the pictures share: colours and shapes, axes, and numbers short enough for a page.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..formats import clean
+
 Figure = dict[str, Any]
 
-#: Statuses in Okabe and Ito's palette ("Color Universal Design", 2008), which the colour-blind can
-#: tell apart, in tones that stand out on white and on black.
+#: Statuses in the order of legends (curves are drawn the other way round, the first on top), in
+#: Okabe and Ito's palette ("Color Universal Design", 2008), which the colour-blind can tell apart,
+#: in tones that stand out on white and on black.
 COLORS = {
     "completed": "#2f86d6",
-    "pruned": "#e69f00",
-    "paused": "#56b4e9",
-    "failed": "#d5504a",
-    "lost": "#cc79a7",
-    "interrupted": "#8d939c",
     "running": "#009e73",
+    "failed": "#d5504a",
+    "paused": "#56b4e9",
+    "pruned": "#e69f00",
+    "interrupted": "#8d939c",
+    "lost": "#cc79a7",
     "scheduled": "#8d939c",
 }
 
 #: Shapes beside colours, for who sees none.
 SYMBOLS = {
     "completed": "circle",
-    "pruned": "triangle-down",
-    "paused": "triangle-up",
-    "failed": "x",
-    "lost": "diamond",
-    "interrupted": "square",
     "running": "star",
+    "failed": "x",
+    "paused": "triangle-up",
+    "pruned": "triangle-down",
+    "interrupted": "square",
+    "lost": "diamond",
     "scheduled": "circle-open",
 }
 
@@ -67,9 +79,32 @@ def write_numbers(values: Iterable[float] | npt.NDArray[Any], digits: int = 5) -
     ]
 
 
+def join_lines(lines: Iterable[tuple[list[Any], list[Any], str]]) -> dict[str, list[Any]]:
+    """Many lines as one with gaps: one trace each would be slow.
+
+    Args:
+        lines: The x and y of each, and what its points say.
+    """
+    joined: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
+    for x, y, text in lines:
+        joined["x"] += [*x, None]
+        joined["y"] += [*y, None]
+        joined["text"] += [*[escape_text(text)] * len(x), None]
+    return joined
+
+
+def escape_text(text: str) -> str:
+    """A foreign text as plotly shows it literally: no tags, no templates of hover labels."""
+    return escape(clean(text), quote=False).replace("%{", "%&#123;")
+
+
 def build_metric_axis(name: str | None, is_log: bool, **more: Any) -> dict[str, Any]:
     """The axis of the metric."""
-    axis = {"title": {"text": name or ""}, "type": "log" if is_log else "linear", **more}
+    axis = {
+        "title": {"text": escape_text(name or "")},
+        "type": "log" if is_log else "linear",
+        **more,
+    }
     if is_log:
         axis |= {"dtick": 1, "exponentformat": "power"}
     return axis

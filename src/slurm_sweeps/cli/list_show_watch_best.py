@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,29 @@ from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.rows import read_best, read_metric_ids, read_trial
 from ..trial import Status
-from ..views.formats import format_age, format_number
-from ..views.lines import format_block, format_share, format_state
+from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
     Row,
     Summary,
-    get_best_value,
+    check_columns,
+    get_best,
+    read_rows,
     read_summary,
+    sort_rows,
 )
-from ..views.trials import check_columns, read_rows, sort_rows
+from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
     Store,
-    dump_yaml,
-    get_width,
     json_option,
     local_dir_option,
     name_argument,
     open_store,
     print_json,
+    print_lines,
 )
+
+#: The width of a line where nobody looks at a terminal: all columns of a table.
+_ENDLESS = 100_000
 
 _STATUSES = click.Choice([status.value for status in Status])
 
@@ -72,10 +76,12 @@ def _format_best(summary: Summary) -> str:
 
 
 def _print_columns(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(titles, *lines, strict=True)]
-    for line in (titles, *lines):
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    table = [[clean(cell) for cell in line] for line in (titles, *lines)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in table
+    )
 
 
 def _describe(summary: Summary, now: float) -> dict[str, Any]:
@@ -92,9 +98,7 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
         "left_s": summary.compute_left_s(now),
         "metric": summary.metric,
         "mode": summary.mode,
-        "best": None
-        if best is None
-        else {"trial_id": best.trial_id, "value": best.value, "iteration": best.iteration},
+        "best": None if best is None else asdict(best),
     }
 
 
@@ -148,18 +152,16 @@ def show(
         described = _describe(summary, now)
         print_json({**described, "trials": [_describe_row(row) for row in shown]})
         return
-    _print_summary(replace(summary, rows=shown), True if names is None else names, now)
+    _print_summary(replace(summary, rows=shown), names or True, now)
     if len(rows) > len(shown):
         click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
 
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
     if not sys.stdout.isatty():
-        click.echo("\n".join(format_block(summary, columns, get_width(), now)))
+        print_lines(format_summary(summary, columns, _ENDLESS, now))
         return
     from rich.console import Console
-
-    from ..views.drawing import draw_summary
 
     console = Console(highlight=False)
     console.print(draw_summary(summary, columns, console.size.width, now))
@@ -170,17 +172,17 @@ def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) 
 @local_dir_option
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
-@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics.")
+@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
 def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str | None) -> None:
     """Show the live table of a running experiment until it ends.
 
     Ends with 0 when the sweep was completed, else with 1.
     """
-    from ..views.live import LiveView
+    from ..views.screens import LiveView
 
-    chosen = True if columns is None else [each.strip() for each in columns.split(",")]
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
     path = Layout(local_dir, name).database
-    view = LiveView(path, name, interval_s=interval, rows=rows, columns=chosen)
+    view = LiveView(path, name, interval_s=interval, rows=rows, columns=names or True)
     try:
         summary = view.watch()
     except KeyboardInterrupt:
@@ -207,27 +209,24 @@ def best(
         return
     for number, each in enumerate(found):
         click.echo("---\n" if number else "", nl=False)
-        click.echo(
-            f"# trial {each['trial_id']} ({each['status']}): {metric} "
-            f"{format_number(each['value'])} at iteration {each['iteration']}"
-        )
-        click.echo(dump_yaml(each["cfg"]))
+        value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
+        print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
+        click.echo(format_yaml(each["cfg"]))
 
 
 def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
     key = store.experiment.id
     found = []
     for aggregate in read_best(store.database, key, metric, mode, top):
-        trial = read_trial(store.database, key, aggregate.number)
-        if trial is not None:
-            is_min = mode == "min"
+        trial, value = read_trial(store.database, key, aggregate.number), get_best(aggregate, mode)
+        if trial is not None and value is not None:
             found.append(
                 {
                     "trial_id": trial.trial_id,
                     "status": trial.status.value,
                     "metric": metric,
-                    "value": get_best_value(aggregate, mode),
-                    "iteration": aggregate.min_iteration if is_min else aggregate.max_iteration,
+                    "value": value[0],
+                    "iteration": value[1],
                     "cfg": json.loads(trial.cfg_json),
                 }
             )

@@ -1,25 +1,85 @@
-"""Slots over time: a Gantt chart. Pure."""
+"""Slots over time, a Gantt chart: which slot ran what, and where it idled. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..plots.occupation import Occupation, Stretch
-from .style import (
+from ...trial import Status
+from . import (
     COLORS,
     Figure,
     build_empty,
     build_layout,
     choose_unit,
+    escape_text,
+    join_lines,
+    write_numbers,
 )
-from .style import write_numbers as numbers
+from .data import SweepData
 
 #: Up to so many attempts each is a bar; more are drawn as lines, which a browser draws faster.
 MAX_BARS = 6000
 
 #: The height of a slot's row in pixels: the most, the least, and that of all of them together.
 _ROW, _LEAST_ROW, _ALL_ROWS = 26, 5, 900
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """One attempt in its slot; times in seconds since the first attempt began."""
+
+    slot: int
+    begin_s: float
+    end_s: float
+    status: str
+    trial_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Occupation:
+    """All slots.
+
+    Args:
+        stretches: By trial and attempt.
+        labels: The name of each slot: its number and the host it was last seen on.
+        end_s: When the last attempt ended.
+        busy: The share of the slots' time that was used, between 0 and 1.
+    """
+
+    stretches: Sequence[Stretch]
+    labels: Sequence[str]
+    end_s: float
+    busy: float
+
+
+def compute_occupation(data: SweepData) -> Occupation:
+    """Lay the attempts along their slots; what runs yet lasts until now."""
+    start, stretches = data.begun_at, []
+    hosts: dict[int, str] = {}
+    for each in data.attempts:
+        if each.slot is None or each.start_time is None:
+            continue
+        runs = each.end_time is None and each.status is Status.RUNNING
+        end = data.now if runs else each.end_time
+        begin_s = each.start_time - start
+        end_s = max(begin_s, (each.start_time if end is None else end) - start)
+        trial_id = data.trials[each.number].trial_id
+        stretches.append(
+            Stretch(each.slot, begin_s, end_s, each.status.value, trial_id, each.attempt)
+        )
+        hosts[each.slot] = each.host or ""
+    count = max([int(data.experiment.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
+    end_s = max((stretch.end_s for stretch in stretches), default=0.0)
+    used_s = sum(stretch.end_s - stretch.begin_s for stretch in stretches)
+    labels = [
+        escape_text(f"{slot} {hosts[slot]}") if slot in hosts else str(slot)
+        for slot in range(count)
+    ]
+    busy = used_s / (count * end_s) if count and end_s > 0 else 0.0
+    return Occupation(stretches, labels, end_s, min(1.0, busy))
 
 
 def draw_slots(occupation: Occupation) -> Figure:
@@ -36,7 +96,7 @@ def draw_slots(occupation: Occupation) -> Figure:
         if chosen:
             build = _build_bars if as_bars else _build_lines
             traces.append(build(chosen, status, color, size, row))
-    step = max(1, -(-count * 14 // (row * count)))
+    step = max(1, -(-14 // row))  # a label is 14 pixels high
     layout = build_layout(
         height=110 + row * count,
         barmode="overlay",
@@ -67,8 +127,8 @@ def _build_bars(
         "orientation": "h",
         "name": f"{status} ({len(stretches)})",
         "y": [stretch.slot for stretch in stretches],
-        "base": numbers([stretch.begin_s / size for stretch in stretches], 6),
-        "x": numbers([(stretch.end_s - stretch.begin_s) / size for stretch in stretches], 6),
+        "base": write_numbers([stretch.begin_s / size for stretch in stretches], 6),
+        "x": write_numbers([(stretch.end_s - stretch.begin_s) / size for stretch in stretches], 6),
         "text": [_describe(stretch) for stretch in stretches],
         "textposition": "none",
         # The seam that parts two trials of the same colour.
@@ -80,20 +140,15 @@ def _build_bars(
 def _build_lines(
     stretches: Sequence[Stretch], status: str, color: str, size: float, row: int
 ) -> dict[str, Any]:
-    x: list[Any] = []
-    y: list[Any] = []
-    text: list[Any] = []
-    for stretch in stretches:
-        x += [*numbers([stretch.begin_s / size, stretch.end_s / size], 6), None]
-        y += [stretch.slot, stretch.slot, None]
-        text += [stretch.trial_id, stretch.trial_id, None]
+    lines = (
+        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.trial_id)
+        for s in stretches
+    )
     return {
         "type": "scatter",
         "mode": "lines",
         "name": f"{status} ({len(stretches)})",
-        "x": x,
-        "y": y,
-        "text": text,
+        **join_lines(lines),
         "line": {"color": color, "width": max(2, round(row * 0.8))},
         "hovertemplate": f"trial %{{text}} ({status})<extra></extra>",
     }
@@ -101,4 +156,5 @@ def _build_lines(
 
 def _describe(stretch: Stretch) -> str:
     again = f", attempt {stretch.attempt}" if stretch.attempt > 1 else ""
-    return f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
+    text = f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
+    return escape_text(text)

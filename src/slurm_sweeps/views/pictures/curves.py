@@ -1,0 +1,275 @@
+"""Learning curves (thinned where there are too many), and the best value so far. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..formats import format_value, shorten
+from . import (
+    COLORS,
+    Figure,
+    build_empty,
+    build_layout,
+    build_metric_axis,
+    choose_unit,
+    escape_text,
+    join_lines,
+    write_numbers,
+)
+from .data import Floats, Ints, SweepData
+from .parameters import choose_range
+
+#: Points of all curves together; more than these make a browser slow.
+MAX_POINTS = 60_000
+
+#: Points of one curve.
+MAX_CURVE = 300
+
+#: The best trials are always shown.
+KEPT = 50
+
+#: Markers of one status: a browser makes an element of each, and a whole line takes just one.
+MAX_MARKERS = 1500
+
+#: A cfg in a hover label has so many lines at the most.
+_HOVER_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The curve of one trial.
+
+    Args:
+        trial: The trial's position in `SweepData.trials`.
+        iteration: Rising.
+        value: As many; NaN where it was no finite number.
+    """
+
+    trial: int
+    iteration: Ints
+    value: Floats
+
+
+def compute_curves(data: SweepData) -> list[Curve]:
+    """Choose and thin the curves, by trial.
+
+    The best `KEPT` trials are always there; of the others a regular sample, as many as `MAX_POINTS`
+    allow.
+    """
+    numbers = data.reports["number"]
+    present, first = np.unique(numbers, return_index=True)
+    ends = np.append(first, len(numbers))[1:]
+    curves = [
+        _thin(data, int(number), int(begin), int(end))
+        for number, begin, end in zip(present, first, ends, strict=True)
+    ]
+    best = set(data.order_by_best()[:KEPT].tolist())
+    budget = MAX_POINTS - sum(len(curve.value) for curve in curves if curve.trial in best)
+    others = [curve for curve in curves if curve.trial not in best]
+    points = sum(len(curve.value) for curve in others)
+    stride = max(1, -(-points // max(1, budget)))
+    shown = best | {curve.trial for curve in others[::stride]}
+    return [curve for curve in curves if curve.trial in shown]
+
+
+def _thin(data: SweepData, number: int, begin: int, end: int) -> Curve:
+    stride = max(1, -(-(end - begin) // MAX_CURVE))
+    at = np.arange(begin, end, stride)
+    if at[-1] != end - 1:
+        at = np.append(at, end - 1)
+    value = data.reports["value"][at].copy()
+    value[~np.isfinite(value)] = np.nan
+    return Curve(number, data.reports["iteration"][at], value)
+
+
+def draw_learning_curves(data: SweepData) -> Figure:
+    """Each trial's metric over its iterations, coloured by status; rungs as dotted lines."""
+    curves = compute_curves(data)
+    if not curves:
+        return build_empty("No trial has logged anything yet.")
+    statuses = data.statuses
+    order = data.order_by_best()
+    best = int(order[0]) if len(order) and data.mode else None
+    traces: list[dict[str, Any]] = []
+    for status in reversed(COLORS):
+        chosen = [c for c in curves if statuses[c.trial] == status and c.trial != best]
+        traces += _build_traces(data, chosen, status)
+    top = [curve for curve in curves if curve.trial == best]
+    if top:
+        traces.append(_build_best(data, top[0]))
+    values = np.concatenate([curve.value for curve in curves])
+    longest = max(int(curve.iteration[-1]) for curve in curves)
+    layout = build_layout(
+        xaxis={"title": {"text": "iteration"}, "rangemode": "tozero"},
+        yaxis=build_metric_axis(data.metric, data.is_log),
+        shapes=_build_rungs(data, longest),
+    )
+    cut = choose_range(values, data.mode, data.is_log)
+    if cut is not None:
+        layout["yaxis"]["range"] = list(cut)
+    return {"data": traces, "layout": layout}
+
+
+def _build_traces(data: SweepData, curves: Sequence[Curve], status: str) -> list[dict[str, Any]]:
+    """The curves of a status: lines, and points for those that have one point alone."""
+    lines = [curve for curve in curves if len(curve.value) > 1]
+    points = [curve for curve in curves if len(curve.value) == 1]
+    stride = max(1, -(-len(points) // MAX_MARKERS))
+    few = sum(len(curve.value) for curve in lines) <= MAX_MARKERS
+    name = f"{status} ({len(curves)})"
+    faint = max(0.25, min(0.8, 12 / max(1, len(curves)) ** 0.5))
+    traces: list[dict[str, Any]] = []
+    for shown, mode in (
+        (lines, "lines+markers" if few else "lines"),
+        (points[::stride], "markers"),
+    ):
+        if shown:
+            style = {"mode": mode, "name": name, "legendgroup": status, "opacity": faint}
+            traces.append(_build_trace(data, shown, status, style | {"showlegend": not traces}))
+    return traces
+
+
+def _build_trace(
+    data: SweepData, curves: Sequence[Curve], status: str, style: dict[str, Any]
+) -> dict[str, Any]:
+    lines = (
+        (write_numbers(each.iteration), write_numbers(each.value), data.trials[each.trial].trial_id)
+        for each in curves
+    )
+    return {
+        "type": "scatter",
+        **style,
+        **join_lines(lines),
+        "line": {"color": COLORS[status], "width": 1.8 if status == "completed" else 1.2},
+        "marker": {"size": 4, "color": COLORS[status]},
+        "hovertemplate": "trial %{text}<br>iteration %{x}: %{y}<extra></extra>",
+    }
+
+
+def _build_best(data: SweepData, curve: Curve) -> dict[str, Any]:
+    trial = data.trials[curve.trial]
+    items = list(data.cfgs[curve.trial].items())[:_HOVER_LINES]
+    lines = (f"{name} = {shorten(format_value(value), 40)}" for name, value in items)
+    cfg = "".join(f"<br>{escape_text(line)}" for line in lines)
+    trial_id = escape_text(trial.trial_id)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": f"the best, {trial_id}",
+        "x": write_numbers(curve.iteration),
+        "y": write_numbers(curve.value),
+        "line": {"color": "#8452c9", "width": 3},
+        "marker": {"size": 5, "color": "#8452c9"},
+        "hovertemplate": f"trial {trial_id} ({trial.status})<br>"
+        f"iteration %{{x}}: %{{y}}{cfg}<extra></extra>",
+    }
+
+
+def _build_rungs(data: SweepData, longest: int) -> list[dict[str, Any]]:
+    """Dotted lines where ASHA judges, as far as any trial came."""
+    rungs = data.asha.get("rungs", []) if data.metric == data.asha.get("metric") else []
+    shown = [rung for rung in rungs if rung <= longest]
+    font = {"size": 10, "color": "#8d939c"}
+    label = {"textposition": "start", "textangle": 0, "yanchor": "bottom", "font": font}
+    named = {rung: f"rung {rung}" for rung in shown if rung >= longest / 25 or rung == shown[0]}
+    return [
+        {
+            "type": "line",
+            "x0": rung,
+            "x1": rung,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "layer": "below",
+            "line": {"dash": "dot", "width": 1, "color": "#8d939c"},
+            "label": {**label, "text": named.get(rung, ""), "xanchor": "left"},
+        }
+        for rung in shown
+    ]
+
+
+# --- the best value so far ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Each improvement of the best value, and the end.
+
+    Args:
+        elapsed_s: Seconds since the first trial began.
+        iterations: How many iterations all trials together had run by then.
+        value: The best value so far.
+        trial: The position in `SweepData.trials` of the trial that has it.
+    """
+
+    elapsed_s: Floats
+    iterations: Ints
+    value: Floats
+    trial: Ints
+
+
+def compute_progress(data: SweepData) -> Progress:
+    """Follow the best value in the order in which values were logged.
+
+    Returns:
+        Nothing (arrays of length 0) where nobody said what is best or no finite value was logged.
+    """
+    order = np.argsort(data.reports["logged_at"], kind="stable")
+    reports = data.reports[order]
+    values = reports["value"] if data.mode == "min" else -reports["value"]
+    values = np.where(np.isfinite(values), values, np.inf)
+    lowest = np.minimum.accumulate(values) if len(values) else values
+    better = np.append(np.inf, lowest[:-1]) > lowest if len(values) else np.empty(0, dtype=bool)
+    at = np.flatnonzero(better)
+    if data.mode is None or not len(at):
+        nothing = np.empty(0)
+        whole = np.empty(0, dtype=np.int64)
+        return Progress(nothing, whole, nothing, whole)
+    holder = reports["number"][at]
+    if at[-1] != len(values) - 1:  # the line goes on to the end
+        at, holder = np.append(at, len(values) - 1), np.append(holder, holder[-1])
+    sign = 1.0 if data.mode == "min" else -1.0
+    elapsed_s = np.maximum(0.0, reports["logged_at"][at] - data.begun_at)
+    return Progress(elapsed_s, at + 1, sign * lowest[at], holder)
+
+
+def draw_best_over_time(data: SweepData) -> Figure:
+    """The best value so far over wall-clock time, and over the iterations of all trials."""
+    progress = compute_progress(data)
+    if not len(progress.value):
+        return build_empty("No best value: nothing was logged, or nobody said what is best.")
+    unit, size = choose_unit(float(progress.elapsed_s[-1]))
+    left = _build_steps(data, progress, progress.elapsed_s / size)
+    right = _build_steps(data, progress, progress.iterations) | {"xaxis": "x2", "yaxis": "y2"}
+    axis = build_metric_axis(f"best {data.metric}", data.is_log)
+    layout = build_layout(
+        showlegend=False,
+        xaxis={"title": {"text": unit}, "domain": [0, 0.48], "rangemode": "tozero"},
+        yaxis=axis,
+        xaxis2={
+            "title": {"text": "iterations of all trials"},
+            "domain": [0.52, 1],
+            "anchor": "y2",
+            "rangemode": "tozero",
+        },
+        yaxis2={**axis, "title": {}, "matches": "y", "showticklabels": False, "anchor": "x2"},
+        height=340,
+    )
+    return {"data": [left, right], "layout": layout}
+
+
+def _build_steps(data: SweepData, progress: Progress, x: Any) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": write_numbers(x),
+        "y": write_numbers(progress.value),
+        "text": [escape_text(data.trials[at].trial_id) for at in progress.trial.tolist()],
+        "line": {"shape": "hv", "width": 2, "color": COLORS["completed"]},
+        "marker": {"size": 6, "color": COLORS["completed"]},
+        "hovertemplate": "%{y} by trial %{text}<br>at %{x}<extra></extra>",
+    }

@@ -1,0 +1,353 @@
+"""The report: one HTML file that shows a whole sweep and needs nothing beside it.
+
+The page is the template `report.html`, filled by jinja2, which escapes all that is not marked as
+HTML: names, values and errors come from users and trials, a database perhaps from a stranger. Only
+our own style and script and plotly's are marked. What the script draws is JSON, in which `<` and
+`&` are written as escapes, so that nothing in it ends a script element.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import StorageError, UsageError
+from ..storage.records import TrialRecord
+from ..trial import Status
+from .formats import clean, format_number, format_span, format_value, format_yaml, shorten
+from .pictures import COLORS, write_numbers
+from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curves
+from .pictures.data import SweepData
+from .pictures.importance import compute_importance, draw_importance
+from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
+from .pictures.slots import Occupation, compute_occupation, draw_slots
+from .space import list_constants
+from .summary import compute_runtime_s
+
+#: A page of a running sweep loads itself again after so many seconds.
+REFRESH_S = 60
+
+#: Messages of errors that agree in so many characters are taken for the same.
+_KEY_CHARS = 40
+
+#: Digits of numbers in the table: more than are shown, so that what the page's script rounds again
+#: is rounded right.
+_DIGITS = 8
+
+#: Cfg keys in the table; those that vary come first.
+_MAX_CFG = 60
+
+
+def check_installed(*modules: str) -> None:
+    """Raise UsageError if a module of the extra is missing; the message says what to install."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"the report needs {module}: pip install 'slurm-sweeps[report]' (this also brings "
+                "scikit-learn, for the importance of parameters)"
+            )
+
+
+def check_report() -> None:
+    """Raise UsageError if what a report is made with is not installed."""
+    check_installed("plotly", "jinja2")
+
+
+def write_report(data: SweepData, folder: Path, path: Path) -> None:
+    """Write the page of a sweep, at once: a browser that loads it never sees half of it.
+
+    Args:
+        data: The sweep.
+        folder: The experiment's, for the paths of logs.
+        path: The file.
+
+    Raises:
+        UsageError: What it is made with is not installed.
+        StorageError: The file can't be written.
+    """
+    check_report()
+    page = _build_page(data, folder)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(page)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise StorageError(f"the report {path} can't be written: {error}") from error
+
+
+def read_plotly_js() -> str:
+    """plotly's script for browsers, as its Python package ships it."""
+    return resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8")
+
+
+def _build_page(data: SweepData, folder: Path) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["number"] = lambda value: format_number(float(value))
+    environment.filters["moment"] = _format_moment
+    environment.filters["reason"] = describe_error
+    importance, occupation = compute_importance(data), compute_occupation(data)
+    figures = {
+        "curves": draw_learning_curves(data),
+        "progress": draw_best_over_time(data),
+        "importance": draw_importance(importance),
+        "parallel": draw_parallel_coordinates(data, importance.names),
+        "parameters": draw_parameters(data, importance.names),
+        "slots": draw_slots(occupation),
+    }
+    ranking = data.order_by_best().tolist()
+    return environment.from_string(_read("report.html")).render(
+        data=data,
+        ranking=ranking,
+        winner_yaml=format_yaml(json.loads(data.trials[ranking[0]].cfg_json)) if ranking else "",
+        tiles=list(_build_tiles(data, ranking, occupation)),
+        importance=importance,
+        failures=group_failures(data),
+        setup=_build_setup(data),
+        folder=folder,
+        figures={name: _pack_figure(figure) for name, figure in figures.items()},
+        table=build_table(data, ranking),
+        refresh_s=REFRESH_S,
+        max_points=MAX_POINTS,
+        max_coordinates=MAX_COORDINATES,
+        css=Markup(_read("report.css")),
+        script=Markup(_read("report.js")),
+        plotly=Markup(read_plotly_js()),
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _format_moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _pack_figure(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """Write repeated hover texts of a figure once: `[text, how often, text, …]`.
+
+    A curve has its trial's id at each point, which would be half of the page. The page's script
+    unpacks them.
+    """
+    return {"layout": figure["layout"], "data": [_pack_trace(trace) for trace in figure["data"]]}
+
+
+def _pack_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
+    texts = trace.get("text")
+    if not isinstance(texts, list) or trace.get("mode") == "markers":
+        return dict(trace)
+    packed = [part for text, run in groupby(texts) for part in (text, sum(1 for _ in run))]
+    return {**{key: value for key, value in trace.items() if key != "text"}, "packed": packed}
+
+
+# --- the numbers at the top -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One of the numbers at the top."""
+
+    label: str
+    value: str
+    note: str
+    is_bad: bool = False
+
+
+def _build_tiles(data: SweepData, ranking: Sequence[int], occupation: Occupation) -> Iterator[Tile]:
+    """The best value, the trials, what pruning saved, the time."""
+    yield _build_best_tile(data, ranking)
+    counts = {status: data.statuses.count(status.value) for status in Status}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    total = data.experiment.settings.get("n_trials") or len(data.trials)
+    done = sum(count for status, count in counts.items() if status.is_done)
+    yield Tile("trials", f"{done} of {total}", told)
+    slots = len(occupation.labels)
+    yield _build_savings_tile(compute_savings(data), slots)
+    busy = f"{slots} slots, busy {occupation.busy:.0%} of the time"
+    yield Tile("time", format_span(occupation.end_s), busy)
+    broken = sum(count for status, count in counts.items() if status.is_broken)
+    if broken:
+        share = f"{broken / len(data.trials):.0%} of the trials; see below for the reasons"
+        yield Tile("failed or lost", str(broken), share, is_bad=True)
+
+
+def _build_best_tile(data: SweepData, ranking: Sequence[int]) -> Tile:
+    if data.mode is None or not ranking:
+        why = "nothing was logged yet" if data.metric is None else "no finite value yet"
+        why = "nobody said what is best" if ranking else why
+        return Tile(f"best {data.metric or 'value'}", "–", why)
+    at = ranking[0]
+    note = f"trial {data.trials[at].trial_id}, iteration {data.best_iteration[at]}"
+    return Tile(f"best {data.metric} ({data.mode})", format_number(float(data.best[at])), note)
+
+
+def _build_savings_tile(savings: Savings, slots: int) -> Tile:
+    if savings.full <= savings.run:
+        return Tile("pruning saved", "nothing", f"{savings.run:,} iterations were run")
+    note = (
+        f"{savings.run:,} iterations run of {savings.full:,} without pruning; about "
+        f"{format_span(savings.saved_s / max(1, slots))} of time"
+    )
+    return Tile("pruning saved", f"{1 - savings.run / savings.full:.0%}", note)
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What pruning saved.
+
+    Args:
+        run: The iterations that were run.
+        full: The iterations that they would have been, had no trial been pruned.
+        saved_s: The time that the pruned trials would have taken further, each at its own pace.
+    """
+
+    run: int
+    full: int
+    saved_s: float
+
+
+def compute_savings(data: SweepData) -> Savings:
+    """Estimate what pruning saved.
+
+    A whole trial is taken to be as long as the longest completed one; where none is, as ASHA's
+    `max_t`, or the longest of all.
+    """
+    pruned = np.array([trial.status.is_cut_short for trial in data.trials], dtype=bool)
+    completed = np.array([trial.status is Status.COMPLETED for trial in data.trials], dtype=bool)
+    run = int(data.iterations.sum())
+    longest = int(data.iterations.max(initial=0))
+    known = int(data.iterations[completed].max(initial=0))
+    length = known or max(data.asha.get("max_t") or 0, longest)
+    missing = np.where(pruned, np.maximum(0, length - data.iterations), 0)
+    pace_s = np.array([_compute_pace_s(data, at) for at in range(len(data.trials))])
+    return Savings(run, run + int(missing.sum()), float((missing * pace_s).sum()))
+
+
+def _compute_pace_s(data: SweepData, at: int) -> float:
+    trial, count = data.trials[at], int(data.iterations[at])
+    if trial.start_time is None or trial.end_time is None or not count:
+        return 0.0
+    return max(0.0, trial.end_time - trial.start_time) / count
+
+
+# --- what failed ----------------------------------------------------------------------------------
+
+
+def group_failures(data: SweepData) -> list[list[TrialRecord]]:
+    """Group the failed and the lost trials that failed alike, the largest group first."""
+    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    for trial in data.trials:
+        if trial.status.is_broken:
+            key = (trial.status.value, describe_error(trial)[:_KEY_CHARS])
+            groups.setdefault(key, []).append(trial)
+    return sorted(groups.values(), key=lambda trials: -len(trials))
+
+
+def describe_error(trial: TrialRecord) -> str:
+    """Why a trial failed or was lost, in a line."""
+    if trial.error is None:
+        return "no reason was told"
+    return shorten(clean(f"{trial.error.type}: {trial.error.message}"), 300)
+
+
+# --- the table of trials, and how it was set up ---------------------------------------------------
+
+
+def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
+    """Make the columns, and the rows with the best first, for the page's script.
+
+    Returns:
+        `columns` (name, whether it holds numbers), `rows` (lists of cells), `best` (the best
+        trial's id) and `colors` (of each status).
+    """
+    runtimes = [compute_runtime_s(trial, data.last_sign) for trial in data.trials]
+    columns: list[tuple[str, bool, list[Any]]] = [
+        ("trial", False, [trial.trial_id for trial in data.trials]),
+        ("status", False, data.statuses),
+        ("iterations", True, write_numbers(data.iterations)),
+        ("seconds", True, [None if each is None else round(each, 1) for each in runtimes]),
+    ]
+    if data.metric is not None and data.mode is not None:
+        at_iteration = [at if at >= 0 else None for at in data.best_iteration.tolist()]
+        columns.append((f"best {data.metric}", True, write_numbers(data.best, _DIGITS)))
+        columns.append(("at iteration", True, at_iteration))
+    columns += [_build_cfg(data, name) for name in _choose_cfg(data)]
+    columns += [
+        (f"last {name}", True, write_numbers(values, _DIGITS)) for name, values in data.last.items()
+    ]
+    columns.append(("host", False, [trial.host for trial in data.trials]))
+    columns.append(("attempt", True, [trial.attempt for trial in data.trials]))
+    order = dict.fromkeys([*(ranking if data.mode else ()), *range(len(data.trials))])
+    return {
+        "columns": [{"name": name, "number": is_number} for name, is_number, _ in columns],
+        "rows": [[values[at] for _, _, values in columns] for at in order],
+        "best": data.trials[ranking[0]].trial_id if data.mode and ranking else None,
+        "colors": COLORS,
+    }
+
+
+def _choose_cfg(data: SweepData) -> list[str]:
+    """The keys that vary; where none does (no space was given), all there are."""
+    varying = [parameter.name for parameter in data.parameters]
+    names = varying or list(dict.fromkeys(name for cfg in data.cfgs for name in cfg))
+    return names[:_MAX_CFG]
+
+
+def _build_cfg(data: SweepData, name: str) -> tuple[str, bool, list[Any]]:
+    values = [cfg.get(name) for cfg in data.cfgs]
+    is_number = all(
+        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        for value in values
+    )
+    if not is_number:
+        return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
+    return (
+        name,
+        True,
+        [
+            write_numbers([value], _DIGITS)[0] if isinstance(value, float) else value
+            for value in values
+        ],
+    )
+
+
+def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:
+    """The space, the settings and the versions, as names and values."""
+    settings = {
+        key: format_value(value)
+        for key, value in data.experiment.settings.items()
+        if key not in ("space", "version", "started_at", "done_before") and value is not None
+    }
+    versions = {"slurm-sweeps": __version__}
+    if data.experiment.settings.get("version") != __version__:
+        versions["slurm-sweeps of the sweep"] = str(data.experiment.settings.get("version"))
+    return {
+        "search space": {parameter.name: parameter.text for parameter in data.parameters},
+        "constants": list_constants(data.experiment.settings.get("space")),
+        "settings": {"begun": _format_moment(data.begun_at), **settings},
+        "versions": versions,
+    }

@@ -1,0 +1,332 @@
+"""The one rendering of a summary: lines that fit a width, in the colours of the statuses.
+
+A terminal and a notebook show the lines as they are (`draw_summary`); a file gets the same text
+without colours, the bar and blank lines (`format_summary`). A cfg may have forty keys and a
+terminal eighty columns: columns are taken from the left as long as they fit, nothing is ever
+wrapped but the path of a log, and the names of columns that were left out are told.
+
+rich is imported by whoever draws, never with this module: a trial's process must not load it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..trial import Status
+from .formats import (
+    clean,
+    format_age,
+    format_duration,
+    format_number,
+    format_value,
+    shorten,
+    shorten_name,
+)
+from .summary import Row, Summary
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+#: The statuses in the order in which they are told and drawn, in colours of the terminal's own
+#: palette, so that they are legible on dark and on light.
+STYLES = {
+    Status.COMPLETED: "green",
+    Status.PRUNED: "yellow",
+    Status.PAUSED: "cyan",
+    Status.FAILED: "red",
+    Status.LOST: "magenta",
+    Status.INTERRUPTED: "magenta",
+    Status.RUNNING: "blue",
+    Status.SCHEDULED: "dim",
+}
+
+#: Blanks between two columns.
+_GAP = "  "
+
+#: What marks the best trial where there is no bold type.
+_MARK = "* "
+
+#: A column of values is this wide at the most; longer ones are cut.
+_MAX_CELL = 18
+
+#: How wide titles may make their columns: the first of these at which all columns fit, else the
+#: last, beyond which titles are cut.
+_MAX_TITLES = (40, 24, 12)
+
+#: Below this width only so much of a trial id is shown; it is enough to find the trial by.
+_NARROW = 100
+_SHORT_ID = 8
+
+
+def draw_summary(summary: Summary, columns: bool | Sequence[str], width: int, now: float) -> Group:
+    """Draw a summary in colours.
+
+    Args:
+        summary: The sweep.
+        columns: See `fit_columns`.
+        width: The cells that a line of the terminal has.
+        now: The time, seconds since 1970.
+    """
+    from rich.console import Group
+
+    head = [_draw_head(summary, width, now), _draw_bar(summary, width)]
+    return Group(*head, *_draw_body(summary, columns, width))
+
+
+def format_summary(
+    summary: Summary, columns: bool | Sequence[str], width: int, now: float
+) -> list[str]:
+    """Write a summary as lines of plain text; see `draw_summary`."""
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    head = f"{clock} {clean(summary.name)}: {format_state(summary)}"
+    rest = ", ".join(filter(None, [format_share(summary), _format_time(summary, now)]))
+    fits = len(head) + len(rest) + 2 <= width
+    lines = [f"{head}, {rest}"] if fits else [shorten(head, width), shorten(f"  {rest}", width)]
+    body = _draw_body(summary, columns, width, _MARK)
+    return [*lines, *(text.plain.rstrip() for text in body if text.plain.strip())]
+
+
+def format_state(summary: Summary) -> str:
+    """The state, and whether its driver still gives a sign of life."""
+    if summary.silent_s is None:
+        return clean(summary.state)
+    age = format_age(summary.silent_s)
+    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
+
+
+def format_share(summary: Summary) -> str:
+    """How many trials are done of how many."""
+    if not summary.n_trials:
+        return f"{summary.done} done"
+    percent = 100 * summary.done // summary.n_trials
+    return f"{summary.done} of {summary.n_trials} done ({percent}%)"
+
+
+def _format_time(summary: Summary, now: float) -> str:
+    """Elapsed time, and the time left as far as it can be told."""
+    elapsed_s, left_s = summary.compute_elapsed_s(now), summary.compute_left_s(now)
+    if elapsed_s is None:
+        return ""
+    took = "took" if summary.is_over else "elapsed"
+    text = f"{took} {format_duration(elapsed_s)}"
+    return text if left_s is None else f"{text}, about {format_duration(left_s)} left"
+
+
+def _draw_head(summary: Summary, width: int, now: float) -> Text:
+    """Name and state on the left, times on the right."""
+    from rich.text import Text
+
+    right, state = _format_time(summary, now), format_state(summary)
+    style = "red" if summary.silent_s is not None or summary.state == "failed" else "default"
+    name = Text(clean(summary.name), "bold")
+    name.truncate(max(8, width - len(right) - len(state) - 4), overflow="ellipsis")
+    text = Text(no_wrap=True, overflow="ellipsis").append_text(name).append(_GAP)
+    text.append(state, style=style)
+    return text.append(" " * max(2, width - text.cell_len - len(right))).append(right)
+
+
+def _draw_bar(summary: Summary, width: int) -> Text:
+    """A bar whose parts are the statuses, in their colours."""
+    from rich.text import Text
+
+    share = f" {format_share(summary)}"
+    room = max(10, width - len(share))
+    total = max(summary.n_trials or 0, sum(summary.counts.values()), 1)
+    text = Text(no_wrap=True)
+    used = drawn = 0
+    for status in list(STYLES)[:-1]:  # what waits is what is left of the bar
+        used += summary.counts.get(status, 0)
+        cells = used * room // total
+        text.append("━" * (cells - drawn), style=STYLES[status])
+        drawn = cells
+    return text.append("━" * (room - drawn), style="bright_black").append(share)
+
+
+def _draw_body(
+    summary: Summary, columns: bool | Sequence[str], width: int, mark: str = ""
+) -> list[Text]:
+    """What is below the head: counts, the best value, the trials, the newest failure.
+
+    Args:
+        summary: The sweep.
+        columns: See `fit_columns`.
+        width: The cells of a line.
+        mark: What the best trial's row begins with; as many blanks stand before all other lines.
+    """
+    from rich.text import Text
+
+    indent = " " * len(mark)
+    lines = [Text(indent).append_text(_draw_counts(summary))]
+    if summary.best is not None:
+        lines.append(Text(indent + _format_best(summary), "bold"))
+    if summary.rows:
+        lines += [Text(), *_draw_table(summary, columns, width, mark)]
+    failure = summary.failure
+    if failure is not None:
+        said = clean(f"newest failure, trial {failure.trial_id}: {failure.line}")
+        lines += [Text(), Text(indent + said, "red")]
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="ellipsis")
+    if failure is not None:  # a path is never cut: it is there to be copied
+        lines.append(Text(f"{indent}  {clean(str(failure.log))}", "dim", overflow="fold"))
+    return lines
+
+
+def _draw_counts(summary: Summary) -> Text:
+    """How many trials have which status, and how many slots are busy."""
+    from rich.text import Text
+
+    known = list(STYLES.items())[:-1]  # what waits is no news
+    parts = [
+        Text(f"{summary.counts[status]} {status}", style)
+        for status, style in known
+        if summary.counts.get(status)
+    ]
+    if summary.slots and not summary.is_over:
+        parts.append(Text(f"{summary.running} of {summary.slots} slots busy"))
+    return Text(", ").join(parts or [Text("nothing has started yet")])
+
+
+def _format_best(summary: Summary) -> str:
+    best = summary.best
+    assert best is not None  # asked by the caller
+    value = format_number(best.value)
+    return clean(
+        f"best {summary.metric} {value} at iteration {best.iteration}, trial {best.trial_id}"
+    )
+
+
+# --- the table of trials --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, its cells, to which side they are pushed, and its least width.
+
+    The least width keeps a table that is redrawn from jumping to and fro.
+    """
+
+    title: str
+    cells: tuple[str, ...]
+    is_text: bool = False
+    least: int = 0
+
+    def measure(self, max_title: int) -> int:
+        """The cells it takes, its title cut where it is much wider than its values."""
+        from rich.cells import cell_len
+
+        widest = max((cell_len(cell) for cell in self.cells), default=0)
+        return max(widest, min(cell_len(self.title), max_title), self.least)
+
+    def pad(self, text: str, width: int) -> str:
+        """Push a title or a value to its side."""
+        from rich.cells import cell_len
+
+        gap = " " * (width - cell_len(text))
+        return text + gap if self.is_text else gap + text
+
+
+def fit_columns(
+    summary: Summary, columns: bool | Sequence[str], width: int
+) -> tuple[list[tuple[Column, int]], list[str]]:
+    """Choose and fill the columns of a summary's table.
+
+    Args:
+        summary: The sweep.
+        columns: True for cfg and metrics as far as they fit, False for none of them, or the names
+            of those to show, in their order.
+        width: The cells that a line may have.
+
+    Returns:
+        The columns with their widths, from left to right: who, status, iteration and time in any
+        case; and the titles of those that did not fit. A narrow one may follow a wide one.
+    """
+    fixed = _build_fixed(summary.rows, width)
+    wanted = [*fixed, *_build_values(summary, columns)]
+    for max_title in _MAX_TITLES:
+        chosen, hidden = [], []
+        left = width + len(_GAP)
+        for at, column in enumerate(wanted):
+            size = column.measure(max_title)
+            if at < len(fixed) or len(_GAP) + size <= left:
+                chosen.append((column, size))
+                left -= len(_GAP) + size
+            else:
+                hidden.append(column.title)
+        if not hidden:
+            break
+    return chosen, hidden
+
+
+def _draw_table(
+    summary: Summary, columns: bool | Sequence[str], width: int, mark: str
+) -> Iterator[Text]:
+    from rich.text import Text
+
+    indent = " " * len(mark)
+    chosen, hidden = fit_columns(summary, columns, width - len(mark))
+    titles = [column.pad(shorten_name(column.title, size), size) for column, size in chosen]
+    yield Text(indent + _GAP.join(titles), "bold")
+    for at, row in enumerate(summary.rows):
+        text = Text(mark if row.is_best else indent, "bold" if row.is_best else "")
+        cells = [column.pad(column.cells[at], size) for column, size in chosen]
+        text.append(cells[0] + _GAP).append(cells[1], STYLES[row.status])
+        yield text.append(_GAP + _GAP.join(cells[2:]))
+    if hidden:
+        yield Text(f"{indent}not shown: {', '.join(hidden)}", "dim")
+
+
+def _build_fixed(rows: Sequence[Row], width: int) -> list[Column]:
+    id_width = _SHORT_ID if width < _NARROW else 12
+    return [
+        Column("trial", tuple(clean(row.trial_id)[:id_width] for row in rows), is_text=True),
+        Column("status", tuple(row.status.value for row in rows), is_text=True, least=11),
+        Column("iter", tuple(format_number(row.iteration) for row in rows)),
+        Column("time", tuple(format_duration(row.runtime_s) for row in rows)),
+    ]
+
+
+def _build_values(summary: Summary, columns: bool | Sequence[str]) -> Iterator[Column]:
+    rows = summary.rows
+    if not isinstance(columns, bool):
+        yield from (_build_named(name, rows) for name in columns)
+    elif columns:
+        if summary.metric is not None:
+            yield _build_metric(summary.metric, rows)
+            yield _build_named("best", rows)
+        yield from (_build_cfg(name, rows) for name in summary.parameters)
+        others = (name for name in summary.metrics if name != summary.metric)
+        yield from (_build_metric(name, rows) for name in others)
+
+
+def _build_named(name: str, rows: Sequence[Row]) -> Column:
+    """A column that was asked for by name: a metric, a value of the cfg, or of the run."""
+    if name == "best":
+        return Column(name, tuple(format_number(row.best) for row in rows), least=7)
+    if any(name in row.more for row in rows) and not any(name in row.cfg for row in rows):
+        cells = (format_value(row.more.get(name)) for row in rows)
+        return Column(name, tuple("-" if cell == "None" else cell for cell in cells), is_text=True)
+    if any(name in row.metrics for row in rows):
+        return _build_metric(name, rows)
+    return _build_cfg(name, rows)
+
+
+def _build_metric(name: str, rows: Sequence[Row]) -> Column:
+    cells = tuple(format_number(row.metrics.get(name)) for row in rows)
+    return Column(clean(name), cells, least=7)
+
+
+def _build_cfg(name: str, rows: Sequence[Row]) -> Column:
+    values = [row.cfg.get(name) for row in rows]
+    cells = tuple(
+        shorten(format_value(value), _MAX_CELL) if name in row.cfg else "-"
+        for row, value in zip(rows, values, strict=True)
+    )
+    numbers = (int, float, type(None))
+    is_text = any(not isinstance(value, numbers) or isinstance(value, bool) for value in values)
+    return Column(clean(name), cells, is_text)
