@@ -17,13 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UsageError
 from ..rules.protocol import Pruner, PrunerPlan
-from ..samplers import (
-    GridSampler,
-    Problem,
-    Sampler,
-    SamplerPlan,
-    bind_sampler,
-)
+from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
@@ -113,15 +107,7 @@ class Search:
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = database.trials(record.id)
-        numbers = [trial.number for trial in trials]
-        curves = database.curves(record.id, self.metric, numbers) if self.metric else {}
-        if trials:
-            states = list(self._revive(database, record, trials, curves))
-            unfinished = find_unfinished(trials, database.requests(record.id))
-            sweep.restore(states, unfinished, has_reported=bool(database.metric_ids(record.id)))
-        if pruner is not None:
-            _replay(pruner, curves)
+        trials = self._restore(sweep, pruner, database, record)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -132,6 +118,23 @@ class Search:
         }
         database.set_settings(record.id, settings)
         return sweep
+
+    def _restore(
+        self, sweep: Sweep, pruner: Pruner | None, database: Database, record: ExperimentRecord
+    ) -> Sequence[TrialRecord]:
+        """Bring a sweep and its rule to where they stopped; return the trials that there are."""
+        trials = database.trials(record.id)
+        numbers = [trial.number for trial in trials]
+        curves = database.curves(record.id, self.metric, numbers) if self.metric else {}
+        if trials:
+            states = list(self._revive(database, record, trials, curves))
+            unfinished = find_unfinished(trials, database.requests(record.id))
+            sweep.restore(states, unfinished, has_reported=bool(database.metric_ids(record.id)))
+        if pruner is not None:
+            for number in curves:
+                for iteration, value in _iterate_curve(curves, number):
+                    pruner.report(number, iteration, value)
+        return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
         sampler: Any = bind_sampler(self.sampler, problem)
@@ -200,13 +203,6 @@ class Search:
                 state.pace.begin(attempt, started_at)
                 state.pace.note(iteration, logged_at)
             yield state
-
-
-def _replay(pruner: Pruner, curves: Curves) -> None:
-    """Let a rule hear all stored reports again."""
-    for number in curves:
-        for iteration, value in _iterate_curve(curves, number):
-            pruner.report(number, iteration, value)
 
 
 def _iterate_curve(curves: Curves, number: int) -> Iterator[tuple[int, float]]:
