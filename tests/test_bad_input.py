@@ -379,7 +379,7 @@ def test_counts_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
     ("kwargs", "words"),
     [
         ({"max_retries": -1}, "run: max_retries must be 0 or more, got -1"),
-        ({"grace_period_in_sec": -1}, "grace_period_in_sec must be from 0 to 1000000000, got -1"),
+        ({"grace_period_in_sec": -1}, "grace_period_in_sec must be a number of seconds"),
         ({"grace_period_in_sec": NAN}, "grace_period_in_sec must be finite, got nan"),
         ({"summary_interval_in_sec": "5"}, "summary_interval_in_sec must be a number, got '5'"),
         ({"nr_of_rows_in_summary": -1}, "nr_of_rows_in_summary must be 0 or more, got -1"),

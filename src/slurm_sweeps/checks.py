@@ -66,7 +66,12 @@ def _to_float(value: Any) -> float | None:
 
 def check_seconds(owner: str, name: str, value: Any) -> float:
     """Return `value` as a float: seconds, from 0 to `MOST_SECONDS`; raises as `check_real`."""
-    return check_real(owner, name, value, 0, MOST_SECONDS)
+    number = check_real(owner, name, value)
+    if not 0 <= number <= MOST_SECONDS:
+        raise UsageError(
+            f"{owner}: {name} must be a number of seconds from 0 to {MOST_SECONDS:,}, got {value!r}"
+        )
+    return number
 
 
 def is_flag(value: Any) -> bool:

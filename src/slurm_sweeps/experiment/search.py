@@ -17,23 +17,14 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UsageError
 from ..rules.protocol import Pruner, PrunerPlan
-from ..samplers import (
-    GridSampler,
-    Problem,
-    Sampler,
-    SamplerPlan,
-    bind_sampler,
-)
+from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
 from ..storage.records import ExperimentRecord, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
-    read_curves,
     read_first_reports,
-    read_metric_ids,
-    read_trials,
 )
 from ..sweep import Sweep, SweepCfg, TrialState
 from ..trial import Status
@@ -119,17 +110,7 @@ class Search:
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = read_trials(database, record.id)
-        numbers = [trial.number for trial in trials]
-        curves = read_curves(database, record.id, self.metric, numbers) if self.metric else {}
-        if trials:
-            states = list(self._revive(database, record, trials, curves))
-            unfinished = _find_unfinished(trials, database.requests(record.id))
-            sweep.restore(
-                states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
-            )
-        if pruner is not None:
-            _replay(pruner, curves)
+        trials = self._restore(sweep, pruner, database, record)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -140,6 +121,25 @@ class Search:
         }
         database.set_settings(record.id, settings)
         return sweep
+
+    def _restore(
+        self, sweep: Sweep, pruner: Pruner | None, database: Database, record: ExperimentRecord
+    ) -> Sequence[TrialRecord]:
+        """Bring a sweep and its rule to where they stopped; return the trials that there are."""
+        trials = read_trials(database, record.id)
+        numbers = [trial.number for trial in trials]
+        curves = read_curves(database, record.id, self.metric, numbers) if self.metric else {}
+        if trials:
+            states = list(self._revive(database, record, trials, curves))
+            unfinished = _find_unfinished(trials, database.requests(record.id))
+            sweep.restore(
+                states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
+            )
+        if pruner is not None:
+            for number in curves:
+                for iteration, value in _iterate_curve(curves, number):
+                    pruner.report(number, iteration, value)
+        return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
         sampler: Any = bind_sampler(self.sampler, problem)
@@ -225,13 +225,6 @@ def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request])
             and marked.get(trial.trial_id, -1.0) >= (trial.end_time or 0.0)
         )
     ]
-
-
-def _replay(pruner: Pruner, curves: Curves) -> None:
-    """Let a rule hear all stored reports again."""
-    for number in curves:
-        for iteration, value in _iterate_curve(curves, number):
-            pruner.report(number, iteration, value)
 
 
 def _iterate_curve(curves: Curves, number: int) -> Iterator[tuple[int, float]]:

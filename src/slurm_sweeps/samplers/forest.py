@@ -1,11 +1,4 @@
-"""Extremely randomised trees, and what each of them expects.
-
-What a configuration's iterations cost, learned from the trials so far.
-
-How much that counts fades while trials come in: at first cheap lessons are as good as dear ones,
-in the end the best configuration is wanted, whatever it costs.
-
-What a forest of trees learns from the trials that have ended.
+"""What a forest of extremely randomised trees learns from the trials that have ended.
 
 A fit is made of what was told of them alone, so that it can be made in another thread. It holds a
 pool of candidates with every tree's prediction for each of them: proposing is then no more than
@@ -15,8 +8,11 @@ The trees learn a value from a configuration and an iteration; candidates are ju
 iteration that any trial has reached. Half of the candidates are drawn at random and half around the
 best trials. Values count by their rank alone: they are carried to a normal distribution, so that
 neither outliers nor the metric's scale matter, and a trial that failed or diverged is simply the
-worst. What a candidate's iterations are expected to cost, by a forest of its own (see costs.py),
-is added to its scores.
+worst.
+
+What a candidate's iterations are expected to cost, by a smaller forest of its own, is added to its
+scores. How much that counts fades while trials come in: at first cheap lessons are as good as dear
+ones, in the end the best configuration is wanted, whatever it costs.
 """
 
 from __future__ import annotations
@@ -31,75 +27,6 @@ import numpy as np
 
 from ..errors import UsageError
 from .encoding import Array, Encoding
-
-
-def grow_trees(n_trees: int, rows: Array, values: Array, rng: np.random.Generator) -> Sequence[Any]:
-    """Fit trees to the values of rows; [n, n_columns] and [n]."""
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    state = int(rng.integers(2**31))
-    forest = ExtraTreesRegressor(n_trees, min_samples_leaf=2, random_state=state, n_jobs=1)
-    trees: Sequence[Any] = forest.fit(rows, values).estimators_
-    return trees
-
-
-def ask_trees(trees: Sequence[Any], rows: Array) -> Array:
-    """Return what each tree expects of each row, sooner than a forest would; [trees, n]."""
-    asked = rows.astype(np.float32)  # what a tree takes
-    return np.array([tree.tree_.predict(asked)[:, 0] for tree in trees])
-
-
-#: A forest is fitted to no more trials than this, drawn at random.
-MAX_TRIALS = 500
-N_COST_TREES = 10
-
-#: Costs count in full up to so many trials, then by one over the square root of their number.
-N_IN_FULL = 100
-
-#: Logarithms farther from their median than so many standard deviations, by the median deviation,
-#: are cut: a suspended job or a first import says nothing of a configuration.
-MAX_DEVIATIONS = 4.0
-PER_MEDIAN_DEVIATION = 1.4826
-
-#: Nothing is cut that is nearer to the median than this.
-MIN_LIMIT = 1.0
-
-#: Where the logarithms of the seconds spread less than this, all cost the same.
-MIN_SPREAD = 0.1
-
-
-def fade(n_trials: int) -> float:
-    """Return the share, in (0, 1], of its weight that a cost has among so many trials."""
-    return math.sqrt(min(1.0, N_IN_FULL / max(n_trials, 1)))
-
-
-def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
-    """Predict the logarithm of the seconds per iteration, less the trials' mean; [n_asked].
-
-    Args:
-        shown: The trials that were timed, as a model is shown them; [n, n_columns].
-        seconds: What an iteration of theirs took, more than 0; [n].
-        asked: What is to be predicted; [n_asked, n_columns].
-        rng: Makes the fit repeatable.
-    """
-    if len(seconds) < 2 or (logs := _cut(np.log(seconds))).std() < MIN_SPREAD:
-        return np.zeros(len(asked))
-    if len(logs) > MAX_TRIALS:
-        kept = rng.choice(len(logs), MAX_TRIALS, replace=False)
-        shown, logs = shown[kept], logs[kept]
-    trees = grow_trees(N_COST_TREES, shown, logs, rng)
-    expected: Array = ask_trees(trees, asked).mean(axis=0) - logs.mean()
-    return expected
-
-
-def _cut(logs: Array) -> Array:
-    """Draw in what lies too far out."""
-    median = np.median(logs)
-    deviation = PER_MEDIAN_DEVIATION * float(np.median(np.abs(logs - median)))
-    limit = max(MIN_LIMIT, MAX_DEVIATIONS * deviation)
-    cut: Array = np.clip(logs, median - limit, median + limit)
-    return cut
-
 
 #: Iterations and values.
 Points = tuple[tuple[float, float], ...]
@@ -238,3 +165,71 @@ def _thin(order: Array, rng: np.random.Generator) -> Array:
     n_best = MAX_POINTS // 3
     rest = rng.choice(order[n_best:], MAX_POINTS - n_best, replace=False)
     return np.concatenate([order[:n_best], rest])
+
+
+#: A forest is fitted to no more trials than this, drawn at random.
+MAX_TRIALS = 500
+N_COST_TREES = 10
+
+#: Costs count in full up to so many trials, then by one over the square root of their number.
+N_IN_FULL = 100
+
+#: Logarithms farther from their median than so many standard deviations, by the median deviation,
+#: are cut: a suspended job or a first import says nothing of a configuration.
+MAX_DEVIATIONS = 4.0
+PER_MEDIAN_DEVIATION = 1.4826
+
+#: Nothing is cut that is nearer to the median than this.
+MIN_LIMIT = 1.0
+
+#: Where the logarithms of the seconds spread less than this, all cost the same.
+MIN_SPREAD = 0.1
+
+
+def fade(n_trials: int) -> float:
+    """Return the share, in (0, 1], of its weight that a cost has among so many trials."""
+    return math.sqrt(min(1.0, N_IN_FULL / max(n_trials, 1)))
+
+
+def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
+    """Predict the logarithm of the seconds per iteration, less the trials' mean; [n_asked].
+
+    Args:
+        shown: The trials that were timed, as a model is shown them; [n, n_columns].
+        seconds: What an iteration of theirs took, more than 0; [n].
+        asked: What is to be predicted; [n_asked, n_columns].
+        rng: Makes the fit repeatable.
+    """
+    if len(seconds) < 2 or (logs := _cut(np.log(seconds))).std() < MIN_SPREAD:
+        return np.zeros(len(asked))
+    if len(logs) > MAX_TRIALS:
+        kept = rng.choice(len(logs), MAX_TRIALS, replace=False)
+        shown, logs = shown[kept], logs[kept]
+    trees = grow_trees(N_COST_TREES, shown, logs, rng)
+    expected: Array = ask_trees(trees, asked).mean(axis=0) - logs.mean()
+    return expected
+
+
+def _cut(logs: Array) -> Array:
+    """Draw in what lies too far out."""
+    median = np.median(logs)
+    deviation = PER_MEDIAN_DEVIATION * float(np.median(np.abs(logs - median)))
+    limit = max(MIN_LIMIT, MAX_DEVIATIONS * deviation)
+    cut: Array = np.clip(logs, median - limit, median + limit)
+    return cut
+
+
+def grow_trees(n_trees: int, rows: Array, values: Array, rng: np.random.Generator) -> Sequence[Any]:
+    """Fit trees to the values of rows; [n, n_columns] and [n]."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    state = int(rng.integers(2**31))
+    forest = ExtraTreesRegressor(n_trees, min_samples_leaf=2, random_state=state, n_jobs=1)
+    trees: Sequence[Any] = forest.fit(rows, values).estimators_
+    return trees
+
+
+def ask_trees(trees: Sequence[Any], rows: Array) -> Array:
+    """Return what each tree expects of each row, sooner than a forest would; [trees, n]."""
+    asked = rows.astype(np.float32)  # what a tree takes
+    return np.array([tree.tree_.predict(asked)[:, 0] for tree in trees])

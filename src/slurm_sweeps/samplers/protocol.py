@@ -16,7 +16,7 @@ space (`Random()`); the experiment binds it: `plan.bind(problem)` gives the samp
         def tell(self, trial):
             self.number = max(self.number, trial.number + 1)
 
-The rules, which the property tests of `tests/search` hold every sampler to:
+The rules, which the property tests of `tests/samplers` hold every sampler to:
 
 - Trial numbers are given in the order of the asks: the first ask is trial 0's, the next trial 1's.
 - `tell` comes when a trial starts, with its first values from each power of four of the iterations

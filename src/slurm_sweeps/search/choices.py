@@ -22,12 +22,21 @@ from .spaces import Space
 from .tree import Leaf, OptionsNode, pick_option
 
 
+@dataclass(frozen=True, slots=True, repr=False)
 class OptionSpace(Space):
     """What Choice and Grid share: a value is one of `options`, which may hold spaces."""
 
-    __slots__ = ()
+    options: Sequence[Any] = field()  # type: ignore[assignment] # a tuple once made
+    seed: int | None = None
+    _node: OptionsNode = field(init=False, repr=False, compare=False)
 
-    _node: OptionsNode
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        options = _check_options(owner, self.options)
+        set_fields(self, seed=check_seed(owner, self.seed), options=options)
+        node = compile_options(Leaf("", self), options)
+        _check_tellable(owner, node, options)
+        set_fields(self, _node=node)
 
     @property
     def size(self) -> int | None:
@@ -62,14 +71,6 @@ class OptionSpace(Space):
     def revive(self, json_value: Any) -> Any:
         return self._node.read(json_value, {})
 
-    def _prepare(self) -> None:
-        owner = type(self).__name__
-        options = _check_options(owner, self.options)
-        set_fields(self, seed=check_seed(owner, self.seed), options=options)
-        node = compile_options(Leaf("", self), options)
-        _check_tellable(owner, node, options)
-        set_fields(self, _node=node)
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Choice(OptionSpace):
@@ -84,13 +85,6 @@ class Choice(OptionSpace):
             different options can't be told apart by their names.
         UsageTypeError: `options` is no sequence.
     """
-
-    options: Sequence[Any] = field()  # type: ignore[assignment] # a tuple once made
-    seed: int | None = None
-    _node: OptionsNode = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        self._prepare()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,18 +104,14 @@ class Grid(OptionSpace):
         UsageTypeError: `options` is no sequence.
     """
 
-    options: Sequence[Any] = field()  # type: ignore[assignment] # a tuple once made
-    seed: int | None = None
-    _node: OptionsNode = field(init=False, repr=False, compare=False)
-
     is_grid: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._prepare()
+        OptionSpace.__post_init__(self)  # `super()` does not know of a class remade for its slots
         distinct = self._node.distinct
         if len(distinct) < len(self.options):
             set_fields(self, options=tuple(self.options[i] for i in distinct))
-            self._prepare()
+            OptionSpace.__post_init__(self)
 
 
 def _check_options(owner: str, options: Any) -> tuple[Any, ...]:

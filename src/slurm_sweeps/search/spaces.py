@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from statistics import NormalDist
 from typing import Any, ClassVar, Generic, TypeVar
@@ -130,12 +130,15 @@ class NumberSpace(Space):
 
     __slots__ = ()
 
-    def describe(self) -> dict[str, Any]:
-        return describe_space(type(self).__name__, self._arguments(), self.seed)
+    @property
+    def size(self) -> int | None:
+        return None
 
-    @abstractmethod
-    def _arguments(self) -> list[Any]:
-        """Return what the space was made of, as JSON can hold it, without the seed."""
+    def describe(self) -> dict[str, Any]:
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.init}  # type: ignore[arg-type] # all are dataclasses
+        seed = given.pop("seed")
+        arguments = [v.describe() if isinstance(v, Space) else v for v in given.values()]
+        return describe_space(type(self).__name__, arguments, seed)
 
     def revive(self, json_value: Any) -> Any:
         is_number = isinstance(json_value, (int, float)) and not isinstance(json_value, bool)
@@ -186,21 +189,8 @@ class _Interval(NumberSpace, Generic[Number]):
     @abstractmethod
     def _check(owner: str, name: str, value: Any) -> Number: ...
 
-    def _arguments(self) -> list[Any]:
-        return [self.low, self.high]
-
     def _contains(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-
-class _FloatInterval(_Interval[float]):
-    __slots__ = ()
-
-    _check = staticmethod(check_real)
-
-    @property
-    def size(self) -> int | None:
-        return None
 
 
 class _IntegerInterval(_Interval[int]):
@@ -225,7 +215,7 @@ class _IntegerInterval(_Interval[int]):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Uniform(_FloatInterval):
+class Uniform(_Interval[float]):
     """A float between `low` and `high`, every one as likely.
 
     Args:
@@ -238,6 +228,8 @@ class Uniform(_FloatInterval):
         UsageTypeError: A bound is not a number.
     """
 
+    _check = staticmethod(check_real)
+
     def from_unit(self, u: float) -> float:
         # Unlike low + u * (high - low), this is exact at both ends.
         return min(max((1.0 - u) * self.low + u * self.high, self.low), self.high)
@@ -247,7 +239,7 @@ class Uniform(_FloatInterval):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class LogUniform(_FloatInterval):
+class LogUniform(_Interval[float]):
     """A float between `low` and `high`, every order of magnitude as likely.
 
     Args:
@@ -261,6 +253,8 @@ class LogUniform(_FloatInterval):
     """
 
     is_log: ClassVar[bool] = True
+
+    _check = staticmethod(check_real)
 
     def from_unit(self, u: float) -> float:
         # Powers can't overflow here, as the exponential of a sum of logarithms can.
@@ -295,10 +289,6 @@ class Normal(NumberSpace):
             raise UsageError(f"Normal needs std > 0, got std={std!r}")
         set_fields(self, mean=mean, std=std, seed=check_seed("Normal", self.seed))
 
-    @property
-    def size(self) -> None:
-        return None
-
     def from_unit(self, u: float) -> float:
         inside = min(max(u, _UNIT_MARGIN), 1.0 - _UNIT_MARGIN)
         return NormalDist(self.mean, self.std).inv_cdf(inside)
@@ -306,9 +296,6 @@ class Normal(NumberSpace):
     def to_unit(self, value: float) -> float:
         # Unlike 1 + erf, this keeps all digits far below the mean.
         return 0.5 * math.erfc((self.mean - value) / (self.std * math.sqrt(2.0)))
-
-    def _arguments(self) -> list[Any]:
-        return [self.mean, self.std]
 
     def _contains(self, value: float) -> bool:
         return math.isfinite(value)
@@ -443,9 +430,6 @@ class Quantized(NumberSpace):
         if self._last is None:
             raise UsageError(f"{self!r} has no end, so none of its points has the number {index!r}")
         return self._multiply(self._first + index)
-
-    def _arguments(self) -> list[Any]:
-        return [self.space.describe(), self.step]
 
     def _multiply(self, count: int) -> float:
         if isinstance(self.step, int):
