@@ -18,7 +18,12 @@ from cluster_tools import (
     reason_unavailable,
     wait_until,
 )
-from cluster_tools.config import build_cgroup_conf, build_gres_conf, parse_version
+from cluster_tools.config import (
+    build_cgroup_conf,
+    build_gres_conf,
+    build_slurm_conf,
+    parse_version,
+)
 from cluster_tools.environment import find_free_ports
 from cluster_tools.jobs import parse_records
 from cluster_tools.requirement import require
@@ -126,3 +131,14 @@ def test_configuration_follows_version_and_gpus() -> None:
     assert untyped == "NodeName=n1 Name=gpu File=/d/nvidia[0-3]"
     assert typed == "NodeName=n2 Name=gpu Type=a100 File=/d/nvidia[0-3]"
     assert build_gres_conf(ClusterSpec(gpus=0), "/d") == ""
+
+
+def test_what_a_cluster_is_to_be_like_is_a_parameter() -> None:
+    spec = ClusterSpec(
+        nodes=1, cpus=14, threads_per_core=2, extra=("MpiDefault=pmix", "MaxStepCount=12")
+    )
+    lines = build_slurm_conf(spec, "host", [1, 2], "/b", "/s").splitlines()
+    (node,) = [line for line in lines if line.startswith("NodeName=")]
+    assert "CPUs=14 Boards=1 SocketsPerBoard=1 CoresPerSocket=7 ThreadsPerCore=2 " in node
+    assert [line for line in lines if line.startswith("M")][-2:] == list(spec.extra)
+    assert "MpiDefault=none" not in lines

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_shares import Answer, run_job
+from test_sweeps import start_job, wait_for_trials
 
 from cluster_tools import ClusterSpec, SlurmCluster, SlurmInstall, stop_orphans
 
@@ -21,6 +23,8 @@ pytestmark = pytest.mark.cluster
 SPEC = ClusterSpec(nodes=2, cpus=16, threads_per_core=2, memory_mb=64_000, preemption=False)
 #: As on machines that keep a core or two back for the system.
 ODD = ClusterSpec(nodes=2, cpus=14, threads_per_core=2, memory_mb=64_000, preemption=False)
+#: CPUs may be asked for one by one, but steps get whole cores all the same (22.05).
+BY_CPU = replace(SPEC, extra=("SelectTypeParameters=CR_CPU_Memory",))
 #: A scontrol that shows nothing, as with PrivateData, to all but the test itself.
 HIDE = """
 mkdir hidden; printf '#!/bin/sh\\necho "slurm_load_node error: Access denied" >&2; exit 1\\n' \
@@ -78,6 +82,17 @@ def test_all_tasks_run_at_once(
     assert {slot["planned"]["cpus_per_task"] for slot in answer.slots} == {cpus}
 
 
+@pytest.mark.parametrize("cfg", ["", "share_imports=True"])
+def test_a_sweep_runs_as_many_trials_as_the_job_has_tasks(
+    other_cluster: SlurmCluster, tmp_path: Path, cfg: str
+) -> None:
+    job_id = start_job(other_cluster, tmp_path, "-N1 -n16 -c1 --mem=8G", 16, cfg=cfg)
+    wait_for_trials(other_cluster, tmp_path, job_id, 16)
+    (tmp_path / "release").touch()
+    assert other_cluster.wait_job(job_id, 60).exit_code == 0
+    assert "16 trials share 8 core(s) of n1" in other_cluster.job_output(job_id)
+
+
 @pytest.mark.parametrize("name", ["SLURM_HINT=nomultithread", "SLURM_THREADS_PER_CORE=1"])
 def test_threads_that_a_site_sets_do_not_make_steps_wait(
     other_cluster: SlurmCluster, tmp_path: Path, name: str
@@ -115,6 +130,14 @@ def test_a_default_for_mpi_whose_library_is_missing_is_in_nobodys_way(
     with other_cluster.changed(extra=("MpiDefault=pmix",)):
         answer = run_job(other_cluster, tmp_path, "-N2 --ntasks-per-node=4 -c2 --mem=4G")
         assert_all_at_once(answer, 8)
+
+
+@pytest.mark.parametrize("other_cluster", [BY_CPU], indirect=True, ids=["by cpu"])
+@pytest.mark.parametrize(("job", "slots"), [("-N1 -n16 -c1", 16), ("-N1 -n5 -c3", 5)])
+def test_cpus_that_are_given_one_by_one(
+    other_cluster: SlurmCluster, tmp_path: Path, job: str, slots: int
+) -> None:
+    assert_all_at_once(run_job(other_cluster, tmp_path, f"{job} --mem=8G"), slots)
 
 
 @pytest.mark.parametrize("other_cluster", [ODD], indirect=True, ids=["odd"])

@@ -32,16 +32,21 @@ def train(cfg):
     ss.log({{"loss": cfg["x"]}}, 1)
 
 if __name__ == "__main__":
-    sweep = ss.Experiment(train, {{"x": ss.Uniform(0, 1)}}, asha=ss.ASHA("loss", "min"))
+    cfg = ss.SlurmCfg({cfg})
+    sweep = ss.Experiment(
+        train, {{"x": ss.Uniform(0, 1)}}, asha=ss.ASHA("loss", "min"), slurm_cfg=cfg
+    )
     result = sweep.run(n_trials=int(sys.argv[1]))
     print("best", result.best_trial().metrics["loss"][1])
 """
 
 
-def start_job(cluster: SlurmCluster, folder: Path, args: str, n_trials: int, mark: str = "") -> int:
+def start_job(
+    cluster: SlurmCluster, folder: Path, args: str, n_trials: int, mark: str = "", cfg: str = ""
+) -> int:
     """Submit the sweep; all processes of the job have `SWEEP_MARK=<mark>` in their environment."""
     (folder / "here").mkdir()
-    (folder / "sweep.py").write_text(SWEEP.format(folder=str(folder)))
+    (folder / "sweep.py").write_text(SWEEP.format(folder=str(folder), cfg=cfg))
     script = f"export SWEEP_MARK={mark}\nexec {sys.executable} sweep.py {n_trials}"
     return cluster.sbatch(script, "-t2", *args.split(), cwd=folder)
 

@@ -42,8 +42,9 @@ def plan_slots(
         allocation: What the job has.
         cfg: What a trial asks for.
         max_concurrent_trials: The most slots to make; None for the job's tasks divided by those of
-            a trial. A smaller number does not make the slots larger. A job that names no tasks is
-            divided by this number instead; None then is one slot for each GPU, or each core.
+            a trial. A smaller number does not make the slots larger. A job that names no tasks, or
+            one big task a node, is divided by this number instead; None then is one slot for each
+            GPU, or each core (for each task, where there are some).
 
     Returns:
         The slots, in the order in which they should be started (spread over the nodes), with
@@ -163,6 +164,16 @@ def _fit(
     wanted: int,
 ) -> tuple[int, list[int], bool]:
     """Choose the CPUs of a task: the most, up to those asked for, with which all tasks fit.
+
+    Memory and GPUs are no reason to give fewer, nor are CPUs that `SlurmCfg` names.
+
+    Args:
+        nodes: The nodes that slots may be on.
+        tasks: The tasks that each is divided into.
+        demand: What a trial asks for.
+        asked: The CPUs that a task should have.
+        default: The trials that all tasks make.
+        wanted: The trials that are to run.
 
     Returns:
         The CPUs, how many trials each node then holds, and whether they share cores, because not
