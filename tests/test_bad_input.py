@@ -150,14 +150,15 @@ def test_overwriting_that_was_killed_half_way(tmp_path: Path, scripts: Scripts, 
     """When the experiment's files were to be deleted, and when they had been."""
     run_one(tmp_path)
     script = f"""
-    import os, shutil, signal
+    import os, signal
     import slurm_sweeps as ss
-    remove = shutil.rmtree
+    from slurm_sweeps.experiment import claim
+    remove = claim.remove_folder
     def remove_and_die(*args, **kwargs):
         if {when!r} == "after":
             remove(*args, **kwargs)
         os.kill(os.getpid(), signal.SIGKILL)
-    shutil.rmtree = remove_and_die
+    claim.remove_folder = remove_and_die
     ss.Experiment(print, {{}}, "mine", {str(tmp_path)!r}, overwrite=True).run()
     """
     scripts.run(script, code=-signal.SIGKILL)

@@ -15,19 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ExperimentNotFoundError, UsageError
+from .storage import rows
 from .storage.database import Database
 from .storage.layout import Layout
 from .storage.records import ExperimentRecord, TrialRecord
-from .storage.rows import (
-    read_aggregate_rows,
-    read_best,
-    read_metric_ids,
-    read_metric_rows,
-    read_metrics_of_trial,
-    read_trial,
-    read_trial_rows,
-    read_trials,
-)
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -82,8 +73,8 @@ class Result:
             key = database.experiment(self.experiment).id
             # no snapshot of all: it would hold up the writer for as long as this takes
             return [
-                build_trial(record, read_metrics_of_trial(database, key, record.number))
-                for record in read_trials(database, key)
+                build_trial(record, rows.read_metrics_of_trial(database, key, record.number))
+                for record in rows.read_trials(database, key)
             ]
 
     def best_trial(self, metric: str | None = None, mode: str | None = None) -> Trial:
@@ -105,12 +96,12 @@ class Result:
             experiment = database.experiment(self.experiment)
             metric, mode = choose_goal(experiment, metric, mode)
             with database.reading():
-                best = read_best(database, experiment.id, metric, mode)
+                best = rows.read_best(database, experiment.id, metric, mode)
                 if not best:
                     raise UsageError(self._format_unlogged(metric, database, experiment.id))
                 number = best[0].number
-                record = read_trial(database, experiment.id, number)
-                metrics = read_metrics_of_trial(database, experiment.id, number)
+                record = rows.read_trial(database, experiment.id, number)
+                metrics = rows.read_metrics_of_trial(database, experiment.id, number)
         assert record is not None  # the schema: an aggregate refers to its trial
         return build_trial(record, metrics)
 
@@ -143,9 +134,9 @@ class Result:
                 metric, mode = choose_goal(experiment, metric, mode)
                 modes[metric] = mode
             with database.reading():
-                rows = read_trial_rows(database, experiment.id)
-                table = read_aggregate_rows(database, experiment.id)
-        return build_trials_frame(rows, table, modes, time.time())
+                trials = rows.read_trial_rows(database, experiment.id)
+                aggregates = rows.read_aggregate_rows(database, experiment.id)
+        return build_trials_frame(trials, aggregates, modes, time.time())
 
     def metrics_dataframe(self) -> pd.DataFrame:
         """Tabulate all that was logged.
@@ -159,12 +150,12 @@ class Result:
 
         with self._open() as database:
             key = database.experiment(self.experiment).id
-            rows = read_metric_rows(database, key)
+            metrics = rows.read_metric_rows(database, key)
             # after the rows: a trial that was added meanwhile is among them
             trial_ids = {
-                number: trial_id for number, trial_id, *_ in read_trial_rows(database, key)
+                number: trial_id for number, trial_id, *_ in rows.read_trial_rows(database, key)
             }
-        return build_metrics_frame(rows, trial_ids)
+        return build_metrics_frame(metrics, trial_ids)
 
     def report(
         self,
@@ -257,7 +248,7 @@ class Result:
         return Database.open(path, read_only=True)
 
     def _format_unlogged(self, metric: str, database: Database, key: int) -> str:
-        names = list(read_metric_ids(database, key))
+        names = list(rows.read_metric_ids(database, key))
         where = f"experiment {self.experiment!r} in {self._layout.database}"
         if metric in names:
             return f"no trial of {where} has logged a finite value of {metric!r}"

@@ -120,6 +120,24 @@ def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:
     assert count_prefix(database, 1) == 300
 
 
+def test_waiting_for_room_has_an_end(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "STUCK_S", 1.0)
+    writer = Writer(path, 1, max_rows=5)
+    with database.writing():  # nothing else can be written now
+        for index in range(3):
+            writer.put(make_record(index))
+        with pytest.raises(StorageError, match=r"3 records are not in .* go on with restore=True"):
+            writer.put(make_record(3))
+        with pytest.raises(StorageError, match="3 records are not in"):
+            writer.flush()
+        with pytest.raises(StorageError, match="3 records are not in"):
+            writer.close()
+    writer.close()
+    assert count_prefix(database, 1) == 3
+
+
 def test_a_big_backlog_is_written_in_several_transactions(
     path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ from ..errors import (
     UsageError,
     UsageTypeError,
 )
+from ..storage.layout import TrialLayout
 from .channel import (
     Decoder,
     Record,
@@ -365,6 +366,6 @@ def checkpoint_dir() -> Path:
     Outside a trial it is `./checkpoints`. The folder exists when this returns. Write a checkpoint
     under another name and rename it, so that an attempt that is killed leaves the older one whole.
     """
-    folder = trial_dir() / "checkpoints"
+    folder = TrialLayout(trial_dir()).checkpoints
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -28,7 +28,7 @@ from typing import Any, cast
 import cloudpickle
 
 from ..errors import StorageError, TrainError
-from ..storage.layout import build_draft_path
+from ..storage.layout import TrialLayout, build_draft_path
 from ..trial import describe_value
 from .fork_hazard import keep_cuda_closed
 
@@ -220,4 +220,4 @@ def format_cfg(cfg: dict[str, Any]) -> str:
 def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
     """Make a trial's folder and write its `cfg.yml`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cfg.yml").write_text(format_cfg(cfg), encoding="utf-8")
+    TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")

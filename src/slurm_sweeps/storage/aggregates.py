@@ -146,15 +146,8 @@ def update_aggregates(
         if not merged:
             stale.add((number, metric_id))
     for number, metric_id in stale:
-        recompute_aggregate(connection, experiment_id, number, metric_id)
-
-
-def recompute_aggregate(
-    connection: sqlite3.Connection, experiment_id: int, number: int, metric_id: int
-) -> None:
-    """Set one aggregate to what its rows give."""
-    keys = {"experiment": experiment_id, "number": number, "metric": metric_id}
-    connection.execute(_RECOMPUTE, keys)
+        keys = {"experiment": experiment_id, "number": number, "metric": metric_id}
+        execute(_RECOMPUTE, keys)
 
 
 def build_aggregate(row: Sequence[Any]) -> Aggregate:

@@ -29,19 +29,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_RUN_COLUMNS = (
-    "slot",
-    "host",
-    "gpus",
-    "start_time",
-    "end_time",
-    "exit_code",
-    "signal",
-    "error_type",
-    "error_message",
-    "traceback",
+#: How a trial runs: the columns of `attempts` after the key and the status.
+_RUN = (
+    "slot, host, gpus, start_time, end_time, exit_code, signal, "
+    "error_type, error_message, traceback"
 )
-_RUN = ", ".join(_RUN_COLUMNS)
 
 #: A trial with its latest attempt; one that is scheduled has not begun it.
 _TRIALS = (
@@ -182,7 +174,7 @@ def read_attempts(
 
 
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
-    """What trials and attempts share, of the status, the attempt and `_RUN_COLUMNS`."""
+    """What trials and attempts share, of the status, the attempt and `_RUN`."""
     status, attempt, *run, kind, message, traceback = columns
     slot, host, gpus, start_time, end_time, exit_code, signal = run
     return {
@@ -451,23 +443,20 @@ def write_records(
             )
 
 
-def _build_upsert(table: str, keys: Sequence[str], values: Sequence[str]) -> str:
-    columns = (*keys, *values)
-    changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+def _build_upsert(table: str, keys: str, values: str) -> str:
+    names = values.split(", ")
+    marks = ", ".join("?" * (len(keys.split(", ")) + len(names)))
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names)
     return (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-        f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}"
+        f"INSERT INTO {table} ({keys}, {values}) VALUES ({marks}) "
+        f"ON CONFLICT ({keys}) DO UPDATE SET {changes}"
     )
 
 
 _TRIAL_UPSERT = _build_upsert(
-    "trials",
-    ("experiment_id", "number"),
-    ("trial_id", "repetition", "cfg", "lost_count", "status", "attempt"),
+    "trials", "experiment_id, number", "trial_id, repetition, cfg, lost_count, status, attempt"
 )
-_ATTEMPT_UPSERT = _build_upsert(
-    "attempts", ("experiment_id", "number", "attempt"), ("status", *_RUN_COLUMNS)
-)
+_ATTEMPT_UPSERT = _build_upsert("attempts", "experiment_id, number, attempt", f"status, {_RUN}")
 
 
 def _write_trials(
