@@ -24,7 +24,10 @@ from ..storage.database import Database
 from ..storage.records import ExperimentRecord, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
+    read_curves,
     read_first_reports,
+    read_metric_ids,
+    read_trials,
 )
 from ..sweep import Sweep, SweepCfg, TrialState
 from ..trial import Status
