@@ -19,7 +19,7 @@ from slurm_sweeps.storage.marks import UNFINISHED
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
 from slurm_sweeps.sweep.state import Pace
-from slurm_sweeps.trial import TERMINATED, Status
+from slurm_sweeps.trial import Status
 
 PROMOTE = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=True)
 PRUNED = Ended(Status.PRUNED)  # what a worker says of any trial that was told to leave
@@ -212,7 +212,7 @@ class Recorder:
     def tell(self, trial: Observation) -> None:
         self.number = max(self.number, trial.number + 1)
         self.tells.append(trial)
-        if trial.status in TERMINATED:
+        if trial.status.is_final:
             self.told[trial.number] = trial
 
 

@@ -31,14 +31,6 @@ class Status(str, Enum):
     LOST = "lost"
     INTERRUPTED = "interrupted"
 
-    def __str__(self) -> str:
-        return self.value
-
-    @property
-    def is_final(self) -> bool:
-        """Whether no further attempt follows by itself: completed, pruned or failed."""
-        return self in TERMINATED
-
     @property
     def is_done(self) -> bool:
         """Whether a progress bar counts it: it neither waits, runs nor was interrupted."""
@@ -53,6 +45,19 @@ class Status(str, Enum):
     def is_cut_short(self) -> bool:
         """Whether a rule kept it from running to its end: pruned or paused."""
         return self in (Status.PRUNED, Status.PAUSED)
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no further attempt follows by itself: completed, pruned or failed."""
+        return self in (Status.COMPLETED, Status.PRUNED, Status.FAILED)
+
+    @property
+    def tells_value(self) -> bool:
+        """Whether it says what the cfg is worth: it came of the trial and of nothing else."""
+        return self.is_final or self is Status.PAUSED
 
 
 #: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
@@ -75,9 +80,6 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.COMPLETED: frozenset(),
     Status.PRUNED: frozenset(),
 }
-
-#: No further attempt follows by itself.
-TERMINATED = frozenset({Status.COMPLETED, Status.PRUNED, Status.FAILED})
 
 
 def describe_value(value: Any) -> str:
@@ -224,7 +226,7 @@ def flatten_cfg(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _get_status(trial: Trial) -> Status | None:
     recorded: Status | None = trial.__dict__.get("_status")
-    if trial.process is None or recorded in TERMINATED:
+    if trial.process is None or (recorded is not None and recorded.is_final):
         return recorded
     code = trial.process.poll()
     if code is None:

@@ -18,7 +18,7 @@ from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, LiveSlot
-from slurm_sweeps.trial import TERMINATED, TRANSITIONS, Status
+from slurm_sweeps.trial import TRANSITIONS, Status
 
 
 def test_which_status_may_follow_which() -> None:
@@ -37,7 +37,11 @@ def test_which_status_may_follow_which() -> None:
         "pruned": set(),
     }
     assert set(table) == {status.value for status in Status}
-    assert {status.value for status in TERMINATED} == {"completed", "pruned", "failed"}
+    assert {status.value for status in Status if status.is_final} == {
+        "completed",
+        "pruned",
+        "failed",
+    }
 
 
 def test_a_retry_keeps_id_and_folder_and_replaces_what_it_logs_again(runs: Runs) -> None:

@@ -35,7 +35,7 @@ from slurm_sweeps.views.pictures.parameters import (
 )
 from slurm_sweeps.views.pictures.slots import compute_occupation
 from slurm_sweeps.views.report import compute_savings, describe_error, group_failures
-from slurm_sweeps.views.summary import read_attempts, read_rows
+from slurm_sweeps.views.summary import read_rows, read_runs
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]
@@ -196,7 +196,7 @@ def test_what_a_killed_driver_left_running_ends_with_its_last_sign_of_life(tmp_p
         owner = LeaseOwner("elsewhere", 2, None, "", "other")
         database.acquire_lease("sample", owner, day, lambda lease, now: True)
         experiment = database.experiment("sample")
-        first, second = read_attempts(database, experiment, day, 4)
+        first, second = read_runs(database, experiment, day, 4)
         stretches = compute_occupation(read_sweep_data(database, experiment, day)).stretches
     assert (first.status, first.end_time) == (Status.INTERRUPTED, START + 30)
     assert (second.status, second.end_time) == (Status.RUNNING, None)

@@ -30,7 +30,7 @@ from ..storage.database import Database
 from ..storage.marks import find_unfinished
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..sweep import Sweep, SweepCfg, TrialState
-from ..trial import TERMINATED, Status
+from ..trial import Status
 from .arguments import RunCfg, describe_pruner
 from .warm_start import Known
 
@@ -128,7 +128,7 @@ class Search:
             "n_trials": n_trials,
             "slots": slots,
             "started_at": time.time(),
-            "done_before": sum(trial.status in TERMINATED for trial in trials),
+            "done_before": sum(trial.status.is_final for trial in trials),
         }
         database.set_settings(record.id, settings)
         return sweep
