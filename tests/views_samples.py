@@ -100,8 +100,8 @@ def write_foreign(local_dir: Path, trial_id: str = NASTY) -> Layout:
         records += [ReportRecord(number, 1, at, {NASTY: 1 / at}, START + at) for at in (1, 2)]
         records.append(TrialRecord(*known, status, **fate, **ended))
     with Database.open(layout.database, create=True) as database:
-        key = database.create_experiment("foreign", settings, START, NASTY).id
-        database.write(key, records)
+        key = database.create_experiment("foreign", settings, START).id
+        database.write(key, [*records, StateRecord(NASTY)])
     return layout
 
 
