@@ -36,7 +36,7 @@ from slurm_sweeps.views.pictures.parameters import (
 )
 from slurm_sweeps.views.pictures.slots import compute_occupation
 from slurm_sweeps.views.report import compute_savings, describe_error, group_failures
-from slurm_sweeps.views.summary import read_rows, read_shown_attempts
+from slurm_sweeps.views.summary import read_rows, read_runs
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]
@@ -197,7 +197,7 @@ def test_what_a_killed_driver_left_running_ends_with_its_last_sign_of_life(tmp_p
         owner = LeaseOwner("elsewhere", 2, None, "", "other")
         assert database.take_lease(1, owner, day, database.experiment("sample").lease)
         experiment = database.experiment("sample")
-        first, second = read_shown_attempts(database, experiment, day, 4)
+        first, second = read_runs(database, experiment, day, 4)
         stretches = compute_occupation(read_sweep_data(database, experiment, day)).stretches
     assert (first.status, first.end_time) == (Status.INTERRUPTED, START + 30)
     assert (second.status, second.end_time) == (Status.RUNNING, None)

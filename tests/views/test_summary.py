@@ -16,7 +16,7 @@ import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentNotFoundError
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.lease import build_owner
+from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.space import list_parameters
 from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
@@ -98,9 +98,10 @@ def test_a_silent_driver_is_told(tmp_path: Path) -> None:
 
 def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=MIXED, state="running")
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    dead = dataclasses.replace(build_owner(), pid=child.pid, start="")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = read_process_start(child.pid) or ""
+    dead = dataclasses.replace(build_owner(), pid=child.pid, start=start)
+    child.communicate(b"\n")
     with Database.open(layout.database) as database:
         for owner, last_sign in ((build_owner(), START + 50), (dead, START + 20)):
             found = database.experiment("sample").lease

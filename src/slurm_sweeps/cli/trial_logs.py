@@ -21,7 +21,7 @@ from ..storage.rows import (
 )
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
-from ..views.summary import compute_runtime_s, find_last_sign, read_shown_attempts
+from ..views.summary import compute_runtime_s, find_last_sign, read_runs
 from .common import (
     Store,
     find_trial,
@@ -52,7 +52,7 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
     now = time.time()
     with open_store(local_dir, name) as store:
         record = find_trial(store, trial)
-        attempts = read_shown_attempts(store.database, store.experiment, now, record.number)
+        attempts = read_runs(store.database, store.experiment, now, record.number)
         metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
         runtime_s = compute_runtime_s(record, find_last_sign(store.experiment, now))

@@ -211,7 +211,7 @@ def find_last_sign(record: ExperimentRecord, now: float) -> float:
     return min(now, record.updated_at)
 
 
-def read_shown_attempts(
+def read_runs(
     database: Database, experiment: ExperimentRecord, now: float, number: int | None = None
 ) -> list[AttemptRecord]:
     """Read the attempts of one trial or of all, by trial and attempt.

@@ -22,7 +22,7 @@ from ...storage.rows import (
 )
 from ...trial import flatten_cfg
 from ..space import Parameter, list_parameters
-from ..summary import find_last_sign, get_best, read_shown_attempts
+from ..summary import find_last_sign, get_best, read_runs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class SweepData:
         last: The latest value of each metric by name, NaN where it was not logged.
         iterations: How many iterations each has logged.
         reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
-        attempts: All attempts, by trial, see `read_shown_attempts`.
+        attempts: All attempts, by trial, see `read_runs`.
         parameters: What varies.
     """
 
@@ -129,9 +129,7 @@ def read_sweep_data(
         last=last,
         iterations=iterations,
         reports=_read_reports(database, experiment.id, metric, len(trials)),
-        attempts=[
-            a for a in read_shown_attempts(database, experiment, now) if a.number < len(trials)
-        ],
+        attempts=[a for a in read_runs(database, experiment, now) if a.number < len(trials)],
         parameters=list_parameters(experiment.settings.get("space")),
     )
 
