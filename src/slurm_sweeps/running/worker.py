@@ -31,7 +31,6 @@ import socket
 import sys
 import time
 import traceback
-import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ from .channel import (
     encode,
     encode_parts,
 )
-from .fork_hazard import find_fork_hazard
+from .fork_hazard import find_fork_hazard, silence_fork_warnings
 from .processes import (
     count_oom_kills,
     freeze_memory,
@@ -246,7 +245,7 @@ class Worker:
         if hazard:
             text = f"{hazard}: every trial gets a fresh interpreter instead of a fork"
             self._send({"kind": "notice", "text": text})
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+        silence_fork_warnings()
         freeze_memory()
         own_fds = (self._in, self._out, self._wake, self._wake_writer)
         nest = Nest(
