@@ -36,10 +36,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-import cloudpickle
-
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
+from .pickling import dumps, loads, name_culprit
 from .processes import WARNINGS
 from .session import (
     Session,
@@ -137,11 +136,12 @@ def run_attempt(post: Post, run: Record, train: Train) -> NoReturn:
 def check_travels(template: dict[str, Any]) -> None:
     """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
     try:
-        cloudpickle.dumps(template)
+        dumps(template)
     except Exception as error:  # objects may raise anything when pickled
         raise UsageTypeError(
-            f"cfg can't be pickled: {type(error).__name__}: {error}. Create what can't travel "
-            "(locks, files, connections) inside train"
+            f"cfg can't be pickled: {type(error).__name__}: {error}. "
+            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
+            "inside train"
         ) from error
 
 
@@ -149,7 +149,7 @@ def encode_cfg(cfg: dict[str, Any]) -> Record:
     """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
     if is_plain(cfg):
         return {"cfg": cfg}
-    return {"cfg_pickle": base64.b64encode(cloudpickle.dumps(cfg)).decode()}
+    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
 
 
 def decode_cfg(run: Record) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def decode_cfg(run: Record) -> dict[str, Any]:
     if "cfg" in run:
         cfg: dict[str, Any] = run["cfg"]
     else:
-        cfg = cloudpickle.loads(base64.b64decode(run["cfg_pickle"]))
+        cfg = loads(base64.b64decode(run["cfg_pickle"]))
     return cfg
 
 
