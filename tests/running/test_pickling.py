@@ -129,6 +129,29 @@ def train(cfg):
     assert found == "[{'n': 5.0}, {'n': 5.0}]"
 
 
+def test_a_script_without_a_guard_starts_no_sweep_in_a_process_that_was_spawned(
+    scripts: Scripts,
+) -> None:
+    source = """
+import multiprocessing, sys
+import slurm_sweeps as ss
+
+def work(): ...
+
+def train(cfg):
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+    ss.log({"code": child.exitcode}, 1)
+
+trials = ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "exp").run(n_trials=1).trials
+print([trial.metrics for trial in trials])
+"""
+    assert scripts.run(source).stdout.splitlines()[-1] == "[{'code': {1: 1.0}}]"
+    (log,) = scripts.folder.glob("slurm-sweeps/exp/*/stderr.log")
+    assert 'put what starts the sweep under if __name__ == "__main__":' in log.read_text()
+
+
 def test_a_traceback_has_file_line_and_source(scripts: Scripts) -> None:
     source = """
 import slurm_sweeps as ss
