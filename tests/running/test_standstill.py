@@ -71,7 +71,7 @@ def test_computing_without_a_wait_is_said_once() -> None:
 
 FORK = """
 import os, subprocess, sys, threading, time
-from slurm_sweeps.running.standstill import answer_with_stack
+from slurm_sweeps.running.standstill import answer_with_stack, end_watch
 
 lock = threading.Lock()
 lock.acquire()
@@ -161,13 +161,25 @@ def test_who_sleeps_reads_or_computes_does_not(does: str) -> None:
 
         def has_settled() -> bool:
             seen.append(read_activity(pid))
-            assert seen[-1] is not None
+            if seen[-1] is None:  # it has only just begun
+                return False
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
             has_child = bool(children) == (does in ("run_child()", WAITS_FOR_CHILD))
             return has_child and (does == "spin()" or seen[-1] == seen[-2])
 
         wait_until(has_settled, TIMEOUT_S, lambda: f"{seen[-2:]}")
         assert not is_blocked(pid)
+
+
+@linux
+def test_who_has_reported_is_not_judged() -> None:
+    does = "[end_watch(), print('reported', file=sys.stderr, flush=True), lock.acquire()]"
+    with fork_that(does) as (pid, process):
+        assert process.stderr is not None
+        assert process.stderr.readline() == "reported\n"
+        ask_for_stack(pid)  # which it ignores
+        assert read_activity(pid) is None
+        assert Path(f"/proc/{pid}/stat").exists()
 
 
 def test_a_process_that_is_gone_is_not_judged() -> None:

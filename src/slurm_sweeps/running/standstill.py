@@ -31,6 +31,15 @@ SPINNING_S = 600.0
 #: Makes a forked trial write where its threads are; one that nothing else uses, where there is one.
 DUMP_SIGNAL = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else None
 
+#: What is said of a trial, by what was found.
+NOTICES = {
+    "blocked": "trial {trial} hangs in its fork, each of its threads waiting for a lock; it and "
+    "later ones of its slot get fresh interpreters instead. Something that train imports can't be "
+    "forked",
+    "spinning": "trial {trial} has computed for long without a report or a wait. If it hangs, "
+    "something that train imports can't be forked: import it inside train, after a statement",
+}
+
 #: The number of the system call `futex`, by machine.
 _FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(platform.machine())
 
@@ -93,7 +102,14 @@ class Standstill:
 def answer_with_stack() -> None:
     """In a forked trial: write where all threads are to standard error at every `DUMP_SIGNAL`."""
     if DUMP_SIGNAL is not None:
+        signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # what it is again after `end_watch`
         faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
+
+
+def end_watch() -> None:
+    """In a trial: what has reported isn't looked at any more. Costs a microsecond."""
+    if DUMP_SIGNAL is not None:
+        faulthandler.unregister(DUMP_SIGNAL)
 
 
 def ask_for_stack(pid: int) -> None:
@@ -104,9 +120,11 @@ def ask_for_stack(pid: int) -> None:
 
 
 def read_activity(pid: int) -> Activity | None:
-    """Read what a process of the same user does; None if it has ended, or can't be looked into."""
+    """Read what a trial does; None if it has reported, has ended, or can't be looked into."""
     folder = Path("/proc", str(pid), "task")
     try:
+        if not _is_watched(pid):
+            return None
         threads = [int(name) for name in os.listdir(folder)]
         return Activity(
             {thread: _read_cpu_ns(folder / str(thread)) for thread in threads},
@@ -115,6 +133,13 @@ def read_activity(pid: int) -> Activity | None:
         )
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _is_watched(pid: int) -> bool:
+    """Whether a process answers to `DUMP_SIGNAL`, which it does until its first report."""
+    status = Path("/proc", str(pid), "status").read_text()
+    caught = int(status.partition("\nSigCgt:")[2].split()[0], 16)
+    return DUMP_SIGNAL is not None and bool(caught >> (DUMP_SIGNAL - 1) & 1)
 
 
 def _read_cpu_ns(thread: Path) -> int:

@@ -32,7 +32,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -45,6 +45,7 @@ from .session import (
     TrialContext,
     activate,
 )
+from .standstill import answer_with_stack
 
 Train = Callable[[dict[str, Any]], Any]
 
@@ -372,6 +373,19 @@ class Spawner:
             return self._spawn(run)
         return child
 
+    @property
+    def forks(self) -> bool:
+        """Whether trials are forked here, and not fresh interpreters."""
+        return self._nest.train is not None
+
+    def stop_forking(self) -> None:
+        """From now on, every trial gets a fresh interpreter."""
+        self._nest = replace(self._nest, train=None)
+        self.is_due = False
+        if self.spare is not None:
+            self.spare.link.close()  # by which it ends
+            self.spare = None
+
     def note_end(self, pid: int) -> None:
         """Take note that a child has ended: perhaps the spare one."""
         if self.spare is not None and self.spare.pid == pid:
@@ -397,6 +411,7 @@ class Spawner:
             nest = self._nest
             if nest.train is None:
                 self._become_interpreter(run or {}, link)
+            answer_with_stack()
             for fd in nest.own_fds:
                 if fd > 2:
                     os.close(fd)
