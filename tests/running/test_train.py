@@ -20,6 +20,7 @@ from slurm_sweeps.running.train import (
     read_train,
     write_train,
 )
+from sweep_scripts import Scripts
 
 READ = """
 import sys
@@ -308,3 +309,26 @@ def test_imported_ahead_is_what_train_begins_with(
 @pytest.mark.parametrize("train", [len, print, type("T", (), {})(), int])
 def test_what_has_no_body_is_left_alone(train: Any) -> None:
     import_ahead(train)
+
+
+CRASHES = "import ctypes\nctypes.string_at(0)\n"
+SWEEP = """
+import slurm_sweeps as ss
+def train(cfg):
+    {before}
+        import crashes
+    ss.log({{"loss": 1.0}}, 1)
+ss.Experiment(train, {{"x": ss.Uniform(0, 1)}}, "exp").run(n_trials=1)
+"""
+
+
+def test_an_import_that_crashes_is_left_where_it_is_not_meant(scripts: Scripts) -> None:
+    scripts.write(CRASHES, "crashes.py")
+    scripts.run(SWEEP.format(before="if cfg['x'] > 1:"))
+
+
+def test_an_import_that_crashes_the_worker_is_named(scripts: Scripts) -> None:
+    scripts.write(CRASHES, "crashes.py")
+    said = scripts.run(SWEEP.format(before="import crashes\n    if cfg:"), code=1).stderr
+    assert "no worker could be started" in said
+    assert f'File "{scripts.folder / "crashes.py"}", line 2 in <module>' in said
