@@ -7,8 +7,8 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-slurm24 test-gpu chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
-	screens clean
+.PHONY: help demo test test-slurm24 test-gpu test-heavy chaos check fmt bench bench-quick replay cluster \
+	cluster-stop slurm screens clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,6 +25,9 @@ test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another
 
 test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which no other target runs
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+
+test-heavy: $(VENV)/.made-heavy ## the tests that need JAX, TensorFlow, polars and the like
+	$(BIN)/python -m pytest -m heavy tests/running $(ARGS)
 
 chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
@@ -69,3 +72,6 @@ $(VENV)/.made-demo: pyproject.toml tools/make-venv
 
 $(VENV)/.made-test: pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) test check && touch $@ $(VENV)/.made-demo
+
+$(VENV)/.made-heavy: pyproject.toml tools/make-venv
+	tools/make-venv $(PYTHON) $(VENV) test check heavy && touch $@ $(VENV)/.made-test $(VENV)/.made-demo

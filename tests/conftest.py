@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test that uses the cluster, and leave out what was not asked for.
 
-    That is, tests that need a GPU, unless `-m` speaks of them.
+    That is, tests that need a GPU or heavy libraries, unless `-m` speaks of them.
     """
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
@@ -44,8 +44,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
-    if item.get_closest_marker("gpu") and "gpu" not in config.getoption("-m"):
-        return False
+    for marker in ("gpu", "heavy"):
+        if item.get_closest_marker(marker) and marker not in config.getoption("-m"):
+            return False
     which = config.getoption("--cluster")
     return which is None or (which == "only") == bool(item.get_closest_marker("cluster"))
 

@@ -15,7 +15,7 @@ from slurm_sweeps.errors import StorageError, SweepFailedError
 from slurm_sweeps.running import driver
 from slurm_sweeps.running.background import Background
 from slurm_sweeps.samplers import Observation, Problem
-from slurm_sweeps.views.live import LiveView
+from slurm_sweeps.views.screens import LiveView
 from sweep_scripts import Scripts
 
 TIMEOUT_S = 60.0

@@ -102,7 +102,8 @@ def test_a_native_thread_is_a_hazard_but_for_that_of_nvml(tmp_path: Path) -> Non
         NATIVE_THREAD, str(find_stand_in()), str(tmp_path)
     )
     assert before == with_that_of_nvml == "None"
-    assert with_one == ["importing what train needs has started 1 native threads"] * 2
+    one = "importing what train needs has started 1 native threads"
+    assert with_one == [one, f"{one} (cuda00001800007)"]
 
 
 CLEAN = """
@@ -116,6 +117,51 @@ print(find_fork_hazard())
 
 def test_numpy_is_no_hazard() -> None:
     assert run_python(CLEAN) == ["None"]
+
+
+OPENMP = """
+import ctypes, os, sys
+from pathlib import Path
+import sklearn.cluster, threadpoolctl
+from slurm_sweeps.running.fork_hazard import find_fork_hazard
+
+def fit():
+    sklearn.cluster.KMeans(4, n_init=1).fit([[i, i * i] for i in range(5000)])
+
+def read_limit():
+    return [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "openmp"]
+
+threadpoolctl.threadpool_limits(3, "openmp")
+fit()
+print(read_limit())
+print(find_fork_hazard(), read_limit())
+if os.fork() == 0:
+    fit()
+    print(read_limit(), flush=True)
+    os._exit(0)
+os.wait()
+fit()
+"""
+
+
+def test_openmp_is_no_hazard_and_keeps_its_number_of_threads() -> None:
+    before, after, in_fork = run_python(OPENMP)
+    assert (before, after, in_fork) == ("[3]", "None [3]", "[3]")
+
+
+STUCK = """
+import os, time
+from slurm_sweeps.running import fork_hazard
+
+fork_hazard.FORK_LIMIT_S = 0.5
+fork_hazard._list_native_threads = lambda: ["one"]  # to have it try
+os.register_at_fork(after_in_child=lambda: time.sleep(600))
+print(fork_hazard.find_fork_hazard())
+"""
+
+
+def test_a_fork_that_does_not_come_back_is_a_hazard() -> None:
+    assert run_python(STUCK) == ["a fork of what train needs did not even get as far as its end"]
 
 
 @pytest.mark.parametrize(

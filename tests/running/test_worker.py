@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -574,3 +575,48 @@ def test_a_path_entry_that_is_no_text_and_the_current_folder_come_along(
         worker.run()
         assert worker.wait_for("ended")["how"] == "completed"
     assert (tmp_path / "experiment" / "trial-0" / "stdout.log").read_text() == "3\n"
+
+
+HANGS_IN_A_FORK = """
+import os, threading
+from slurm_sweeps.running import standstill
+
+standstill.LOOK_EVERY_S, standstill.BLOCKED_S = 0.05, 0.3
+PID = os.getpid()
+LOCK = threading.Lock()
+LOCK.acquire()
+
+def use():
+    if os.getpid() != PID:
+        LOCK.acquire()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked into on Linux")
+def test_a_fork_that_hangs_starts_anew_as_a_fresh_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS_IN_A_FORK)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def train(cfg: dict[str, Any]) -> None:
+        import hanging
+
+        import slurm_sweeps as ss
+
+        hanging.use()
+        ss.log({"loss": 1.0}, 1)
+
+    with start_worker(tmp_path / "experiment", train) as worker:
+        worker.wait_for("ready")
+        first = worker.run()
+        assert "hangs in its fork" in worker.wait_for("notice")["text"]
+        assert worker.wait_for("started")["pid"] != first["pid"]
+        for number in range(2):
+            if number == 1:
+                worker.run(number=number)  # no fork any more
+            assert worker.wait_for("report")["metrics"] == {"loss": 1.0}
+            worker.decide("go_on", 1, number)
+            assert worker.wait_for("ended")["how"] == "completed"
+    log = (tmp_path / "experiment" / "trial-0" / "stderr.log").read_text()
+    assert 'hanging.py", line 12 in use' in log

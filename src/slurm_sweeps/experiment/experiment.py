@@ -6,6 +6,7 @@ the space, whether the trials fit), then the database and its lease, and only th
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped
+from ..errors import StorageError, SweepStopped, UsageError
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.deadlines import Patience
@@ -204,7 +205,9 @@ class Experiment:
             AllocationError: A trial doesn't fit the allocation.
             ExperimentLockedError: Another driver is at work on this experiment.
             StorageError: The database can't be written.
+            UsageError: `multiprocessing` imports the script for a process that it has spawned.
         """
+        _refuse_in_import()
         cfg = check_run(
             n_trials,
             max_concurrent_trials,
@@ -318,6 +321,15 @@ class Experiment:
         if job_id and self._slurm_cfg.requeue and not wanted:
             requeue(job_id, notify)
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
+
+
+def _refuse_in_import() -> None:
+    """Raise if this process only imports the script, for a child of a trial or of another sweep."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(
+            "run was called while multiprocessing imports the script in a process that it has "
+            'spawned: put what starts the sweep under if __name__ == "__main__":'
+        )
 
 
 def _put_quietly(writer: Writer, record: StateRecord) -> None:

@@ -44,6 +44,7 @@ from .channel import (
     encode,
     is_storable,
 )
+from .standstill import end_watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Session:
         values = check_metrics(metrics)
         step = check_iteration(iteration)
         self._check_process()
+        end_watch()
         with self._lock:
             self._leave_if_told()
             self._send(self._describe_report(step, values))

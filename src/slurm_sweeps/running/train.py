@@ -1,11 +1,13 @@
 """Carrying `train` from the driver to the workers, and loading it there ahead of its trials.
 
-`train` travels as a pickle (cloudpickle: what lives in `__main__`, a notebook or a closure goes by
-value, the rest by name) in the experiment's folder. A pickle runs code when it is read, so it is
+`train` travels as a pickle in the experiment's folder. A pickle runs code when it is read, so it is
 only read from a folder that is the reader's own and that nobody else can write.
 
 A worker loads it once and forks a process for each trial. To let all trials share the imports that
-`train` does inside its body, the worker does those in advance.
+`train` begins with, the worker does those in advance: those that every trial would do before it has
+done anything else, which are the same in whatever process they happen. An import after another
+statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
+they are left to the trial.
 
 `cfg.yml`, a trial's configuration for people to read and paste.
 """
@@ -14,23 +16,22 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import faulthandler
 import functools
 import importlib
 import json
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, cast
-
-import cloudpickle
 
 from ..errors import StorageError, TrainError
 from ..storage.layout import TrialLayout, build_draft_path
 from ..trial import describe_value
 from .fork_hazard import keep_cuda_closed
+from .pickling import dumps, loads, name_culprit
 
 Train = Callable[[dict[str, Any]], Any]
 
@@ -42,11 +43,12 @@ def pickle_train(train: Train) -> bytes:
         TrainError: It can't be pickled.
     """
     try:
-        return cast(bytes, cloudpickle.dumps(train))
+        return dumps(train)
     except Exception as error:  # objects may raise anything when pickled
         raise TrainError(
-            f"train ({train!r}) can't be pickled: {type(error).__name__}: {error}. Create what "
-            "can't travel (locks, files, connections, models on a GPU) inside train"
+            f"train ({train!r}) can't be pickled: {type(error).__name__}: {error}. "
+            f"{name_culprit(train, 'train')}Create what can't travel (locks, files, connections, "
+            "models on a GPU) inside train"
         ) from error
 
 
@@ -109,25 +111,9 @@ def read_train(path: Path) -> Train:
     """
     for place in (path.parent, path):
         _check_owned(place)
-    train = cast(Train, cloudpickle.loads(path.read_bytes()))
-    _fill_main(train)
-    return train
-
-
-def _fill_main(train: Train) -> None:
-    """Put what came along of the script's `__main__` where pickle and multiprocessing look for it.
-
-    Without, an object of a class of the script could not be pickled inside of `train`: its name
-    could not be found in this process's `__main__`, which is another one.
-    """
-    function = _find_function(train)
-    if function is None or function.__module__ != "__main__":
-        return
-    main = vars(sys.modules["__main__"])
-    main.update({k: v for k, v in function.__globals__.items() if not k.startswith("__")})
-    for own in (function, type(train)):
-        if own.__module__ == "__main__" and own.__qualname__.isidentifier():
-            main.setdefault(own.__qualname__, own)
+    with contextlib.suppress(Exception):  # a closed standard error
+        faulthandler.enable(2)  # what crashes in an import leaves a word: which
+    return cast(Train, loads(path.read_bytes()))
 
 
 def _check_owned(place: Path) -> None:
@@ -145,13 +131,13 @@ def _check_owned(place: Path) -> None:
 
 
 def import_ahead(train: Train) -> None:
-    """Import what the body of `train` imports, so that forked trials find it there.
+    """Import what the body of `train` begins with, so that forked trials find it there.
 
-    Follows the functions of the same module that `train` calls by name. A module that can't be
-    imported is left for the trial to complain about.
+    If the first thing that it does then is to call a function of the same module, that one's first
+    imports too. What can't be imported, or ends the process, is left for the trial to do.
     """
     for name, members in _find_imports(train):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             module = importlib.import_module(name)
             _import_submodules(module, members)
 
@@ -159,24 +145,48 @@ def import_ahead(train: Train) -> None:
 def _import_submodules(module: ModuleType, members: tuple[str, ...]) -> None:
     for member in members:
         if not hasattr(module, member):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(f"{module.__name__}.{member}")
 
 
+#: How instructions begin that only move values, define functions, or import.
+NO_EFFECT = (
+    *("LOAD_", "STORE_FAST", "STORE_DEREF", "STORE_GLOBAL", "BUILD_", "IMPORT_", "MAKE_"),
+    *("RESUME", "NOP", "CACHE", "EXTENDED_ARG", "POP_TOP", "PUSH_NULL", "PRECALL", "KW_NAMES"),
+    *("COPY", "SWAP", "ROT_", "DUP_TOP", "BINARY_SUBSCR", "SET_FUNCTION_ATTRIBUTE"),
+    "SETUP_FINALLY",  # of a `try`, which newer versions of Python begin without an instruction
+)
+
+
 def _find_imports(train: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each absolute import in the body of a callable: module and the names taken from it."""
-    waiting, seen = [_find_function(train)], set()
-    while waiting:
-        function = waiting.pop()
-        if function is None or function in seen:
-            continue
+    """Yield each absolute import that a callable begins with: module, and the names it takes."""
+    function, seen = _find_function(train), set[FunctionType]()
+    while function is not None and function not in seen:
         seen.add(function)
-        for code in _walk_code(function.__code__):
-            yield from _read_imports(code)
-            for name in code.co_names:
-                called = function.__globals__.get(name)
-                if isinstance(called, FunctionType) and called.__module__ == function.__module__:
-                    waiting.append(called)
+        loaded: list[dis.Instruction] = []  # by the statement so far
+        called = None
+        for instruction in dis.get_instructions(function.__code__):
+            if instruction.opname == "IMPORT_NAME" and loaded[-2].argval == 0:
+                yield instruction.argval, tuple(loaded[-1].argval or ())
+            elif instruction.opname.startswith("LOAD_"):
+                loaded.append(instruction)
+            elif instruction.opname.startswith(("STORE_", "POP_TOP")):
+                loaded.clear()
+            elif instruction.opname.startswith("CALL"):
+                called = _find_called(function, loaded)
+            if not instruction.opname.startswith(NO_EFFECT):
+                break
+        function = called
+
+
+def _find_called(function: FunctionType, loaded: list[dis.Instruction]) -> FunctionType | None:
+    """Return the function that a statement calls, if it is one of the same module for sure."""
+    names = [i.argval for i in loaded if i.opname == "LOAD_GLOBAL"]
+    if len(names) != 1 or loaded[0].opname != "LOAD_GLOBAL":
+        return None
+    called = function.__globals__.get(names[0])
+    is_near = isinstance(called, FunctionType) and called.__module__ == function.__module__
+    return called if is_near else None
 
 
 def _find_function(train: Any) -> FunctionType | None:
@@ -186,23 +196,6 @@ def _find_function(train: Any) -> FunctionType | None:
     if not isinstance(train, FunctionType):
         train = getattr(type(train), "__call__", None)  # noqa: B004 - the method itself is wanted
     return train if isinstance(train, FunctionType) else None
-
-
-def _walk_code(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _walk_code(constant)
-
-
-def _read_imports(code: CodeType) -> Iterator[tuple[str, tuple[str, ...]]]:
-    level_and_names: list[Any] = []  # the two constants loaded before an import
-    for instruction in dis.get_instructions(code):
-        name = instruction.opname
-        if name in ("LOAD_CONST", "LOAD_SMALL_INT"):
-            level_and_names = [*level_and_names[-1:], instruction.argval]
-        elif name == "IMPORT_NAME" and level_and_names[0] == 0:
-            yield instruction.argval, tuple(level_and_names[-1] or ())
 
 
 def format_cfg(cfg: dict[str, Any]) -> str:

@@ -25,17 +25,17 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
-
-import cloudpickle
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .inheritance import disown
+from .pickling import dumps, loads, name_culprit
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
 from .session import Session, TrialContext, activate
+from .standstill import answer_with_stack
 from .train import read_train
 
 Train = Callable[[dict[str, Any]], Any]
@@ -124,11 +124,12 @@ def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> N
 def check_travels(template: dict[str, Any]) -> None:
     """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
     try:
-        cloudpickle.dumps(template)
+        dumps(template)
     except Exception as error:  # objects may raise anything when pickled
         raise UsageTypeError(
-            f"cfg can't be pickled: {type(error).__name__}: {error}. Create what can't travel "
-            "(locks, files, connections) inside train"
+            f"cfg can't be pickled: {type(error).__name__}: {error}. "
+            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
+            "inside train"
         ) from error
 
 
@@ -136,7 +137,7 @@ def encode_cfg(cfg: dict[str, Any]) -> Record:
     """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
     if is_plain(cfg):
         return {"cfg": cfg}
-    return {"cfg_pickle": base64.b64encode(cloudpickle.dumps(cfg)).decode()}
+    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
 
 
 def decode_cfg(run: Record) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def decode_cfg(run: Record) -> dict[str, Any]:
     if "cfg" in run:
         cfg: dict[str, Any] = run["cfg"]
     else:
-        cfg = cloudpickle.loads(base64.b64decode(run["cfg_pickle"]))
+        cfg = loads(base64.b64decode(run["cfg_pickle"]))
     return cfg
 
 
@@ -309,6 +310,19 @@ class Spawner:
             return self._spawn(run)
         return child
 
+    @property
+    def forks(self) -> bool:
+        """Whether trials are forked here, and not fresh interpreters."""
+        return self._loaded.train is not None
+
+    def stop_forking(self) -> None:
+        """From now on, every trial gets a fresh interpreter."""
+        self._loaded = replace(self._loaded, train=None)
+        self.is_due = False
+        if self.spare is not None:
+            self.spare.link.close()  # by which it ends
+            self.spare = None
+
     def note_end(self, pid: int) -> None:
         """Take note that a child has ended: perhaps the spare one."""
         if self.spare is not None and self.spare.pid == pid:
@@ -339,6 +353,7 @@ class Spawner:
             if self._loaded.train is None:
                 self._become_interpreter(run or {}, link)
             disown(self._loaded.random_state)
+            answer_with_stack()
             for fd in self._own_fds:
                 if fd > 2:
                     os.close(fd)

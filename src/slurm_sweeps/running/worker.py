@@ -15,6 +15,7 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -22,14 +23,14 @@ import socket
 import sys
 import time
 import traceback
-import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import standstill
 from .channel import Decoder, Record, encode, encode_parts
-from .fork_hazard import find_fork_hazard
+from .fork_hazard import find_fork_hazard, silence_fork_warnings
 from .inheritance import note_seeding
 from .processes import (
     ChildWatch,
@@ -62,7 +63,7 @@ def load(init: Record, watch: ChildWatch) -> Loaded:
     train, random_state = note_seeding(lambda: load_train(file, ahead))
     handlers = watch.listen()
     hazard = find_fork_hazard()
-    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+    silence_fork_warnings()
     freeze_memory()
     return Loaded(None if hazard else train, hazard, handlers, random_state)
 
@@ -121,6 +122,9 @@ class RunningTrial:
     deadline: float | None = None  # when to go further
     awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
     decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
+    watch: standstill.Standstill | None = None  # of a fork, until its first report
+    look_at: float = 0.0  # when to look at it next
+    begins_anew: bool = False  # whether it hangs, and is ended to start in a fresh interpreter
 
     def tell(self, record: Record) -> None:
         """Say something to the trial, which may have ended, or closed the socket."""
@@ -202,6 +206,7 @@ class Worker:
                 elif self._trial is not None and fd == self._trial.link.fileno():
                     self._hear_trial(self._trial)
             self._go_further()
+            self._look_for_standstill()
         self._abandon()
 
     def _send(self, record: Record) -> None:
@@ -279,6 +284,8 @@ class Worker:
         child = self._spawner.start(run)
         child.link.setblocking(False)
         self._trial = RunningTrial(run, child.pid, child.link, Decoder())
+        if self._spawner.forks:
+            self._trial.watch = standstill.Standstill(time.monotonic())
         self._poll.register(child.link, select.POLLIN)
         self._send({"kind": "started", "number": run["number"], "pid": child.pid})
 
@@ -358,6 +365,8 @@ class Worker:
         wait_ms = None
         if self._trial is not None and self._trial.deadline is not None:
             wait_ms = max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1)
+        if self._trial is not None and self._trial.watch is not None:
+            wait_ms = min(wait_ms or math.inf, standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:
             wait_ms = min(wait_ms or FORK_DELAY_MS, FORK_DELAY_MS)
         return wait_ms
@@ -379,6 +388,22 @@ class Worker:
             trial.set_deadline("KILL", 1.0)
             trial.signal(signal.SIGKILL)
 
+    def _look_for_standstill(self) -> None:
+        """Have a fork that hangs before its first report say where, and start anew without one."""
+        trial, now = self._trial, time.monotonic()
+        if trial is None or trial.watch is None or trial.ending or now < trial.look_at:
+            return
+        trial.look_at = now + standstill.LOOK_EVERY_S
+        verdict = trial.watch.judge(standstill.read_activity(trial.pid), now)
+        if verdict is None:
+            return
+        standstill.ask_for_stack(trial.pid)
+        what = standstill.NOTICES[verdict].format(trial=trial.run["trial_id"])
+        self._send({"kind": "notice", "text": f"{what}. Its stderr.log shows where"})
+        if verdict == "blocked":
+            trial.begins_anew = True
+            trial.set_deadline("TERM", 1.0)  # time to write where it is; then KILL
+
     def _reap(self) -> None:
         """Take note of children that have ended: the trial, or what it left behind."""
         for pid, status in self._watch.reap():
@@ -394,7 +419,10 @@ class Worker:
         self._end_leftovers()
         self._drain(trial)
         self._trial = None
-        if not trial.is_told_of:
+        if trial.begins_anew and trial.told is None and self._spawner is not None:
+            self._spawner.stop_forking()
+            self._start_trial(trial.run)
+        elif not trial.is_told_of:
             oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
             self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
         self._follow_driver()

@@ -20,6 +20,7 @@ from slurm_sweeps.running.train import (
     read_train,
     write_train,
 )
+from sweep_scripts import Scripts
 
 READ = """
 import sys
@@ -199,36 +200,135 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     write_modules(tmp_path, "ahead_a", "ahead_b", "ahead_c", "ahead_pkg/__init__", "ahead_pkg/sub")
     (tmp_path / "ahead_broken.py").write_text("raise RuntimeError('not here')\n")
+    (tmp_path / "ahead_exits.py").write_text("import sys\nsys.exit('needs a GPU')\n")
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     return tmp_path
 
 
-def test_imports_in_the_body_and_in_what_it_calls_are_done_ahead(modules: Path) -> None:
+def define(source: str) -> Callable[[dict[str, Any]], Any]:
+    """Return `train` of a module of this source, and with `helper` in it."""
     namespace: dict[str, Any] = {"__name__": "user_script"}
-    exec(
-        textwrap.dedent(
+    helper = "def helper(*_):\n    import ahead_b as b\n    return b\n"
+    exec(helper + textwrap.dedent(source), namespace)
+    train: Callable[[dict[str, Any]], Any] = namespace["train"]
+    return train
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
             """
-            def helper():
-                import ahead_b as b
-                return [lambda: __import__("x") for _ in b.xs]
             def train(cfg):
+                "What it does."
                 import ahead_a
                 from ahead_pkg import sub, missing
-                import ahead_broken
-                import ahead_that_is_not_there
+                import ahead_pkg.sub as other
+                import ahead_broken, ahead_exits, ahead_that_is_not_there
                 def inner():
                     import ahead_c
-                helper()
-            """
+                return helper(cfg["x"], inner)
+            """,
+            {"ahead_a", "ahead_b", "ahead_pkg", "ahead_pkg.sub"},
         ),
-        namespace,
-    )
-    import_ahead(namespace["train"])
-    for name in ("ahead_a", "ahead_b", "ahead_c", "ahead_pkg", "ahead_pkg.sub"):
-        assert name in sys.modules
-    assert "ahead_broken" not in sys.modules
+        (
+            """
+            def train(cfg):
+                try:
+                    import ahead_a
+                except ImportError:
+                    import ahead_c
+            """,
+            {"ahead_a"},
+        ),
+        (
+            """
+            def train(cfg):
+                import os, ahead_a
+                os.environ["AHEAD"] = "1"
+                import ahead_b
+            """,
+            {"ahead_a"},
+        ),
+        (
+            """
+            def train(cfg):
+                import ahead_a
+                if cfg["engine"] == "b":
+                    import ahead_b
+                elif cfg["engine"] == "c":
+                    return helper()
+            """,
+            {"ahead_a"},
+        ),
+        (
+            """
+            def set_up(): ...
+            def train(cfg):
+                set_up()
+                import ahead_b
+                helper()
+            """,
+            set(),
+        ),
+        (
+            """
+            def train(cfg):
+                print(helper)
+                import ahead_a
+            """,
+            set(),
+        ),
+        (
+            """
+            def train(cfg):
+                with open("file"):
+                    import ahead_a
+            """,
+            set(),
+        ),
+        (
+            """
+            def train(cfg):
+                import ahead_a
+                while cfg:
+                    import ahead_b
+            """,
+            {"ahead_a"},
+        ),
+    ],
+)
+def test_imported_ahead_is_what_train_begins_with(
+    modules: Path, source: str, expected: set[str]
+) -> None:
+    before = set(sys.modules)
+    import_ahead(define(source))
+    assert {name for name in set(sys.modules) - before if name.startswith("ahead")} == expected
 
 
 @pytest.mark.parametrize("train", [len, print, type("T", (), {})(), int])
 def test_what_has_no_body_is_left_alone(train: Any) -> None:
     import_ahead(train)
+
+
+CRASHES = "import ctypes\nctypes.string_at(0)\n"
+SWEEP = """
+import slurm_sweeps as ss
+def train(cfg):
+    {before}
+        import crashes
+    ss.log({{"loss": 1.0}}, 1)
+ss.Experiment(train, {{"x": ss.Uniform(0, 1)}}, "exp").run(n_trials=1)
+"""
+
+
+def test_an_import_that_crashes_is_left_where_it_is_not_meant(scripts: Scripts) -> None:
+    scripts.write(CRASHES, "crashes.py")
+    scripts.run(SWEEP.format(before="if cfg['x'] > 1:"))
+
+
+def test_an_import_that_crashes_the_worker_is_named(scripts: Scripts) -> None:
+    scripts.write(CRASHES, "crashes.py")
+    said = scripts.run(SWEEP.format(before="import crashes\n    if cfg:"), code=1).stderr
+    assert "no worker could be started" in said
+    assert f'File "{scripts.folder / "crashes.py"}", line 2 in <module>' in said

@@ -1,0 +1,247 @@
+"""Objects of the user's script, as bytes that another process can read: `train`, and cfgs.
+
+What lives in `__main__`, a notebook or a closure goes by value, the rest by name; cloudpickle does
+that. Added is what lets the other process treat them as by hand:
+
+- Functions keep their file and line, whatever the version of cloudpickle, and the source of cells
+  of a notebook goes along: tracebacks show it, and what compiles source (`torch.jit.script`,
+  `tf.function`) finds it.
+- The other process's `__main__` becomes the script's, as far as it travels: functions of the script
+  have it as their globals, and pickle, by reference, and multiprocessing find classes, functions
+  and the file there.
+- What can't be pickled is named, with where it is used.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import importlib.machinery
+import io
+import linecache
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import cloudpickle
+
+#: How deep, and into how many parts of one thing, the search for what can't be pickled goes.
+MAX_DEPTH = 8
+MAX_PARTS = 1000
+
+_has_entered_main = False
+
+
+def dumps(thing: object) -> bytes:
+    """Write an object as bytes for `loads`.
+
+    Raises:
+        Exception: Whatever its parts raise when pickled.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(_describe_main())
+    pickler.dump(thing)
+    pickler.dump(pickler.of_main)  # nothing but references to what was written already
+    return file.getvalue()
+
+
+def loads(data: bytes) -> Any:
+    """Read what `dumps` wrote; in a worker or trial, `__main__` becomes the script's.
+
+    Raises:
+        Exception: Whatever unpickling raises, a missing module for instance.
+    """
+    unpickler = pickle.Unpickler(io.BytesIO(data))
+    is_stand_in = _enter_main(unpickler.load())
+    thing = unpickler.load()
+    if is_stand_in:
+        vars(sys.modules["__main__"]).update(unpickler.load())
+    return thing
+
+
+class _MainGlobals(dict[str, Any]):
+    """Stands for the globals of the script's functions: where they are read, `__main__`'s."""
+
+    def __reduce__(self) -> tuple[Callable[[], dict[str, Any]], tuple[()]]:
+        return _get_main_globals, ()
+
+
+def _get_main_globals() -> dict[str, Any]:
+    return vars(sys.modules["__main__"])
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no annotations
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.of_main: dict[str, Any] = {}
+        self._sources: dict[str, str | None] = {}
+        self._main = sys.modules["__main__"]
+        self.globals_ref[id(vars(self._main))] = _MainGlobals()
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, CodeType):
+            return self._reduce_code(thing)
+        if isinstance(thing, (type, FunctionType)) and thing.__module__ == "__main__":
+            name = thing.__qualname__
+            if vars(self._main).get(name) is thing:
+                self.of_main[name] = thing
+        return super().reducer_override(thing)
+
+    def _reduce_code(self, code: CodeType) -> tuple[Any, ...]:
+        make, args = self.dispatch_table[CodeType](code)[:2]
+        file = code.co_filename
+        if file not in self._sources:
+            has_file = os.path.exists(file)
+            self._sources[file] = None if has_file else "".join(linecache.getlines(file)) or None
+        return _restore_code, (_find_path(file), self._sources[file], make, args)
+
+
+def _find_path(file: str) -> str:
+    """Return a source file's path, which may be relative to a folder that a trial isn't in."""
+    return os.path.abspath(file) if os.path.exists(file) else file
+
+
+def _restore_code(
+    file: str, source: str | None, make: Callable[..., CodeType], args: tuple[Any, ...]
+) -> CodeType:
+    if source is not None and file not in linecache.cache:
+        # No time of change: so it stays when linecache looks for files that are gone.
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    return make(*args).replace(co_filename=file)
+
+
+def _describe_main() -> dict[str, str | None]:
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return {
+        "file": os.path.abspath(file) if file else None,
+        "package": getattr(main, "__package__", None),
+        "spec": getattr(getattr(main, "__spec__", None), "name", None),  # python -m
+    }
+
+
+def _enter_main(script: dict[str, str | None]) -> bool:
+    """Make `__main__` that of the script, if it is but `python -c`'s; tell whether it is."""
+    global _has_entered_main
+    main = sys.modules["__main__"]
+    if _has_entered_main or hasattr(main, "__file__"):
+        return _has_entered_main
+    _has_entered_main = True
+    if script["file"] is not None:
+        main.__file__ = script["file"]
+        main.__package__ = script["package"]
+    if script["spec"] is not None:
+        main.__spec__ = importlib.machinery.ModuleSpec(script["spec"], None, origin=script["file"])
+    return True
+
+
+# --- what can't be pickled ------------------------------------------------------------------------
+
+
+def name_culprit(thing: object, name: str) -> str:
+    """Say which part of a thing that can't be pickled is to blame: a sentence, or "" if unknown.
+
+    Args:
+        thing: What `dumps` has failed on.
+        name: What to call it.
+    """
+    path, where = name, ""
+    for _ in range(MAX_DEPTH):
+        part = _find_bad_part(thing)
+        if part is None:
+            break
+        label, used, thing = part
+        path = label.format(path)
+        where = used or where
+    if path == name:
+        return ""
+    return f"It is {path} ({type(thing).__qualname__}){where}. "
+
+
+def _find_bad_part(thing: Any) -> tuple[str, str, Any] | None:
+    for count, part in enumerate(_list_parts(thing)):
+        if count > MAX_PARTS:
+            return None
+        if not _travels(part[2]):
+            return part
+    return None
+
+
+def _travels(thing: Any) -> bool:
+    try:
+        dumps(thing)
+    except Exception:  # noqa: BLE001 - objects may raise anything when pickled
+        return False
+    return True
+
+
+def _list_parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield the parts of a thing: how each is written, where it is used, and itself."""
+    if isinstance(thing, FunctionType):
+        yield from _list_variables(thing)
+    elif isinstance(thing, MethodType):
+        yield "{}.__self__", "", thing.__self__
+    elif isinstance(thing, functools.partial):
+        yield "{}.func", "", thing.func
+        for i, value in enumerate(thing.args):
+            yield f"{{}}.args[{i}]", "", value
+        for key, value in thing.keywords.items():
+            yield f"{{}}.keywords[{key!r}]", "", value
+    elif isinstance(thing, dict):
+        for key, value in thing.items():
+            yield "{}[" + repr(key).replace("{", "{{").replace("}", "}}") + "]", "", value
+    elif isinstance(thing, (list, tuple)):
+        for i, value in enumerate(thing):
+            yield f"{{}}[{i}]", "", value
+    elif isinstance(thing, type):
+        for key, value in vars(thing).items():
+            yield f"{{}}.{key}", "", getattr(value, "__func__", value)
+    else:
+        for key, value in getattr(thing, "__dict__", {}).items():
+            yield f"{{}}.{key}", "", value
+        if type(thing).__module__ == "__main__":
+            yield type(thing).__qualname__, "", type(thing)
+
+
+def _list_variables(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """Yield what a function that goes by value takes from around it."""
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # it is not bound yet
+            continue
+        yield name, _describe_use(function, name), value
+    for inner in walk_code(code):
+        for name in inner.co_names:
+            if name in function.__globals__:
+                yield name, _describe_use(function, name), function.__globals__[name]
+    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        yield f"a default of {function.__qualname__}", "", value
+
+
+def _describe_use(function: FunctionType, name: str) -> str:
+    line = function.__code__.co_firstlineno
+    for code in walk_code(function.__code__):
+        for instruction in dis.get_instructions(code):
+            start = instruction.starts_line
+            if type(start) is int:  # a bool since 3.13
+                line = start
+            elif sys.version_info >= (3, 13) and instruction.line_number is not None:
+                line = instruction.line_number
+            if instruction.argval == name and instruction.opname.startswith("LOAD_"):
+                file = os.path.basename(code.co_filename)
+                return f", which {function.__qualname__} uses in line {line} of {file}"
+    return f", which {function.__qualname__} uses"
+
+
+def walk_code(code: CodeType) -> Iterator[CodeType]:
+    """Yield a code object and those of the functions and classes that it defines."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from walk_code(constant)

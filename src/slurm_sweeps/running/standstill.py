@@ -1,0 +1,158 @@
+"""Whether a forked trial hangs, for a reason that nobody foresaw, before its first report.
+
+A fork of a process with threads may wait for ever for one that is not there: nothing is raised,
+nothing ends it. Seen from outside, all its threads wait for locks (futexes) without a limit, none
+has run for long, and it has no child that could give a lock back. Whoever sleeps, reads, polls or
+waits for a process waits elsewhere: `time.sleep(3600)` and `event.wait(3600)` are no standstill. A
+trial that blocks like this for a reason of its own does so again in the fresh interpreter that it
+then gets, where nobody looks.
+
+A hang may also be a spin, which from outside is the same as a long computation. That is only said.
+
+`Standstill` decides from what it is shown, `read_activity` reads it. Linux only: elsewhere nothing
+is read, and so nothing judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import platform
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+#: How often to look, in seconds. A look takes well under a millisecond.
+LOOK_EVERY_S = 5.0
+#: How long all threads must have waited for locks, and how long they may compute without a word.
+BLOCKED_S = 60.0
+SPINNING_S = 600.0
+#: Makes a forked trial write where its threads are; one that nothing else uses, where there is one.
+DUMP_SIGNAL = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else None
+
+#: What is said of a trial, by what was found.
+NOTICES = {
+    "blocked": "trial {trial} hangs in its fork, each of its threads waiting for a lock; it and "
+    "later ones of its slot get fresh interpreters instead. Something that train imports can't be "
+    "forked",
+    "spinning": "trial {trial} has computed for long without a report or a wait. If it hangs, "
+    "something that train imports can't be forked: import it inside train, after a statement",
+}
+
+#: The number of the system call `futex`, by machine.
+_FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(platform.machine())
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a process has done so far, and what it does now.
+
+    Args:
+        ran_ns: CPU time of each thread.
+        waits: How often each thread has given up the CPU by itself, in system calls that wait.
+        is_blocked: Whether each of its threads waits for a lock without a limit, and it has no
+            children.
+    """
+
+    ran_ns: dict[int, int]
+    waits: dict[int, int]
+    is_blocked: bool
+
+
+class Standstill:
+    """Watches one process, from its start to its first report.
+
+    Args:
+        now_s: The time, by any clock.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._last: Activity | None = None
+        self._blocked_since = self._spinning_since = now_s
+        self._has_said = False
+
+    def judge(self, activity: Activity | None, now_s: float) -> str | None:
+        """Say what is wrong, once for each kind.
+
+        Args:
+            activity: What was just read; None if it couldn't be.
+            now_s: The time, by the same clock.
+
+        Returns:
+            "blocked": it hangs, and may be ended. "spinning": it may hang. None: nothing is known.
+        """
+        last, self._last = self._last, activity
+        if activity is None or last is None:
+            self._blocked_since = self._spinning_since = now_s
+            return None
+        if not activity.is_blocked or activity.ran_ns != last.ran_ns:
+            self._blocked_since = now_s
+        if activity.waits != last.waits or activity.ran_ns == last.ran_ns:
+            self._spinning_since = now_s
+        if now_s - self._blocked_since >= BLOCKED_S:
+            self._blocked_since = now_s
+            return "blocked"
+        if now_s - self._spinning_since >= SPINNING_S and not self._has_said:
+            self._has_said = True
+            return "spinning"
+        return None
+
+
+def answer_with_stack() -> None:
+    """In a forked trial: write where all threads are to standard error at every `DUMP_SIGNAL`."""
+    if DUMP_SIGNAL is not None:
+        signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # what it is again after `end_watch`
+        faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
+
+
+def end_watch() -> None:
+    """In a trial: what has reported isn't looked at any more. Costs a microsecond."""
+    if DUMP_SIGNAL is not None:
+        faulthandler.unregister(DUMP_SIGNAL)
+
+
+def ask_for_stack(pid: int) -> None:
+    """Have a trial that was forked here write where it is; it goes on."""
+    if DUMP_SIGNAL is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, DUMP_SIGNAL)
+
+
+def read_activity(pid: int) -> Activity | None:
+    """Read what a trial does; None if it has reported, has ended, or can't be looked into."""
+    folder = Path("/proc", str(pid), "task")
+    try:
+        if not _is_watched(pid):
+            return None
+        threads = [int(name) for name in os.listdir(folder)]
+        return Activity(
+            {thread: _read_cpu_ns(folder / str(thread)) for thread in threads},
+            {thread: _read_waits(folder / str(thread)) for thread in threads},
+            all(_waits_for_lock(folder / str(thread)) for thread in threads),
+        )
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_watched(pid: int) -> bool:
+    """Whether a process answers to `DUMP_SIGNAL`, which it does until its first report."""
+    status = Path("/proc", str(pid), "status").read_text()
+    caught = int(status.partition("\nSigCgt:")[2].split()[0], 16)
+    return DUMP_SIGNAL is not None and bool(caught >> (DUMP_SIGNAL - 1) & 1)
+
+
+def _read_cpu_ns(thread: Path) -> int:
+    return int((thread / "schedstat").read_text().split()[0])
+
+
+def _read_waits(thread: Path) -> int:
+    status = (thread / "status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+def _waits_for_lock(thread: Path) -> bool:
+    if (thread / "children").read_text():
+        return False
+    call = (thread / "syscall").read_text().split()
+    return call[0] == _FUTEX and call[4] == "0x0"  # its fourth argument: until when
