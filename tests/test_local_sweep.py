@@ -364,7 +364,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(
     assert "ValueError: odd: 3" in error.traceback
     assert "  ValueError: odd: 3" in str(trials[3])
     with sqlite3.connect(tmp_path / "slurm-sweeps.db") as database:
-        rows = database.execute("SELECT * FROM trials").fetchall()
+        rows = database.execute("SELECT * FROM attempts").fetchall()
     database.close()
     assert sum("odd: 3" in str(row) for row in rows) == 1
     out = capsys.readouterr().out
