@@ -78,6 +78,7 @@ def measure(n_slots: int) -> dict[str, float]:
         (slot, *_) = driver._slots.busy
         assert slot.trial is not None
         assert len(driver._slots.busy) == n_slots
+        driver._disk.close(60.0)  # all cfg.yml are there: nothing else runs from here on
         report: Any = {"kind": "report", "number": slot.trial.number, "attempt": 1}
         report |= {"iteration": 0, "metrics": {"loss": 0.5}}
 
