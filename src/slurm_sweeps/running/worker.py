@@ -265,7 +265,8 @@ class Worker:
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find in its step: address, port and GPUs."""
         if self._place is None:
-            return {"gpus": self._init.get("env", {}).get("CUDA_VISIBLE_DEVICES")}
+            gpus = self._init.get("env", {}).get("CUDA_VISIBLE_DEVICES")
+            return {} if gpus is None else {"gpus": gpus}
         if self._rank > 0:
             return {}
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
