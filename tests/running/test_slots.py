@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import selectors
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.running.channel import append_to
 from slurm_sweeps.running.deadlines import Patience
 from slurm_sweeps.running.launchers import LocalLauncher
-from slurm_sweeps.running.slots import Slots, SlotState, SlotStatus
+from slurm_sweeps.running.slots import EXIT_S, Slots, SlotState, SlotStatus
 from slurm_sweeps.running.train import pickle_train, write_train
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.sweep import TrialState
@@ -134,3 +136,29 @@ def test_only_as_many_workers_are_started_as_there_is_work_for(pool: Pool) -> No
     assert count() == 2
     pool.slots.start(9, time.monotonic())
     assert count() == 3
+
+
+def test_a_worker_that_does_not_leave_after_its_one_trial_is_ended(pool: Pool) -> None:
+    launcher = LocalLauncher(1, pool.layout)
+    launcher.fresh_workers = True
+    pool.slots.lend(launcher)
+    (slot,) = pool.start_all()
+    (pid,) = list_pids([slot])
+    pool.slots.begin(slot, TrialState(3, "0" * 12, 0, {}))
+    os.kill(pid, signal.SIGSTOP)
+    slot.trial = None
+    assert not pool.slots.note_success(slot)
+    assert pool.slots.pop_overdue(time.monotonic()) == []
+    assert pool.slots.pop_overdue(time.monotonic() + EXIT_S + 1) == [slot]
+    loss = pool.slots.lose([slot], "did not answer in time and was killed")
+    assert (loss.ends, loss.notices) == ([], [])  # its trial was over: nobody needs to know
+    assert (slot.status, slot.failures) == (SlotStatus.DOWN, 0)
+    wait_until(lambda: not read_process(pid), TIMEOUT_S, lambda: f"{pid} is there")
+
+
+def test_who_says_ready_twice_gets_no_second_trial(pool: Pool) -> None:
+    pool.slots.lend(LocalLauncher(1, pool.layout))
+    (slot,) = pool.start_all()
+    pool.slots.begin(slot, TrialState(3, "0" * 12, 0, {}))
+    assert not pool.slots.note_ready(slot, {})
+    assert slot.status is SlotStatus.BUSY

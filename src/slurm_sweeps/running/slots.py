@@ -46,8 +46,9 @@ STALL_S = 5.0
 #: How often workers that have not begun yet are looked at, in seconds.
 LOOK_S = 0.5
 
-#: A worker that was told to go has this long before it is killed, in seconds.
-LEAVE_S = 2.0
+#: A worker that was told to go has this long before it is killed, in seconds: after its one trial
+#: (so does Slurm with the step around it), and in the end.
+EXIT_S, LEAVE_S = 30.0, 2.0
 
 #: How a rank fails that has lost another one: Python's errors, and what gloo and NCCL say.
 _LOST_PEER = re.compile(
@@ -92,7 +93,7 @@ class SlotState:
         port: The MASTER_PORT of the next trial here, if it runs in a job step.
         address: Its MASTER_ADDR.
         step: The id of the job step that the worker runs in, if it does.
-        deadline: When the driver stops waiting for the trial's end (monotonic seconds).
+        deadline: When the driver stops waiting for what is to end here (monotonic seconds).
     """
 
     number: int
@@ -331,12 +332,12 @@ class Slots:
         slot.ends.clear()
 
     def expect_end(self, slot: SlotState, deadline: float) -> None:
-        """Set when to stop waiting for the end of a slot's trial (monotonic seconds)."""
+        """Set until when to wait for a slot's trial, or its worker, to end (monotonic seconds)."""
         slot.deadline = deadline
         heappush(self._deadlines, (deadline, slot.number))
 
     def pop_overdue(self, now: float) -> list[SlotState]:
-        """Return the slots whose trials should have ended by now, each once."""
+        """Return the slots where something should have ended by now, each once."""
         overdue = []
         while self._deadlines and self._deadlines[0][0] < now:
             deadline, number = heappop(self._deadlines)
@@ -396,6 +397,8 @@ class Slots:
             slot.note_place(record)
         if len(slot.ready_ranks) < slot.launcher.world_size:
             return False
+        if slot.status is not SlotStatus.STARTING:  # an edited record
+            return False
         self._set(slot, SlotStatus.READY)
         self.any_ready = True
         return True
@@ -408,6 +411,7 @@ class Slots:
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
+            self.expect_end(slot, time.monotonic() + EXIT_S)
             return False
         self._set(slot, SlotStatus.READY)
         return True
@@ -480,7 +484,7 @@ class Slots:
                 groups.setdefault(slot.connection, []).append(slot)
         for connection, group in groups.items():
             for slot in group:
-                slot.connection = None
+                slot.connection = slot.deadline = None
                 del self._served[connection][slot.place.number]
             connection.has_lost_trials |= any(slot.trial is not None for slot in group)
             if self._served[connection]:
