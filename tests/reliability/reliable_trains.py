@@ -74,6 +74,22 @@ def kill_all_workers_at_once(cfg: Cfg) -> None:
     ss.log({"loss": cfg["x"]}, 1)
 
 
+def kill_the_host(cfg: Cfg) -> None:
+    """Three trials with children wait for each other; one ends what all are forks of, once."""
+    met = ss.trial_dir().parent / "met"
+    if ss.attempt() == 1:
+        met.mkdir(exist_ok=True)
+        child = subprocess.Popen(["sleep", "600"])
+        (met / str(child.pid)).touch()
+        wait_for(met, 3)
+        with contextlib.suppress(FileExistsError, ProcessLookupError):
+            (met.parent / "killer").mkdir()
+            stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+            os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+        time.sleep(WAIT_S)
+    ss.log({"loss": cfg["x"]}, 1)
+
+
 def fail(cfg: Cfg) -> None:
     raise ValueError(f"never with {sorted(cfg)}")
 

@@ -14,6 +14,7 @@ import pytest
 import reliable_trains as trains
 from reliable_sweeps import NAME, Runs, read_attempts, read_trials
 
+from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
@@ -147,6 +148,17 @@ def test_workers_that_die_all_at_once_are_all_started_again(runs: Runs) -> None:
     assert runs.statuses() == [Status.COMPLETED] * 4
     lost = [a for a in read_attempts(runs.database) if a.status is Status.LOST]
     assert [a.error.type for a in lost if a.error] == ["WorkerLost"] * 4
+
+
+def test_a_host_that_is_killed_costs_its_trials_once_and_leaves_nothing(runs: Runs) -> None:
+    runs.run(trains.kill_the_host, 3, slots=3)
+    assert runs.statuses() == [Status.COMPLETED] * 3
+    lost = [a for a in read_attempts(runs.database) if a.status is Status.LOST]
+    assert [a.error.type for a in lost if a.error] == ["WorkerLost"] * 3
+    children = [int(file.name) for file in runs.folder.glob("*/met/*")]
+    assert len(children) == 3
+    for pid in children:
+        wait_until(lambda pid=pid: read_process(pid) is None, 60, lambda: "it lives")
 
 
 def test_with_no_slot_left_the_run_ends_and_can_be_restored(

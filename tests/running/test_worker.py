@@ -455,6 +455,24 @@ def test_when_the_driver_goes_everything_goes(tmp_path: Path) -> None:
         assert [read_process(pid) for pid in pids] == [None] * 3
 
 
+def test_a_thread_of_an_import_does_not_keep_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lasting.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def train(cfg: dict[str, Any]) -> None:
+        import lasting  # noqa: F401 - its thread is what matters
+
+    with start_worker(tmp_path / "experiment", train) as worker:
+        worker.wait_for("notice")
+        worker.wait_for("ready")
+        worker.close_input()
+        assert worker.wait_for_end() == -signal.SIGALRM
+
+
 def test_when_the_worker_is_killed_its_trial_goes(tmp_path: Path) -> None:
     with start_worker(tmp_path, localize(long_train)) as worker:
         trial, child, orphan = run_long(tmp_path, worker)

@@ -21,7 +21,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
@@ -81,6 +80,8 @@ def main() -> NoReturn:
     rank = int(os.environ.get("SLURM_PROCID", "0")) if world_size > 1 else 0
     channel_in, channel_out = take_channel(2 if rank else 1)
     direct = {int(k): socket.socket(fileno=fd) for k, fd in arguments["direct"].items()}
+    for its in direct.values():
+        its.set_inheritable(False)
     hazard = arguments.get("hazard")
     loaded = Loaded(hazard=hazard) if hazard else None
     code = 1
@@ -117,13 +118,11 @@ class _Child:
         pid: Its process id.
         pipe: Its input, which never blocks.
         unsent: What the pipe did not take yet.
-        process: Held where it is a fresh interpreter: let go, Python would reap it by itself.
     """
 
     pid: int
     pipe: int
     unsent: bytes = b""
-    process: subprocess.Popen[bytes] | None = None
 
 
 class Host:
@@ -241,9 +240,10 @@ class Host:
     def _start(self, slot: int, loaded: Loaded) -> _Child:
         theirs, mine = os.pipe()
         try:
-            process = None if loaded.train is not None else self._start_fresh(slot, theirs, loaded)
-            child = _Child(process.pid if process else self._fork(slot, theirs, mine, loaded), mine)
-            child.process = process
+            if loaded.train is None:
+                child = _Child(self._spawn(slot, theirs, loaded.hazard), mine)
+            else:
+                child = _Child(self._fork(slot, theirs, mine, loaded), mine)
         except OSError:
             os.close(mine)
             raise
@@ -252,11 +252,18 @@ class Host:
         os.set_blocking(mine, False)
         return child
 
-    def _start_fresh(self, slot: int, theirs: int, loaded: Loaded) -> subprocess.Popen[bytes]:
-        direct = {slot: self._direct[slot].fileno()} if slot in self._direct else {}
-        argv = build_host_argv(direct=direct, slot=slot, hazard=loaded.hazard)
-        fds = tuple(direct.values())
-        return subprocess.Popen(argv, stdin=theirs, stdout=self._out, env=self._env, pass_fds=fds)
+    def _spawn(self, slot: int, theirs: int, hazard: str | None) -> int:
+        """Start a worker as a fresh interpreter; return its process id."""
+        direct = {k: its.fileno() for k, its in self._direct.items() if k == slot}
+        argv = build_host_argv(direct=direct, slot=slot, hazard=hazard)
+        moves = [(os.POSIX_SPAWN_DUP2, theirs, 0), (os.POSIX_SPAWN_DUP2, self._out, 1)]
+        for fd in direct.values():
+            os.set_inheritable(fd, True)
+        try:
+            return os.posix_spawn(argv[0], argv, self._env, file_actions=moves)
+        finally:
+            for fd in direct.values():
+                os.set_inheritable(fd, False)
 
     def _fork(self, slot: int, theirs: int, mine: int, loaded: Loaded) -> int:
         own_pid = os.getpid()
@@ -289,8 +296,6 @@ class Host:
         with contextlib.suppress(KeyError):
             self._poll.unregister(child.pipe)
         os.close(child.pipe)
-        if child.process is not None:
-            child.process.returncode = 0  # it is reaped here, not by its object
 
     def _reap(self) -> None:
         """Tell of workers that have ended, and kill what they have left behind."""

@@ -307,12 +307,6 @@ def is_in_trial() -> bool:
     return _active is not None
 
 
-def _require_session(name: str) -> Session:
-    if _active is None:
-        raise UsageError(f"{name}() only makes sense inside a trial, and no trial runs here")
-    return _active
-
-
 def log(metrics: dict[str, Any], iteration: int) -> None:
     """Report metrics of the running trial, and leave if the trial isn't worth going on with.
 
@@ -349,7 +343,9 @@ def should_stop() -> bool:
 
 def trial_id() -> str:
     """Return the id of the running trial (12 hex digits); UsageError outside a trial."""
-    return _require_session("trial_id").context.trial_id
+    if _active is None:
+        raise UsageError("trial_id() only makes sense inside a trial, and no trial runs here")
+    return _active.context.trial_id
 
 
 def attempt() -> int:
