@@ -10,7 +10,7 @@ import pytest
 from rank_jobs import TIMEOUT_S, read_ranks, read_result, run_sweep
 
 from cluster_tools import SlurmCluster, wait_until
-from frameworks import require_module
+from frameworks import require_package
 from slurm_sweeps import Result
 
 # Importing torch takes each rank many seconds where the machine has few cores.
@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture
 def frameworks() -> None:
     for name in ("torch", "lightning", "transformers", "accelerate"):
-        require_module(name)
+        require_package(name)
 
 
 def count(result: Result) -> dict[str, int]:

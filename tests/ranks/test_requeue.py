@@ -12,12 +12,12 @@ import pytest
 from rank_jobs import TIMEOUT_S, read_result, start_sweep
 
 from cluster_tools import SlurmCluster, wait_until
-from frameworks import require_module
+from frameworks import require_package
 
 
 @pytest.fixture
 def lightning() -> None:
-    require_module("lightning")
+    require_package("lightning")
 
 
 def start_and_signal(cluster: SlurmCluster, folder: Path, protection: str) -> int:
