@@ -7,7 +7,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-slurm24 test-gpu chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
+.PHONY: help demo test test-unit test-slurm24 test-gpu chaos check fmt bench bench-quick replay cluster cluster-stop slurm \
 	screens clean
 
 help: ## this list
@@ -18,6 +18,9 @@ demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 
 test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
 	$(PYTHON) tools/run-tests $(AGAIN) $(BIN)/python $(ARGS)
+
+test-unit: $(VENV)/.made-test ## the tests that start no process, with fewer examples; in half a minute
+	$(BIN)/python -m pytest -m unit --hypothesis-profile=quick $(ARGS)
 
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import slurm_sweeps as ss
+import unit_tests
 from sweep_scripts import Scripts
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +111,7 @@ HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing
         ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich"}),
     ],
 )
+@pytest.mark.processes
 def test_what_is_loaded(code: str, may: set[str]) -> None:
     show = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
@@ -117,6 +120,32 @@ def test_what_is_loaded(code: str, may: set[str]) -> None:
     loaded = set(ast.literal_eval(done.stdout))
     assert loaded <= may
     assert "pandas" not in loaded  # it alone takes half a second
+
+
+def start_by_subprocess() -> None:
+    try:
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    except Exception as error:  # as code that goes on without does
+        raise AssertionError("whatever is tested may swallow it") from error
+
+
+def start_by_fork() -> None:
+    if not os.fork():
+        os._exit(0)
+
+
+@pytest.mark.parametrize("start", [start_by_subprocess, start_by_fork, lambda: os.system("true")])
+def test_a_unit_test_starts_no_process(start: Callable[[], object]) -> None:
+    with pytest.raises(pytest.fail.Exception, match="is a unit test and starts a process"):
+        start()
+
+
+@pytest.mark.parametrize("place", unit_tests.PLACES)
+def test_places_of_unit_tests_are_there(place: str) -> None:
+    path = ROOT / "tests" / place
+    assert path.is_file() or list(path.glob("test_*.py")), (
+        f"tests/unit_tests.py: no tests in {path}"
+    )
 
 
 def test_all_is_what_there_is() -> None:

@@ -166,6 +166,7 @@ def make_scontrol(folder: Path, script: str) -> dict[str, str]:
     return {**JOB, "PATH": str(folder)}
 
 
+@pytest.mark.processes
 def test_without_scontrol_there_is_a_notice(tmp_path: Path) -> None:
     allocation = read_allocation({**JOB, "PATH": str(tmp_path)})
     assert allocation is not None
@@ -174,6 +175,7 @@ def test_without_scontrol_there_is_a_notice(tmp_path: Path) -> None:
     assert "say SlurmCfg(gpus=..., mem=...)" in allocation.notices[0]
 
 
+@pytest.mark.processes
 def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     env = make_scontrol(tmp_path, "import sys; sys.exit('no controller')")
     allocation = read_allocation(env)
@@ -181,6 +183,7 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
+@pytest.mark.processes
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
         "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",

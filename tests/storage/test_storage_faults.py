@@ -24,6 +24,8 @@ from slurm_sweeps.storage.faults import VFS_VARIABLE, DatabaseBusyError, find_lo
 from slurm_sweeps.storage.records import StateRecord
 from slurm_sweeps.storage.writer import Writer
 
+pytestmark = pytest.mark.processes
+
 WAIT_S = 60.0  # how long a test waits for what must come
 
 

@@ -37,6 +37,7 @@ def test_a_lease_of_this_very_process_was_forgotten() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.processes
 def test_another_process_of_this_host_is_gone_when_it_is_dead(known: bool) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     start = read_process_start(process.pid) if known else None
@@ -48,6 +49,7 @@ def test_another_process_of_this_host_is_gone_when_it_is_dead(known: bool) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.processes
 def test_a_process_that_is_dead_but_not_waited_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = dataclasses.replace(HERE, pid=process.pid, start=read_process_start(process.pid) or "")
