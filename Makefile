@@ -23,8 +23,8 @@ test-unit: $(VENV)/.made-test ## the tests that start no process, with fewer exa
 	$(BIN)/python -m pytest -m unit --hypothesis-profile=quick $(ARGS)
 
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
-	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \
-	SLURM_SWEEPS_SLURM=$$folder $(BIN)/python -m pytest -m cluster $(ARGS); }
+	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || SLURM_SWEEPS_SLURM=$$folder \
+	$(PYTHON) tools/run-tests --only-cluster $(AGAIN) $(BIN)/python $(ARGS); }
 
 test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which no other target runs
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
