@@ -136,7 +136,7 @@ def test_what_was_written_can_be_read_whatever_the_umask(tmp_path: Path, umask: 
 def test_what_can_not_travel_is_named(build: Callable[[], Any]) -> None:
     thing = build()
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         print(thing)
 
     with pytest.raises(ss.TrainError) as refused:
@@ -203,7 +203,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_imports_in_the_body_and_in_what_it_calls_are_done_ahead(modules: Path) -> None:
+@pytest.mark.usefixtures("modules")
+def test_imports_in_the_body_and_in_what_it_calls_are_done_ahead() -> None:
     namespace: dict[str, Any] = {"__name__": "user_script"}
     exec(
         textwrap.dedent(

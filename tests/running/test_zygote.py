@@ -147,7 +147,7 @@ GPUS = os.environ["CUDA_VISIBLE_DEVICES"]
 """
 
 
-def train_with_gpus(cfg: dict[str, Any]) -> None:
+def train_with_gpus(_cfg: dict[str, Any]) -> None:
     import counted
 
     import slurm_sweeps as ss
@@ -190,7 +190,7 @@ def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselv
     assert len(list(imports.iterdir())) == n_imports
 
 
-def sit(cfg: dict[str, Any]) -> None:
+def sit(_cfg: dict[str, Any]) -> None:
     import time
     from pathlib import Path
 

@@ -503,7 +503,7 @@ def test_a_lease_needs_an_experiment() -> None:
         database.acquire_lease("a", OWNER, 0.0, _never)
 
 
-def _never(lease: Lease, now: float) -> bool:
+def _never(_lease: Lease, _now: float) -> bool:
     return False
 
 

@@ -39,7 +39,7 @@ def database(path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def reader(database: Database, path: Path) -> Iterator[Database]:
+def reader(database: Database, path: Path) -> Iterator[Database]:  # noqa: ARG001 # makes it
     with Database.open(path, read_only=True) as opened:
         yield opened
 
@@ -149,7 +149,7 @@ def test_it_renews_the_lease(
 ) -> None:
     monkeypatch.setattr(writer_module, "HEARTBEAT_INTERVAL_S", 0.0)
     monkeypatch.setattr(writer_module, "POLL_INTERVAL_S", 0.01)
-    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
+    database.acquire_lease("a", OWNER, 1.0, lambda _lease, _now: False)
     twice = threading.Semaphore(0)
 
     def clock() -> float:
@@ -167,14 +167,14 @@ def test_it_renews_the_lease(
 
 
 def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Path) -> None:
-    database.acquire_lease("a", OWNER, 1.0, lambda lease, now: False)
+    database.acquire_lease("a", OWNER, 1.0, lambda _lease, _now: False)
     failed = threading.Event()
-    writer = Writer(database, 1, OWNER, on_failure=lambda error: failed.set())
+    writer = Writer(database, 1, OWNER, on_failure=lambda _error: failed.set())
     writer.put(make_record(0))
     writer.flush(WAIT_S)
 
     with Database.open(path) as other:
-        other.acquire_lease("a", RIVAL, 2.0, lambda lease, now: True)
+        other.acquire_lease("a", RIVAL, 2.0, lambda _lease, _now: True)
     writer.put(make_record(1))
 
     assert failed.wait(WAIT_S)

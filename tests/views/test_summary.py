@@ -87,7 +87,7 @@ def test_the_newest_failure_with_its_log(tmp_path: Path) -> None:
 def test_a_silent_driver_is_told(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=MIXED, state="running")
     with Database.open(layout.database) as database:
-        database.acquire_lease("sample", build_owner(), START, lambda lease, now: False)
+        database.acquire_lease("sample", build_owner(), START, lambda _lease, _now: False)
         assert read_summary(database, layout, 0, START + 60).silent_s is None
         silent = read_summary(database, layout, 0, START + 600)
     assert silent.silent_s == 600
