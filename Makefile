@@ -33,10 +33,11 @@ chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over an
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
 	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability $(ARGS)
 
-check: $(VENV)/.made-test ## ruff and mypy
+check: $(VENV)/.made-test ## ruff, mypy, and vulture for what nothing uses
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 fmt: $(VENV)/.made-test ## format, and fix what can be fixed by itself
 	$(BIN)/ruff format

@@ -103,16 +103,16 @@ class Nothing:
         self._trials = tally.trials
         self._length = max(1, round(tally.reports / tally.trials))
 
-    def assign(self, slot: int, now: float) -> TrialState | None:
+    def assign(self, _slot: int, _now: float) -> TrialState | None:
         if self.drawn == self._trials:
             return None
         self.drawn += 1
         return _BLANK
 
-    def report(self, number: int, iteration: int, metrics: dict[str, float]) -> Decision:
+    def report(self, _number: int, iteration: int, _metrics: dict[str, float]) -> Decision:
         return Decision.GO_ON if iteration < self._length else Decision.PRUNE
 
-    def end(self, number: int, ended: Ended) -> None:
+    def end(self, _number: int, _ended: Ended) -> None:
         return None
 
 

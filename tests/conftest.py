@@ -112,7 +112,10 @@ def needs_slurm(install: SlurmInstall) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(needs_slurm: None, install: SlurmInstall) -> Iterator[SlurmCluster]:
+def cluster(
+    needs_slurm: None,  # noqa: ARG001 # skips
+    install: SlurmInstall,
+) -> Iterator[SlurmCluster]:
     """The real Slurm of four nodes with four fake GPUs each, started at first use."""
     stop_orphans()
     with SlurmCluster(install=install, owner=os.getpid(), label="tests") as running:

@@ -63,7 +63,7 @@ def test_list(folder: Path) -> None:
     assert found["best"]["value"] == pytest.approx(1 / 6)
 
 
-def test_the_folder_can_be_said(folder: Path, tmp_path: Path) -> None:
+def test_the_folder_can_be_said(folder: Path) -> None:
     result = CliRunner().invoke(main, ["list", "--local-dir", str(folder)])
     assert "sample" in result.stdout
 
@@ -246,7 +246,7 @@ def test_rm_spares_a_sweep_that_runs(folder: Path) -> None:
     other = build_owner()
     other = type(other)("elsewhere", 1, None, "", "nonce")
     with Database.open(folder / "slurm-sweeps.db") as database:
-        database.acquire_lease("sample", other, time.time(), lambda lease, now: False)
+        database.acquire_lease("sample", other, time.time(), lambda _lease, _now: False)
     result = call(folder, "rm", "sample", "--yes", code=1)
     assert "is in use by another driver: host 'elsewhere'" in result.stderr
 

@@ -44,10 +44,10 @@ def build_module(package: ModuleType, names: tuple[str, ...] = ("val_loss",)) ->
             super().__init__()
             self.layer = torch.nn.Linear(1, 1)
 
-        def training_step(self, batch: Any, index: int) -> Any:
+        def training_step(self, batch: Any, _index: int) -> Any:
             return self.layer(batch[0]).sum()
 
-        def validation_step(self, batch: Any, index: int) -> None:
+        def validation_step(self, _batch: Any, _index: int) -> None:
             for name in names:
                 self.log(name, torch.tensor(float(self.global_step)))
 
@@ -131,7 +131,7 @@ def test_it_acts_after_the_checkpoint_is_written(
     seen = []
 
     class Callback(integration.SlurmSweepsCallback):  # type: ignore[misc,name-defined] # see above
-        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        def on_validation_end(self, trainer: Any, _pl_module: Any) -> None:
             if not trainer.sanity_checking:
                 seen.append((tmp_path / "last.ckpt").exists())
 
@@ -191,7 +191,7 @@ def test_in_a_trial_term_stays_with_the_sweep(
     handlers = []
 
     class Look(package.Callback):  # type: ignore[misc,name-defined] # chosen at run time
-        def on_train_batch_start(self, *args: Any) -> None:
+        def on_train_batch_start(self, *_args: Any) -> None:
             handlers.append(signal.getsignal(signal.SIGTERM))
 
     try:

@@ -88,7 +88,7 @@ def test_it_reports_when_the_checkpoint_is_written(
     monkeypatch.setattr(
         integration.session,
         "log",
-        lambda values, iteration: seen.append(sorted(p.name for p in tmp_path.glob("check*"))),
+        lambda _values, _iteration: seen.append(sorted(p.name for p in tmp_path.glob("check*"))),
     )
     train(tmp_path, integration.SlurmSweepsCallback("eval_loss"), save_strategy="epoch")
     assert seen == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
@@ -101,7 +101,8 @@ def test_a_missing_metric_is_named_with_those_there_are(
         train(tmp_path, integration.SlurmSweepsCallback("f1"))
 
 
-def test_what_to_install_is_said(integration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("integration")
+def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "slurm_sweeps.integrations.transformers")
     with pytest.raises(ImportError, match=r"pip install 'transformers\[torch\]'"):
