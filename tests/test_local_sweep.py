@@ -307,10 +307,13 @@ def test_as_many_at_once_as_there_are_cpus(tmp_path: Path) -> None:
         import time
 
         (tmp_path / f"there-{ss.trial_id()}").write_text("")
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("there-*"))) < n_cpus:
+            assert time.monotonic() < deadline, "the others never come"
             time.sleep(0.01)
 
     result = run(tmp_path, train=train, n_trials=n_cpus)
+    assert [trial.error for trial in result.trials] == [None] * n_cpus
     assert [trial.status for trial in result.trials] == [Status.COMPLETED] * n_cpus
 
 
@@ -337,7 +340,9 @@ def test_gpus_are_dealt_out(
 
         assert os.environ["CUDA_VISIBLE_DEVICES"] == looks_at_gpus.SEEN
         (tmp_path / f"there-{ss.trial_id()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("there-*"))) < n_slots:
+            assert time.monotonic() < deadline, "the others never come"
             time.sleep(0.01)
 
     cfg = ss.LocalCfg(gpus=1)
