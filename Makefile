@@ -7,7 +7,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: help demo test test-slurm24 test-gpu test-heavy chaos check fmt bench bench-quick replay cluster \
+.PHONY: help demo test test-unit test-slurm24 test-gpu test-heavy chaos check fmt bench bench-quick replay cluster \
 	cluster-stop slurm screens clean
 
 help: ## this list
@@ -19,9 +19,12 @@ demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
 	$(PYTHON) tools/run-tests $(AGAIN) $(BIN)/python $(ARGS)
 
+test-unit: $(VENV)/.made-test ## the tests that start no process, with fewer examples; in half a minute
+	$(BIN)/python -m pytest -m unit --hypothesis-profile=quick $(ARGS)
+
 test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
-	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || \
-	SLURM_SWEEPS_SLURM=$$folder $(BIN)/python -m pytest -m cluster $(ARGS); }
+	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || SLURM_SWEEPS_SLURM=$$folder \
+	$(PYTHON) tools/run-tests --only-cluster $(AGAIN) $(BIN)/python $(ARGS); }
 
 test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which no other target runs
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
@@ -33,10 +36,11 @@ chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over an
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
 	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability $(ARGS)
 
-check: $(VENV)/.made-test ## ruff and mypy
+check: $(VENV)/.made-test ## ruff, mypy, and vulture for what nothing uses
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 fmt: $(VENV)/.made-test ## format, and fix what can be fixed by itself
 	$(BIN)/ruff format

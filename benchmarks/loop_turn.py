@@ -36,22 +36,22 @@ class Nowhere:
     def __init__(self, n_slots: int = 0) -> None:
         self.slots = [SlotPlace(number, ("here",)) for number in range(n_slots)]
 
-    def start(self, slot: int) -> Any:
+    def start(self, _slot: int) -> Any:
         return Nowhere()
 
-    def describe_slot(self, slot: int) -> dict[str, Any]:
+    def describe_slot(self, _slot: int) -> dict[str, Any]:
         return {"env": {}}
 
-    def attach(self, selector: object, keep: object) -> None:
+    def attach(self, _selector: object, _keep: object) -> None:
         return None
 
-    def send(self, record: object) -> None:
+    def send(self, _record: object) -> None:
         return None
 
-    def answer(self, fd: int, record: object) -> None:
+    def answer(self, _fd: int, _record: object) -> None:
         return None
 
-    def put(self, record: object) -> None:
+    def put(self, _record: object) -> None:
         return None
 
     def check(self) -> None:

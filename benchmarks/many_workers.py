@@ -39,7 +39,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     begun.touch()
     interval_s = options.interval
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         with begun.open("ab") as file:
             file.write(b".")
         took, iteration = [], 0

@@ -58,11 +58,11 @@ HERE = Path(__file__).resolve().parent
 
 #: What samples on a table; only foresight looks at it.
 SAMPLERS: dict[str, Callable[[Table], SamplerPlan]] = {
-    "random": lambda table: ss.samplers.Random(),
-    "quasi": lambda table: ss.samplers.Random(quasi=True),
-    "model": lambda table: ss.samplers.Model(),
-    "model-heedless": lambda table: ss.samplers.Model(cost_weight=0),
-    "optuna": lambda table: ss.samplers.Optuna(),
+    "random": lambda _table: ss.samplers.Random(),
+    "quasi": lambda _table: ss.samplers.Random(quasi=True),
+    "model": lambda _table: ss.samplers.Model(),
+    "model-heedless": lambda _table: ss.samplers.Model(cost_weight=0),
+    "optuna": lambda _table: ss.samplers.Optuna(),
     "foresight": lambda table: Foresight(table),
 }
 
@@ -71,11 +71,11 @@ CLAIRVOYANCE = "clairvoyance"
 
 #: A pruner for tables of so many epochs; None runs every trial to its end.
 PRUNERS: dict[str, Callable[[int], Pruner | None]] = {
-    "none": lambda max_t: None,
+    "none": lambda _max_t: None,
     "asha": lambda max_t: ss.ASHA("loss", "min", max_t=max_t).build_pruner(),
     "asha-promote": lambda max_t: ss.ASHA("loss", "min", max_t=max_t, promote=True).build_pruner(),
     "hyperband": lambda max_t: ss.Hyperband("loss", "min", max_t).build_pruner(),
-    "median": lambda max_t: ss.MedianStopping("loss", "min").build_pruner(),
+    "median": lambda _max_t: ss.MedianStopping("loss", "min").build_pruner(),
     "asha-3": lambda max_t: ss.ASHA("loss", "min", 3, max_t=max_t).build_pruner(),
 }
 
@@ -120,7 +120,7 @@ class SweepTuner:
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
 
-    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+    def assign(self, _slot: int, now: float) -> tuple[int, Array] | None:
         trial = self._sweep.assign(now)
         if trial is None:
             return None

@@ -72,7 +72,7 @@ class OptunaTuner:
         self._trials: dict[int, Any] = {}
         self._last: dict[int, float] = {}
 
-    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+    def assign(self, _slot: int, _now: float) -> tuple[int, Array] | None:
         if len(self._trials) == self._n_rows:
             return None
         if self._points is not None:
@@ -81,7 +81,7 @@ class OptunaTuner:
         self._trials[trial.number] = trial
         return trial.number, np.array([trial.suggest_float(name, 0, 1) for name in self._names])
 
-    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, _now: float) -> bool:
         self._trials[number].report(value, epoch)
         self._last[number] = value
         return not self._trials[number].should_prune()
@@ -123,7 +123,7 @@ class SyneTuner:
         self._trials: list[Any] = []
         self._last: dict[int, dict[str, float]] = {}
 
-    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+    def assign(self, _slot: int, _now: float) -> tuple[int, Array] | None:
         number = len(self._trials)
         suggestion = self._scheduler.suggest() if number < self._n_rows else None
         if suggestion is None:
@@ -134,7 +134,7 @@ class SyneTuner:
         self._scheduler.on_trial_add(trial)
         return number, np.array([config[name] for name in self._names])
 
-    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, _now: float) -> bool:
         loss = value if np.isfinite(value) else self._largest
         result = self._last[number] = {"loss": loss, "epoch": epoch}
         return bool(self._scheduler.on_trial_result(self._trials[number], result) == "CONTINUE")
@@ -152,7 +152,7 @@ class RayTuner:
 
     pruner = "AsyncHyperBandScheduler"
 
-    def __init__(self, table: Table, seed: int, sampler: str) -> None:
+    def __init__(self, table: Table, seed: int, _sampler: str) -> None:
         from ray.tune.schedulers import AsyncHyperBandScheduler
 
         self._scheduler = AsyncHyperBandScheduler(
@@ -163,7 +163,7 @@ class RayTuner:
         self._trials: list[Any] = []
         self._last: dict[int, dict[str, float]] = {}
 
-    def assign(self, slot: int, now: float) -> tuple[int, Array] | None:
+    def assign(self, _slot: int, _now: float) -> tuple[int, Array] | None:
         number = len(self._trials)
         if number == self._n_rows:
             return None
@@ -172,7 +172,7 @@ class RayTuner:
         self._scheduler.on_trial_add(None, trial)
         return number, self._points.draw()
 
-    def report(self, number: int, epoch: int, value: float, now: float) -> bool:
+    def report(self, number: int, epoch: int, value: float, _now: float) -> bool:
         result = self._last[number] = {"loss": value, "epoch": epoch}
         decision = self._scheduler.on_trial_result(None, self._trials[number], result)
         return bool(decision == self._scheduler.CONTINUE)

@@ -46,7 +46,7 @@ def parse_options() -> argparse.Namespace:
 def measure(folder: str, n_trials: int, reports: int, rows: int) -> None:
     """Run one trial (more) that measures its own calls of `log`."""
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         spans = []
         for iteration in range(reports):
             begin = time.perf_counter()

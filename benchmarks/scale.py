@@ -98,16 +98,16 @@ class Nothing:
         self._trials = tally.trials
         self._length = max(1, round(tally.reports / tally.trials))
 
-    def assign(self, now: float) -> TrialState | None:
+    def assign(self, _now: float) -> TrialState | None:
         if self.drawn == self._trials:
             return None
         self.drawn += 1
         return _BLANK
 
-    def report(self, number: int, iteration: int, metrics: dict[str, float]) -> Answer:
+    def report(self, _number: int, iteration: int, _metrics: dict[str, float]) -> Answer:
         return _GO_ON if iteration < self._length else _PRUNE
 
-    def end(self, number: int, ended: Ended) -> None:
+    def end(self, _number: int, _ended: Ended) -> None:
         return None
 
 

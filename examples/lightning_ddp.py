@@ -39,12 +39,12 @@ class DigitsNet(lightning.LightningModule):
             torch.nn.Linear(64, 10),
         )
 
-    def training_step(self, batch, index):
+    def training_step(self, batch, _index):
         """Return the loss of a batch."""
         images, labels = batch
         return torch.nn.functional.cross_entropy(self.network(images), labels)
 
-    def validation_step(self, batch, index):
+    def validation_step(self, batch, _index):
         """Log loss and accuracy of a batch; `sync_dist`: over all ranks."""
         images, labels = batch
         logits = self.network(images)

@@ -1,14 +1,19 @@
-"""Fixtures for all tests: a clean environment, and a real Slurm for those that use `cluster`."""
+"""Fixtures for all tests: a clean environment, and a real Slurm for those that use `cluster`.
+
+Unit tests are marked here, and held to start no process: see `unit_tests`.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import unit_tests
 from cluster_tools import (
     SlurmCluster,
     SlurmInstall,
@@ -21,9 +26,27 @@ from cluster_tools.requirement import require
 from sweep_scripts import Scripts
 
 # No test asserts on time: a busy machine must not make one fail. In continuous integration all
-# examples are the same in every run, so that a change fails for what it changes.
+# examples are the same in every run, so that a change fails for what it changes. `make test-unit`
+# is content with a quarter of them.
 settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.register_profile("quick", settings.get_profile("steady"), max_examples=25)
 settings.load_profile("steady")
+
+
+def pytest_configure() -> None:
+    """Have each start of a process pass by where unit tests are told to leave it."""
+    sys.addaudithook(unit_tests.refuse_processes)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    unit_tests.running = item.nodeid if item.get_closest_marker("unit") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Let fixtures of the whole session, a cluster for instance, end what they have started."""
+    unit_tests.running = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,14 +54,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", choices=["only", "none"], help="tests that use the cluster")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no other files where unit tests alone are asked for."""
+    others = collection_path.is_file() and not unit_tests.is_place(collection_path)
+    return True if others and config.getoption("-m") == "unit" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark every test that uses the cluster, and leave out what was not asked for.
+    """Mark unit tests and those that use the cluster, and leave out what was not asked for.
 
     That is, tests that need a GPU or heavy libraries, unless `-m` speaks of them.
     """
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
+        if unit_tests.is_unit(item):
+            item.add_marker(pytest.mark.unit)
     config.hook.pytest_deselected(items=[i for i in items if not _is_chosen(i, config)])
     items[:] = [item for item in items if _is_chosen(item, config)]
 
@@ -82,7 +113,10 @@ def needs_slurm(install: SlurmInstall) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(needs_slurm: None, install: SlurmInstall) -> Iterator[SlurmCluster]:
+def cluster(
+    needs_slurm: None,  # noqa: ARG001 # skips
+    install: SlurmInstall,
+) -> Iterator[SlurmCluster]:
     """The real Slurm of four nodes with four fake GPUs each, started at first use."""
     stop_orphans()
     with SlurmCluster(install=install, owner=os.getpid(), label="tests") as running:

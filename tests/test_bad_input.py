@@ -30,7 +30,7 @@ def train(cfg: dict[str, Any]) -> None:
     ss.log({"loss": cfg.get("x", 0)}, 1)
 
 
-def build(tmp_path: Path, *args: Any, **kwargs: Any) -> ss.Experiment:
+def build(tmp_path: Path, *_args: Any, **kwargs: Any) -> ss.Experiment:
     """Make an experiment of which all is right but what the test says."""
     kwargs = {"local_dir": tmp_path, "cfg": SPACE, "train": train, "name": "mine"} | kwargs
     return ss.Experiment(kwargs.pop("train"), kwargs.pop("cfg"), **kwargs)
@@ -417,7 +417,7 @@ def test_a_driver_inside_a_job_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_train_that_can_not_be_pickled_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     lock = threading.Lock()
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         with lock:
             pass
 
@@ -476,7 +476,7 @@ def test_a_metric_that_asha_needs_and_trials_never_log(tmp_path: Path) -> None:
     ],
 )
 def test_bad_reports_fail_their_trial(tmp_path: Path, call: str, words: str) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         exec(call, {"ss": ss})
 
     (trial,) = run_one(tmp_path, train=train).trials
@@ -486,7 +486,7 @@ def test_bad_reports_fail_their_trial(tmp_path: Path, call: str, words: str) -> 
 
 
 def test_an_error_whose_text_is_not_utf_8(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         open(b"no such \xff file")  # noqa: SIM115 - it is not there
 
     (trial,) = run_one(tmp_path, train=train).trials

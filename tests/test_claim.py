@@ -134,7 +134,7 @@ def test_each_state_is_written_once(
         assert database.experiment("a").state == states[-1]
 
 
-def raise_an_error(cfg: dict[str, Any]) -> None:
+def raise_an_error(_cfg: dict[str, Any]) -> None:
     raise ValueError("always")
 
 

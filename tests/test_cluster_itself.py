@@ -126,7 +126,7 @@ def test_a_job_that_does_not_end_shows_its_output(cluster: SlurmCluster, tmp_pat
 
 
 @pytest.fixture
-def small(needs_slurm: None) -> Iterator[SlurmCluster]:
+def small(needs_slurm: None) -> Iterator[SlurmCluster]:  # noqa: ARG001 # skips
     with SlurmCluster(SMALL, owner=os.getpid()) as running:
         yield running
 
@@ -161,7 +161,8 @@ def test_a_daemon_that_does_not_end_is_named(small: SlurmCluster) -> None:
 
 
 @pytest.mark.cluster
-def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(needs_slurm: None) -> None:
+@pytest.mark.usefixtures("needs_slurm")
+def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing() -> None:
     cluster = SlurmCluster(ClusterSpec(nodes=1, extra=("NoSuchOption=1",)))
     with pytest.raises(ClusterError, match="NoSuchOption"):
         cluster.start()
@@ -170,7 +171,8 @@ def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(needs_slurm: 
 
 
 @pytest.mark.cluster
-def test_orphans_of_a_crashed_run_are_ended(needs_slurm: None) -> None:
+@pytest.mark.usefixtures("needs_slurm")
+def test_orphans_of_a_crashed_run_are_ended() -> None:
     code = """
         import os
         from cluster_tools import ClusterSpec, SlurmCluster
@@ -196,7 +198,8 @@ def test_orphans_of_a_crashed_run_are_ended(needs_slurm: None) -> None:
 
 
 @pytest.mark.cluster
-def test_make_cluster_finds_the_one_that_runs(needs_slurm: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("needs_slurm")
+def test_make_cluster_finds_the_one_that_runs(tmp_path: Path) -> None:
     def play(action: str) -> str:
         return subprocess.run(
             [sys.executable, "-m", "cluster_tools", action],

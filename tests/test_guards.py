@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import slurm_sweeps as ss
+import unit_tests
 from sweep_scripts import Scripts
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +42,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+assert len(SOURCES) > 50, f"{PACKAGE} is not the package"
 
 
 def read_imports(file: Path) -> Iterator[tuple[str, ...]]:
@@ -66,6 +70,48 @@ def test_imports_point_downwards(file: Path) -> None:
     assert not wrong, f"{file} imports {wrong}; allowed are, relatively, {sorted(allowed)}"
 
 
+def test_the_table_points_downwards() -> None:
+    """There is no circle of parts: what one may import has its line above."""
+    parts = list(MAY_IMPORT)
+    assert set(parts) == {
+        file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in SOURCES
+    }
+    for i, part in enumerate(parts):
+        assert MAY_IMPORT[part] <= set(parts[:i]), part
+
+
+def read_modules_loaded(path: Path, modules: dict[tuple[str, ...], Path]) -> set[tuple[str, ...]]:
+    """Read which modules of ours one uses, in functions too, but not those for types alone."""
+    package = path.relative_to(PACKAGE).parent.parts
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    loaded = set()
+    for node in nodes:  # grows
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            base += tuple(node.module.split(".")) if node.module else ()
+            loaded |= {
+                base if (*base, a.name) not in modules else (*base, a.name) for a in node.names
+            }
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            nodes += node.orelse
+        else:
+            nodes += ast.iter_child_nodes(node)
+    return loaded
+
+
+def test_no_circle_of_modules() -> None:
+    """Imports in functions count, as they hide circles; those for types alone do not."""
+    modules = {}
+    for file in SOURCES:
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        modules[parts[:-1] if parts[-1] == "__init__" else parts] = file
+    loads = {name: read_modules_loaded(file, modules) for name, file in modules.items()}
+    assert sum(map(len, loads.values())) > len(modules), "the imports are not found"
+    assert set().union(*loads.values()) <= {*modules}
+    graphlib.TopologicalSorter(loads).prepare()  # raises CycleError, which names them
+
+
+#: What decides, and all that knows Slurm's text but the one module that asks Slurm.
 PURE = [
     "errors.py",
     "trial.py",
@@ -74,30 +120,64 @@ PURE = [
     "search",
     "samplers",
     "sweep",
-    "slurm/text.py",
-    "slurm/allocation.py",
-    "slurm/config.py",
-    "slurm/share.py",
-    "slurm/slot.py",
-    "slurm/step.py",
+    "slurm",
+    "running/deadlines.py",
 ]
-IMPURE = {"os", "subprocess", "socket", "time", "logging", "threading", "sqlite3", "pathlib"}
+BUT = {"slurm/client.py"}
+IMPURE = {
+    *(
+        "os",
+        "subprocess",
+        "socket",
+        "select",
+        "selectors",
+        "signal",
+        "time",
+        "logging",
+        "threading",
+    ),
+    *(
+        "concurrent",
+        "multiprocessing",
+        "sqlite3",
+        "pathlib",
+        "shutil",
+        "tempfile",
+        "random",
+        "glob",
+    ),
+}
 
 
 @pytest.mark.parametrize("place", PURE)
 def test_what_decides_is_pure(place: str) -> None:
     path = PACKAGE / place
-    files = [path] if path.is_file() else list(path.rglob("*.py"))
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    files = [file for file in files if str(file.relative_to(PACKAGE)) not in BUT]
     assert files, f"there is no {path} to look at"
     for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name.split(".")[0] for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names = [(node.module or "").split(".")[0]]
-            allowed = {"subprocess"} if place == "trial.py" else set()  # the type of a Popen
-            assert not set(names) & (IMPURE - allowed), f"{file}: {names}"
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        allowed = {"subprocess"} if place == "trial.py" else set()  # the type of a Popen
+        assert not {*read_foreign_imports(tree)} & (IMPURE - allowed), file
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        assert not {ast.unparse(call) for call in calls} & {"open", "input", "print"}, file
+        ours = {"/".join(found) for found in read_imports(file)}
+        assert not {f"{name}.py" for name in ours} & BUT, f"{file} asks Slurm"
+
+
+def test_what_is_not_pure_is_there() -> None:
+    for place in BUT:
+        tree = ast.parse((PACKAGE / place).read_text(encoding="utf-8"))
+        assert {*read_foreign_imports(tree)} & IMPURE, f"{place} could be pure"
+
+
+def read_foreign_imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the packages that are not ours, by the first word of each import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").split(".")[0]
 
 
 HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing", "asyncio"]
@@ -114,6 +194,7 @@ HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing
         ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich"}),
     ],
 )
+@pytest.mark.processes
 def test_what_is_loaded(code: str, may: set[str]) -> None:
     show = f"{code}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(
@@ -122,6 +203,32 @@ def test_what_is_loaded(code: str, may: set[str]) -> None:
     loaded = set(ast.literal_eval(done.stdout))
     assert loaded <= may
     assert "pandas" not in loaded  # it alone takes half a second
+
+
+def start_by_subprocess() -> None:
+    try:
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    except Exception as error:  # as code that goes on without does
+        raise AssertionError("whatever is tested may swallow it") from error
+
+
+def start_by_fork() -> None:
+    if not os.fork():
+        os._exit(0)
+
+
+@pytest.mark.parametrize("start", [start_by_subprocess, start_by_fork, lambda: os.system("true")])
+def test_a_unit_test_starts_no_process(start: Callable[[], object]) -> None:
+    with pytest.raises(pytest.fail.Exception, match="is a unit test and starts a process"):
+        start()
+
+
+@pytest.mark.parametrize("place", unit_tests.PLACES)
+def test_places_of_unit_tests_are_there(place: str) -> None:
+    path = ROOT / "tests" / place
+    assert path.is_file() or list(path.glob("test_*.py")), (
+        f"tests/unit_tests.py: no tests in {path}"
+    )
 
 
 def test_all_is_what_there_is() -> None:
@@ -146,6 +253,17 @@ def test_a_name_that_is_not_there() -> None:
         _ = ss.Unifrom
     with pytest.raises(ImportError, match="cannot import name 'Unifrom'"):
         exec("from slurm_sweeps import Unifrom")
+
+
+def test_the_house_stays_small() -> None:
+    """Whoever opens the source for the first time is to find everything in a day.
+
+    The limits are what it took when it was last put in order. Who needs more looks first for what
+    can go, or can be said once; a limit that is raised says why here. Denser lines are no way out.
+    """
+    lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
+    assert 50 < len(SOURCES) <= 95, f"{len(SOURCES)} files"
+    assert 5_000 < lines <= 17_500, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:
@@ -201,11 +319,15 @@ def test_the_second_script_of_the_readme_runs(scripts: Scripts) -> None:
 
 def test_the_readme_links_to_what_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert targets
+    for target in targets:
         assert (ROOT / target).exists(), target
 
 
 def test_the_readme_names_make_targets_that_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([a-z-]+)", "\n".join(read_code("bash")), flags=re.MULTILINE):
+    targets = re.findall(r"^make ([a-z-]+)", "\n".join(read_code("bash")), flags=re.MULTILINE)
+    assert targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

@@ -102,7 +102,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_files_of_a_trial(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import sys
 
         print(os.getcwd(), os.environ["OMP_NUM_THREADS"])
@@ -248,7 +248,7 @@ def test_all_spaces_in_one_sweep(tmp_path: Path) -> None:
 def test_any_metrics(tmp_path: Path) -> None:
     names = ["val/loss", "a b", "β", "; DROP TABLE trials", *(f"m{i}" for i in range(60))]
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         ss.log({name: np.float32(i) for i, name in enumerate(names)}, 0)
         ss.log({"bad": float("nan"), "high": float("inf"), "low": float("-inf")}, 1)
         ss.log({"bad": 3}, 2)
@@ -281,7 +281,7 @@ def test_a_trial_that_never_is_good_is_pruned_and_never_best(tmp_path: Path) -> 
 
 
 def test_no_more_at_once_than_asked(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import time
 
         places = [tmp_path / f"place-{i}" for i in range(2)]
@@ -303,14 +303,17 @@ def test_no_more_at_once_than_asked(tmp_path: Path) -> None:
 def test_as_many_at_once_as_there_are_cpus(tmp_path: Path) -> None:
     n_cpus = len(os.sched_getaffinity(0))
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import time
 
         (tmp_path / f"there-{ss.trial_id()}").write_text("")
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("there-*"))) < n_cpus:
+            assert time.monotonic() < deadline, "the others never come"
             time.sleep(0.01)
 
     result = run(tmp_path, train=train, n_trials=n_cpus)
+    assert [trial.error for trial in result.trials] == [None] * n_cpus
     assert [trial.status for trial in result.trials] == [Status.COMPLETED] * n_cpus
 
 
@@ -330,14 +333,16 @@ def test_gpus_are_dealt_out(
     monkeypatch.syspath_prepend(tmp_path)
     n_slots = slots or 2
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import time
 
         import looks_at_gpus
 
         assert os.environ["CUDA_VISIBLE_DEVICES"] == looks_at_gpus.SEEN
         (tmp_path / f"there-{ss.trial_id()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("there-*"))) < n_slots:
+            assert time.monotonic() < deadline, "the others never come"
             time.sleep(0.01)
 
     cfg = ss.LocalCfg(gpus=1)
@@ -374,7 +379,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(
 
 
 def test_a_trial_is_retried_when_asked(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         tries = ss.checkpoint_dir() / "tries"
         with tries.open("a") as file:
             file.write("x")
@@ -388,7 +393,7 @@ def test_a_trial_is_retried_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_trial_whose_worker_is_killed_is_run_again(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import signal
         import time
 
@@ -459,7 +464,7 @@ def test_several_experiments_share_a_database(tmp_path: Path) -> None:
 
 
 def test_trials_do_not_see_the_standard_input(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import sys
 
         print(repr(sys.stdin.read()))

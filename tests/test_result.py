@@ -277,6 +277,7 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
         Result("a", tmp_path)
 
 
+@pytest.mark.processes
 def test_reading_loads_no_pandas_and_no_numpy_before_a_frame_is_asked_for(tmp_path: Path) -> None:
     store(tmp_path, RECORDS)
     script = (

@@ -1,8 +1,9 @@
-"""The two processes of `make test`: what becomes of their exit statuses, and of Ctrl-C."""
+"""The two processes of `make test`: their exit statuses, what is run once more, and Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from cluster_tools import wait_until
 
 TOOL = Path(__file__).parents[1] / "tools" / "run-tests"
 
+#: The test of `TESTS` that fails once, among those of the cluster.
+UNSTEADY = "test_cluster.py::test_unsteady"
+
 #: In the place of a Python: what is asked of pytest decides how it ends.
 STAND_IN = """#!/bin/sh
 case "$*" in
-    *--last-failed*) echo once more; exit ${CODE_AGAIN:-0} ;;
     *--cluster=none*) echo others; exit ${CODE_OTHERS:-0} ;;
     *-k\\ crash*) kill -KILL $$ ;;
     *) echo cluster; exit ${CODE_CLUSTER:-0} ;;
@@ -29,11 +32,12 @@ esac
 
 
 @pytest.fixture
-def tool() -> ModuleType:
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     loader = SourceFileLoader("run_tests", str(TOOL))
     spec = spec_from_loader("run_tests", loader)
     assert spec is not None
     module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
     sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
     try:
         loader.exec_module(module)
@@ -80,24 +84,8 @@ def test_both_are_run(
 
 
 def test_what_was_interrupted_is_not(tmp_path: Path) -> None:
-    done = run(tmp_path, "-q", first=("--again",), CODE_OTHERS="2")
+    done = run(tmp_path, "-q", first=("--again", str(tmp_path / "told")), CODE_OTHERS="2")
     assert (done.returncode, done.stdout, done.stderr) == (1, "others\n", "")
-
-
-@pytest.mark.parametrize(
-    ("codes", "code", "again"),
-    [
-        ({"CODE_OTHERS": "1"}, 0, 1),
-        ({"CODE_OTHERS": "1", "CODE_CLUSTER": "1"}, 0, 2),
-        ({"CODE_OTHERS": "1", "CODE_AGAIN": "1"}, 1, 1),
-        ({"CODE_OTHERS": "1", "CODE_CLUSTER": "3"}, 1, 1),  # an internal error is none of a test
-    ],
-)
-def test_what_has_failed_is_run_once_more(
-    tmp_path: Path, codes: dict[str, str], code: int, again: int
-) -> None:
-    done = run(tmp_path, first=("--again",), **codes)
-    assert (done.returncode, done.stdout.count("\nonce more\n")) == (code, again)
 
 
 def run(
@@ -106,9 +94,107 @@ def run(
     stand_in = folder / "python"
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o755)
-    command = [sys.executable, str(TOOL), *first, str(stand_in), *arguments]
-    env = os.environ | codes
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    return call(folder, *first, str(stand_in), *arguments, **codes)
+
+
+def call(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *words]
+    # No plugin that happens to be installed is waited for.
+    environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | env
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environ, timeout=60
+    )
+
+
+#: A project of its own, whose tests in `test_cluster.py` are those of the cluster.
+CONFTEST = """
+def pytest_addoption(parser):
+    parser.addoption("--cluster")
+
+def pytest_collection_modifyitems(config, items):
+    cluster = config.getoption("--cluster") == "only"
+    items[:] = [item for item in items if (item.path.name == "test_cluster.py") == cluster]
+"""
+TESTS = {
+    "good": "def test_good(): pass\n",
+    "bad": "def test_bad(): raise ValueError\n",
+    "unsteady": (
+        "def test_unsteady(request):\n"
+        "    before = request.path.with_suffix('.before')\n"
+        "    there = before.exists()\n"
+        "    before.touch()\n"
+        "    assert there, 'the first time'\n"
+    ),
+    "crash": "def test_crash():\n    import os\n    os._exit(3)\n",
+}
+
+
+def write_project(folder: Path, others: list[str], cluster: list[str]) -> None:
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_others.py").write_text("".join(TESTS[name] for name in others))
+    (folder / "test_cluster.py").write_text("".join(TESTS[name] for name in cluster))
+
+
+@pytest.mark.parametrize(
+    ("others", "beside", "code", "named"),
+    [
+        (["good"], ["bad"], 1, []),
+        (["good", "unsteady"], ["unsteady"], 0, ["test_others.py::test_unsteady", UNSTEADY]),
+        (["bad", "unsteady"], ["good"], 1, ["test_others.py::test_unsteady"]),
+        (["crash"], ["unsteady"], 1, [UNSTEADY]),
+    ],
+)
+def test_what_fails_once_is_named(
+    tmp_path: Path, others: list[str], beside: list[str], code: int, named: list[str]
+) -> None:
+    write_project(tmp_path, others, beside)
+    told = tmp_path / "told"
+    done = call(tmp_path, "--again", str(told), sys.executable)
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = told.read_text().splitlines(keepends=True) if told.exists() else []
+    assert [line.strip() for line in lines] == named
+    if named:
+        assert done.stdout.endswith("\nFailed once, passed when run again:\n" + "".join(lines))
+
+
+def test_the_cluster_alone_is_treated_alike(tmp_path: Path) -> None:
+    write_project(tmp_path, ["bad"], ["unsteady"])
+    told = tmp_path / "told"
+    told.write_text("  from another run\n")
+    done = call(tmp_path, "--again", str(told), "--only-cluster", sys.executable)
+    assert done.returncode == 0, done.stdout
+    assert "test_bad" not in done.stdout
+    assert told.read_text() == f"  from another run\n  {UNSTEADY}\n"
+
+
+def test_what_failed_some_time_ago_does_not_count(tmp_path: Path) -> None:
+    write_project(tmp_path, ["bad", "unsteady"], ["good"])
+    assert call(tmp_path, sys.executable).returncode == 1
+    told = tmp_path / "told"
+    done = call(tmp_path, "--again", str(told), sys.executable, "-k", "unsteady or test_cluster")
+    assert (done.returncode, told.exists()) == (0, False), done.stdout
+
+
+def test_ci_names_them_at_its_very_end(tmp_path: Path) -> None:
+    """Whatever becomes of the rest, and though another run has printed much since."""
+    ci = tmp_path / ".ci" / "run"
+    ci.parent.mkdir()
+    shutil.copy(TOOL.parents[1] / ".ci" / "run", ci)
+    make = tmp_path / "make"
+    make.write_text(
+        '#!/bin/sh\necho "$@"\n'
+        "for last; do :; done; file=${last#AGAIN=--again }\n"
+        'echo "  $1 was unsteady" >>"$file"\n'
+        "exit $CODE\n"
+    )
+    make.chmod(0o755)
+    for code, runs in ((0, ["test", "test-slurm24"]), (1, ["test"])):
+        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code)}
+        done = subprocess.run([ci], capture_output=True, text=True, env=env, timeout=60)
+        assert bool(done.returncode) is bool(code), done.stderr
+        said = "".join(f"  {name} was unsteady\n" for name in runs)
+        assert done.stdout.endswith("\nFailed once and passed when run again; mend them:\n" + said)
 
 
 def test_ctrl_c_is_waited_for(tmp_path: Path) -> None:

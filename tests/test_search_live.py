@@ -161,7 +161,7 @@ def test_a_model_in_a_real_sweep(tmp_path: Path) -> None:
     assert {trial.status for trial in trials} == {Status.COMPLETED, Status.PRUNED}
 
 
-def train_slowly(cfg: dict[str, Any]) -> None:
+def train_slowly(_cfg: dict[str, Any]) -> None:
     for epoch in range(1, 100_000):
         ss.log({"loss": 1 / epoch}, epoch)
 
@@ -204,8 +204,8 @@ class Recorder:
         self.tells: list[Observation] = []
         return self
 
-    def ask(self, now: float) -> dict[str, Any]:
-        return self.space.build(lambda leaf: self.number / 10)
+    def ask(self, _now: float) -> dict[str, Any]:
+        return self.space.build(lambda _leaf: self.number / 10)
 
     def tell(self, trial: Observation) -> None:
         self.number = max(self.number, trial.number + 1)

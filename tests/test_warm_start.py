@@ -189,8 +189,8 @@ def test_a_sampler_that_can_not_be_warmed_is_named(tmp_path: Path) -> None:
             self.space = problem.space
             return self
 
-        def ask(self, now: float) -> dict[str, Any]:
-            return self.space.build(lambda leaf: 0.5)
+        def ask(self, _now: float) -> dict[str, Any]:
+            return self.space.build(lambda _leaf: 0.5)
 
         def tell(self, trial: object) -> None: ...
 

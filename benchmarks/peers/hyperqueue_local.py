@@ -20,7 +20,7 @@ from hyperqueue.task.function import PythonEnv
 
 
 @contextmanager
-def connect(task: common.Task):
+def connect(_task: common.Task):
     """Start a server and a worker of two cores; a client comes out."""
     with LocalCluster() as cluster:
         cluster.start_worker(WorkerConfig(cores=common.SLOTS))
@@ -56,7 +56,7 @@ def first_line(task: common.Task) -> None:
     mark = str(task.folder / "first")
     started = time.time()
     with connect(task) as client:
-        run(client, 1, lambda x: common.write_now(mark))
+        run(client, 1, lambda _x: common.write_now(mark))
     common.emit_first_line(task.folder, started)
 
 

@@ -98,7 +98,7 @@ def run_processes(task: common.Task, objective: Callable[[optuna.Trial], float])
 def first_line(task: common.Task) -> None:
     mark = str(task.folder / "first")
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(_trial: optuna.Trial) -> float:
         common.write_now(mark)
         return 0.0
 

@@ -58,7 +58,7 @@ def readme(task: common.Task) -> None:
 def first_line(task: common.Task) -> None:
     mark = str(task.folder / "first")
 
-    def train(cfg: dict) -> None:
+    def train(_cfg: dict) -> None:
         common.write_now(mark)
         ss.log({"loss": 0.0}, 1)
 
@@ -72,7 +72,7 @@ def report(task: common.Task) -> None:
     spans = str(task.folder / "spans.json")
     asha = build_asha()
 
-    def train(cfg: dict) -> None:
+    def train(_cfg: dict) -> None:
         timed = common.time_reports(lambda loss, iteration: ss.log({"loss": loss}, iteration))
         Path(spans).write_text(json.dumps(timed))
 

@@ -50,7 +50,7 @@ def readme(task: common.Task) -> None:
 def first_line(task: common.Task) -> None:
     mark = str(task.folder / "first")
 
-    def train(cfg: dict) -> None:
+    def train(_cfg: dict) -> None:
         common.write_now(mark)
         ss.log({"loss": 0.0}, 1)
 
@@ -63,7 +63,7 @@ def first_line(task: common.Task) -> None:
 def report(task: common.Task) -> None:
     spans = task.folder / "spans.json"
 
-    def train(cfg: dict) -> None:
+    def train(_cfg: dict) -> None:
         timed = common.time_reports(lambda loss, iteration: ss.log({"loss": loss}, iteration))
         spans.write_text(json.dumps(timed))
 

@@ -52,7 +52,7 @@ def readme(task: common.Task) -> None:
 def first_line(task: common.Task) -> None:
     mark = str(task.folder / "first")
     started = time.time()
-    run(common.Task(1, 0, task.folder), lambda x: common.write_now(mark))
+    run(common.Task(1, 0, task.folder), lambda _x: common.write_now(mark))
     common.emit_first_line(task.folder, started)
 
 

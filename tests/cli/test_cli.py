@@ -81,7 +81,7 @@ def test_list(folder: Path) -> None:
     assert found["best"]["value"] == pytest.approx(1 / 6)
 
 
-def test_the_folder_can_be_said(folder: Path, tmp_path: Path) -> None:
+def test_the_folder_can_be_said(folder: Path) -> None:
     result = CliRunner().invoke(main, ["list", "--local-dir", str(folder)])
     assert "sample" in result.stdout
 

@@ -35,7 +35,9 @@ export PATH=$PWD/hidden:$PATH
 
 @pytest.fixture(scope="module", params=[SPEC], ids=["threads"])
 def other_cluster(
-    request: pytest.FixtureRequest, needs_slurm: None, install: SlurmInstall
+    request: pytest.FixtureRequest,
+    needs_slurm: None,  # noqa: ARG001 - asked for what it does
+    install: SlurmInstall,
 ) -> Iterator[SlurmCluster]:
     """A Slurm of its own for this file."""
     stop_orphans()

@@ -24,7 +24,11 @@ def gpu_count() -> int:
 
 
 @pytest.fixture(scope="session")
-def gpu_cluster(gpu_count: int, needs_slurm: None, install: SlurmInstall) -> Iterator[SlurmCluster]:
+def gpu_cluster(
+    gpu_count: int,
+    needs_slurm: None,  # noqa: ARG001 # skips
+    install: SlurmInstall,
+) -> Iterator[SlurmCluster]:
     """A Slurm of two nodes that both have this machine's GPUs, the real ones."""
     spec = ClusterSpec(nodes=2, cpus=8, memory_mb=50_000, gpus=gpu_count, gpu_type="real")
     with SlurmCluster(spec, install=install, owner=os.getpid(), label="GPU tests") as running:

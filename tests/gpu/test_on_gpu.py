@@ -144,13 +144,15 @@ def test_looking_for_a_gpu_is_no_hazard(gpu_count: int, scripts: Scripts, code: 
 
 
 @pytest.mark.parametrize("code", ["torch.cuda.init()", "torch.zeros(1, device='cuda')"])
-def test_using_a_gpu_is_a_hazard(gpu_count: int, scripts: Scripts, code: str) -> None:
+@pytest.mark.usefixtures("gpu_count")
+def test_using_a_gpu_is_a_hazard(scripts: Scripts, code: str) -> None:
     hazard, fork = scripts.run(PROBE.format(code=code)).stdout.splitlines()[:2]
     assert hazard == "importing what train needs has started CUDA"
     assert "Cannot re-initialize CUDA" in fork
 
 
-def test_on_this_machine_each_trial_has_the_gpu_to_itself(gpu_count: int, scripts: Scripts) -> None:
+@pytest.mark.usefixtures("gpu_count")
+def test_on_this_machine_each_trial_has_the_gpu_to_itself(scripts: Scripts) -> None:
     """Each takes 70 % of its memory, however the one before it has ended."""
     write_sweep(scripts.folder)
     scripts.run(SWEEP, "0.7", "12", "dict(local_cfg=ss.LocalCfg(gpus=1))", timeout_s=TIMEOUT_S)

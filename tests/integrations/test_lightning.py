@@ -19,29 +19,35 @@ from slurm_sweeps.running import session
 # What frameworks warn of in their own code is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
 
-torch = require_module("torch")
-PACKAGES = [require_module("lightning.pytorch"), require_module("pytorch_lightning")]
-integration = importlib.import_module("slurm_sweeps.integrations.lightning")
+PACKAGES = ["lightning.pytorch", "pytorch_lightning"]
 
 
-@pytest.fixture(params=PACKAGES, ids=lambda package: package.__name__)
+@pytest.fixture(params=PACKAGES)
 def package(request: pytest.FixtureRequest) -> ModuleType:
-    found: ModuleType = request.param
+    found: ModuleType = require_module(request.param)
     return found
+
+
+@pytest.fixture
+def integration() -> ModuleType:
+    for name in PACKAGES:
+        require_module(name)
+    return importlib.import_module("slurm_sweeps.integrations.lightning")
 
 
 def build_module(package: ModuleType, names: tuple[str, ...] = ("val_loss",)) -> Any:
     """A module whose metrics are the numbers of its validations, over all."""
+    import torch
 
     class Module(package.LightningModule):  # type: ignore[misc,name-defined] # chosen at run time
         def __init__(self) -> None:
             super().__init__()
             self.layer = torch.nn.Linear(1, 1)
 
-        def training_step(self, batch: Any, index: int) -> Any:
+        def training_step(self, batch: Any, _index: int) -> Any:
             return self.layer(batch[0]).sum()
 
-        def validation_step(self, batch: Any, index: int) -> None:
+        def validation_step(self, _batch: Any, _index: int) -> None:
             for name in names:
                 self.log(name, torch.tensor(float(self.global_step)))
 
@@ -53,6 +59,8 @@ def build_module(package: ModuleType, names: tuple[str, ...] = ("val_loss",)) ->
 
 def fit(package: ModuleType, callbacks: list[Any], ckpt: Path | None = None, **kwargs: Any) -> Any:
     """Train four batches an epoch."""
+    import torch
+
     trainer = package.Trainer(
         accelerator="cpu",
         callbacks=callbacks,
@@ -74,7 +82,7 @@ def read_reports(capsys: pytest.CaptureFixture[str]) -> list[tuple[int, float]]:
 
 
 def test_it_reports_each_validation_but_no_sanity_check(
-    package: ModuleType, capsys: pytest.CaptureFixture[str]
+    package: ModuleType, integration: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = fit(package, [integration.SlurmSweepsCallback("val_loss")])
     assert read_reports(capsys) == [(1, 4.0), (2, 8.0)]
@@ -83,7 +91,7 @@ def test_it_reports_each_validation_but_no_sanity_check(
 
 
 def test_epochs_without_validation_count(
-    package: ModuleType, capsys: pytest.CaptureFixture[str]
+    package: ModuleType, integration: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     callback = integration.SlurmSweepsCallback(["val_loss"])
     fit(package, [callback], max_epochs=4, check_val_every_n_epoch=2)
@@ -94,14 +102,17 @@ def test_epochs_without_validation_count(
     "how", [{"val_check_interval": 0.5}, {"val_check_interval": 2, "check_val_every_n_epoch": None}]
 )
 def test_several_validations_in_an_epoch_are_counted(
-    package: ModuleType, capsys: pytest.CaptureFixture[str], how: dict[str, Any]
+    package: ModuleType,
+    integration: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    how: dict[str, Any],
 ) -> None:
     fit(package, [integration.SlurmSweepsCallback("val_loss")], **how)
     assert read_reports(capsys) == [(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)]
 
 
 def test_counting_goes_on_after_a_checkpoint(
-    package: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    package: ModuleType, integration: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     how = {"val_check_interval": 0.5, "enable_checkpointing": True}
     checkpoint = package.callbacks.ModelCheckpoint(
@@ -114,11 +125,13 @@ def test_counting_goes_on_after_a_checkpoint(
     assert [iteration for iteration, _ in read_reports(capsys)][-1] == 4
 
 
-def test_it_acts_after_the_checkpoint_is_written(package: ModuleType, tmp_path: Path) -> None:
+def test_it_acts_after_the_checkpoint_is_written(
+    package: ModuleType, integration: ModuleType, tmp_path: Path
+) -> None:
     seen = []
 
     class Callback(integration.SlurmSweepsCallback):  # type: ignore[misc,name-defined] # see above
-        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        def on_validation_end(self, trainer: Any, _pl_module: Any) -> None:
             if not trainer.sanity_checking:
                 seen.append((tmp_path / "last.ckpt").exists())
 
@@ -129,12 +142,14 @@ def test_it_acts_after_the_checkpoint_is_written(package: ModuleType, tmp_path: 
     assert seen == [True, True]
 
 
-def test_it_is_a_callback_of_both_packages() -> None:
+def test_it_is_a_callback_of_both_packages(integration: ModuleType) -> None:
     callback = integration.SlurmSweepsCallback("val_loss")
-    assert all(isinstance(callback, package.Callback) for package in PACKAGES)
+    assert all(isinstance(callback, require_module(name).Callback) for name in PACKAGES)
 
 
-def test_a_missing_metric_is_named_with_those_there_are(package: ModuleType) -> None:
+def test_a_missing_metric_is_named_with_those_there_are(
+    package: ModuleType, integration: ModuleType
+) -> None:
     said = r"metric 'accuracy' is not among those logged .*: \['val_loss'\]"
     with pytest.raises(UsageError, match=said):
         fit(package, [integration.SlurmSweepsCallback(["val_loss", "accuracy"])])
@@ -153,12 +168,14 @@ def test_a_missing_metric_is_named_with_those_there_are(package: ModuleType) -> 
         ),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_bad_arguments(
+    integration: ModuleType, arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said):
         integration.SlurmSweepsCallback(**arguments)
 
 
-def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_to_install_is_said(integration: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in integration.PACKAGES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match="needs Lightning 2: pip install lightning"):
@@ -166,7 +183,7 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_in_a_trial_term_stays_with_the_sweep(
-    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+    package: ModuleType, integration: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's own handler ends training by an exception, wherever it is."""
     monkeypatch.setattr(session, "is_in_trial", lambda: True)
@@ -174,7 +191,7 @@ def test_in_a_trial_term_stays_with_the_sweep(
     handlers = []
 
     class Look(package.Callback):  # type: ignore[misc,name-defined] # chosen at run time
-        def on_train_batch_start(self, *args: Any) -> None:
+        def on_train_batch_start(self, *_args: Any) -> None:
             handlers.append(signal.getsignal(signal.SIGTERM))
 
     try:

@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,13 +16,19 @@ from slurm_sweeps import UsageError
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-torch = require_module("torch")
-transformers = require_module("transformers")
-integration = importlib.import_module("slurm_sweeps.integrations.transformers")
+
+@pytest.fixture
+def integration() -> ModuleType:
+    require_module("torch")
+    require_module("transformers")
+    return importlib.import_module("slurm_sweeps.integrations.transformers")
 
 
 def train(folder: Path, callback: Any, *more: Any, evaluate: bool = False, **kwargs: Any) -> None:
     """Train a tiny model four steps an epoch, for two epochs."""
+    import torch
+    import transformers
+
     config = transformers.BertConfig(
         vocab_size=8,
         hidden_size=8,
@@ -60,14 +67,14 @@ def read_iterations(capsys: pytest.CaptureFixture[str]) -> list[int]:
 
 
 def test_it_reports_each_epoch_of_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    integration: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tmp_path, integration.SlurmSweepsCallback("eval_loss"), evaluate=True)
     assert read_iterations(capsys) == [1, 2]
 
 
 def test_evaluations_by_steps_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    integration: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     callback = integration.SlurmSweepsCallback(["eval_loss"])
     train(tmp_path, callback, eval_strategy="steps", eval_steps=2)
@@ -75,23 +82,26 @@ def test_evaluations_by_steps_are_counted(
 
 
 def test_it_reports_when_the_checkpoint_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    integration: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     monkeypatch.setattr(
         integration.session,
         "log",
-        lambda values, iteration: seen.append(sorted(p.name for p in tmp_path.glob("check*"))),
+        lambda _values, _iteration: seen.append(sorted(p.name for p in tmp_path.glob("check*"))),
     )
     train(tmp_path, integration.SlurmSweepsCallback("eval_loss"), save_strategy="epoch")
     assert seen == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
 
 
-def test_a_missing_metric_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_metric_is_named_with_those_there_are(
+    integration: ModuleType, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"'f1' is not among those computed .*'eval_loss'"):
         train(tmp_path, integration.SlurmSweepsCallback("f1"))
 
 
+@pytest.mark.usefixtures("integration")
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "slurm_sweeps.integrations.transformers")

@@ -69,7 +69,7 @@ def hang_when_pruned(cfg: dict) -> None:
                 return
 
 
-def run_until_stopped(cfg: dict) -> None:
+def run_until_stopped(_cfg: dict) -> None:
     """Log without end; each rank writes down the iteration at which it had to leave."""
     with Group() as group:
         epoch = 0

@@ -22,20 +22,20 @@ class Module(lightning.LightningModule):
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
 
-    def training_step(self, batch, index):
+    def training_step(self, batch, _index):
         Path("training").touch()
         while not Path("sent").exists():
             time.sleep(0.05)
         return self.layer(batch[0]).sum()
 
-    def validation_step(self, batch, index):
+    def validation_step(self, _batch, _index):
         self.log("val_loss", 1.0)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(cfg: dict, unprotected: bool) -> None:
+def train(_cfg: dict, unprotected: bool) -> None:
     """Train two epochs."""
     if unprotected:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)

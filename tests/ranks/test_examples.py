@@ -10,7 +10,7 @@ import pytest
 from rank_jobs import TIMEOUT_S, read_ranks, read_result, run_sweep
 
 from cluster_tools import SlurmCluster, wait_until
-from frameworks import require_module
+from frameworks import require_package
 from slurm_sweeps import Result
 
 # Importing torch takes each rank many seconds where the machine has few cores.
@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture
 def frameworks() -> None:
     for name in ("torch", "lightning", "transformers", "accelerate"):
-        require_module(name)
+        require_package(name)
 
 
 def count(result: Result) -> dict[str, int]:
@@ -42,9 +42,8 @@ def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
     return cluster.sbatch(smaller, *job, cwd=folder)
 
 
-def test_lightning_goes_on_after_an_interruption(
-    frameworks: None, cluster: SlurmCluster, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("frameworks")
+def test_lightning_goes_on_after_an_interruption(cluster: SlurmCluster, tmp_path: Path) -> None:
     job_id = start_lightning_example(cluster, tmp_path)
     checkpoints = "slurm-sweeps/lightning-ddp/*/checkpoints/last.ckpt"
     wait_until(
@@ -64,7 +63,8 @@ def test_lightning_goes_on_after_an_interruption(
     assert all("GLOBAL_RANK: 0, MEMBER: 1/2" in log for log in logs)
 
 
-def test_plain_torch(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("frameworks")
+def test_plain_torch(cluster: SlurmCluster, tmp_path: Path) -> None:
     arguments = ("--nodes", "2", "--tasks", "4", "--trials", "3")
     run_sweep(cluster, tmp_path, EXAMPLES / "pytorch_ddp.py", *arguments, job=ONE_SLOT)
     result = read_result(tmp_path, "pytorch-ddp")
@@ -73,7 +73,8 @@ def test_plain_torch(frameworks: None, cluster: SlurmCluster, tmp_path: Path) ->
     assert all(set(trial.metrics["world_size"].values()) == {4.0} for trial in result.trials)
 
 
-def test_accelerate(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("frameworks")
+def test_accelerate(cluster: SlurmCluster, tmp_path: Path) -> None:
     run_sweep(cluster, tmp_path, "accelerate_sweep.py", job=ONE_SLOT)
     assert count(read_result(tmp_path, "accelerate")) == {"completed": 2}
     worlds = read_ranks(tmp_path, "world.*.json")
@@ -87,7 +88,8 @@ def test_accelerate(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> 
     assert {batches for t in trials for batches in t.metrics["batches"].values()} == {2.0}
 
 
-def test_transformers(frameworks: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("frameworks")
+def test_transformers(cluster: SlurmCluster, tmp_path: Path) -> None:
     run_sweep(
         cluster, tmp_path, EXAMPLES / "transformers_trainer.py", "--trials", "2", job=ONE_NODE
     )

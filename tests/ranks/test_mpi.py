@@ -8,15 +8,16 @@ import pytest
 from rank_jobs import read_result, run_sweep
 
 from cluster_tools import SlurmCluster
-from frameworks import require_module
+from frameworks import require_package
 
 
 @pytest.fixture
 def mpi() -> None:
-    require_module("mpi4py")
+    require_package("mpi4py")
 
 
-def test_mpi_by_pmi2(mpi: None, cluster: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("mpi")
+def test_mpi_by_pmi2(cluster: SlurmCluster, tmp_path: Path) -> None:
     run_sweep(cluster, tmp_path, "mpi_sweep.py")
     trials = read_result(tmp_path, "mpi").trials
     assert [trial.status for trial in trials] == ["completed"] * 4

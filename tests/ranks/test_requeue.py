@@ -12,12 +12,12 @@ import pytest
 from rank_jobs import TIMEOUT_S, read_result, start_sweep
 
 from cluster_tools import SlurmCluster, wait_until
-from frameworks import require_module
+from frameworks import require_package
 
 
 @pytest.fixture
 def lightning() -> None:
-    require_module("lightning")
+    require_package("lightning")
 
 
 def start_and_signal(cluster: SlurmCluster, folder: Path, protection: str) -> int:
@@ -32,9 +32,8 @@ def start_and_signal(cluster: SlurmCluster, folder: Path, protection: str) -> in
     return job_id
 
 
-def test_usr1_does_not_requeue_the_job(
-    lightning: None, cluster: SlurmCluster, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("lightning")
+def test_usr1_does_not_requeue_the_job(cluster: SlurmCluster, tmp_path: Path) -> None:
     job_id = start_and_signal(cluster, tmp_path, "protected")
     assert cluster.wait_job(job_id, TIMEOUT_S).exit_code == 0, cluster.job_output(job_id)
     assert cluster.job(job_id)["Restarts"] == "0"
@@ -42,9 +41,8 @@ def test_usr1_does_not_requeue_the_job(
     assert (trial.status, len(trial.metrics["val_loss"])) == ("completed", 2)
 
 
-def test_without_protection_it_would(
-    lightning: None, cluster: SlurmCluster, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("lightning")
+def test_without_protection_it_would(cluster: SlurmCluster, tmp_path: Path) -> None:
     """The signal does reach the trial: the test above would fail if it was not ignored there."""
     job_id = start_and_signal(cluster, tmp_path, "unprotected")
     wait_until(

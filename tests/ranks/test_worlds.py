@@ -59,7 +59,10 @@ def assert_own_ports(result: Result, worlds: dict[str, list[dict[str, str]]]) ->
 @pytest.mark.parametrize("step", ["warm", "fresh"])
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_trials_of_four_ranks_over_two_nodes(
-    cluster: SlurmCluster, tmp_path: Path, step: str, round_: int
+    cluster: SlurmCluster,
+    tmp_path: Path,
+    step: str,
+    round_: int,  # noqa: ARG001 # once more
 ) -> None:
     run_sweep(cluster, tmp_path, "worlds_sweep.py", "2", "4", "8", step)
     result = read_result(tmp_path, "worlds")

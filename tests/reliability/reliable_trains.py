@@ -36,7 +36,7 @@ def succeed(cfg: Cfg) -> None:
     ss.log({"loss": cfg["x"]}, 1)
 
 
-def succeed_on_attempt_3(cfg: Cfg) -> None:
+def succeed_on_attempt_3(_cfg: Cfg) -> None:
     """Each attempt logs two iterations; the first one logs one more, that no other reaches."""
     saved = ss.checkpoint_dir() / f"attempt{ss.attempt()}"
     saved.touch()
@@ -51,12 +51,12 @@ def succeed_on_attempt_3(cfg: Cfg) -> None:
         raise RuntimeError(f"not at attempt {ss.attempt()}")
 
 
-def kill_itself(cfg: Cfg) -> None:
+def kill_itself(_cfg: Cfg) -> None:
     ss.log({"loss": 1.0}, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_its_worker(cfg: Cfg) -> None:
+def kill_its_worker(_cfg: Cfg) -> None:
     ss.log({"loss": 1.0}, 1)
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(WAIT_S)
@@ -94,12 +94,12 @@ def fail(cfg: Cfg) -> None:
     raise ValueError(f"never with {sorted(cfg)}")
 
 
-def fail_after_a_report(cfg: Cfg) -> None:
+def fail_after_a_report(_cfg: Cfg) -> None:
     ss.log({"loss": 1.0}, 1)
     raise ValueError("later")
 
 
-def take_memory(cfg: Cfg) -> None:
+def take_memory(_cfg: Cfg) -> None:
     """Far more than the test allows."""
     ss.log({"loss": 1.0}, 1)
     hold = [bytearray(16 << 20) for _ in range(64)]
@@ -170,7 +170,7 @@ def never_listen(cfg: Cfg) -> None:
 # Bad neighbours.
 
 
-def write_a_lot(cfg: Cfg) -> None:
+def write_a_lot(_cfg: Cfg) -> None:
     """100 MB of text, noise, and what looks like the channel's own records, to standard output."""
     line = b"0123456789" * 100 + b"\n"
     for _ in range(1000):
@@ -238,7 +238,7 @@ def log_as_fast_as_it_can(cfg: Cfg) -> None:
     (ss.trial_dir() / "sent").write_text(str(iteration))
 
 
-def log_when_told(cfg: Cfg) -> None:
+def log_when_told(_cfg: Cfg) -> None:
     """Begins, waits for a file, reports a lot, and says when all of that has been answered."""
     ss.log({"loss": 0.0}, 0)
     (ss.trial_dir() / "began").touch()

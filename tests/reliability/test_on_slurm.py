@@ -312,7 +312,9 @@ Played = dict[str, "Future[SlurmSweep]"]
 
 @pytest.fixture(scope="module")
 def played(
-    needs_slurm: None, install: SlurmInstall, tmp_path_factory: pytest.TempPathFactory
+    needs_slurm: None,  # noqa: ARG001 # skips
+    install: SlurmInstall,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Played]:
     """All scenarios, started at once; each test waits for its own."""
     folder = tmp_path_factory.mktemp("slurm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -12,11 +13,8 @@ from slurm_sweeps.rules.asha import ASHA
 #: One report: trial, iteration, value.
 Report = tuple[int, int, float]
 
-#: Few different ones, so that ties are common, and all that is not finite.
-VALUES = st.one_of(
-    st.integers(-3, 3).map(float),
-    st.sampled_from([math.nan, math.inf, -math.inf, 0.5, -0.0]),
-)
+#: Few different values, so that ties are common, and all that is not finite.
+VALUES = [0.0, -0.0, 0.5, 1.0, 2.0, 3.0, -1.0, -2.0, -3.0, math.nan, math.inf, -math.inf]
 
 ASHAS = st.builds(
     ASHA,
@@ -28,25 +26,23 @@ ASHAS = st.builds(
 )
 
 
-@st.composite
-def _curve(draw: st.DrawFn) -> list[tuple[int, float]]:
-    """Draw what one trial logs: attempts from 0 or 1 on, with gaps, each a few values long."""
-    rows: list[tuple[int, float]] = []
-    for _ in range(draw(st.integers(1, 3))):
-        iteration = draw(st.sampled_from([0, 0, 1, 1, 2, 5]))
-        for _ in range(draw(st.integers(0, 7))):
-            rows.append((iteration, draw(VALUES)))
-            iteration += draw(st.sampled_from([1, 1, 1, 2, 5]))
-    return rows
+#: What a trial does before it reports: so many iterations more, or an attempt anew from one on.
+STEPS = [("on", 1)] * 5 + [("on", 2), ("on", 5), ("from", 0), ("from", 1), ("from", 2), ("from", 5)]
+#: One draw for each report: drawing takes longer than what is tested.
+_MOVES = st.sampled_from(list(itertools.product(range(7), STEPS, VALUES)))
 
 
 @st.composite
 def _reports(draw: st.DrawFn) -> list[Report]:
-    """Draw the reports of a few trials, mixed, each trial's own in their order."""
-    curves = draw(st.lists(_curve(), min_size=1, max_size=7))
-    turns = [trial for trial, curve in enumerate(curves) for _ in curve]
-    left = [iter(curve) for curve in curves]
-    return [(trial, *next(left[trial])) for trial in draw(st.permutations(turns))]
+    """Draw the reports of up to seven trials, mixed, each trial's own in their order."""
+    n = draw(st.integers(1, 60))
+    reached: dict[int, int] = {}
+    reports = []
+    for trial, (how, count), value in draw(st.lists(_MOVES, min_size=n, max_size=n)):
+        begun = how == "on" and trial in reached
+        reached[trial] = reached[trial] + count if begun else count
+        reports.append((trial, reached[trial], value))
+    return reports
 
 
 REPORTS = _reports()

@@ -162,7 +162,7 @@ def test_an_iteration_that_is_logged_again_does_not_cost_the_whole_curve() -> No
         pruner.report(0, iteration, 1 / iteration)
     n_calls = 0
 
-    def count(frame: Any, event: str, argument: Any) -> None:
+    def count(_frame: Any, event: str, _argument: Any) -> None:
         nonlocal n_calls
         n_calls += event == "call"
 

@@ -254,7 +254,7 @@ def test_a_selector_says_when_a_pipe_that_was_full_takes_the_rest(start: Start) 
     )
     noise: list[bytes] = []
     with selectors.DefaultSelector() as selector:
-        connection.attach(selector, lambda log, data: noise.append(data))
+        connection.attach(selector, lambda _log, data: noise.append(data))
         records = [{"kind": "notice", "text": "x" * 10_000} for _ in range(50)]
         for record in records:
             connection.send(record)

@@ -77,7 +77,7 @@ def test_a_disk_that_takes_nothing_any_more_has_an_end(
     monkeypatch.setattr(driver, "write_cfg", lambda *_: let_go.wait(TIMEOUT_S))
     try:
         with pytest.raises(StorageError, match=r"not all cfg\.yml of trials are written below"):
-            ss.Experiment(lambda cfg: None, {}, "hangs", tmp_path).run(2, 2)
+            ss.Experiment(lambda _cfg: None, {}, "hangs", tmp_path).run(2, 2)
     finally:
         let_go.set()
 
@@ -106,7 +106,7 @@ def test_a_terminal_that_is_held_up_stops_no_sweep(
         let_go.wait(TIMEOUT_S)
         show(self, text)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         ss.log({"loss": 1.0}, 1)
 
     monkeypatch.setattr(LiveView, "notify", hold)
@@ -131,8 +131,8 @@ class Learner:
         self.space, self.number, self.n_planned = problem.space, 0, 0
         return self
 
-    def ask(self, now: float) -> dict[str, Any]:
-        return self.space.build(lambda leaf: (self.number % 100) / 100)
+    def ask(self, _now: float) -> dict[str, Any]:
+        return self.space.build(lambda _leaf: (self.number % 100) / 100)
 
     def tell(self, trial: Observation) -> None:
         self.number = max(self.number, trial.number + 1)

@@ -189,7 +189,7 @@ def test_trials_of_what_has_used_a_library(
     done = subprocess.run([sys.executable, "-c", by_hand], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import case
 
         import slurm_sweeps as ss

@@ -150,7 +150,7 @@ GPUS = os.environ["CUDA_VISIBLE_DEVICES"]
 """
 
 
-def train_with_gpus(cfg: dict[str, Any]) -> None:
+def train_with_gpus(_cfg: dict[str, Any]) -> None:
     import counted
 
     import slurm_sweeps as ss
@@ -193,7 +193,7 @@ def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselv
     assert len(list(imports.iterdir())) == n_imports
 
 
-def sit(cfg: dict[str, Any]) -> None:
+def sit(_cfg: dict[str, Any]) -> None:
     import time
     from pathlib import Path
 
@@ -227,7 +227,7 @@ def test_what_imports_have_started_outlives_a_worker_and_what_its_trial_has_not(
         tmp_path, monkeypatch, 'import subprocess\nHELPER = subprocess.Popen(["sleep", "600"])\n'
     )
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import subprocess
         import time
         from pathlib import Path

@@ -37,7 +37,7 @@ def test_signals_that_a_module_takes_do_not_stop_the_worker(
 ) -> None:
     write_module(tmp_path, monkeypatch, code)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import signal
 
         import at_import  # type: ignore[import-not-found] # written by the test
@@ -63,7 +63,7 @@ def test_processes_that_a_module_has_started_serve_all_trials(
     code = "import multiprocessing\nMANAGER = multiprocessing.Manager()\nSEEN = MANAGER.list()\n"
     write_module(tmp_path, monkeypatch, code)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import at_import
 
         import slurm_sweeps as ss
@@ -96,7 +96,7 @@ def test_what_a_module_does_at_exit_is_not_done_by_trials_but_what_they_ask_for_
 ) -> None:
     write_module(tmp_path, monkeypatch, HAS_A_FOLDER.format(folder=str(tmp_path)))
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import atexit
         import tempfile
         from pathlib import Path
@@ -141,7 +141,7 @@ def test_random_numbers_are_new_in_each_trial_unless_the_user_has_seeded_them(
 ) -> None:
     write_module(tmp_path, monkeypatch, DRAWS + seeds)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import at_import
 
         import slurm_sweeps as ss

@@ -249,7 +249,7 @@ def test_what_can_not_be_pickled_is_named_with_its_place(scripts: Scripts) -> No
 def test_a_variable_of_a_closure_a_default_and_a_space_are_named() -> None:
     lock: Any = __import__("threading").Lock()
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         print(lock)
 
     with pytest.raises(ss.TrainError, match=r"It is lock \(lock\), which .*train uses in line"):

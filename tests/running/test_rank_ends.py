@@ -116,7 +116,7 @@ def test_with_a_step_of_its_own_a_trial_loads_train_itself(
     module.write_text("import os\n\nLOADED_IN = os.getpid()\n")
     monkeypatch.syspath_prepend(module.parent)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import os
 
         import says_where

@@ -62,7 +62,7 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     layout = Layout(tmp_path, "pool")
     layout.slots.mkdir(parents=True)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         return None
 
     write_train(pickle_train(train), layout.train)

@@ -137,7 +137,7 @@ def test_what_was_written_can_be_read_whatever_the_umask(tmp_path: Path, umask: 
 def test_what_can_not_travel_is_named(build: Callable[[], Any]) -> None:
     thing = build()
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         print(thing)
 
     with pytest.raises(ss.TrainError) as refused:
@@ -298,9 +298,8 @@ def define(source: str) -> Callable[[dict[str, Any]], Any]:
         ),
     ],
 )
-def test_imported_ahead_is_what_train_begins_with(
-    modules: Path, source: str, expected: set[str]
-) -> None:
+@pytest.mark.usefixtures("modules")
+def test_imported_ahead_is_what_train_begins_with(source: str, expected: set[str]) -> None:
     before = set(sys.modules)
     import_ahead(define(source))
     assert {name for name in set(sys.modules) - before if name.startswith("ahead")} == expected

@@ -56,7 +56,7 @@ def test_a_trial_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 
 def test_trials_one_after_another_in_the_same_worker(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import random
 
         import numpy
@@ -99,7 +99,7 @@ def test_an_exception_is_a_failure_and_is_told(tmp_path: Path) -> None:
     [(None, "completed", None), (0, "completed", None), (3, "failed", 3), ("bad", "failed", 1)],
 )
 def test_sys_exit_in_train(tmp_path: Path, code: Any, how: str, exit_code: int | None) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import sys
 
         sys.exit(code)
@@ -151,7 +151,7 @@ def test_trials_that_end_in_another_way(
 
 
 def test_a_killed_trial_takes_its_children_with_it(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import os
         import subprocess
         import time
@@ -200,7 +200,7 @@ def test_children_and_daemons_of_a_trial_are_gone_when_the_next_starts(tmp_path:
 
 
 def test_a_fork_that_returns_from_train_is_not_the_end_of_the_trial(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import os
 
         pid = os.fork()
@@ -217,7 +217,7 @@ def test_a_fork_that_returns_from_train_is_not_the_end_of_the_trial(tmp_path: Pa
 
 
 def test_children_that_a_trial_forks_are_ended_by_term(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import multiprocessing
         import os
         import signal
@@ -246,7 +246,7 @@ def test_children_that_a_trial_forks_are_ended_by_term(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_prints_a_lot_and_anything_to_standard_output(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import os
 
         import slurm_sweeps as ss
@@ -275,7 +275,7 @@ def test_prints_of_what_train_imports_go_to_the_log_of_the_slot(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import noisy  # noqa: F401 - that is all it is here for
 
     with start_worker(tmp_path / "experiment", train) as worker:
@@ -297,7 +297,7 @@ def test_a_trial_has_the_command_line_of_the_users_script(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import sys
 
         import slurm_sweeps as ss
@@ -322,7 +322,7 @@ def test_a_trial_has_the_command_line_of_the_users_script(
 
 
 def test_a_pruned_trial_leaves(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import slurm_sweeps as ss
 
         try:
@@ -365,7 +365,7 @@ def test_a_trial_that_swallows_being_pruned_is_ended_after_a_grace_time(tmp_path
 
 
 def test_a_trial_that_is_told_to_stop_and_does(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import time
 
         import slurm_sweeps as ss
@@ -384,7 +384,7 @@ def test_a_trial_that_is_told_to_stop_and_does(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_is_told_to_stop_and_does_not(tmp_path: Path) -> None:
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import signal
         import time
 
@@ -430,7 +430,7 @@ def run_long(tmp_path: Path, worker: WorkerProcess) -> list[int]:
     return [int(pid) for pid in read_when_there(tmp_path / "trial-0" / "pids").split()]
 
 
-def long_train(cfg: dict[str, Any]) -> None:
+def long_train(_cfg: dict[str, Any]) -> None:
     import os
     import signal
     import subprocess
@@ -463,7 +463,7 @@ def test_a_thread_of_an_import_does_not_keep_the_worker(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import lasting  # noqa: F401 - its thread is what matters
 
     with start_worker(tmp_path / "experiment", train) as worker:
@@ -583,7 +583,7 @@ def test_a_path_entry_that_is_no_text_and_the_current_folder_come_along(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", tmp_path / "beside", *sys.path])
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         name_a, name_b = "helper_a", "helper_b"  # not seen by those who look ahead
         a, b = __import__(name_a), __import__(name_b)
         print(a.A + b.B)
@@ -617,7 +617,7 @@ def test_a_fork_that_hangs_starts_anew_as_a_fresh_interpreter(
     (tmp_path / "hanging.py").write_text(HANGS_IN_A_FORK)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def train(cfg: dict[str, Any]) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
         import hanging
 
         import slurm_sweeps as ss

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_cases import MODEL, bind, run, search
-from search_cases import number_spaces, small_finite, templates
 
+from search_cases import number_spaces, small_finite, templates
 from slurm_sweeps import samplers
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.samplers import Observation, Problem
@@ -91,8 +91,8 @@ def test_any_space_and_any_values(
 
 
 @EVERY
-@settings(max_examples=8)
-@given(st.integers(2, 5), st.integers(4, 8), st.integers(0, 5))
+@settings(max_examples=4)
+@given(st.integers(2, 4), st.integers(4, 6), st.integers(0, 5))
 def test_no_point_of_a_finite_space_comes_twice(
     plan: Any, options: int, numbers: int, seed: int
 ) -> None:

@@ -110,12 +110,12 @@ def test_of_two_that_promise_the_same_the_cheaper_comes_first() -> None:
 
     assert np.median(propose(grow)) < 0.25
     assert 0.25 < np.median(propose(grow, cost_weight=0.0)) < 0.75
-    assert propose(grow, cost_weight=0.0) == propose(lambda x: None, cost_weight=0.0)
+    assert propose(grow, cost_weight=0.0) == propose(lambda _x: None, cost_weight=0.0)
 
 
 @pytest.mark.parametrize("took", [7.0, None])
 def test_where_all_take_the_same_or_nobody_knows_costs_change_nothing(took: float | None) -> None:
-    assert propose(lambda x: took) == propose(lambda x: took, cost_weight=0.0)
+    assert propose(lambda _x: took) == propose(lambda _x: took, cost_weight=0.0)
 
 
 @pytest.mark.parametrize(("n", "share"), [(1, 1.0), (100, 1.0), (400, 0.5), (10_000, 0.1)])

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from search_cases import number_spaces, small_finite, templates, through_json
 
+from search_cases import number_spaces, small_finite, templates, through_json
 from slurm_sweeps import samplers
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.samplers import (

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cases import UNITS, constants
 
+from search_cases import UNITS, constants
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search.choices import Choice, Grid
 from slurm_sweeps.search.spaces import Integer, Uniform

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from search_cases import number_spaces, small_finite, templates, through_json
 
+from search_cases import number_spaces, small_finite, templates, through_json
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search.choices import Choice, Grid
 from slurm_sweeps.search.search_space import SearchSpace, describe_difference
@@ -103,7 +103,7 @@ def test_containers_keep_their_types_and_keys() -> None:
     point = namedtuple("point", "x y")
     template = {"p": point(Integer(0, 1), 2), "t": (Integer(0, 1),), "w": {0: Uniform(0, 1), 5: 1}}
     space = SearchSpace(template)
-    cfg = space.build(lambda leaf: 0.0)
+    cfg = space.build(lambda _leaf: 0.0)
     assert cfg == {"p": point(0, 2), "t": (0,), "w": {0: 0.0, 5: 1}}
     revived = space.revive(through_json(cfg))
     assert revived == cfg

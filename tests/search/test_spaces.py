@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from search_cases import (
     UNITS,
     integers,
@@ -21,7 +22,6 @@ from search_cases import (
     quantized,
     uniforms,
 )
-
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search.spaces import (
     Integer,

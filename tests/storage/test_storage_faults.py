@@ -25,6 +25,8 @@ from slurm_sweeps.storage.records import StateRecord
 from slurm_sweeps.storage.rows import read_metric_rows, write_records
 from slurm_sweeps.storage.writer import Writer
 
+pytestmark = pytest.mark.processes
+
 WAIT_S = 60.0  # how long a test waits for what must come
 
 

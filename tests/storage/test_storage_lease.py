@@ -47,6 +47,7 @@ def test_a_lease_of_this_very_process_was_forgotten() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.processes
 def test_another_process_of_this_host_is_gone_when_it_is_dead(known: bool) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     start = read_process_start(process.pid) if known else ""
@@ -58,6 +59,7 @@ def test_another_process_of_this_host_is_gone_when_it_is_dead(known: bool) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.processes
 def test_a_process_that_is_dead_but_not_waited_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = dataclasses.replace(HERE, pid=process.pid, start=read_process_start(process.pid))
@@ -204,7 +206,7 @@ def test_slurm_is_asked_while_others_write(tmp_path: Path) -> None:
 def test_who_beats_while_slurm_is_asked_is_not_gone(database: Database) -> None:
     assert database.take_lease(1, OWNER, 0.0, None)
 
-    def ask_slurm(job_id: str) -> bool:
+    def ask_slurm(_job_id: str) -> bool:
         database.renew_lease(1, OWNER, 10.0)
         return True
 
@@ -216,7 +218,7 @@ def test_of_two_heirs_one_inherits(database: Database) -> None:
     third = dataclasses.replace(RIVAL, host="node3", nonce="third")
     assert database.take_lease(1, OWNER, 0.0, None)
 
-    def ask_slurm(job_id: str) -> bool:
+    def ask_slurm(_job_id: str) -> bool:
         assert database.take_lease(1, third, 1.0, database.experiment("a").lease)
         return True
 

@@ -42,7 +42,7 @@ def database(path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def reader(database: Database, path: Path) -> Iterator[Database]:
+def reader(database: Database, path: Path) -> Iterator[Database]:  # noqa: ARG001 - it is there
     with Database.open(path, read_only=True) as opened:
         yield opened
 
@@ -58,9 +58,7 @@ def test_all_that_was_put_is_there_after_close(database: Database, path: Path) -
     assert_sound(path)
 
 
-def test_flush_makes_what_was_put_visible_to_others(
-    path: Path, database: Database, reader: Database
-) -> None:
+def test_flush_makes_what_was_put_visible_to_others(path: Path, reader: Database) -> None:
     with Writer(path, 1) as writer:
         writer.flush(WAIT_S)  # with nothing to do
         for index in range(100):
@@ -201,9 +199,8 @@ def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Pat
     assert count_prefix(database, 1) == 1
 
 
-def test_requests_from_outside_arrive(
-    database: Database, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("database")
+def test_requests_from_outside_arrive(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "POLL_INTERVAL_S", 0.01)
     heard: list[Request] = []
     came = threading.Event()
@@ -219,7 +216,8 @@ def test_requests_from_outside_arrive(
     assert [(request.kind, request.created_at) for request in heard] == [("stop", 5.0)]
 
 
-def test_what_can_not_be_written_ends_it_and_is_told(path: Path, database: Database) -> None:
+@pytest.mark.usefixtures("database")
+def test_what_can_not_be_written_ends_it_and_is_told(path: Path) -> None:
     writer = Writer(path, 1)
     writer.check()
     writer.put(make_report(7, 1))  # of a trial that was never written
@@ -230,7 +228,8 @@ def test_what_can_not_be_written_ends_it_and_is_told(path: Path, database: Datab
         writer.close()
 
 
-def test_a_bug_ends_it_and_is_told(path: Path, database: Database) -> None:
+@pytest.mark.usefixtures("database")
+def test_a_bug_ends_it_and_is_told(path: Path) -> None:
     writer = Writer(path, 1)
     writer.put(make_trial(0))
     writer.put(make_report(0, 2**70))
@@ -239,7 +238,8 @@ def test_a_bug_ends_it_and_is_told(path: Path, database: Database) -> None:
         writer.close()
 
 
-def test_putting_into_a_closed_writer(path: Path, database: Database) -> None:
+@pytest.mark.usefixtures("database")
+def test_putting_into_a_closed_writer(path: Path) -> None:
     writer = Writer(path, 1)
     writer.close()
     writer.close()
