@@ -63,7 +63,7 @@ class Commands(click.Group):
                 raise click.UsageError(text, ctx) from error
             raise
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """The verbs in the order in which they were added."""
         return list(self.commands)
 
@@ -172,14 +172,14 @@ def _make_json_able(data: Any) -> Any:
 
 
 def _complete_name(
-    ctx: click.Context, param: click.Parameter, incomplete: str
+    ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     names = _read_to_complete(ctx, lambda database: [each.name for each in database.experiments()])
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def complete_trial(
-    ctx: click.Context, param: click.Parameter, incomplete: str
+    ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the id of a trial of the experiment that was named before."""
 

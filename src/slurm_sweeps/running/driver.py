@@ -332,7 +332,7 @@ class Driver:
         if self._slots.note_ready(slot, record):
             self._fill(slot)
 
-    def _take_notice(self, slot: SlotState, record: Notice) -> None:
+    def _take_notice(self, slot: SlotState, record: Notice) -> None:  # noqa: ARG002 - as all of them
         self._notify(record["text"])
 
     def _take_gone(self, slot: SlotState, record: Gone) -> None:

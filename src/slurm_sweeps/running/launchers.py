@@ -184,7 +184,7 @@ class LocalLauncher:
         """Python's last words; a child process begins at once."""
         return Diagnosis(said.strip() or None)
 
-    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
+    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Kill the trial's process group: its worker can't do so any more."""
         if trial_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -294,7 +294,7 @@ class SlurmLauncher:
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
         }
 
-    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
+    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
             cancel_step(f"{self._allocation.job_id}.{step}")

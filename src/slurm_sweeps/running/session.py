@@ -273,7 +273,7 @@ def activate(session: Session) -> None:
     global _active
     _active = session
 
-    def handle_term(signum: int, frame: FrameType | None) -> None:
+    def handle_term(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
         session.ask_to_stop()
 
     signal.signal(signal.SIGTERM, handle_term)

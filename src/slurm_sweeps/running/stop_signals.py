@@ -54,7 +54,7 @@ class StopSignals:
         came, self._came = self._came, []
         return came
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's
         if number == signal.SIGINT in self._came:
             raise KeyboardInterrupt
         self._came.append(signal.Signals(number))

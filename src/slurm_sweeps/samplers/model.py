@@ -108,7 +108,7 @@ class ModelSampler(NumberedSampler):
         self._pool: _Pool | None = None
         self.studies_apart = False
 
-    def ask(self, now: float) -> dict[str, Any]:
+    def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         number = self._begin()
         if not self.studies_apart and (study := self.plan_study()) is not None:
             self.learn(study())

@@ -75,7 +75,7 @@ class OptunaSampler(NumberedSampler):
         self._told: dict[int, float] = {}
         self._worst = -math.inf  # lower is better
 
-    def ask(self, now: float) -> dict[str, Any]:
+    def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         number = self._begin()
         rng = self._streams.go_to(number)
         if self._is_default:

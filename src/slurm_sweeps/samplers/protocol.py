@@ -119,7 +119,7 @@ class NumberedSampler:
             self._next = trial.number + 1
             self._note(trial.cfg)
 
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:  # noqa: ARG002 - for others
         """Take a point that another sweep tried as tried."""
         self._unseen.mark(cfg)
 

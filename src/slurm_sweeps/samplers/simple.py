@@ -56,7 +56,7 @@ class RandomSampler(NumberedSampler):
         super().__init__(problem)
         self._draw = draw
 
-    def ask(self, now: float) -> dict[str, Any]:
+    def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         self._draw.go_to(self._begin())
         return self._unseen.find(self._draw)
 
@@ -97,7 +97,7 @@ class GridSampler(NumberedSampler):
         self._told: set[int] = set()
         self._point = 0
 
-    def ask(self, now: float) -> dict[str, Any] | None:
+    def ask(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's
         # Points can be told of out of order where others than this sampler made configurations.
         while self._point in self._told:
             self._told.remove(self._point)
@@ -108,7 +108,7 @@ class GridSampler(NumberedSampler):
         self._point += 1
         return self._draw.draw()
 
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:  # noqa: ARG002 - the protocol's
         """Leave out a point that another sweep tried."""
         self._note(cfg)
 
@@ -147,7 +147,6 @@ class QuasiDraw:
         self._draw = Draw(space, seed)
         self._leaves = [leaf for leaf in space.leaves if leaf.space.seed is None][:_MAX_AXES]
         self._points = _Points(len(self._leaves), seed) if self._leaves else None
-        self._number = 0
         self._is_first = True
 
     @property
@@ -160,7 +159,7 @@ class QuasiDraw:
 
     def go_to(self, number: int) -> None:
         """Go to trial `number`, from 0."""
-        self._number, self._is_first = number, True
+        self._is_first = True
         point = [] if self._points is None else self._points.at(number).tolist()
         self._draw.go_to(number, dict(zip(self._leaves, point, strict=True)))
 

@@ -82,13 +82,13 @@ class ConstantNode:
     def size(self) -> int:
         return 1
 
-    def build(self, pick: Pick) -> Any:
+    def build(self, pick: Pick) -> Any:  # noqa: ARG002 - the base's
         return self.value
 
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> Any:  # noqa: ARG002 - the base's
         return self.value
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:  # noqa: ARG002 - the base's
         if canonical_json(json_value) != self.key:
             raise UsageError(f"cfg{format_place(self.path)} is {json_value!r}, but here {self.key}")
         return self.value

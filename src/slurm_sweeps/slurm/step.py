@@ -212,7 +212,7 @@ def _read_gpus(values: dict[str, str], name: str) -> int | None:
     return count_gpus(parse_gres(re.sub(r"(^|,)", r"\1gpu:", values[name])))
 
 
-def _read_gres(values: dict[str, str], args: str) -> int | None:
+def _read_gres(values: dict[str, str], args: str) -> int | None:  # noqa: ARG001 - as all
     if "--gpus-per-node" in values:
         return _read_gpus(values, "--gpus-per-node")
     if "--gres" not in values:

@@ -120,7 +120,11 @@ def draw_slots(occupation: Occupation) -> Figure:
 
 
 def _build_bars(
-    stretches: Sequence[Stretch], status: str, color: str, size: float, row: int
+    stretches: Sequence[Stretch],
+    status: str,
+    color: str,
+    size: float,
+    row: int,  # noqa: ARG001 - as for lines
 ) -> dict[str, Any]:
     return {
         "type": "bar",
