@@ -141,6 +141,7 @@ assert (done.stdout, done.stderr) == ("['a']\\n", ""), done
 """
 
 
+@pytest.mark.processes
 def test_no_module_of_the_current_folder_is_taken_for_one_of_ours(tmp_path: Path) -> None:
     script = tmp_path / "home" / "script.py"
     script.parent.mkdir()
@@ -165,5 +166,6 @@ assert processes.list_children() == []
 """
 
 
+@pytest.mark.processes
 def test_a_child_that_does_not_end_is_not_waited_for_for_ever() -> None:
     subprocess.run([sys.executable, "-c", UNENDING], timeout=60, check=True)

@@ -215,6 +215,7 @@ def make_scontrol(folder: Path, script: str) -> dict[str, str]:
     return {**JOB, "PATH": str(folder)}
 
 
+@pytest.mark.processes
 def test_without_scontrol_there_is_a_notice(tmp_path: Path) -> None:
     allocation = read_allocation({**JOB, "PATH": str(tmp_path)})
     assert allocation is not None
@@ -223,6 +224,7 @@ def test_without_scontrol_there_is_a_notice(tmp_path: Path) -> None:
     assert "say SlurmCfg(gpus=..., mem=...)" in allocation.notices[0]
 
 
+@pytest.mark.processes
 def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     env = make_scontrol(tmp_path, "import sys; sys.exit('no controller')")
     allocation = read_allocation(env)
@@ -230,6 +232,7 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
+@pytest.mark.processes
 def test_slurms_own_commands_do_not_see_what_would_steer_them(tmp_path: Path) -> None:
     env = make_scontrol(tmp_path, "import os, sys; sys.exit(repr(sorted(os.environ)))")
     env |= {"SLURM_CLUSTERS": "other", "SLURM_GPUS": "4", "SQUEUE_FORMAT": "%i", "SLURM_CONF": "c"}
@@ -240,12 +243,14 @@ def test_slurms_own_commands_do_not_see_what_would_steer_them(tmp_path: Path) ->
         assert name not in answer.problem
 
 
+@pytest.mark.processes
 def test_nodes_that_a_site_hides_are_told(tmp_path: Path) -> None:
     allocation = read_allocation(make_scontrol(tmp_path, "print()"))
     assert allocation is not None
     assert "`scontrol show node` tells nothing: each trial's share" in allocation.notices[0]
 
 
+@pytest.mark.processes
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
         "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",

@@ -125,6 +125,7 @@ def test_a_pid_of_another_namespace_says_nothing(
     assert ask(inside, silent_s, over) is gone
 
 
+@pytest.mark.processes
 def test_a_driver_in_a_container_is_left_its_lease(tmp_path: Path) -> None:
     """Two real PID namespaces on one host, one database."""
     path = tmp_path / "slurm-sweeps.db"
@@ -274,6 +275,7 @@ def test_a_folder_that_is_a_link_is_emptied(tmp_path: Path) -> None:
     assert folder.readlink() == scratch
 
 
+@pytest.mark.processes
 def test_what_can_not_be_removed_is_named(tmp_path: Path) -> None:
     busy = tmp_path / "a" / "trial" / "busy"
     busy.mkdir(parents=True)

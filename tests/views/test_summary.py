@@ -96,6 +96,7 @@ def test_a_silent_driver_is_told(tmp_path: Path) -> None:
     assert "its driver was last heard of 10 min ago" in format_summary(silent, True, 100, START)[0]
 
 
+@pytest.mark.processes
 def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=MIXED, state="running")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
