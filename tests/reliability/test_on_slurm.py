@@ -119,6 +119,11 @@ class SlurmSweep(Script):
         found = sorted(leftover_processes(self.mark), key=lambda process: process.start_ticks)
         return [p.pid for p in found if all(word in p.command for word in words)]
 
+    def find_drivers(self) -> list[int]:
+        """The pids of the script's own processes; hosts are told its arguments, too."""
+        hosts = self.find("slurm_sweeps.running")
+        return [pid for pid in self.find(sys.executable, "sweep.py") if pid not in hosts]
+
     def kill(self, find: Callable[[], list[int]], which: int = -1) -> None:
         """Kill one process of those found, when there is one; the youngest is the last."""
 
@@ -202,7 +207,7 @@ def be_killed(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
         sweep.submit()
         cluster.wait_state(sweep.job, ["RUNNING", *FINAL_STATES], WAIT_S)
         time.sleep(randomness.uniform(0.5, 6.0))
-        for pid in sweep.find("sweep.py"):
+        for pid in sweep.find_drivers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         sweep.wait()
@@ -217,7 +222,7 @@ def be_killed_within_a_job(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
     sweep.submit(f"until {sys.executable} -u {sweep.path}; do echo again; done")
     for count in (2, 5, 8):
         sweep.wait_for_status(Status.COMPLETED, count)
-        sweep.kill(lambda: sweep.find(sys.executable, "sweep.py"))
+        sweep.kill(sweep.find_drivers)
     assert sweep.wait().exit_code == 0, sweep.printed()
     assert sweep.printed().count("again") == 3
     sweep.wait_until_gone()
