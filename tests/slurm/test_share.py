@@ -265,7 +265,7 @@ def test_trials_that_share_cores_own_their_gpus_while_they_last() -> None:
 
 def node_with_gpus(gpus: int, tasks: int = 8) -> Allocation:
     gres = (Gres("gpu", None, gpus),)
-    node = Node("n1", cpus=32, tasks=tasks, mem_mb=32000, gres=gres, address="n1")
+    node = Node("n1", cpus=32, tasks=tasks, mem_mb=32000, gres=gres)
     return Allocation("7", (node,), ntasks=tasks, cpus_per_task=32 // tasks, has_gres=True)
 
 
@@ -313,7 +313,7 @@ def test_idle_gpus_are_told() -> None:
 
 def test_nodes_without_gpus_are_left_out_unless_none_are_wanted() -> None:
     job = node_with_gpus(4, tasks=4)
-    bare = Node("c1", cpus=32, tasks=4, mem_mb=32000, address="c1")
+    bare = Node("c1", cpus=32, tasks=4, mem_mb=32000)
     job = replace(job, nodes=(*job.nodes, bare), ntasks=8)
     plan = plan_slots(job, SlurmCfg())
     assert {slot.nodes for slot in plan.slots} == {("n1",)}

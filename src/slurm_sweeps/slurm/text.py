@@ -19,6 +19,9 @@ _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _MEM = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
 _MEM_UNITS_KB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2, "T": 1024**3}
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+_GRES = re.compile(
+    r"(?:gres[/:])?([^:=]+)(?:[:=](?!\d[^:=]*$)([^:=]+))?(?:[:=](\d+)([KMGT]?))?", re.IGNORECASE
+)
 _COUNT_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -29,17 +32,6 @@ class Gres:
     name: str
     type: str | None
     count: int
-
-
-def split_outside(text: str, opening: str, closing: str) -> list[str]:
-    """Split at the commas that stand outside of brackets; empty parts are left out."""
-    parts, depth, start = [], 0, 0
-    for position, letter in enumerate(text):
-        depth += (letter == opening) - (letter == closing)
-        if letter == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part for part in [*parts, text[start:]] if part]
 
 
 def parse_nodelist(text: str) -> list[str]:
@@ -53,7 +45,8 @@ def parse_nodelist(text: str) -> list[str]:
 
     Source: the section on `NodeName` in slurm.conf(5).
     """
-    return [name for part in split_outside(text, "[", "]") for name in _expand(part, text)]
+    parts = re.split(r",(?![^[]*\])", text)  # at the commas outside of brackets
+    return [name for part in parts if part for name in _expand(part, text)]
 
 
 def _expand(part: str, text: str) -> list[str]:
@@ -129,31 +122,16 @@ def parse_gres(text: str) -> tuple[Gres, ...]:
     """
     if text in {"", "(null)", "none", "N/A"}:
         return ()
-    return tuple(_parse_one_gres(part, text) for part in split_outside(text, "(", ")"))
+    bare = re.sub(r"\(.*?\)", "", text)
+    return tuple(_parse_one_gres(part, text) for part in bare.split(",") if part)
 
 
 def _parse_one_gres(part: str, text: str) -> Gres:
-    bare = re.sub(r"\(.*?\)", "", part).removeprefix("gres/").removeprefix("gres:")
-    name, *rest = re.split(r"[:=]", bare)
-    count, gres_type = 1, None
-    if rest and rest[-1][:1].isdecimal():
-        count = _parse_gres_count(rest.pop(), text)
-    if rest:
-        gres_type = rest.pop(0)
-    if rest or not name:
-        raise _gres_error(text)
-    return Gres(name, gres_type, count)
-
-
-def _parse_gres_count(word: str, text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMGT]?)", word, re.IGNORECASE)
+    match = _GRES.fullmatch(part)
     if match is None:
-        raise _gres_error(text)
-    return int(match[1]) * _COUNT_UNITS[match[2].upper()]
-
-
-def _gres_error(text: str) -> AllocationError:
-    return AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
+        raise AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
+    name, gres_type, count, unit = match.groups(default="")
+    return Gres(name, gres_type or None, int(count or 1) * _COUNT_UNITS[unit.upper()])
 
 
 def count_gpus(gres: Iterable[Gres]) -> int:
@@ -210,43 +188,24 @@ def parse_fate(text: str, restarts: int) -> Fate:
     return Fate.UNKNOWN if is_over_limit or is_preempted else Fate.CANCELLED
 
 
-@dataclass(frozen=True, slots=True)
-class JobNode:
-    """What `scontrol show job -d` says of one node of a job; `mem_mb` is 0 where not counted."""
-
-    mem_mb: int
-    gres: tuple[Gres, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What `scontrol show node` says of a node, whoever uses it.
-
-    Where a site counts one CPU a core, so does `threads_per_core`.
-    """
-
-    threads_per_core: int
-    address: str
-
-
-def parse_job_nodes(text: str) -> dict[str, JobNode]:
-    """Read the per-node lines of `scontrol show job -d`: name to memory and GRES."""
-    found: dict[str, JobNode] = {}
+def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]:
+    """Read the per-node lines of `scontrol show job -d`: name to memory in MB and GRES."""
+    found: dict[str, tuple[int | None, tuple[Gres, ...]]] = {}
     lines = re.findall(r"^\s+Nodes=(\S+) CPU_IDs=\S* Mem=(\d+) GRES=(\S*)", text, re.MULTILINE)
     for names, mem, gres in lines:
-        found |= dict.fromkeys(parse_nodelist(names), JobNode(int(mem), parse_gres(gres)))
+        found |= dict.fromkeys(parse_nodelist(names), (int(mem) or None, parse_gres(gres)))
     return found
 
 
-def parse_node_facts(text: str) -> dict[str, NodeFacts]:
-    """Read `scontrol --oneliner show node`: name to threads per core and address."""
-    found: dict[str, NodeFacts] = {}
+def parse_threads_per_core(text: str) -> dict[str, int]:
+    """Read `scontrol --oneliner show node`: name to threads, one where the site counts cores."""
+    found: dict[str, int] = {}
     for line in text.splitlines():
         fields: dict[str, str] = dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", line))
         if "NodeName" in fields:
-            name, threads = fields["NodeName"], int(fields.get("ThreadsPerCore", 1))
+            threads = int(fields.get("ThreadsPerCore", 1))
             cores = int(fields.get("Sockets", 0)) * int(fields.get("CoresPerSocket", 0))
             if cores and "CPUTot" in fields:
                 threads = max(1, min(threads, int(fields["CPUTot"]) // cores))
-            found[name] = NodeFacts(threads, fields.get("NodeAddr", name))
+            found[fields["NodeName"]] = threads
     return found
