@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from recorded_jobs import read_job
 
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.slot import Slot
 from slurm_sweeps.slurm.step import (
+    Slot,
     build_srun_argv,
     build_step_environment,
     build_trial_environment,
