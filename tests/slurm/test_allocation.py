@@ -127,6 +127,14 @@ def test_where_the_nodes_are_not_shown_cores_are_taken_for_pairs() -> None:
     assert load_allocation_without_scontrol("nomultithread").nodes[0].threads_per_core == 1
 
 
+def test_a_site_may_give_threads_away_one_by_one() -> None:
+    env = {**JOB, "SLURM_JOB_CPUS_PER_NODE": "1,4"}
+    text = "NodeName=n1 ThreadsPerCore=2\nNodeName=n2 ThreadsPerCore=2"
+    allocation = parse_allocation(env, "", text)
+    assert allocation is not None
+    assert [node.threads_per_core for node in allocation.nodes] == [1, 2]
+
+
 def test_a_site_may_count_one_cpu_a_core() -> None:
     text = "NodeName=n1 CoresPerSocket=4 CPUTot=8 Sockets=2 ThreadsPerCore=2"
     assert parse_threads_per_core(text) == {"n1": 1}

@@ -34,7 +34,7 @@ def test_the_defaults_are_one_exclusive_task_with_its_share() -> None:
     [
         ({"nodes": 0}, "SlurmCfg: nodes must be 1 or more, got 0"),
         ({"ntasks": -1}, "SlurmCfg: ntasks must be 1 or more, got -1"),
-        ({"nodes": 2}, r"SlurmCfg\(nodes=2, ntasks=1\): 2 nodes need at least as many tasks"),
+        ({"nodes": 2}, r"SlurmCfg\(nodes=2, ntasks=1\): the tasks are spread evenly over 2 nodes"),
         ({"nodes": 2, "ntasks": 3}, r"ntasks=3\): .* ntasks must be a multiple of nodes"),
         ({"cpus_per_task": 0}, "SlurmCfg: cpus_per_task must be 1 or more, got 0"),
         ({"gpus": -1}, "SlurmCfg: gpus must be 0 or more, got -1"),

@@ -107,14 +107,11 @@ class Allocation:
 
         `--hint=nomultithread -c1` takes a core of two CPUs, and memory for one (22.05).
         """
-        nodes = tuple(node.count_threads(threads) for node in self.nodes)
-        ratio = max(
-            before.threads_per_core // after.threads_per_core
-            for before, after in zip(self.nodes, nodes, strict=True)
-        )
+        most = max(node.threads_per_core for node in self.nodes)
+        ratio = max(1, most // threads)
         return replace(
             self,
-            nodes=nodes,
+            nodes=tuple(node.count_threads(threads) for node in self.nodes),
             cpus_per_task=self.cpus_per_task and -(-self.cpus_per_task // ratio),
             mem_per_cpu_mb=self.mem_per_cpu_mb and self.mem_per_cpu_mb * ratio,
         )
@@ -142,7 +139,7 @@ def parse_allocation(
     _check_kind(env)
     env = _drop_contradictions(env, job_text)
     nodes = _build_nodes(env, job_text, node_text)
-    job_gres = re.search(r"^\s*JOB_GRES=(\S+)", job_text, re.MULTILINE)
+    job_gres = re.search(r"^\s*JOB_GRES=(?!\(null\))\S", job_text, re.MULTILINE)
     return Allocation(
         job_id=env["SLURM_JOB_ID"],
         nodes=nodes,
@@ -150,8 +147,7 @@ def parse_allocation(
         cpus_per_task=_read_int(env, "SLURM_CPUS_PER_TASK"),
         mem_per_cpu_mb=_read_int(env, "SLURM_MEM_PER_CPU"),
         mem_per_gpu_mb=_read_int(env, "SLURM_MEM_PER_GPU"),
-        has_gres=any(node.gres for node in nodes)
-        or (job_gres is not None and job_gres[1] != "(null)"),
+        has_gres=job_gres is not None or any(node.gres for node in nodes),
         notices=_describe_hint(env),
     )
 
@@ -217,11 +213,12 @@ def _build_nodes(env: Mapping[str, str], job_text: str, node_text: str) -> tuple
     known = parse_job_nodes(job_text)
     nodes = []
     for name, cpu, task in zip(names, cpus, tasks, strict=True):
-        # Two threads a core, unless the CPUs are odd. Where that is wrong, CPUs are shared out in
-        # pairs; the other way round, steps would wait.
-        of_core = threads.get(name, 2 - cpu % 2)
+        # Where two threads a core are a wrong guess, CPUs are shared out in pairs; the other way
+        # round, steps would wait. A part of a core: the site gives threads away one by one.
+        of_core = threads.get(name, 2)
+        of_core = min(of_core, most or of_core)
         mem_mb, gres = known.get(name) or _guess_share(env, name, cpu, len(names))
-        nodes.append(Node(name, cpu, task, mem_mb, gres, min(of_core, most or of_core)))
+        nodes.append(Node(name, cpu, task, mem_mb, gres, 1 if cpu % of_core else of_core))
     return tuple(nodes)
 
 
@@ -249,10 +246,7 @@ def check_not_inside_a_step(env: Mapping[str, str]) -> None:
     """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
 
     The batch script, and the shell of an interactive allocation, are none that srun started: steps
-    may be started from there.
-
-    Raises:
-        UsageError: The environment is that of a task of a step.
+    may be started from there. In a task of a step this raises a UsageError.
     """
     step_id = env.get("SLURM_STEP_ID", "")
     if step_id and step_id not in _SPECIAL_STEP_IDS:

@@ -73,7 +73,11 @@ class SlurmCfg:
             self._take(name, check_flag)
         for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
             self._take(name, check_integer, least)
-        self._check_layout()
+        if self.ntasks % self.nodes:
+            raise UsageError(
+                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
+                f"evenly over {self.nodes} nodes, so ntasks must be a multiple of nodes"
+            )
         self._check_mem()
         set_fields(self, master_port_range=_check_port_range(self.master_port_range))
         options = self.parse_args()
@@ -85,18 +89,6 @@ class SlurmCfg:
         value = getattr(self, name)
         if value is not None or name not in ("cpus_per_task", "gpus", "fresh_step"):
             set_fields(self, **{name: check("SlurmCfg", name, value, *limits)})
-
-    def _check_layout(self) -> None:
-        if self.ntasks < self.nodes:
-            raise UsageError(
-                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): {self.nodes} nodes need "
-                f"at least as many tasks; raise ntasks or lower nodes"
-            )
-        if self.ntasks % self.nodes:
-            raise UsageError(
-                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
-                f"evenly, so ntasks must be a multiple of nodes"
-            )
 
     def _check_mem(self) -> None:
         if self.mem is None:

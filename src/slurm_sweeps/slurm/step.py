@@ -119,16 +119,7 @@ def build_srun_argv(
 
     The step gets the slot's share and nothing else, on the slot's nodes. With several tasks, all
     get srun's stdin and rank 0's stdout comes back. The user's `args` come last, so they win; what
-    they say of CPUs, memory or GPUs is not said here too.
-
-    Args:
-        slot: The slot.
-        cfg: For the user's `args`.
-        command: What each task runs.
-        job_name: Shown by sacct and squeue for the step.
-
-    Returns:
-        The argument list; run it with `build_step_environment`.
+    they say of CPUs, memory or GPUs is not said here too. Run it with `build_step_environment`.
     """
     options = cfg.parse_args()
     argv = ["srun", "--exact", *([] if slot.exclusive else ["--overlap"])]
@@ -250,13 +241,10 @@ def _describe_step(env: Mapping[str, str], cpus: int, mem_mb: int | None) -> dic
 
 
 def choose_gpus(env: Mapping[str, str], positions: Sequence[int] | None) -> dict[str, str]:
-    """Say what to set so that a process sees only the GPUs at some positions of its list.
-
-    None: all, so nothing.
-    """
-    changes: dict[str, str] = {}
+    """Say what to set so that a process sees only some GPUs of its list; None: all, so nothing."""
     if positions is None:
-        return changes
+        return {}
+    changes: dict[str, str] = {}
     for name in _GPU_VARIABLES:
         if name in env or name == "CUDA_VISIBLE_DEVICES":
             seen = [gpu for gpu in env.get(name, "").split(",") if gpu]
@@ -272,12 +260,7 @@ def iterate_master_ports(
 
     Two slots of a sweep never get the same port as long as the range has one for each; trials of
     a slot take the next port each time, because the last one's may still be closing.
-
-    Args:
-        port_range: First and last port.
-        slot_index: The slot's index.
-        slots: The number of slots of the sweep.
-        salt: Moves the beginning, so that two sweeps that share a node rarely meet; a job id, say.
+    `salt`, a job id, moves the beginning, so that two sweeps that share a node rarely meet.
     """
     first, last = port_range
     rows = max(1, (last - first + 1) // slots)
@@ -300,11 +283,7 @@ _NO_REASON = re.compile(
 def parse_step_error(stderr: str) -> str | None:
     """Give Slurm's own words on why a step did not start or was ended, None if it says nothing.
 
-    Args:
-        stderr: Everything that came on srun's standard error; lines of the tasks are passed over.
-
-    Returns:
-        For instance "unrecognized option '--nonsense'"; several reasons are joined by "; ".
+    Of all that came on srun's standard error, lines of the tasks are passed over.
     """
     said = [match[1] for match in map(_SLURM_LINE.match, stderr.splitlines()) if match]
     reasons = [line for line in said if line and not _NO_REASON.search(line)]

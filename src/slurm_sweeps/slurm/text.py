@@ -17,12 +17,11 @@ from ..errors import AllocationError, UsageError
 
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _MEM = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
-_MEM_UNITS_KB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2, "T": 1024**3}
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 _GRES = re.compile(
     r"(?:gres[/:])?([^:=]+)(?:[:=](?!\d[^:=]*$)([^:=]+))?(?:[:=](\d+)([KMGT]?))?", re.IGNORECASE
 )
-_COUNT_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,36 +45,34 @@ def parse_nodelist(text: str) -> list[str]:
     Source: the section on `NodeName` in slurm.conf(5).
     """
     parts = re.split(r",(?![^[]*\])", text)  # at the commas outside of brackets
-    return [name for part in parts if part for name in _expand(part, text)]
+    try:
+        return [name for part in parts if part for name in _expand(part)]
+    except ValueError:
+        raise AllocationError(
+            f"can't read the list of nodes {text!r}: expected names such as 'n[1-2,5],gpu07', "
+            f"as `scontrol show hostnames` takes them"
+        ) from None
 
 
-def _expand(part: str, text: str) -> list[str]:
+def _expand(part: str) -> list[str]:
     # Splitting by a pattern with a group gives fixed text and bracket contents in turn.
     pieces = re.split(r"\[([^][]*)\]", part)
     if any(bracket in fixed for fixed in pieces[::2] for bracket in "[]"):
-        raise _nodelist_error(text)
+        raise ValueError(part)
     choices = [
-        list(_expand_ranges(piece, text)) if position % 2 else [piece]
+        list(_expand_ranges(piece)) if position % 2 else [piece]
         for position, piece in enumerate(pieces)
     ]
     return ["".join(combination) for combination in product(*choices)]
 
 
-def _expand_ranges(ranges: str, text: str) -> Iterable[str]:
+def _expand_ranges(ranges: str) -> Iterable[str]:
     for item in ranges.split(","):
         first, dash, last = item.partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise _nodelist_error(text)
-        for number in range(int(first), int(last) + 1):
-            yield f"{number:0{len(first)}d}"
-
-
-def _nodelist_error(text: str) -> AllocationError:
-    return AllocationError(
-        f"can't read the list of nodes {text!r}: expected names such as 'n[1-2,5],gpu07', "
-        f"as `scontrol show hostnames` takes them"
-    )
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers:
+            raise ValueError(item)
+        yield from (f"{number:0{len(first)}d}" for number in numbers)
 
 
 def parse_counts(text: str) -> list[int]:
@@ -108,7 +105,7 @@ def parse_mem(text: str) -> int:
         raise UsageError(
             f"can't read the amount of memory {text!r}: write a whole number and a unit, '16G'"
         )
-    return -(-int(match[1]) * _MEM_UNITS_KB[match[2].upper()] // 1024)
+    return -(-int(match[1]) * _UNITS[match[2].upper() or "M"] // _UNITS["M"])
 
 
 def parse_gres(text: str) -> tuple[Gres, ...]:
@@ -131,7 +128,7 @@ def _parse_one_gres(part: str, text: str) -> Gres:
     if match is None:
         raise AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
     name, gres_type, count, unit = match.groups(default="")
-    return Gres(name, gres_type or None, int(count or 1) * _COUNT_UNITS[unit.upper()])
+    return Gres(name, gres_type or None, int(count or 1) * _UNITS[unit.upper()])
 
 
 def count_gpus(gres: Iterable[Gres]) -> int:
@@ -170,11 +167,8 @@ def parse_fate(text: str, restarts: int) -> Fate:
 
     While a job's processes are being ended, Slurm says COMPLETING whatever the cause (22.05). If it
     has queued the job again by itself, the count of restarts has risen. What is none of that, nor
-    preemption, nor the time limit, is somebody's `scancel`.
-
-    Args:
-        text: What scontrol printed.
-        restarts: How often the job had been restarted when it began.
+    preemption, nor the time limit, is somebody's `scancel`. `restarts` is how often the job had
+    been restarted when it began.
     """
     fields = dict(re.findall(r"(\w+)=(\S*)", text))
     if int(fields.get("Restarts") or 0) > restarts:
