@@ -68,11 +68,6 @@ class Node:
             return -(-tasks // self.threads_per_core) * self.threads_per_core
         return tasks * -(-cpus_per_task // self.threads_per_core) * self.threads_per_core
 
-    def count_threads(self, threads: int) -> Node:
-        """Return the node as a step counts it that takes so many threads of each core."""
-        threads = min(threads, self.threads_per_core)
-        return replace(self, cpus=self.cores * threads, threads_per_core=threads)
-
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
@@ -107,11 +102,14 @@ class Allocation:
 
         `--hint=nomultithread -c1` takes a core of two CPUs, and memory for one (22.05).
         """
-        most = max(node.threads_per_core for node in self.nodes)
-        ratio = max(1, most // threads)
+        ratio = max(1, max(node.threads_per_core for node in self.nodes) // threads)
+        counted = [(node, min(threads, node.threads_per_core)) for node in self.nodes]
         return replace(
             self,
-            nodes=tuple(node.count_threads(threads) for node in self.nodes),
+            nodes=tuple(
+                replace(node, cpus=node.cores * each, threads_per_core=each)
+                for node, each in counted
+            ),
             cpus_per_task=self.cpus_per_task and -(-self.cpus_per_task // ratio),
             mem_per_cpu_mb=self.mem_per_cpu_mb and self.mem_per_cpu_mb * ratio,
         )

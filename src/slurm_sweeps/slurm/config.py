@@ -157,17 +157,8 @@ class LocalCfg:
 class Demand:
     """What one trial asks for on each of its nodes; None where it takes its share.
 
-    Args:
-        nodes: Nodes of a trial.
-        tasks: Tasks on each of them.
-        cpus_per_task: CPUs of a task.
-        mem_mb: Memory, in MB; 0 for all that the job has there, to be shared.
-        mem_per_cpu_mb: Memory per CPU, in MB.
-        mem_per_gpu_mb: Memory per GPU, in MB.
-        gpus: GPUs.
-        exclusive: Whether trials must not overlap.
-        threads_per_core: The CPUs of a core that its steps count, with 1 of 2 each CPU is a core;
-            None for all.
+    `mem_mb` is 0 for all that the job has there, to be shared; `exclusive` trials must not overlap;
+    `threads_per_core` are the CPUs of a core that steps count: with 1 of 2, each CPU is a core.
     """
 
     nodes: int

@@ -272,7 +272,7 @@ class _Shares:
         self.used = Counter(node for place in self.places[: self.count] for node in place)
         self.gpus = self._count_gpus()
         self.shares_gpus = any(
-            self.gpus * used > ledger.nodes[node].gpus for node, used in self.used.items()
+            self.gpus * used > self.nodes[at].gpus for at, used in self.used.items()
         )
         self.exclusive = self.demand.exclusive and not self.shares_gpus and not ledger.shares_cores
 
@@ -357,8 +357,8 @@ class _Shares:
                 f"SlurmCfg(gpus={self.demand.nodes}) a trial has GPUs of its own, and fewer run "
                 f"at once"
             )
-        idle = self._count_idle_gpus()
-        if idle and not notices:
+        idle = sum(self.nodes[node].gpus - self.gpus * load for node, load in self.load.items())
+        if idle and self.gpus and self.demand.gpus is None and not notices:
             notices.append(
                 f"{idle} GPU(s) of the job stay idle: they do not divide evenly among "
                 f"{len(self.places)} trials, which get {self.gpus} a node; say SlurmCfg(gpus=...)"
@@ -369,11 +369,6 @@ class _Shares:
         """Return the node with the most trials for its room, and their number."""
         fullest = max(self.used, key=lambda node: self.used[node] / room[node])
         return self.nodes[fullest], self.used[fullest]
-
-    def _count_idle_gpus(self) -> int:
-        if self.demand.gpus is not None or not self.gpus:
-            return 0
-        return sum(self.nodes[node].gpus - self.gpus * load for node, load in self.load.items())
 
 
 def count_local_slots(

@@ -179,8 +179,8 @@ def build_trial_environment(
     env: Mapping[str, str],
     *,
     master_port: int,
+    cpus_per_task: int,
     master_addr: str | None = None,
-    cpus_per_task: int | None = None,
     mem_mb: int | None = None,
 ) -> dict[str, str | None]:
     """Say what a worker must set (None: unset) so that the environment describes the trial.
@@ -188,25 +188,24 @@ def build_trial_environment(
     Args:
         env: The environment of the worker: one task of a step, or a plain local process.
         master_port: A free port on the trial's first node, no other trial's.
+        cpus_per_task: The slot's, for the number of threads.
         master_addr: That node's address. None: the first node's name, or this machine where the
             worker is no task of a step.
-        cpus_per_task: The slot's, for the number of threads. None: as the step says.
         mem_mb: The slot's memory on each node, in MB.
 
     Returns:
         Variables to set or unset. Framework variables for ranks are set for a trial of several
         tasks only: a lone task would be taken for a distributed run.
     """
-    cpus = cpus_per_task or int(env.get("SLURM_CPUS_PER_TASK") or 0)
     changes: dict[str, str | None] = {
         "MASTER_ADDR": master_addr or _first_node(env),
         "MASTER_PORT": str(master_port),
         **dict.fromkeys([*_RANKS, "LOCAL_WORLD_SIZE"]),
     }
-    if cpus and not env.get("OMP_NUM_THREADS"):
-        changes["OMP_NUM_THREADS"] = str(cpus)
+    if not env.get("OMP_NUM_THREADS"):
+        changes["OMP_NUM_THREADS"] = str(cpus_per_task)
     if env.get("SLURM_STEP_NUM_TASKS"):
-        changes |= _describe_step(env, cpus, mem_mb)
+        changes |= _describe_step(env, cpus_per_task, mem_mb)
     return changes
 
 
@@ -227,13 +226,12 @@ def _describe_step(env: Mapping[str, str], cpus: int, mem_mb: int | None) -> dic
         "SLURM_TASKS_PER_NODE": f"{tasks_per_node}{repeated}",
         **dict.fromkeys(["SLURM_NNODES", "SLURM_JOB_NUM_NODES"], nodes),
         **dict.fromkeys(["SLURM_NODELIST", "SLURM_JOB_NODELIST"], nodelist),
+        "SLURM_CPUS_PER_TASK": str(cpus),
+        "SLURM_JOB_CPUS_PER_NODE": f"{cpus * tasks_per_node}{repeated}",
         "SLURM_MEM_PER_NODE": str(mem_mb) if mem_mb else None,
         **dict.fromkeys(["SLURM_MEM_PER_CPU", "SLURM_MEM_PER_GPU", "SLURM_GPUS"]),
         **dict.fromkeys(["SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK"]),
     }
-    if cpus:
-        changes["SLURM_CPUS_PER_TASK"] = str(cpus)
-        changes["SLURM_JOB_CPUS_PER_NODE"] = f"{cpus * tasks_per_node}{repeated}"
     if int(ntasks) > 1:
         changes |= {name: env.get(source) for name, source in _RANKS.items()}
         changes["LOCAL_WORLD_SIZE"] = str(tasks_per_node)
