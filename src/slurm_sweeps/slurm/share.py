@@ -271,9 +271,8 @@ class _Shares:
         self.load = Counter(node for place in self.places for node in place)
         self.used = Counter(node for place in self.places[: self.count] for node in place)
         self.gpus = self._count_gpus()
-        self.shares_gpus = any(
-            self.gpus * used > self.nodes[at].gpus for at, used in self.used.items()
-        )
+        gpus = {at: self.nodes[at].gpus for at in self.used}
+        self.shares_gpus = any(self.gpus * used > gpus[at] for at, used in self.used.items())
         self.exclusive = self.demand.exclusive and not self.shares_gpus and not ledger.shares_cores
 
     def _count_gpus(self) -> int:
