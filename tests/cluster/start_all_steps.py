@@ -20,8 +20,7 @@ from slurm_sweeps.slurm.allocation import check_not_inside_a_step
 from slurm_sweeps.slurm.client import read_allocation
 from slurm_sweeps.slurm.config import SlurmCfg
 from slurm_sweeps.slurm.share import Plan, plan_slots
-from slurm_sweeps.slurm.slot import Slot
-from slurm_sweeps.slurm.step import build_srun_argv, build_step_environment
+from slurm_sweeps.slurm.step import Slot, build_srun_argv, build_step_environment
 
 TASK = """
 import json, os, pathlib, sys

@@ -25,7 +25,7 @@ from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import pickle_train, write_train
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.slot import Slot, merge_slots
+from slurm_sweeps.slurm.step import Slot, merge_slots
 from slurm_sweeps.slurm.text import Gres
 
 

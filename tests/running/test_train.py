@@ -185,6 +185,16 @@ def test_what_belongs_to_another_is_refused(tmp_path: Path, what: str) -> None:
         read_train(path)
 
 
+def test_a_folder_that_this_node_does_not_see_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere" / "train.pkl"
+    with pytest.raises(ss.TrainError) as unseen:
+        read_train(path)
+    assert str(unseen.value) == (
+        f"this node does not see {path.parent}: is it on a disk that only the driver's node has? "
+        "Use a local_dir that all nodes of the job share"
+    )
+
+
 # --- what train imports ---------------------------------------------------------------------------
 
 

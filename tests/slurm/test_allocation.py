@@ -23,7 +23,7 @@ from slurm_sweeps.slurm.allocation import (
     parse_allocation,
 )
 from slurm_sweeps.slurm.client import ask, read_allocation
-from slurm_sweeps.slurm.text import Gres, parse_job_nodes, parse_node_facts
+from slurm_sweeps.slurm.text import Gres, parse_job_nodes, parse_threads_per_core
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_CPUS_PER_NODE": "4(x2)"}
 
@@ -112,12 +112,10 @@ def test_other_gres_count_as_gres() -> None:
     assert allocation.nodes[0].gpus == 0
 
 
-def test_threads_and_addresses_come_from_the_nodes() -> None:
-    node = load_allocation("threads").nodes[0]
-    assert (node.threads_per_core, node.address) == (2, "127.0.0.1")
+def test_threads_come_from_the_nodes() -> None:
+    assert load_allocation("threads").nodes[0].threads_per_core == 2
     # Asked for one thread a core, the job's CPUs are cores.
     assert load_allocation("nomultithread").nodes[0].threads_per_core == 1
-    assert load_allocation_without_scontrol("threads").nodes[0].address == "h1"
 
 
 def test_where_the_nodes_are_not_shown_cores_are_taken_for_pairs() -> None:
@@ -129,10 +127,18 @@ def test_where_the_nodes_are_not_shown_cores_are_taken_for_pairs() -> None:
     assert load_allocation_without_scontrol("nomultithread").nodes[0].threads_per_core == 1
 
 
+def test_a_site_may_give_threads_away_one_by_one() -> None:
+    env = {**JOB, "SLURM_JOB_CPUS_PER_NODE": "1,4"}
+    text = "NodeName=n1 ThreadsPerCore=2\nNodeName=n2 ThreadsPerCore=2"
+    allocation = parse_allocation(env, "", text)
+    assert allocation is not None
+    assert [node.threads_per_core for node in allocation.nodes] == [1, 2]
+
+
 def test_a_site_may_count_one_cpu_a_core() -> None:
     text = "NodeName=n1 CoresPerSocket=4 CPUTot=8 Sockets=2 ThreadsPerCore=2"
-    assert parse_node_facts(text)["n1"].threads_per_core == 1
-    assert parse_node_facts(text.replace("CPUTot=8", "CPUTot=16"))["n1"].threads_per_core == 2
+    assert parse_threads_per_core(text) == {"n1": 1}
+    assert parse_threads_per_core(text.replace("CPUTot=8", "CPUTot=16")) == {"n1": 2}
 
 
 @pytest.mark.parametrize(
@@ -178,15 +184,15 @@ def test_memory_that_slurm_does_not_count_is_unknown() -> None:
 
 def test_lines_per_node_are_read() -> None:
     found = parse_job_nodes(read_job("gpus_uneven")[1])
-    assert {name: node.mem_mb for name, node in found.items()} == {"n1": 16384, "n2": 4096}
+    assert {name: mem_mb for name, (mem_mb, _) in found.items()} == {"n1": 16384, "n2": 4096}
     assert parse_job_nodes("slurm_load_jobs error: Invalid job id specified") == {}
 
 
-def test_facts_of_nodes_are_read() -> None:
-    facts = parse_node_facts(NODE_TEXT)
-    assert sorted(facts) == ["h1", "n1", "n2", "n3", "n4", "s1", "t1"]
-    assert [name for name, fact in facts.items() if fact.threads_per_core == 2] == ["h1"]
-    assert parse_node_facts("NodeName=x State=DOWN")["x"].address == "x"
+def test_threads_of_nodes_are_read() -> None:
+    threads = parse_threads_per_core(NODE_TEXT)
+    assert sorted(threads) == ["h1", "n1", "n2", "n3", "n4", "s1", "t1"]
+    assert [name for name, count in threads.items() if count == 2] == ["h1"]
+    assert parse_threads_per_core("NodeName=x State=DOWN") == {"x": 1}
 
 
 def test_a_job_without_its_nodes_is_told_apart() -> None:
@@ -254,14 +260,14 @@ def test_nodes_that_a_site_hides_are_told(tmp_path: Path) -> None:
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
         "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
-        "--oneliner show node n[1-2]": "NodeName=n2 NodeAddr=10.0.0.2 ThreadsPerCore=2",
+        "--oneliner show node n[1-2]": "NodeName=n2 NodeAddr=10.0.0.2 ThreadsPerCore=4",
     }
     env = make_scontrol(tmp_path, f"import sys; print({answers!r}[' '.join(sys.argv[1:])])")
     allocation = read_allocation(env)
     assert allocation is not None
     assert allocation.notices == ()
     assert describe(allocation.nodes) == [("n1", 4, 0, 900, 2), ("n2", 4, 0, 900, 2)]
-    assert allocation.nodes[1].address == "10.0.0.2"
+    assert [node.threads_per_core for node in allocation.nodes] == [2, 4]
 
 
 @pytest.mark.parametrize(

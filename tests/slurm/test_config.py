@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.slurm.config import MASTER_PORT_RANGE, LocalCfg, SlurmCfg
-from slurm_sweeps.slurm.step import StepOptions, parse_step_options
+from slurm_sweeps.slurm.config import (
+    MASTER_PORT_RANGE,
+    LocalCfg,
+    SlurmCfg,
+    build_demand,
+    parse_step_options,
+)
 
 
 def test_the_documented_arguments_are_positional() -> None:
@@ -29,20 +34,25 @@ def test_the_defaults_are_one_exclusive_task_with_its_share() -> None:
     [
         ({"nodes": 0}, "SlurmCfg: nodes must be 1 or more, got 0"),
         ({"ntasks": -1}, "SlurmCfg: ntasks must be 1 or more, got -1"),
-        ({"nodes": 2}, r"SlurmCfg\(nodes=2, ntasks=1\): 2 nodes need at least as many tasks"),
+        ({"nodes": 2}, r"SlurmCfg\(nodes=2, ntasks=1\): the tasks are spread evenly over 2 nodes"),
         ({"nodes": 2, "ntasks": 3}, r"ntasks=3\): .* ntasks must be a multiple of nodes"),
         ({"cpus_per_task": 0}, "SlurmCfg: cpus_per_task must be 1 or more, got 0"),
         ({"gpus": -1}, "SlurmCfg: gpus must be 0 or more, got -1"),
-        ({"nodes": 2, "ntasks": 2, "gpus": 3}, r"gpus=3\): .* gpus must be a multiple of nodes"),
+        (
+            {"nodes": 2, "ntasks": 2, "gpus": 3},
+            r"gpus=3, .* 3 GPUs can't be spread evenly over 2 nodes",
+        ),
         ({"mem": "much"}, r"amount of memory 'much': write a whole number and a unit, '16G'"),
         ({"mem": "0"}, r"SlurmCfg\(mem='0'\): give at least 1M per node, or None"),
         ({"args": "--x='"}, r"args=\"--x='\"\) can't be split .* No closing quotation; close the"),
         ({"args": "foo --x"}, r"args='foo --x'\) begins with 'foo', which is no option of srun"),
         (
             {"args": "-c many"},
-            r"args='-c many'\): --cpus-per-task needs a whole number, not 'many'",
+            r"args='-c many'\): --cpus-per-task: give a whole number of 1 or more, not 'many'",
         ),
-        ({"args": "-c"}, r"args='-c'\): --cpus-per-task needs a whole number, not ''"),
+        ({"args": "-c"}, r"args='-c'\): --cpus-per-task: give a whole number of 1 or more, not ''"),
+        ({"args": "--gres=gpu:4x"}, r"--gres: can't read the generic resources 'gpu:4x'"),
+        ({"args": "--mem=much"}, r"args='--mem=much'\): --mem: can't read the amount of memory"),
         ({"args": "-n 4"}, r"holds '-n': the layout is said by SlurmCfg\(nodes=..., ntasks=...\)"),
         ({"args": "--nodes=2"}, r"holds '--nodes=2': the layout is said by SlurmCfg"),
         ({"args": "-w n1"}, r"holds '-w': the sweep itself places its steps .* sbatch or salloc"),
@@ -98,7 +108,8 @@ def test_gpus_of_a_local_trial_are_checked() -> None:
         ("--gpus-per-task=1", {"gpus_per_task": 1}),
         ("-G2", {"gpus": 2}),
         ("--gpus=a100:2,v100:1", {"gpus": 3}),
-        ("--overlap", {"overlap": True}),
+        ("--overlap", {}),
+        ("--gpus-per-node=2 --gres=gpu:1", {"gpus_per_node": 2}),
         ("--threads-per-core=1", {"threads_per_core": 1}),
         ("--hint=nomultithread", {"threads_per_core": 1}),
         ("--hint compute_bound", {"threads_per_core": 1}),
@@ -110,8 +121,11 @@ def test_gpus_of_a_local_trial_are_checked() -> None:
     ],
 )
 def test_the_share_is_read_from_args(args: str, expected: dict[str, Any]) -> None:
-    options = parse_step_options(args)
-    assert options == StepOptions(**expected, tokens=options.tokens)
+    assert parse_step_options(args).said == expected
+
+
+def test_overlapping_is_read_from_args() -> None:
+    assert not build_demand(SlurmCfg(args="--overlap")).exclusive
 
 
 def test_args_are_split_as_a_shell_splits() -> None:
@@ -120,5 +134,5 @@ def test_args_are_split_as_a_shell_splits() -> None:
 
 
 def test_memory_of_a_trial_is_spread_over_its_nodes() -> None:
-    assert SlurmCfg(nodes=2, ntasks=2, mem="5G").mem_per_node_mb == 2560
-    assert SlurmCfg().mem_per_node_mb is None
+    assert build_demand(SlurmCfg(nodes=2, ntasks=2, mem="5G")).mem_mb == 2560
+    assert build_demand(SlurmCfg()).mem_mb is None

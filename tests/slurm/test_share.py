@@ -13,9 +13,9 @@ from recorded_jobs import JOBS, load_allocation, load_allocation_without_scontro
 
 from slurm_sweeps.errors import AllocationError, UsageError
 from slurm_sweeps.slurm.allocation import Allocation, Node
-from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg, build_demand
+from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
 from slurm_sweeps.slurm.share import Plan, count_local_slots, plan_slots
-from slurm_sweeps.slurm.slot import Slot, count_step_cpus, format_gpus
+from slurm_sweeps.slurm.step import Slot, format_gpus
 from slurm_sweeps.slurm.text import Gres, parse_gres
 
 
@@ -265,7 +265,7 @@ def test_trials_that_share_cores_own_their_gpus_while_they_last() -> None:
 
 def node_with_gpus(gpus: int, tasks: int = 8) -> Allocation:
     gres = (Gres("gpu", None, gpus),)
-    node = Node("n1", cpus=32, tasks=tasks, mem_mb=32000, gres=gres, address="n1")
+    node = Node("n1", cpus=32, tasks=tasks, mem_mb=32000, gres=gres)
     return Allocation("7", (node,), ntasks=tasks, cpus_per_task=32 // tasks, has_gres=True)
 
 
@@ -313,7 +313,7 @@ def test_idle_gpus_are_told() -> None:
 
 def test_nodes_without_gpus_are_left_out_unless_none_are_wanted() -> None:
     job = node_with_gpus(4, tasks=4)
-    bare = Node("c1", cpus=32, tasks=4, mem_mb=32000, address="c1")
+    bare = Node("c1", cpus=32, tasks=4, mem_mb=32000)
     job = replace(job, nodes=(*job.nodes, bare), ntasks=8)
     plan = plan_slots(job, SlurmCfg())
     assert {slot.nodes for slot in plan.slots} == {("n1",)}
@@ -390,13 +390,7 @@ def test_a_long_list_of_nodes_is_cut() -> None:
 
 def test_gpus_in_args_must_spread_evenly() -> None:
     with pytest.raises(UsageError, match=r"3 GPUs can't be spread evenly over 2 nodes; ask for a"):
-        build_demand(SlurmCfg(nodes=2, ntasks=2, args="--gpus=3"))
-
-
-@pytest.mark.parametrize("number", [0, -3])
-def test_a_number_of_trials_below_one_is_refused(number: int) -> None:
-    with pytest.raises(UsageError, match=rf"max_concurrent_trials={number}: give 1 or more, or No"):
-        plan_slots(load_allocation("per_cpu"), SlurmCfg(), number)
+        SlurmCfg(nodes=2, ntasks=2, args="--gpus=3")
 
 
 @pytest.mark.parametrize(
@@ -412,7 +406,8 @@ def test_a_number_of_trials_below_one_is_refused(number: int) -> None:
     ],
 )
 def test_cores_are_taken_whole(tasks: int, cpus: int, threads: int, taken: int) -> None:
-    assert count_step_cpus(tasks, cpus, threads) == taken
+    node = Node("n1", cpus=8, threads_per_core=threads)
+    assert node.count_step_cpus(tasks, cpus) == taken
 
 
 # The books are right, whatever the job and whatever is asked.
@@ -469,10 +464,7 @@ def plan_or_none(allocation: Allocation, cfg: SlurmCfg, most: int | None) -> Pla
 
 def sum_up(node: Node, slots: list[Slot]) -> tuple[int, int, int]:
     """Add what the steps on a node are started with: CPUs, memory, GPUs."""
-    cpus = sum(
-        count_step_cpus(slot.tasks_per_node, slot.step_cpus_per_task, node.threads_per_core)
-        for slot in slots
-    )
+    cpus = sum(node.count_step_cpus(slot.tasks_per_node, slot.step_cpus_per_task) for slot in slots)
     return cpus, sum(slot.mem_mb or 0 for slot in slots), sum(slot.gpus for slot in slots)
 
 
@@ -561,5 +553,3 @@ def test_sharing_local_gpus_is_said() -> None:
 def test_more_local_gpus_than_there_are_is_an_error() -> None:
     with pytest.raises(AllocationError, match=r"LocalCfg\(gpus=2\) asks for 2 .* sees 1: lower it"):
         count_local_slots(8, 1, LocalCfg(2))
-    with pytest.raises(UsageError, match=r"max_concurrent_trials=0: give 1 or more"):
-        count_local_slots(8, 1, LocalCfg(0), 0)

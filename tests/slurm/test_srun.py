@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from recorded_jobs import read_job
 
 from slurm_sweeps.slurm.config import SlurmCfg
-from slurm_sweeps.slurm.slot import Slot
 from slurm_sweeps.slurm.step import (
+    Slot,
     build_srun_argv,
     build_step_environment,
     build_trial_environment,
@@ -170,7 +170,7 @@ def test_the_environment_of_a_rank_describes_its_trial() -> None:
 
 def test_a_lone_task_is_no_distributed_run() -> None:
     env = {**TASK, "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "RANK": "7"}
-    changes = build_trial_environment(env, master_port=20001)
+    changes = build_trial_environment(env, master_port=20001, cpus_per_task=4)
     assert [changes[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == [None] * 3
     assert changes["SLURM_NTASKS"] == changes["SLURM_NTASKS_PER_NODE"] == "1"
     assert changes["SLURM_TASKS_PER_NODE"] == "1"

@@ -27,8 +27,7 @@ from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import plan_slots
-from ..slurm.slot import Slot
-from ..slurm.step import build_srun_argv
+from ..slurm.step import Slot, build_srun_argv
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal
 from ..storage.layout import build_database_path

@@ -25,11 +25,12 @@ from ..slurm.allocation import Allocation, check_not_inside_a_step
 from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, requeue_job
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.share import Plan, count_local_slots, plan_slots
-from ..slurm.slot import Slot, count_step_cpus, merge_slots
 from ..slurm.step import (
+    Slot,
     build_srun_argv,
     build_step_environment,
     is_step_waiting,
+    merge_slots,
     parse_step_error,
 )
 from ..slurm.text import Fate
@@ -287,8 +288,8 @@ class SlurmLauncher:
             return {}
         neighbours = self._find_neighbours(slot)
         at, gpus = neighbours.index(slot), slot.gpus
-        threads = self._allocation.find_node(slot.nodes[0]).threads_per_core
-        cpus = count_step_cpus(1, slot.cpus_per_task, threads)
+        node = self._allocation.find_node(slot.nodes[0])
+        cpus = node.count_step_cpus(1, slot.cpus_per_task)
         return {
             "bound_to": [at * cpus, cpus, len(neighbours) * cpus],
             "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,

@@ -117,7 +117,13 @@ def read_train(path: Path) -> Train:
 
 
 def _check_owned(place: Path) -> None:
-    status = place.stat()
+    try:
+        status = place.stat()
+    except FileNotFoundError:
+        raise TrainError(
+            f"this node does not see {place}: is it on a disk that only the driver's node has? "
+            "Use a local_dir that all nodes of the job share"
+        ) from None
     if status.st_uid != os.geteuid():
         raise TrainError(
             f"{place} belongs to user {status.st_uid}, not to you ({os.geteuid()}): "

@@ -9,20 +9,18 @@ which matters because steps are given whole cores. That is read from `scontrol s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import AllocationError, UsageError
 from .text import (
     Gres,
-    JobNode,
-    NodeFacts,
     count_gpus,
     parse_counts,
     parse_gres,
     parse_job_nodes,
-    parse_node_facts,
     parse_nodelist,
+    parse_threads_per_core,
 )
 
 #: Step ids that are no steps of srun: interactive, batch script, extern (slurm.h; an environment
@@ -41,7 +39,6 @@ class Node:
         mem_mb: Memory in MB; None where Slurm does not count it or none could be learnt.
         gres: Generic resources, GPUs among them.
         threads_per_core: CPUs that are only given away together.
-        address: Where the node is reached; its name unless Slurm says otherwise.
     """
 
     name: str
@@ -50,7 +47,6 @@ class Node:
     mem_mb: int | None = None
     gres: tuple[Gres, ...] = ()
     threads_per_core: int = 1
-    address: str = ""
 
     @property
     def gpus(self) -> int:
@@ -62,10 +58,15 @@ class Node:
         """The number of cores."""
         return self.cpus // self.threads_per_core
 
-    def count_threads(self, threads: int) -> Node:
-        """Return the node as a step counts it that takes so many threads of each core."""
-        threads = min(threads, self.threads_per_core)
-        return replace(self, cpus=self.cores * threads, threads_per_core=threads)
+    def count_step_cpus(self, tasks: int, cpus_per_task: int) -> int:
+        """Count the CPUs that a step takes from the node: cores are only given whole.
+
+        Tasks of one CPU may share a core, others may not (seen on 22.05, two threads a core: two
+        tasks of one CPU took 2 CPUs, two tasks of three CPUs took 8).
+        """
+        if cpus_per_task == 1:
+            return -(-tasks // self.threads_per_core) * self.threads_per_core
+        return tasks * -(-cpus_per_task // self.threads_per_core) * self.threads_per_core
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,14 @@ class Allocation:
 
         `--hint=nomultithread -c1` takes a core of two CPUs, and memory for one (22.05).
         """
-        nodes = tuple(node.count_threads(threads) for node in self.nodes)
-        ratio = max(
-            before.threads_per_core // after.threads_per_core
-            for before, after in zip(self.nodes, nodes, strict=True)
-        )
+        ratio = max(1, max(node.threads_per_core for node in self.nodes) // threads)
+        counted = [(node, min(threads, node.threads_per_core)) for node in self.nodes]
         return replace(
             self,
-            nodes=nodes,
+            nodes=tuple(
+                replace(node, cpus=node.cores * each, threads_per_core=each)
+                for node, each in counted
+            ),
             cpus_per_task=self.cpus_per_task and -(-self.cpus_per_task // ratio),
             mem_per_cpu_mb=self.mem_per_cpu_mb and self.mem_per_cpu_mb * ratio,
         )
@@ -135,9 +136,8 @@ def parse_allocation(
         return None
     _check_kind(env)
     env = _drop_contradictions(env, job_text)
-    nodes = _nodes_of_environment(env)
-    nodes = _add_facts(nodes, env, parse_job_nodes(job_text), parse_node_facts(node_text))
-    job_gres = re.search(r"^\s*JOB_GRES=(\S+)", job_text, re.MULTILINE)
+    nodes = _build_nodes(env, job_text, node_text)
+    job_gres = re.search(r"^\s*JOB_GRES=(?!\(null\))\S", job_text, re.MULTILINE)
     return Allocation(
         job_id=env["SLURM_JOB_ID"],
         nodes=nodes,
@@ -145,8 +145,7 @@ def parse_allocation(
         cpus_per_task=_read_int(env, "SLURM_CPUS_PER_TASK"),
         mem_per_cpu_mb=_read_int(env, "SLURM_MEM_PER_CPU"),
         mem_per_gpu_mb=_read_int(env, "SLURM_MEM_PER_GPU"),
-        has_gres=any(node.gres for node in nodes)
-        or (job_gres is not None and job_gres[1] != "(null)"),
+        has_gres=job_gres is not None or any(node.gres for node in nodes),
         notices=_describe_hint(env),
     )
 
@@ -193,7 +192,7 @@ def _check_kind(env: Mapping[str, str]) -> None:
         )
 
 
-def _nodes_of_environment(env: Mapping[str, str]) -> tuple[Node, ...]:
+def _build_nodes(env: Mapping[str, str], job_text: str, node_text: str) -> tuple[Node, ...]:
     names = parse_nodelist(env["SLURM_JOB_NODELIST"])
     cpus = parse_counts(env["SLURM_JOB_CPUS_PER_NODE"])
     # Without a number of tasks, SLURM_TASKS_PER_NODE counts CPUs or nodes (22.05), not tasks.
@@ -206,67 +205,34 @@ def _nodes_of_environment(env: Mapping[str, str]) -> tuple[Node, ...]:
         )
     if len(tasks) != len(names):
         tasks = [0] * len(names)
-    return tuple(
-        Node(name, cpu, task, address=name)
-        for name, cpu, task in zip(names, cpus, tasks, strict=True)
-    )
-
-
-def _add_facts(
-    nodes: Sequence[Node],
-    env: Mapping[str, str],
-    job_nodes: Mapping[str, JobNode],
-    facts: Mapping[str, NodeFacts],
-) -> tuple[Node, ...]:
-    guessed_gres = _guess_gres(nodes, env)
+    threads = parse_threads_per_core(node_text)
     # A job asked for one thread a core counts cores as CPUs (22.05, 24.11: SLURM_THREADS_PER_CORE).
-    threads = _read_int(env, "SLURM_THREADS_PER_CORE")
-    complete = []
-    for node, gres in zip(nodes, guessed_gres, strict=True):
-        fact = facts.get(node.name, NodeFacts(_guess_threads(node), node.name))
-        node = replace(
-            node,
-            threads_per_core=min(fact.threads_per_core, threads or fact.threads_per_core),
-            address=fact.address,
-            gres=gres,
-        )
-        known = job_nodes.get(node.name)
-        if known is None:
-            node = replace(node, mem_mb=_guess_mem(node, env))
-        else:
-            node = replace(node, mem_mb=known.mem_mb or None, gres=known.gres)
-        complete.append(node)
-    return tuple(complete)
+    most = _read_int(env, "SLURM_THREADS_PER_CORE")
+    known = parse_job_nodes(job_text)
+    nodes = []
+    for name, cpu, task in zip(names, cpus, tasks, strict=True):
+        # Where two threads a core are a wrong guess, CPUs are shared out in pairs; the other way
+        # round, steps would wait. A part of a core: the site gives threads away one by one.
+        of_core = threads.get(name, 2)
+        of_core = min(of_core, most or of_core)
+        mem_mb, gres = known.get(name) or _guess_share(env, name, cpu, len(names))
+        nodes.append(Node(name, cpu, task, mem_mb, gres, 1 if cpu % of_core else of_core))
+    return tuple(nodes)
 
 
-def _guess_threads(node: Node) -> int:
-    """Guess the threads of a core: two, unless the CPUs are odd.
-
-    Where that is wrong, CPUs are shared out in pairs; the other way round, steps would wait.
-    """
-    return 2 if node.cpus % 2 == 0 else 1
-
-
-def _guess_mem(node: Node, env: Mapping[str, str]) -> int | None:
-    """Work out a node's memory from the environment; None where it does not tell."""
-    per_node = _read_int(env, "SLURM_MEM_PER_NODE")
-    per_cpu = _read_int(env, "SLURM_MEM_PER_CPU")
-    per_gpu = _read_int(env, "SLURM_MEM_PER_GPU")
-    mem = per_node or (per_cpu or 0) * node.cpus or (per_gpu or 0) * node.gpus
-    return mem or None
-
-
-def _guess_gres(nodes: Sequence[Node], env: Mapping[str, str]) -> list[tuple[Gres, ...]]:
-    """Work out each node's GPUs from the environment, which tells them for this node only."""
-    here = _read_int(env, "SLURM_GPUS_ON_NODE") or 0
-    total = env.get("SLURM_GPUS", "")
-    if total and len(nodes) > 1:
-        others = count_gpus(parse_gres(f"gpu:{total}")) - here
-        elsewhere = max(0, others) // (len(nodes) - 1)
-    else:
-        elsewhere = here
-    counts = [here if node.name == env.get("SLURMD_NODENAME") else elsewhere for node in nodes]
-    return [(Gres("gpu", None, count),) if count else () for count in counts]
+def _guess_share(
+    env: Mapping[str, str], name: str, cpus: int, nodes: int
+) -> tuple[int | None, tuple[Gres, ...]]:
+    """Work out a node's memory and GPUs from the environment, which tells those of this node."""
+    gpus = _read_int(env, "SLURM_GPUS_ON_NODE") or 0
+    total = env.get("SLURM_GPUS")
+    if total and nodes > 1 and name != env.get("SLURMD_NODENAME"):
+        others = count_gpus(parse_gres(f"gpu:{total}")) - gpus
+        gpus = max(0, others) // (nodes - 1)
+    per_cpu = _read_int(env, "SLURM_MEM_PER_CPU") or 0
+    per_gpu = _read_int(env, "SLURM_MEM_PER_GPU") or 0
+    mem_mb = _read_int(env, "SLURM_MEM_PER_NODE") or per_cpu * cpus or per_gpu * gpus
+    return mem_mb or None, (Gres("gpu", None, gpus),) if gpus else ()
 
 
 def _read_int(env: Mapping[str, str], name: str) -> int | None:
@@ -278,10 +244,7 @@ def check_not_inside_a_step(env: Mapping[str, str]) -> None:
     """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
 
     The batch script, and the shell of an interactive allocation, are none that srun started: steps
-    may be started from there.
-
-    Raises:
-        UsageError: The environment is that of a task of a step.
+    may be started from there. In a task of a step this raises a UsageError.
     """
     step_id = env.get("SLURM_STEP_ID", "")
     if step_id and step_id not in _SPECIAL_STEP_IDS:

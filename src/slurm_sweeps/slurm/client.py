@@ -60,9 +60,6 @@ def ask(env: Mapping[str, str], *argv: str) -> Reply:
 def read_allocation(env: Mapping[str, str]) -> Allocation | None:
     """Learn the allocation that an environment describes, asking scontrol for the rest.
 
-    Args:
-        env: The driver's environment.
-
     Returns:
         The allocation, or None outside of Slurm. If scontrol can't be run, or does not answer
         within 20 s, what the environment tells alone, with a notice.
@@ -114,10 +111,7 @@ def cancel_step(step_id: str) -> None:
 
 
 class JobClock:
-    """Knows when the job ends; asks Slurm from a thread of its own, now and then.
-
-    Args:
-        job_id: The job that this process runs in.
+    """Knows when this process's job ends; asks Slurm from a thread of its own, now and then.
 
     Attributes:
         kill_wait_s: Seconds between the TERM by which Slurm ends a job and the KILL.
@@ -125,7 +119,7 @@ class JobClock:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self.kill_wait_s: float | None = KILL_WAIT_S
+        self.kill_wait_s = KILL_WAIT_S
         self._ends_at: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-clock", daemon=True)
@@ -138,11 +132,7 @@ class JobClock:
         self._stop.set()
 
     def get_time_left(self, now: float) -> float | None:
-        """Seconds until the job ends, None if that is unknown or never.
-
-        Args:
-            now: `time.monotonic()`.
-        """
+        """Seconds from `now` (`time.monotonic()`) until the job ends; None: unknown or never."""
         return None if self._ends_at is None else self._ends_at - now
 
     def _run(self) -> None:

@@ -1,15 +1,24 @@
-"""What a trial asks for: `SlurmCfg` in an allocation, `LocalCfg` on a lone machine. Pure."""
+"""What a trial asks for: `SlurmCfg` in an allocation, `LocalCfg` on a lone machine. Pure.
+
+The options of `SlurmCfg.args` are handed to srun untouched. Read of them is only what changes a
+trial's share, so that the ledger counts it and the line leaves its own option out; and what would
+break the channel or the ledger, which is refused with the remedy. An unknown option passes: srun
+knows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 
 from ..checks import check_flag, check_integer, set_fields
-from ..errors import UsageError, UsageTypeError
-from .step import StepOptions, parse_step_options
-from .text import parse_mem
+from ..errors import AllocationError, UsageError, UsageTypeError
+from .allocation import Node
+from .text import count_gpus, parse_gres, parse_mem
 
 #: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.
 MASTER_PORT_RANGE = (20000, 32000)
@@ -64,10 +73,15 @@ class SlurmCfg:
             self._take(name, check_flag)
         for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
             self._take(name, check_integer, least)
-        self._check_layout()
-        self._check_share()
+        if self.ntasks % self.nodes:
+            raise UsageError(
+                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
+                f"evenly over {self.nodes} nodes, so ntasks must be a multiple of nodes"
+            )
+        self._check_mem()
         set_fields(self, master_port_range=_check_port_range(self.master_port_range))
         options = self.parse_args()
+        _count_gpus_per_node(self, options.said)
         if self.share_imports:
             self._check_sharing(options)
 
@@ -76,24 +90,7 @@ class SlurmCfg:
         if value is not None or name not in ("cpus_per_task", "gpus", "fresh_step"):
             set_fields(self, **{name: check("SlurmCfg", name, value, *limits)})
 
-    def _check_layout(self) -> None:
-        if self.ntasks < self.nodes:
-            raise UsageError(
-                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): {self.nodes} nodes need "
-                f"at least as many tasks; raise ntasks or lower nodes"
-            )
-        if self.ntasks % self.nodes:
-            raise UsageError(
-                f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
-                f"evenly, so ntasks must be a multiple of nodes"
-            )
-
-    def _check_share(self) -> None:
-        if self.gpus is not None and self.gpus % self.nodes:
-            raise UsageError(
-                f"SlurmCfg(nodes={self.nodes!r}, gpus={self.gpus!r}): the GPUs of a trial are "
-                f"spread evenly, so gpus must be a multiple of nodes"
-            )
+    def _check_mem(self) -> None:
         if self.mem is None:
             return
         if not isinstance(self.mem, str):
@@ -107,7 +104,7 @@ class SlurmCfg:
                 "SlurmCfg(share_imports=True) is for trials of one task in the step of their slot: "
                 f"leave it out with ntasks={self.ntasks!r}, fresh_step={self.fresh_step!r}"
             )
-        if options.sets_cpus or options.sets_mem or options.sets_gpus or options.threads_per_core:
+        if options.said:
             raise UsageError(
                 f"SlurmCfg(share_imports=True, args={self.args!r}): one step serves all slots of a "
                 "node, so args can't say the CPUs, memory or GPUs of a trial; use cpus_per_task, "
@@ -122,11 +119,6 @@ class SlurmCfg:
             )
         return parse_step_options(self.args)
 
-    @property
-    def mem_per_node_mb(self) -> int | None:
-        """The memory asked for on each node, in MB, rounded down; None where none is."""
-        return None if self.mem is None else parse_mem(self.mem) // self.nodes
-
 
 def _check_port_range(ports: object) -> tuple[int, int]:
     if (
@@ -139,65 +131,6 @@ def _check_port_range(ports: object) -> tuple[int, int]:
     raise UsageError(
         f"SlurmCfg(master_port_range={ports!r}): give the first and the last port, "
         f"between 1024 and 65535, such as {MASTER_PORT_RANGE}"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one trial asks for on each of its nodes; None where it takes its share.
-
-    Args:
-        nodes: Nodes of a trial.
-        tasks: Tasks on each of them.
-        cpus_per_task: CPUs of a task.
-        mem_mb: Memory, in MB; 0 for all that the job has there, to be shared.
-        mem_per_cpu_mb: Memory per CPU, in MB.
-        mem_per_gpu_mb: Memory per GPU, in MB.
-        gpus: GPUs.
-        exclusive: Whether trials must not overlap.
-        threads_per_core: The CPUs of a core that its steps count; None for all.
-    """
-
-    nodes: int
-    tasks: int
-    cpus_per_task: int | None
-    mem_mb: int | None
-    mem_per_cpu_mb: int | None
-    mem_per_gpu_mb: int | None
-    gpus: int | None
-    exclusive: bool
-    threads_per_core: int | None = None
-
-
-def build_demand(cfg: SlurmCfg) -> Demand:
-    """Put together what a trial asks for; `args` wins over the fields.
-
-    Raises:
-        UsageError: GPUs in `args` can't be spread evenly over the trial's nodes.
-    """
-    options = cfg.parse_args()
-    tasks = cfg.ntasks // cfg.nodes
-    gpus = cfg.gpus if options.gpus is None else options.gpus
-    if gpus is not None and gpus % cfg.nodes:
-        raise UsageError(
-            f"SlurmCfg(nodes={cfg.nodes!r}, args={cfg.args!r}): {gpus} GPUs can't be spread evenly "
-            f"over {cfg.nodes} nodes; ask for a multiple, or by --gpus-per-task"
-        )
-    per_node = None if gpus is None else gpus // cfg.nodes
-    if options.gpus_per_task is not None:
-        per_node = options.gpus_per_task * tasks
-    if options.gpus_per_node is not None:
-        per_node = options.gpus_per_node
-    return Demand(
-        nodes=cfg.nodes,
-        tasks=tasks,
-        cpus_per_task=options.cpus_per_task or cfg.cpus_per_task,
-        mem_mb=options.mem_mb if options.sets_mem else cfg.mem_per_node_mb,
-        mem_per_cpu_mb=options.mem_per_cpu_mb,
-        mem_per_gpu_mb=options.mem_per_gpu_mb,
-        gpus=per_node,
-        exclusive=cfg.exclusive and not options.overlap,
-        threads_per_core=options.threads_per_core,
     )
 
 
@@ -218,3 +151,224 @@ class LocalCfg:
 
     def __post_init__(self) -> None:
         set_fields(self, gpus=check_integer("LocalCfg", "gpus", self.gpus, least=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one trial asks for on each of its nodes; None where it takes its share.
+
+    `mem_mb` is 0 for all that the job has there, to be shared; `exclusive` trials must not overlap;
+    `threads_per_core` are the CPUs of a core that steps count: with 1 of 2, each CPU is a core.
+    """
+
+    nodes: int
+    tasks: int
+    cpus_per_task: int | None
+    mem_mb: int | None
+    mem_per_cpu_mb: int | None
+    mem_per_gpu_mb: int | None
+    gpus: int | None
+    exclusive: bool
+    threads_per_core: int | None
+
+    def count_mem(self, node: Node, cpus: int) -> int | None:
+        """Work out the memory that a trial asks for on a node by number, in MB; None: its share."""
+        if self.mem_per_cpu_mb is not None:
+            return self.mem_per_cpu_mb * node.count_step_cpus(self.tasks, cpus)
+        if self.mem_per_gpu_mb is not None:
+            return self.mem_per_gpu_mb * (self.gpus or 0)
+        return self.mem_mb
+
+    def count_fitting(self, node: Node, cpus: int) -> int:
+        """Count the trials that a node holds, each with its part of the trial's tasks there."""
+        by_cpus = node.cpus // node.count_step_cpus(self.tasks, cpus)
+        return min(by_cpus, self.count_beside_cpus(node, cpus))
+
+    def count_beside_cpus(self, node: Node, cpus: int) -> int:
+        """Count the trials that a node holds by all but its CPUs, if it has those for one."""
+        limits = [sys.maxsize if self.tasks <= node.cpus else 0]
+        mem = self.count_mem(node, cpus)
+        if mem and node.mem_mb is not None:
+            limits.append(node.mem_mb // mem)
+        if self.gpus:
+            limits.append(node.gpus // self.gpus)
+        return min(limits)
+
+
+def build_demand(cfg: SlurmCfg) -> Demand:
+    """Put together what a trial asks for; `args` wins over the fields."""
+    options = cfg.parse_args()
+    said = options.said
+    mem_mb = None if cfg.mem is None else parse_mem(cfg.mem) // cfg.nodes
+    return Demand(
+        nodes=cfg.nodes,
+        tasks=cfg.ntasks // cfg.nodes,
+        cpus_per_task=said.get("cpus_per_task", cfg.cpus_per_task),
+        mem_mb=said.get("mem_mb") if options.sets("mem") else mem_mb,
+        mem_per_cpu_mb=said.get("mem_per_cpu_mb"),
+        mem_per_gpu_mb=said.get("mem_per_gpu_mb"),
+        gpus=_count_gpus_per_node(cfg, said),
+        exclusive=cfg.exclusive and "--overlap" not in options.tokens,
+        threads_per_core=said.get("threads_per_core"),
+    )
+
+
+def _count_gpus_per_node(cfg: SlurmCfg, said: Mapping[str, int]) -> int | None:
+    gpus = said.get("gpus", cfg.gpus)
+    if gpus is not None and gpus % cfg.nodes:
+        raise UsageError(
+            f"SlurmCfg(nodes={cfg.nodes!r}, gpus={cfg.gpus!r}, args={cfg.args!r}): {gpus} GPUs "
+            f"can't be spread evenly over {cfg.nodes} nodes; ask for a multiple, or by "
+            f"--gpus-per-task"
+        )
+    per_node = None if gpus is None else gpus // cfg.nodes
+    if "gpus_per_task" in said:
+        per_node = said["gpus_per_task"] * (cfg.ntasks // cfg.nodes)
+    return said.get("gpus_per_node", per_node)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """What is read of `SlurmCfg.args`.
+
+    Args:
+        tokens: The options as srun gets them.
+        said: The parts of a trial's share that they set, as `Demand` names them; `gpus_per_node`,
+            `gpus_per_task` and `gpus` are those of a node, of a task, and of the whole step.
+    """
+
+    tokens: tuple[str, ...]
+    said: Mapping[str, int]
+
+    def sets(self, part: str) -> bool:
+        """Whether the user says the `cpus`, `mem` or `gpus`, so that the launcher does not."""
+        return any(name.startswith(part) for name in self.said)
+
+
+def parse_step_options(args: str) -> StepOptions:
+    """Read the srun options of a text, split as a shell splits.
+
+    Args:
+        args: For instance `--mem=8G --mpi=pmi2`; the last of two equal options counts, as in srun.
+
+    Raises:
+        UsageError: Quotes are not closed, a word is no option, a value can't be read, or an option
+            is one of those that would break the channel or the ledger.
+    """
+    tokens = _split(args)
+    values = _collect(tokens, args)
+    said: dict[str, int] = {}
+    for name, (part, read) in _COUNTED.items():
+        try:
+            value = read(values[name]) if name in values else None
+        except (UsageError, AllocationError) as error:
+            raise UsageError(f"SlurmCfg(args={args!r}): {name}: {error}") from error
+        if value is not None:
+            said[part] = value
+    return StepOptions(tuple(tokens), said)
+
+
+def _split(args: str) -> list[str]:
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        raise UsageError(
+            f"SlurmCfg(args={args!r}) can't be split as a shell splits: {error}; "
+            f"close the quotes or write \\' for a lone one"
+        ) from error
+
+
+def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
+    """Give the value of each option by its long name, refusing what can't be handed through."""
+    if tokens and not tokens[0].startswith("-"):
+        raise UsageError(
+            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
+            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
+        )
+    values: dict[str, str] = {}
+    for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
+        name, value = _split_option(token)
+        if name in _REFUSED:
+            raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
+        values[name] = following if value is None else value
+    return values
+
+
+def _split_option(token: str) -> tuple[str, str | None]:
+    """Give an option's long name and the value in the same word, None where there is none."""
+    if token.startswith("--"):
+        name, equals, value = token.partition("=")
+        return name, value if equals else None
+    if token[:2] in _SHORT:
+        return _SHORT[token[:2]], token[2:].removeprefix("=") or None
+    return token, None
+
+
+#: Short options of srun(1) that concern us, by their long names. All of them take a value.
+_SHORT = {
+    "-B": "--extra-node-info",
+    "-c": "--cpus-per-task",
+    "-e": "--error",
+    "-G": "--gpus",
+    "-i": "--input",
+    "-n": "--ntasks",
+    "-N": "--nodes",
+    "-o": "--output",
+    "-r": "--relative",
+    "-w": "--nodelist",
+    "-x": "--exclude",
+}
+
+_CHANNEL = "srun's standard streams are the channel between driver and trials; leave it out"
+_LAYOUT = "the layout is said by SlurmCfg(nodes=..., ntasks=...): use these instead"
+_PLACE = "the sweep itself places its steps on the job's nodes: give it to sbatch or salloc instead"
+
+#: Options that can't be handed through, with the remedy.
+_REFUSED = {
+    **dict.fromkeys(["--input", "--output", "--error", "--pty"], _CHANNEL),
+    **dict.fromkeys(["--label", "-l", "--unbuffered", "-u"], _CHANNEL),
+    **dict.fromkeys(["--multi-prog", "--nodes", "--ntasks", "--ntasks-per-node"], _LAYOUT),
+    **dict.fromkeys(["--nodelist", "--exclude", "--relative", "--nodefile", "--jobid"], _PLACE),
+}
+
+
+def _read_count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise UsageError(f"give a whole number of 1 or more, not {text!r}")
+    return int(text)
+
+
+def _read_layout(text: str) -> int | None:
+    layout = re.fullmatch(r"[^:]*:[^:]*:(\d+)", text)  # sockets, cores, threads
+    return _read_count(layout[1]) if layout else None
+
+
+def _read_hint(text: str) -> int | None:
+    """Tell by which values of --hint srun takes one thread of each core (srun(1), 22.05)."""
+    return 1 if {"nomultithread", "compute_bound", "memory_bound"} & set(text.split(",")) else None
+
+
+def _read_gres(text: str) -> int:
+    return count_gpus(parse_gres(text))
+
+
+def _read_gpus(text: str) -> int:
+    # `--gpus=a100:2,v100:1` leaves the name out that `--gres` wants; a bare number has no type.
+    return _read_gres(re.sub(r"(^|,)", r"\1gpu:", text))
+
+
+#: Options with a value that set a part of the share: which, and how it is read (None: it doesn't).
+#: Of two that set the same, the later one here wins.
+_COUNTED: dict[str, tuple[str, Callable[[str], int | None]]] = {
+    "--cpus-per-task": ("cpus_per_task", _read_count),
+    "--mem": ("mem_mb", parse_mem),
+    "--mem-per-cpu": ("mem_per_cpu_mb", parse_mem),
+    "--mem-per-gpu": ("mem_per_gpu_mb", parse_mem),
+    "--gres": ("gpus_per_node", _read_gres),
+    "--gpus-per-node": ("gpus_per_node", _read_gpus),
+    "--gpus-per-task": ("gpus_per_task", _read_gpus),
+    "--gpus": ("gpus", _read_gpus),
+    "--extra-node-info": ("threads_per_core", _read_layout),
+    "--threads-per-core": ("threads_per_core", _read_count),
+    "--hint": ("threads_per_core", _read_hint),
+}

@@ -1,25 +1,34 @@
-"""The ledger: how many trials run at once, and on which nodes. Pure.
+"""The ledger: how many trials run at once, on which nodes, and what each gets there. Pure.
 
 Slurm starts a job step at once only if everything it asks for is free; else srun waits, for minutes
 or for ever. So what the steps ask for is worked out beforehand, node by node, and never exceeds
 what the job has there.
 
-The order of things: what one trial asks for (`Demand`), how often that fits on each node (`_fit`),
-which nodes each slot takes (`_place`), and last what is divided among the slots (`Shares`).
+The order of things: what one trial asks for (`Demand`), how often that fits on each node and which
+nodes each slot takes (`_Ledger`), and last what is divided among the slots (`_Shares`): memory and
+GPUs that nobody asked for by number go in equal parts to the slots of a node.
 
 The promise is the job's tasks at once. Where they don't fit with the CPUs that the job asked for,
 since cores are only given whole, all get the largest number with which they do.
+
+Three kinds of slots do not own what they use and are started with `--overlap`: those of
+`SlurmCfg(exclusive=False)`, of a job with fewer GPUs than slots, and of one with fewer cores than
+tasks (`-c1` on cores of two threads, `--overcommit`). Slurm then picks the same first CPUs and the
+same first GPU for each of them (`--overlap` looks at no other step, seen on 22.05), so their steps
+ask for the node's whole CPUs and GPUs; a trial keeps to its part by `visible_gpus` and by the
+number of its threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import AllocationError, UsageError
+from ..errors import AllocationError
 from .allocation import Allocation, Node
 from .config import Demand, LocalCfg, SlurmCfg, build_demand
-from .slot import Shares, Slot, count_beside_cpus, count_fitting, count_mem_demand, count_step_cpus
+from .step import Slot, format_gpus
 
 #: How many nodes an error message lists.
 _NODES_IN_MESSAGE = 4
@@ -52,60 +61,181 @@ def plan_slots(
 
     Raises:
         AllocationError: Not even one trial fits.
-        UsageError: `max_concurrent_trials` is less than 1.
     """
-    check_max_concurrent(max_concurrent_trials)
-    demand = build_demand(cfg)
-    allocation = _adapt(allocation, demand, max_concurrent_trials or 0)
-    nodes, notices = _choose_nodes(allocation, demand)
-    tasks = _count_tasks(allocation, nodes, demand, max_concurrent_trials)
-    asked = _ask_cpus(allocation, nodes, tasks, demand)
-    default = max(1, sum(tasks) // (demand.tasks * demand.nodes))
-    wanted = max_concurrent_trials or default
-    cpus, fitting, shares_cores = _fit(nodes, tasks, demand, asked, default, wanted)
-    places = _place(fitting, demand.nodes, max(default, wanted))
-    if not places:
-        raise AllocationError(explain_misfit(allocation, nodes, demand, asked))
-    if cpus < asked:
-        notices.append(_explain_fewer_cpus(cpus, asked, len(places)))
-    expected = f"max_concurrent_trials={wanted}" if max_concurrent_trials else ""
-    if not expected and allocation.ntasks:
-        expected = f"the job's {allocation.ntasks} tasks would make {wanted}"
-    if expected and len(places) < wanted:
-        notices.append(explain_cap(expected, len(places), demand, cpus))
-    count = min(wanted, len(places))
-    shares = Shares(nodes, places, count, demand, cpus, allocation, shares_cores)
-    slots = tuple(shares.build_slot(index) for index in range(count))
-    return Plan(slots, (*allocation.notices, *notices, *shares.format_notices()))
+    ledger = _Ledger(allocation, build_demand(cfg), max_concurrent_trials or 0)
+    shares = _Shares(ledger)
+    slots = tuple(shares.build_slot(index) for index in range(shares.count))
+    notices = (*allocation.notices, *ledger.format_notices(), *shares.format_notices())
+    return Plan(slots, notices)
 
 
-def check_max_concurrent(value: int | None) -> None:
-    """Refuse a number of trials that makes no sense.
+class _Ledger:
+    """What a job has room for; `max_concurrent` is 0 where the user leaves that open.
 
-    Raises:
-        UsageError: It is less than 1.
+    Attributes:
+        job: The allocation as the steps count it.
+        nodes: Those of its nodes that slots may be on.
+        tasks: The tasks that each of them is divided into.
+        asked: The CPUs that a task should have, and `cpus` those that it gets.
+        default: The trials that all tasks make, and `wanted` those that are to run.
+        shares_cores: Whether there are too few cores for each slot to own one.
+        places: For each slot that there is room and tasks for, the positions of its nodes.
     """
-    if value is not None and value < 1:
-        raise UsageError(f"max_concurrent_trials={value!r}: give 1 or more, or None for all")
 
+    def __init__(self, allocation: Allocation, demand: Demand, max_concurrent: int) -> None:
+        self.demand = demand
+        self.max_concurrent = max_concurrent
+        self.job = _adapt(allocation, demand, max_concurrent)
+        self.nodes = self._choose_nodes()
+        self.tasks = self._count_tasks()
+        self.asked = self._ask_cpus()
+        self.default = max(1, sum(self.tasks) // (demand.tasks * demand.nodes))
+        self.wanted = max_concurrent or self.default
+        self.cpus, room, self.shares_cores = self._fit()
+        self.places = self._place(room, max(self.default, self.wanted))
+        if not self.places:
+            raise AllocationError(self._explain_misfit())
 
-def _choose_nodes(allocation: Allocation, demand: Demand) -> tuple[list[Node], list[str]]:
-    """Leave out nodes without a GPU where others have some and a trial takes its share of them."""
-    if len(allocation.nodes) < demand.nodes:
-        raise AllocationError(
-            f"SlurmCfg(nodes={demand.nodes!r}) asks for {demand.nodes} nodes a trial, but job "
-            f"{allocation.job_id} has {len(allocation.nodes)}: lower nodes, or raise --nodes of "
-            f"the job"
+    def _choose_nodes(self) -> Sequence[Node]:
+        """Leave out nodes without a GPU where others have some and a trial takes its share."""
+        demand, nodes = self.demand, self.job.nodes
+        if len(nodes) < demand.nodes:
+            raise AllocationError(
+                f"SlurmCfg(nodes={demand.nodes!r}) asks for {demand.nodes} nodes a trial, but job "
+                f"{self.job.job_id} has {len(nodes)}: lower nodes, or raise --nodes of the job"
+            )
+        with_gpus = [node for node in nodes if node.gpus]
+        return nodes if demand.gpus is not None or len(with_gpus) < demand.nodes else with_gpus
+
+    def _count_tasks(self) -> list[int]:
+        """Count the tasks that each node is divided into, as the job or its resources say."""
+        if self.job.ntasks is not None and any(node.tasks for node in self.nodes):
+            return [node.tasks for node in self.nodes]
+        # The job does not say what the share of a task is, so the caller's number may.
+        demand = self.demand
+        asked = -(-self.max_concurrent * demand.nodes // len(self.nodes)) * demand.tasks
+        return [
+            min(node.cores, max(asked or self._count_own_tasks(node), demand.tasks))
+            for node in self.nodes
+        ]
+
+    def _count_own_tasks(self, node: Node) -> int:
+        """Count the tasks that a node's own resources suggest: one a GPU, else one a core."""
+        gpus = self.demand.gpus
+        if not node.gpus or gpus == 0:
+            each = self.demand.cpus_per_task or self.job.cpus_per_task or 1
+            return node.cpus // node.count_step_cpus(1, each)
+        return node.gpus if gpus is None else node.gpus // gpus * self.demand.tasks
+
+    def _ask_cpus(self) -> int:
+        named = self.demand.cpus_per_task or self.job.cpus_per_task
+        pairs = zip(self.nodes, self.tasks, strict=True)
+        shares = [node.cpus // tasks for node, tasks in pairs if tasks]
+        return named or max(1, min(shares, default=1))
+
+    def _fit(self) -> tuple[int, list[int], bool]:
+        """Choose the CPUs of a task: the most, up to those asked for, with which all tasks fit.
+
+        Memory and GPUs are no reason to give fewer, nor are CPUs that `SlurmCfg` names.
+
+        Returns:
+            The CPUs, how many trials each node then has room for, and whether they share cores,
+            because not even one CPU each will do.
+        """
+        demand, asked = self.demand, self.asked
+        room = [demand.count_fitting(node, asked) for node in self.nodes]
+        if not demand.exclusive:
+            return asked, [self.wanted if fits else 0 for fits in room], False
+        limits = [
+            min(tasks // demand.tasks, demand.count_beside_cpus(node, asked))
+            for node, tasks in zip(self.nodes, self.tasks, strict=True)
+        ]
+        most = len(self._place(limits, self.default))
+        for cpus in range(asked, 0, -1):
+            room = [demand.count_fitting(node, cpus) for node in self.nodes]
+            held = list(map(min, room, limits))
+            if demand.cpus_per_task or len(self._place(held, self.default)) == most:
+                return cpus, room, False
+        if len(self._place(room, self.wanted)) >= min(self.wanted, most):
+            return 1, room, False
+        return 1, limits, True
+
+    def _place(self, fitting: Sequence[int], wanted: int) -> list[tuple[int, ...]]:
+        """Give each slot its nodes: always those with most room, which makes the most slots."""
+        room = list(fitting)
+        places: list[tuple[int, ...]] = []
+        while len(places) < wanted:
+            roomiest = sorted(range(len(room)), key=lambda node: (-room[node], node))
+            chosen = sorted(roomiest[: self.demand.nodes])
+            if any(room[node] == 0 for node in chosen):
+                break
+            for node in chosen:
+                room[node] -= 1
+            places.append(tuple(chosen))
+        return places
+
+    def _explain_misfit(self) -> str:
+        """Say what a trial asks for, what there is, and what to change."""
+        demand, nodes = self.demand, self.nodes
+        where = "" if demand.nodes == 1 else f" on each of {demand.nodes} nodes"
+        needs = [f"{demand.tasks * self.asked} CPUs ({demand.tasks} x cpus_per_task={self.asked})"]
+        if demand.gpus:
+            needs.append(f"{demand.gpus} GPUs")
+        mem = demand.count_mem(nodes[0], self.asked)
+        if mem:
+            needs.append(f"{mem} MB of memory")
+        there = [_describe_node(node) for node in nodes[:_NODES_IN_MESSAGE]]
+        if len(nodes) > _NODES_IN_MESSAGE:
+            there.append(f"and {len(nodes) - _NODES_IN_MESSAGE} more nodes")
+        return (
+            f"not one trial fits: it needs {', '.join(needs)}{where}, and job {self.job.job_id} "
+            f"has {'; '.join(there)}. {self._suggest()}"
         )
-    everything = list(allocation.nodes)
-    with_gpus = [node for node in everything if node.gpus]
-    without = [node.name for node in everything if not node.gpus]
-    if demand.gpus is not None or not without or len(with_gpus) < demand.nodes:
-        return everything, []
-    return with_gpus, [
-        f"no trial runs on {', '.join(without)}: the job has GPUs, but none there; "
-        f"SlurmCfg(gpus=0) uses all nodes, without GPUs"
-    ]
+
+    def _suggest(self) -> str:
+        """Name the options that help against the first thing that is short."""
+        demand = self.demand
+        need = max(node.count_step_cpus(demand.tasks, self.asked) for node in self.nodes)
+        if sum(node.cpus >= need for node in self.nodes) < demand.nodes:
+            return (
+                "Lower SlurmCfg(ntasks=...) or cpus_per_task, or raise --ntasks, --ntasks-per-node "
+                "or --cpus-per-task of the job"
+            )
+        if sum(node.gpus >= (demand.gpus or 0) for node in self.nodes) < demand.nodes:
+            return "Lower SlurmCfg(gpus=...) or spread the trial over more nodes, or raise --gres"
+        return "Lower SlurmCfg(mem=...), cpus_per_task or gpus, or raise --mem of the job"
+
+    def format_notices(self) -> list[str]:
+        """Say which nodes are left out, and that trials are fewer or smaller than expected."""
+        notices = []
+        unused = [node.name for node in self.job.nodes if node not in self.nodes]
+        if unused:
+            notices.append(
+                f"no trial runs on {', '.join(unused)}: the job has GPUs, but none there; "
+                f"SlurmCfg(gpus=0) uses all nodes, without GPUs"
+            )
+        if self.cpus < self.asked:
+            notices.append(
+                f"each task gets {self.cpus} CPUs so that {len(self.places)} trials run at once: "
+                f"with {self.asked} not all would fit, because cores are only given whole; "
+                f"SlurmCfg(cpus_per_task={self.asked}) gives that to fewer trials"
+            )
+        is_expected = self.max_concurrent or self.job.ntasks
+        if is_expected and len(self.places) < self.wanted:
+            notices.append(self._explain_cap())
+        return notices
+
+    def _explain_cap(self) -> str:
+        demand = self.demand
+        wanted = f"the job's {self.job.ntasks} tasks would make {self.wanted}"
+        if self.max_concurrent:
+            wanted = f"max_concurrent_trials={self.wanted}"
+        gpus = f" and {demand.gpus} GPUs" if demand.gpus else ""
+        return (
+            f"{len(self.places)} trials run at once: {wanted}, but no more fit the job when each "
+            f"gets {demand.tasks} x {self.cpus} CPUs{gpus} on a node (cores are only given whole); "
+            f"smaller SlurmCfg(cpus_per_task=..., gpus=..., mem=...) make room for more"
+        )
 
 
 def _adapt(allocation: Allocation, demand: Demand, max_concurrent: int) -> Allocation:
@@ -119,153 +249,125 @@ def _adapt(allocation: Allocation, demand: Demand, max_concurrent: int) -> Alloc
     return allocation
 
 
-def _count_tasks(
-    allocation: Allocation, nodes: Sequence[Node], demand: Demand, max_concurrent: int | None
-) -> list[int]:
-    """Count the tasks that each node is divided into, as the job or its resources say."""
-    if allocation.ntasks is not None and any(node.tasks for node in nodes):
-        return [node.tasks for node in nodes]
-    # The job does not say what the share of a task is, so the caller's number may.
-    asked = -(-(max_concurrent or 0) * demand.nodes // len(nodes)) * demand.tasks
-    return [
-        min(node.cores, max(asked or _count_own_tasks(allocation, node, demand), demand.tasks))
-        for node in nodes
-    ]
-
-
-def _count_own_tasks(allocation: Allocation, node: Node, demand: Demand) -> int:
-    """Count the tasks that a node's own resources suggest: one a GPU, else one a core."""
-    if not node.gpus or demand.gpus == 0:
-        each = demand.cpus_per_task or allocation.cpus_per_task or 1
-        return node.cpus // count_step_cpus(1, each, node.threads_per_core)
-    if demand.gpus is None:
-        return node.gpus
-    return node.gpus // demand.gpus * demand.tasks
-
-
-def _ask_cpus(
-    allocation: Allocation, nodes: Sequence[Node], tasks: Sequence[int], demand: Demand
-) -> int:
-    """Return the CPUs that a task should have, as far as they go."""
-    if demand.cpus_per_task is not None:
-        return demand.cpus_per_task
-    if allocation.cpus_per_task is not None:
-        return allocation.cpus_per_task
-    shares = [node.cpus // count for node, count in zip(nodes, tasks, strict=True) if count]
-    return max(1, min(shares, default=1))
-
-
-def _fit(
-    nodes: Sequence[Node],
-    tasks: Sequence[int],
-    demand: Demand,
-    asked: int,
-    default: int,
-    wanted: int,
-) -> tuple[int, list[int], bool]:
-    """Choose the CPUs of a task: the most, up to those asked for, with which all tasks fit.
-
-    Memory and GPUs are no reason to give fewer, nor are CPUs that `SlurmCfg` names.
-
-    Args:
-        nodes: The nodes that slots may be on.
-        tasks: The tasks that each is divided into.
-        demand: What a trial asks for.
-        asked: The CPUs that a task should have.
-        default: The trials that all tasks make.
-        wanted: The trials that are to run.
-
-    Returns:
-        The CPUs, how many trials each node then holds, and whether they share cores, because not
-        even one CPU each will do.
-    """
-    fitting = [count_fitting(node, demand, asked) for node in nodes]
-    if not demand.exclusive:
-        return asked, [wanted if fits else 0 for fits in fitting], False
-    limits = [
-        min(count // demand.tasks, count_beside_cpus(node, demand, asked))
-        for node, count in zip(nodes, tasks, strict=True)
-    ]
-    most = len(_place(limits, demand.nodes, default))
-    for cpus in range(asked, 0, -1):
-        fitting = [count_fitting(node, demand, cpus) for node in nodes]
-        held = list(map(min, fitting, limits))
-        if demand.cpus_per_task or len(_place(held, demand.nodes, default)) == most:
-            return cpus, fitting, False
-    if len(_place(fitting, demand.nodes, wanted)) >= min(wanted, most):
-        return 1, fitting, False
-    return 1, limits, True
-
-
-def _explain_fewer_cpus(cpus: int, asked: int, trials: int) -> str:
-    return (
-        f"each task gets {cpus} CPUs so that {trials} trials run at once: with {asked} not all "
-        f"would fit, because cores are only given whole; SlurmCfg(cpus_per_task={asked}) gives "
-        f"that to fewer trials"
-    )
-
-
-def _place(fitting: Sequence[int], nodes_per_slot: int, wanted: int) -> list[tuple[int, ...]]:
-    """Give each slot its nodes: always those with most room left, which makes the most slots."""
-    room = list(fitting)
-    places: list[tuple[int, ...]] = []
-    while len(places) < wanted:
-        roomiest = sorted(range(len(room)), key=lambda node: (-room[node], node))
-        chosen = sorted(roomiest[:nodes_per_slot])
-        if any(room[node] == 0 for node in chosen):
-            break
-        for node in chosen:
-            room[node] -= 1
-        places.append(tuple(chosen))
-    return places
-
-
-def explain_misfit(allocation: Allocation, nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
-    """Say what a trial asks for, what there is, and what to change."""
-    where = "" if demand.nodes == 1 else f" on each of {demand.nodes} nodes"
-    needs = [f"{demand.tasks * cpus} CPUs ({demand.tasks} x cpus_per_task={cpus})"]
-    if demand.gpus:
-        needs.append(f"{demand.gpus} GPUs")
-    mem = count_mem_demand(nodes[0], demand, cpus)
-    if mem:
-        needs.append(f"{mem} MB of memory")
-    there = [_describe_node(node) for node in nodes[:_NODES_IN_MESSAGE]]
-    if len(nodes) > _NODES_IN_MESSAGE:
-        there.append(f"and {len(nodes) - _NODES_IN_MESSAGE} more nodes")
-    return (
-        f"not one trial fits: it needs {', '.join(needs)}{where}, and job {allocation.job_id} has "
-        f"{'; '.join(there)}. {_suggest(nodes, demand, cpus)}"
-    )
-
-
 def _describe_node(node: Node) -> str:
     mem = "" if node.mem_mb is None else f", {node.mem_mb} MB"
     return f"{node.name}: {node.cpus} CPUs, {node.gpus} GPUs{mem}"
 
 
-def _suggest(nodes: Sequence[Node], demand: Demand, cpus: int) -> str:
-    """Name the options that help against the first thing that is short."""
-    need = count_step_cpus(demand.tasks, cpus, max(node.threads_per_core for node in nodes))
-    if sum(node.cpus >= need for node in nodes) < demand.nodes:
-        return (
-            "Lower SlurmCfg(ntasks=...) or cpus_per_task, or raise --ntasks, --ntasks-per-node or "
-            "--cpus-per-task of the job"
+class _Shares:
+    """What the slots get of each node's memory and GPUs.
+
+    A share is that of all places of the ledger, so that fewer trials at once do not get more; only
+    GPUs that all could not own, fewer may.
+    """
+
+    def __init__(self, ledger: _Ledger) -> None:
+        self.ledger = ledger
+        self.demand = ledger.demand
+        self.nodes = ledger.nodes
+        self.places = ledger.places
+        self.count = min(ledger.wanted, len(self.places))
+        #: How many slots each node has room for, and how many are used.
+        self.load = Counter(node for place in self.places for node in place)
+        self.used = Counter(node for place in self.places[: self.count] for node in place)
+        self.gpus = self._count_gpus()
+        gpus = {at: self.nodes[at].gpus for at in self.used}
+        self.shares_gpus = any(self.gpus * used > gpus[at] for at, used in self.used.items())
+        self.exclusive = self.demand.exclusive and not self.shares_gpus and not ledger.shares_cores
+
+    def _count_gpus(self) -> int:
+        """Count the GPUs that a trial sees on each of its nodes."""
+        if self.demand.gpus is not None:
+            return self.demand.gpus
+        own = min(self.nodes[node].gpus // load for node, load in self.load.items())
+        if own:
+            return own
+        # Fewer GPUs than slots: each task sees one, as far as they go.
+        least = min(self.nodes[node].gpus for node in self.used)
+        own = min(self.nodes[node].gpus // used for node, used in self.used.items())
+        return min(self.demand.tasks, own or least)
+
+    def build_slot(self, index: int) -> Slot:
+        place = self.places[index]
+        nodes = [self.nodes[node] for node in place]
+        return Slot(
+            index=index,
+            nodes=tuple(node.name for node in nodes),
+            ntasks=self.demand.tasks * self.demand.nodes,
+            cpus_per_task=self.ledger.cpus,
+            mem_mb=min(map(self._limit_mem, place)) or None,
+            gpus=self.gpus,
+            visible_gpus=self._choose_gpus(index),
+            exclusive=self.exclusive,
+            step_cpus_per_task=self._count_step_cpus(nodes),
+            gres=self._ask_gres(nodes),
         )
-    if sum(node.gpus >= (demand.gpus or 0) for node in nodes) < demand.nodes:
-        return "Lower SlurmCfg(gpus=...) or spread the trial over more nodes, or raise --gres"
-    return "Lower SlurmCfg(mem=...), cpus_per_task or gpus, or raise --mem of the job"
 
+    def _limit_mem(self, index: int) -> int:
+        """Work out a slot's memory on a node, in MB; 0 for no limit of its own."""
+        node, demand, cpus, job = self.nodes[index], self.demand, self.ledger.cpus, self.ledger.job
+        mem = demand.count_mem(node, cpus)
+        if mem is not None or node.mem_mb is None or not demand.exclusive:
+            return mem or 0
+        limits = [node.mem_mb // self.load[index]]
+        if job.mem_per_cpu_mb is not None:
+            limits.append(job.mem_per_cpu_mb * node.count_step_cpus(demand.tasks, cpus))
+        if job.mem_per_gpu_mb is not None and self.gpus and not self.shares_gpus:
+            limits.append(job.mem_per_gpu_mb * self.gpus)
+        return max(1, min(limits))
 
-def explain_cap(wanted: str, fitting: int, demand: Demand, cpus: int) -> str:
-    """Say that fewer trials run at once than was to be expected, and what makes room."""
-    parts = [f"{demand.tasks} x {cpus} CPUs"]
-    if demand.gpus:
-        parts.append(f"{demand.gpus} GPUs")
-    return (
-        f"{fitting} trials run at once: {wanted}, but no more fit the job when each gets "
-        f"{' and '.join(parts)} on a node (cores are only given whole); smaller "
-        f"SlurmCfg(cpus_per_task=..., gpus=..., mem=...) make room for more"
-    )
+    def _choose_gpus(self, index: int) -> tuple[int, ...] | None:
+        if self.exclusive or not self.gpus:
+            return None
+        # The positions count from the same first GPU on all nodes of a slot.
+        first = self.places[index][0]
+        before = sum(first in place for place in self.places[:index])
+        count = min(self.nodes[node].gpus for node in self.places[index])
+        return tuple(sorted({(before * self.gpus + gpu) % count for gpu in range(self.gpus)}))
+
+    def _count_step_cpus(self, nodes: Sequence[Node]) -> int:
+        if self.exclusive:
+            return self.ledger.cpus
+        # Whole cores for each task, or one CPU where several tasks share a core.
+        even = min(node.cores // self.demand.tasks * node.threads_per_core for node in nodes)
+        return even or self.ledger.cpus
+
+    def _ask_gres(self, nodes: Sequence[Node]) -> str | None:
+        if not self.gpus:
+            return "none" if self.ledger.job.has_gres else None
+        scarcest = min(nodes, key=lambda node: node.gpus)
+        return format_gpus(scarcest.gres, self.gpus if self.exclusive else scarcest.gpus)
+
+    def format_notices(self) -> list[str]:
+        """Say which cores and GPUs are shared, or stay idle."""
+        notices = []
+        if self.ledger.shares_cores:
+            node, used = self._find_fullest({at: self.nodes[at].cores for at in self.used})
+            notices.append(
+                f"{used} trials share {node.cores} core(s) of {node.name} and float over its CPUs, "
+                f"since cores are only given whole; a smaller max_concurrent_trials, or more CPUs "
+                f"for the job, give each its own"
+            )
+        if self.shares_gpus:
+            node, used = self._find_fullest({at: self.nodes[at].gpus for at in self.used})
+            notices.append(
+                f"{used} trials share {node.gpus} GPU(s) of {node.name}: they are dealt out in "
+                f"turn by CUDA_VISIBLE_DEVICES, and the trials of a node float over its CPUs; with "
+                f"SlurmCfg(gpus={self.demand.nodes}) a trial has GPUs of its own, and fewer run "
+                f"at once"
+            )
+        idle = sum(self.nodes[node].gpus - self.gpus * load for node, load in self.load.items())
+        if idle and self.gpus and self.demand.gpus is None and not notices:
+            notices.append(
+                f"{idle} GPU(s) of the job stay idle: they do not divide evenly among "
+                f"{len(self.places)} trials, which get {self.gpus} a node; say SlurmCfg(gpus=...)"
+            )
+        return notices
+
+    def _find_fullest(self, room: Mapping[int, int]) -> tuple[Node, int]:
+        """Return the node with the most trials for its room, and their number."""
+        fullest = max(self.used, key=lambda node: self.used[node] / room[node])
+        return self.nodes[fullest], self.used[fullest]
 
 
 def count_local_slots(
@@ -285,9 +387,7 @@ def count_local_slots(
 
     Raises:
         AllocationError: A trial asks for more GPUs than there are.
-        UsageError: `max_concurrent_trials` is less than 1.
     """
-    check_max_concurrent(max_concurrent_trials)
     if cfg.gpus > gpus:
         raise AllocationError(
             f"LocalCfg(gpus={cfg.gpus!r}) asks for {cfg.gpus} GPUs a trial, but this process sees "

@@ -17,9 +17,11 @@ from ..errors import AllocationError, UsageError
 
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _MEM = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
-_MEM_UNITS_KB = {"K": 1, "": 1024, "M": 1024, "G": 1024**2, "T": 1024**3}
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?")
-_COUNT_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_GRES = re.compile(
+    r"(?:gres[/:])?([^:=]+)(?:[:=](?!\d[^:=]*$)([^:=]+))?(?:[:=](\d+)([KMGT]?))?", re.IGNORECASE
+)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,6 @@ class Gres:
     name: str
     type: str | None
     count: int
-
-
-def split_outside(text: str, opening: str, closing: str) -> list[str]:
-    """Split at the commas that stand outside of brackets; empty parts are left out."""
-    parts, depth, start = [], 0, 0
-    for position, letter in enumerate(text):
-        depth += (letter == opening) - (letter == closing)
-        if letter == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part for part in [*parts, text[start:]] if part]
 
 
 def parse_nodelist(text: str) -> list[str]:
@@ -53,36 +44,35 @@ def parse_nodelist(text: str) -> list[str]:
 
     Source: the section on `NodeName` in slurm.conf(5).
     """
-    return [name for part in split_outside(text, "[", "]") for name in _expand(part, text)]
+    parts = re.split(r",(?![^[]*\])", text)  # at the commas outside of brackets
+    try:
+        return [name for part in parts if part for name in _expand(part)]
+    except ValueError:
+        raise AllocationError(
+            f"can't read the list of nodes {text!r}: expected names such as 'n[1-2,5],gpu07', "
+            f"as `scontrol show hostnames` takes them"
+        ) from None
 
 
-def _expand(part: str, text: str) -> list[str]:
+def _expand(part: str) -> list[str]:
     # Splitting by a pattern with a group gives fixed text and bracket contents in turn.
     pieces = re.split(r"\[([^][]*)\]", part)
     if any(bracket in fixed for fixed in pieces[::2] for bracket in "[]"):
-        raise _nodelist_error(text)
+        raise ValueError(part)
     choices = [
-        list(_expand_ranges(piece, text)) if position % 2 else [piece]
+        list(_expand_ranges(piece)) if position % 2 else [piece]
         for position, piece in enumerate(pieces)
     ]
     return ["".join(combination) for combination in product(*choices)]
 
 
-def _expand_ranges(ranges: str, text: str) -> Iterable[str]:
+def _expand_ranges(ranges: str) -> Iterable[str]:
     for item in ranges.split(","):
         first, dash, last = item.partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise _nodelist_error(text)
-        for number in range(int(first), int(last) + 1):
-            yield f"{number:0{len(first)}d}"
-
-
-def _nodelist_error(text: str) -> AllocationError:
-    return AllocationError(
-        f"can't read the list of nodes {text!r}: expected names such as 'n[1-2,5],gpu07', "
-        f"as `scontrol show hostnames` takes them"
-    )
+        numbers = range(int(first), int(last if dash else first) + 1)
+        if not numbers:
+            raise ValueError(item)
+        yield from (f"{number:0{len(first)}d}" for number in numbers)
 
 
 def parse_counts(text: str) -> list[int]:
@@ -115,7 +105,7 @@ def parse_mem(text: str) -> int:
         raise UsageError(
             f"can't read the amount of memory {text!r}: write a whole number and a unit, '16G'"
         )
-    return -(-int(match[1]) * _MEM_UNITS_KB[match[2].upper()] // 1024)
+    return -(-int(match[1]) * _UNITS[match[2].upper() or "M"] // _UNITS["M"])
 
 
 def parse_gres(text: str) -> tuple[Gres, ...]:
@@ -129,31 +119,16 @@ def parse_gres(text: str) -> tuple[Gres, ...]:
     """
     if text in {"", "(null)", "none", "N/A"}:
         return ()
-    return tuple(_parse_one_gres(part, text) for part in split_outside(text, "(", ")"))
+    bare = re.sub(r"\(.*?\)", "", text)
+    return tuple(_parse_one_gres(part, text) for part in bare.split(",") if part)
 
 
 def _parse_one_gres(part: str, text: str) -> Gres:
-    bare = re.sub(r"\(.*?\)", "", part).removeprefix("gres/").removeprefix("gres:")
-    name, *rest = re.split(r"[:=]", bare)
-    count, gres_type = 1, None
-    if rest and rest[-1][:1].isdecimal():
-        count = _parse_gres_count(rest.pop(), text)
-    if rest:
-        gres_type = rest.pop(0)
-    if rest or not name:
-        raise _gres_error(text)
-    return Gres(name, gres_type, count)
-
-
-def _parse_gres_count(word: str, text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMGT]?)", word, re.IGNORECASE)
+    match = _GRES.fullmatch(part)
     if match is None:
-        raise _gres_error(text)
-    return int(match[1]) * _COUNT_UNITS[match[2].upper()]
-
-
-def _gres_error(text: str) -> AllocationError:
-    return AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
+        raise AllocationError(f"can't read the generic resources {text!r}: expected 'gpu:a100:4'")
+    name, gres_type, count, unit = match.groups(default="")
+    return Gres(name, gres_type or None, int(count or 1) * _UNITS[unit.upper()])
 
 
 def count_gpus(gres: Iterable[Gres]) -> int:
@@ -192,11 +167,8 @@ def parse_fate(text: str, restarts: int) -> Fate:
 
     While a job's processes are being ended, Slurm says COMPLETING whatever the cause (22.05). If it
     has queued the job again by itself, the count of restarts has risen. What is none of that, nor
-    preemption, nor the time limit, is somebody's `scancel`.
-
-    Args:
-        text: What scontrol printed.
-        restarts: How often the job had been restarted when it began.
+    preemption, nor the time limit, is somebody's `scancel`. `restarts` is how often the job had
+    been restarted when it began.
     """
     fields = dict(re.findall(r"(\w+)=(\S*)", text))
     if int(fields.get("Restarts") or 0) > restarts:
@@ -210,43 +182,24 @@ def parse_fate(text: str, restarts: int) -> Fate:
     return Fate.UNKNOWN if is_over_limit or is_preempted else Fate.CANCELLED
 
 
-@dataclass(frozen=True, slots=True)
-class JobNode:
-    """What `scontrol show job -d` says of one node of a job; `mem_mb` is 0 where not counted."""
-
-    mem_mb: int
-    gres: tuple[Gres, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What `scontrol show node` says of a node, whoever uses it.
-
-    Where a site counts one CPU a core, so does `threads_per_core`.
-    """
-
-    threads_per_core: int
-    address: str
-
-
-def parse_job_nodes(text: str) -> dict[str, JobNode]:
-    """Read the per-node lines of `scontrol show job -d`: name to memory and GRES."""
-    found: dict[str, JobNode] = {}
+def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]:
+    """Read the per-node lines of `scontrol show job -d`: name to memory in MB and GRES."""
+    found: dict[str, tuple[int | None, tuple[Gres, ...]]] = {}
     lines = re.findall(r"^\s+Nodes=(\S+) CPU_IDs=\S* Mem=(\d+) GRES=(\S*)", text, re.MULTILINE)
     for names, mem, gres in lines:
-        found |= dict.fromkeys(parse_nodelist(names), JobNode(int(mem), parse_gres(gres)))
+        found |= dict.fromkeys(parse_nodelist(names), (int(mem) or None, parse_gres(gres)))
     return found
 
 
-def parse_node_facts(text: str) -> dict[str, NodeFacts]:
-    """Read `scontrol --oneliner show node`: name to threads per core and address."""
-    found: dict[str, NodeFacts] = {}
+def parse_threads_per_core(text: str) -> dict[str, int]:
+    """Read `scontrol --oneliner show node`: name to threads, one where the site counts cores."""
+    found: dict[str, int] = {}
     for line in text.splitlines():
         fields: dict[str, str] = dict(re.findall(r"(?:^|\s)(\w+)=(\S+)", line))
         if "NodeName" in fields:
-            name, threads = fields["NodeName"], int(fields.get("ThreadsPerCore", 1))
+            threads = int(fields.get("ThreadsPerCore", 1))
             cores = int(fields.get("Sockets", 0)) * int(fields.get("CoresPerSocket", 0))
             if cores and "CPUTot" in fields:
                 threads = max(1, min(threads, int(fields["CPUTot"]) // cores))
-            found[name] = NodeFacts(threads, fields.get("NodeAddr", name))
+            found[fields["NodeName"]] = threads
     return found
