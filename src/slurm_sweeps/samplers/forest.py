@@ -18,7 +18,7 @@ ones, in the end the best configuration is wanted, whatever it costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -26,7 +26,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from .encoding import Array, Encoding
+from ..search.search_space import SearchSpace
+from ..search.tree import Leaf
+
+Array = np.ndarray[Any, Any]
 
 #: Iterations and values.
 Points = tuple[tuple[float, float], ...]
@@ -34,9 +37,16 @@ Points = tuple[tuple[float, float], ...]
 #: The iteration at which a trial is complete, whichever that is.
 COMPLETE = math.inf
 
+#: What a model is shown of a leaf that is not active.
+INACTIVE = -1.0
+
 #: A fit is made of no more points than this: the best third of them, the others at random.
 MAX_POINTS = 1200
 N_TREES = 50
+
+#: How many trees are asked for one proposal.
+N_ASKED = 2
+
 N_CANDIDATES = 1000
 
 #: The share of trials, and their largest number, around which candidates are drawn.
@@ -66,18 +76,102 @@ class Told:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """A fitted forest's opinion on a pool of candidates.
+class Encoding:
+    """Configurations of one space as rows of numbers, to learn from.
+
+    A row has one column per leaf of the space: its unit in [0, 1]. Leaves that lie in options have
+    a column too, whether their option is picked or not; such an inactive leaf's number counts for
+    nothing until a neighbour of the configuration picks its option.
+
+    Attributes:
+        n_columns: How many leaves the space has.
+        counts: How many options each leaf has, 0 where it is a number; [n_columns].
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._columns = {leaf: i for i, leaf in enumerate(space.leaves)}
+        self._is_continuous = np.array([leaf.space.is_continuous for leaf in space.leaves], bool)
+        self.n_columns = len(space.leaves)
+        self.counts = np.array([leaf.n_options for leaf in space.leaves], int)
+
+    def read(self, cfg: dict[str, Any], fill: Callable[[int], Array]) -> Array | None:
+        """Return the row of a configuration, None for one of another space.
+
+        `fill` returns so many numbers in [0, 1], for the leaves that are not active.
+        """
+        try:
+            units = self._space.to_units(cfg)
+        except UsageError:
+            return None
+        row = np.asarray(fill(self.n_columns), dtype=float)
+        for leaf, unit in units.items():
+            row[self._columns[leaf]] = unit
+        return row
+
+    def build(self, row: Array) -> dict[str, Any]:
+        """Return the configuration of a row."""
+        return self._space.build(lambda leaf: float(row[self._columns[leaf]]))
+
+    def show(self, rows: Array) -> Array:
+        """Return rows as a model is shown them; [n, n_columns]."""
+        shown: Array = np.where(self._find_active(rows), rows, INACTIVE)
+        return shown
+
+    def is_point(self, row: Array) -> bool:
+        """Whether a row's configuration holds no continuous number, so that it can come again."""
+        return not bool((self._find_active(row[None])[0] & self._is_continuous).any())
+
+    def _find_active(self, rows: Array) -> Array:
+        active = np.ones(rows.shape, dtype=bool)
+        for leaf, column in self._columns.items():  # parents come before what lies in them
+            if leaf.parent is not None:
+                active[:, column] = self._is_picked(leaf, rows, active)
+        return active
+
+    def _is_picked(self, leaf: Leaf, rows: Array, active: Array) -> Array:
+        parent = self._columns[leaf.parent]  # type: ignore[index] # only called where there is one
+        n_options = self.counts[parent]
+        option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
+        picked: Array = active[:, parent] & (option == leaf.option)
+        return picked
+
+
+class Pool:
+    """A forest's opinion on candidates that nobody has got yet; drawn from as from `Draw`.
 
     Args:
+        encoding: What their rows mean.
         candidates: Their rows; [n, n_columns].
         predictions: What each tree expects of each candidate, its cost weighed in; lower is
             better; [trees, n].
     """
 
-    candidates: Array
-    predictions: Array
+    def __init__(self, encoding: Encoding, candidates: Array, predictions: Array) -> None:
+        self._encoding = encoding
+        self._candidates = candidates
+        self.predictions = predictions
+        self._is_taken = np.zeros(len(candidates), dtype=bool)
+        self._expected = predictions.mean(axis=0)
+        self.n_left = len(candidates)
+        self.rng = np.random.default_rng(0)
+        self.is_point = False
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Choose the trees that the next proposal follows."""
+        self.rng = rng
+        trees = rng.choice(len(self.predictions), N_ASKED, replace=False)
+        self._expected = self.predictions[trees].mean(axis=0)
+        self._expected[self._is_taken] = math.inf
+
+    def draw(self) -> dict[str, Any]:
+        """Return the best candidate that is left; each call another one."""
+        best = int(self._expected.argmin())
+        self._is_taken[best], self._expected[best] = True, math.inf
+        self.n_left -= 1
+        row = self._candidates[best]
+        self.is_point = self._encoding.is_point(row)
+        return self._encoding.build(row)
 
 
 def check_installed() -> None:
@@ -90,7 +184,7 @@ def check_installed() -> None:
         ) from error
 
 
-def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Fit:
+def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Pool:
     """Fit a forest and ask it about a pool of candidates.
 
     Args:
@@ -118,7 +212,7 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         seconds = np.array([trial.seconds for trial in timed])
         weight = cost_weight * fade(len(told))
         predictions = predictions + weight * predict_costs(shown, seconds, look, rng)
-    return Fit(candidates, predictions)
+    return Pool(encoding, candidates, predictions)
 
 
 def scale(iterations: Array) -> Array:

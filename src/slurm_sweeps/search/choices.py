@@ -19,7 +19,7 @@ from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .search_space import compile_options
 from .spaces import Space
-from .tree import Leaf, OptionsNode, pick_option
+from .tree import Leaf, OptionsNode
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,8 +49,7 @@ class OptionSpace(Space):
 
     def from_unit(self, u: float) -> Any:
         """Return the option at u in [0, 1], the very object, spaces in it undrawn."""
-        options = self.options or ()
-        return options[pick_option(u, len(options))]
+        return self.options[self._node.leaf.pick_option(u)]
 
     def to_unit(self, value: Any) -> float:
         """Return the middle of the option's share of [0, 1]."""

@@ -83,19 +83,17 @@ class Draw:
         self.is_point = False
 
     def go_to(self, number: int, fixed: Mapping[Leaf, float] | None = None) -> None:
-        """Go to the start of trial `number`'s stream, where the leaves in `fixed` are not drawn."""
+        """Go to the start of trial `number`'s stream; its first draw takes `fixed` as it is."""
         self.rng = self._common.go_to(number)
         self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
         self._fixed = fixed or {}
 
-    def free(self) -> None:
-        """Draw the leaves, too, that `go_to` was told of as fixed."""
-        self._fixed = {}
-
     def draw(self) -> dict[str, Any]:
         """Return one configuration; each call another one."""
         self.is_point = True
-        return self._space.build(self._pick)
+        cfg = self._space.build(self._pick)
+        self._fixed = {}
+        return cfg
 
     def _pick(self, leaf: Leaf) -> float:
         if leaf in self._continuous:

@@ -22,7 +22,6 @@ from .tree import (
     ConstantNode,
     Leaf,
     Node,
-    NumberNode,
     OptionsNode,
     Pick,
     format_place,
@@ -64,27 +63,23 @@ class SearchSpace:
         self.size = self._node.size
 
     @property
-    def n_grid_points(self) -> int | None:
-        """How many points the grids have together; None where there is no grid."""
-        if not self.grids:
-            return None
-        return math.prod(len(leaf.space.options or ()) for leaf in self.grids)
+    def n_grid_points(self) -> int:
+        """How many points the grids have together; 1 where there is no grid."""
+        return math.prod(leaf.n_options for leaf in self.grids)
 
     def pick_grid_point(self, index: int) -> dict[Leaf, float]:
         """Return each grid's unit at point number `index`; the last grid varies fastest."""
         units = {}
         for leaf in reversed(self.grids):
-            n_options = len(leaf.space.options or ())
-            index, digit = divmod(index, n_options)
-            units[leaf] = (digit + 0.5) / n_options
+            index, digit = divmod(index, leaf.n_options)
+            units[leaf] = leaf.find_unit(digit)
         return units
 
     def find_grid_point(self, units: Mapping[Leaf, float]) -> int:
         """Return the number of the grid point that `units` (of all grids) belong to."""
         index = 0
         for leaf in self.grids:
-            n_options = len(leaf.space.options or ())
-            index = index * n_options + int(units[leaf] * n_options)
+            index = index * leaf.n_options + leaf.pick_option(units[leaf])
         return index
 
     def build(self, pick: Pick) -> dict[str, Any]:
@@ -143,8 +138,8 @@ def _walk_leaves(node: Node) -> Iterator[Leaf]:
         yield node.leaf
         for option in node.options:
             yield from _walk_leaves(option)
-    elif isinstance(node, NumberNode):
-        yield node.leaf
+    elif isinstance(node, Leaf):
+        yield node
 
 
 def _check_names(template: Any, path: str = "") -> set[str]:
@@ -201,7 +196,7 @@ def _compile_space(space: Space, leaf: Leaf) -> Node:
             f"where its points could not all be tried; write {space!r} as a Choice"
         )
     if space.options is None:
-        return NumberNode(leaf)
+        return leaf
     return compile_options(leaf, space.options)
 
 
@@ -212,7 +207,7 @@ def compile_options(leaf: Leaf, options: tuple[Any, ...]) -> OptionsNode:
     for i, node in enumerate(nodes):
         first.setdefault(canonical_json(node.describe()), i)
     numbers = {key: i for key, i in first.items() if isinstance(nodes[i], ConstantNode)}
-    return OptionsNode(type(leaf.space).__name__, leaf, nodes, numbers, tuple(first.values()))
+    return OptionsNode(leaf, nodes, numbers, tuple(first.values()))
 
 
 def _compile_branch(
