@@ -6,8 +6,7 @@ if there is none, it has nothing there and does not count. Levels are 1, 2, 3, �
 tenth apart, so that iterations in the millions cost no more than some hundred numbers a trial, and
 trials that report at different iterations meet. At each report, at or beyond min_t, a trial is
 judged at the highest level it has reached: among n trials there, min_trials or more, it goes on if
-what it has is one of the ⌈n / 2⌉ best. A report that is not
-finite fails there.
+what it has is one of the ⌈n / 2⌉ best. A report that is not finite fails there.
 """
 
 from __future__ import annotations
@@ -23,6 +22,43 @@ from itertools import zip_longest
 from ..checks import check_goal, check_integer, set_fields
 from .protocol import Decision
 from .ranking import Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class MedianStopping:
+    """Stop a trial whose best value is in the worse half of what others had at the same resource.
+
+    A trial's resource is its iteration, plus one if its own first iteration is 0. It goes on if the
+    best of its values so far is one of the ⌈n / 2⌉ best among the n trials that came as far; ties
+    pass, and a value that is not finite does not. It stops late and few: for noisy curves, or to
+    stop nothing but what is clearly bad.
+
+    Args:
+        metric: The metric's name in `log`.
+        mode: "min" if smaller values are better, "max" if larger ones are.
+        min_t: The resource below which no trial is stopped; 1 or more.
+        min_trials: How many trials must have come as far for their median to count; 1 or more.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        UsageTypeError: An argument is of a wrong type.
+    """
+
+    metric: str
+    mode: str
+    min_t: int = 1
+    min_trials: int = 5
+
+    def __post_init__(self) -> None:
+        check_goal("MedianStopping", self.metric, self.mode)
+        for name in ("min_t", "min_trials"):
+            number = check_integer("MedianStopping", name, getattr(self, name), 1)
+            set_fields(self, **{name: number})
+
+    def build_pruner(self) -> MedianPruner:
+        """Return the rule in the form that takes reports one by one, with no trial known yet."""
+        return MedianPruner(self)
+
 
 #: Up to here every resource is a level; beyond, each is a tenth further than the one before.
 _DENSE = 20
@@ -68,17 +104,11 @@ class MedianPruner:
 
     It keeps all values, about 100 bytes each. An iteration that is logged again, or late, costs
     what the trial's levels and one stretch between two of them do.
-
-    Args:
-        mode: "min" or "max".
-        min_t: The resource up to which no trial is stopped.
-        min_trials: How many trials a level must have for its median to count.
     """
 
-    def __init__(self, mode: str, min_t: int, min_trials: int) -> None:
-        self._sign = 1.0 if mode == "min" else -1.0
-        self._min_t = min_t
-        self._min_trials = min_trials
+    def __init__(self, plan: MedianStopping) -> None:
+        self._sign = 1.0 if plan.mode == "min" else -1.0
+        self._plan = plan
         self._levels = [1]
         self._rankings = [Ranking(Fraction(2))]
         self._courses: dict[Hashable, _Course] = {}
@@ -99,14 +129,14 @@ class MedianPruner:
         return self._judge(course, iteration, signed)
 
     def _judge(self, course: _Course, iteration: int, signed: float) -> Decision:
-        if iteration + course.offset < self._min_t or not course.bests:
+        if iteration + course.offset < self._plan.min_t or not course.bests:
             return Decision.GO_ON
         if math.isnan(signed):
             return Decision.PRUNE
         ranking = self._rankings[len(course.bests) - 1]
         # A report that came late is judged where the trial stands, as one in order is.
         fails = course.bests[-1] > ranking.threshold
-        return Decision.PRUNE if fails and len(ranking) >= self._min_trials else Decision.GO_ON
+        return Decision.PRUNE if fails and len(ranking) >= self._plan.min_trials else Decision.GO_ON
 
     def _replace(self, course: _Course, iteration: int, signed: float) -> None:
         """Take in a report that did not come in order."""
@@ -170,39 +200,3 @@ class MedianPruner:
 def _choose(best: float, value: float) -> float:
     """Return the smaller of two, of which each may be NaN for none."""
     return best if best <= value or math.isnan(value) else value
-
-
-@dataclass(frozen=True, slots=True)
-class MedianStopping:
-    """Stop a trial whose best value is in the worse half of what others had at the same resource.
-
-    A trial's resource is its iteration, plus one if its own first iteration is 0. It goes on if the
-    best of its values so far is one of the ⌈n / 2⌉ best among the n trials that came as far; ties
-    pass, and a value that is not finite does not. It stops late and few: for noisy curves, or to
-    stop nothing but what is clearly bad.
-
-    Args:
-        metric: The metric's name in `log`.
-        mode: "min" if smaller values are better, "max" if larger ones are.
-        min_t: The resource below which no trial is stopped; 1 or more.
-        min_trials: How many trials must have come as far for their median to count; 1 or more.
-
-    Raises:
-        UsageError: An argument is out of its range.
-        UsageTypeError: An argument is of a wrong type.
-    """
-
-    metric: str
-    mode: str
-    min_t: int = 1
-    min_trials: int = 5
-
-    def __post_init__(self) -> None:
-        check_goal("MedianStopping", self.metric, self.mode)
-        for name in ("min_t", "min_trials"):
-            number = check_integer("MedianStopping", name, getattr(self, name), 1)
-            set_fields(self, **{name: number})
-
-    def build_pruner(self) -> MedianPruner:
-        """Return the rule in the form that takes reports one by one, with no trial known yet."""
-        return MedianPruner(self.mode, self.min_t, self.min_trials)
