@@ -182,22 +182,18 @@ class _Entry(NamedTuple):
     value: float
 
 
+@dataclass(slots=True)
 class _Standing:
     """Where a trial stands: one entry for each level it has entered, lowest first."""
 
-    __slots__ = ("entries", "offset")
-
-    def __init__(self) -> None:
-        self.offset = 0
-        self.entries: tuple[_Entry, ...] = ()
+    offset: int = 0
+    entries: tuple[_Entry, ...] = ()
 
 
 class AshaPruner:
-    """The incremental ASHA: O(rungs · log n) a report, about 300 bytes a trial.
+    """The incremental ASHA, of all its rungs or a bracket's: O(rungs · log n) a report.
 
-    Args:
-        plan: The rule.
-        rungs: Its rungs, or those of a bracket.
+    It takes about 300 bytes a trial.
     """
 
     def __init__(self, plan: ASHA | Hyperband, rungs: tuple[int, ...]) -> None:
@@ -285,9 +281,8 @@ class AshaPruner:
         entries = standing.entries
         if i < len(self._rankings):
             if i < len(entries):
-                _take_out(self._rankings[i], entries[i].value)
-            if entry.value == entry.value:  # not NaN
-                self._rankings[i].add(entry.value)
+                self._rankings[i].remove(entries[i].value)
+            self._rankings[i].add(entry.value)
         standing.entries = (*entries[:i], entry, *entries[i + 1 :])
 
     def _count_from_zero(self, trial: Hashable, standing: _Standing) -> None:
@@ -296,11 +291,6 @@ class AshaPruner:
             value = self._just_below.pop((trial, above), None)
             if value is not None:
                 self._put(standing, above, _Entry(iteration, value))
-
-
-def _take_out(ranking: Ranking, value: float) -> None:
-    if value == value:  # not NaN
-        ranking.remove(value)
 
 
 class PromotionPruner(AshaPruner):

@@ -167,8 +167,7 @@ class MedianPruner:
         for level in self._levels[len(course.bests) :]:
             if level > iteration + course.offset:
                 return
-            if not math.isnan(course.best):
-                self._rankings[len(course.bests)].add(course.best)
+            self._rankings[len(course.bests)].add(course.best)
             course.bests.append(course.best)
 
     def _rank_again(self, course: _Course) -> None:
@@ -185,10 +184,8 @@ class MedianPruner:
         pairs = zip_longest(course.bests, bests, fillvalue=math.nan)
         for ranking, (old, new) in zip(self._rankings, pairs, strict=False):
             if old != new:
-                if not math.isnan(old):
-                    ranking.remove(old)
-                if not math.isnan(new):
-                    ranking.add(new)
+                ranking.remove(old)
+                ranking.add(new)
         course.bests, course.best = bests, best
 
     def _extend_levels(self, resource: int) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ranking:
-    """A multiset of finite numbers that knows its k-th smallest, k = ⌈n / factor⌉.
+    """A multiset of numbers that knows its k-th smallest, k = ⌈n / factor⌉; NaN is no number.
 
     Two heaps meet at that number: the k smallest in one, largest first, and the rest in the other,
     smallest first. As k changes by at most one a step, each step moves at most one number over. A
@@ -40,22 +40,22 @@ class Ranking:
         return self._n_best + self._n_rest
 
     def add(self, value: float) -> None:
-        """Put a finite number in."""
+        """Put a number in; NaN is left out."""
         if value <= self.threshold:
             heappush(self._best, -value)
             self._n_best += 1
-        else:
+        elif not math.isnan(value):
             heappush(self._rest, value)
             self._n_rest += 1
         self._balance()
 
     def remove(self, value: float) -> None:
-        """Take out a number that is in."""
+        """Take out a number that is in; NaN is not."""
         if value <= self.threshold:
             # All that is smaller than the threshold is in that heap, and one that is equal.
             self._dead_best[-value] = self._dead_best.get(-value, 0) + 1
             self._n_best -= 1
-        else:
+        elif not math.isnan(value):
             self._dead_rest[value] = self._dead_rest.get(value, 0) + 1
             self._n_rest -= 1
         self._balance()
