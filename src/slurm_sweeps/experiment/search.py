@@ -44,23 +44,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is searched, and by which rules.
-
-    Args:
-        space: The search space.
-        pruner: Stops trials; None lets all run to their end.
-        sampler: Proposes configurations; None is random, or grid where the space has grids.
-        seed: The user's, None to draw one.
-        points: Configurations, or parts of some, to try first.
-        known: What an earlier sweep found, for the sampler.
-    """
+    """What is searched, and by which rules; None is what the user has left open."""
 
     space: SearchSpace
     pruner: PrunerPlan | None
     sampler: SamplerPlan | None
     seed: int | None
-    points: tuple[dict[str, Any], ...] = ()
-    known: tuple[Known, ...] = ()
+    points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
+    known: tuple[Known, ...] = ()  # from an earlier sweep
 
     @property
     def metric(self) -> str | None:

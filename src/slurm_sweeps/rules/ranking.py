@@ -20,15 +20,12 @@ class Ranking:
     number that is taken out stays in its heap, noted as dead, until it comes to the top. So adding
     and removing cost O(log n), and looking is free. About 40 bytes a number.
 
-    Args:
-        factor: The reduction factor, above 1; a fraction, so that k is exact.
-
     Attributes:
         threshold: The k-th smallest number; NaN, which nothing is at or below, if there is none.
     """
 
     def __init__(self, factor: Fraction) -> None:
-        self._factor = factor.as_integer_ratio()
+        self._factor = factor.as_integer_ratio()  # so that k is exact
         self._best: list[float] = []  # negated: heapq keeps the smallest in front
         self._rest: list[float] = []
         self._n_best = self._n_rest = 0  # without the dead

@@ -140,11 +140,8 @@ class Encoding:
 class Pool:
     """A forest's opinion on candidates that nobody has got yet; drawn from as from `Draw`.
 
-    Args:
-        encoding: What their rows mean.
-        candidates: Their rows; [n, n_columns].
-        predictions: What each tree expects of each candidate, its cost weighed in; lower is
-            better; [trees, n].
+    Each tree predicts something for each candidate [trees, n], its cost weighed in; lower is
+    better. The candidates are rows [n, n_columns].
     """
 
     def __init__(self, encoding: Encoding, candidates: Array, predictions: Array) -> None:
@@ -185,14 +182,10 @@ def check_installed() -> None:
 
 
 def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Pool:
-    """Fit a forest and ask it about a pool of candidates.
+    """Fit a forest to one trial or more, and ask it about a pool of candidates.
 
-    Args:
-        told: The trials, one or more, with a point or more each.
-        encoding: What their rows mean.
-        seed: Makes the fit repeatable.
-        cost_weight: What is added to a candidate's scores for each e-fold of its expected seconds,
-            among few trials; see `fade`.
+    Among few trials `cost_weight` is added to a candidate's scores for each e-fold of its expected
+    seconds; see `fade`.
     """
     rng = np.random.default_rng(seed)
     rows = np.array([trial.row for trial in told])
@@ -288,11 +281,8 @@ def fade(n_trials: int) -> float:
 def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
     """Predict the logarithm of the seconds per iteration, less the trials' mean; [n_asked].
 
-    Args:
-        shown: The trials that were timed, as a model is shown them; [n, n_columns].
-        seconds: What an iteration of theirs took, more than 0; [n].
-        asked: What is to be predicted; [n_asked, n_columns].
-        rng: Makes the fit repeatable.
+    The trials `shown` [n, n_columns] took `seconds` [n], more than 0, for an iteration; both they
+    and what is `asked` [n_asked, n_columns] are as a model is shown them.
     """
     if len(seconds) < 2 or (logs := _cut(np.log(seconds))).std() < MIN_SPREAD:
         return np.zeros(len(asked))

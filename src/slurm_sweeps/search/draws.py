@@ -58,10 +58,6 @@ class Streams:
 class Draw:
     """Draws configurations of one trial at a time; each space with a seed follows its own stream.
 
-    Args:
-        space: The search space.
-        seed: The sweep's seed.
-
     Attributes:
         rng: The stream of the trial that `go_to` went to.
         is_point: Whether the last configuration drawn holds no continuous number, so that it can
@@ -206,16 +202,9 @@ _N_FILLS = 1000
 def fill_points(
     points: Sequence[Mapping[str, Any]], space: SearchSpace, seed: int
 ) -> tuple[dict[str, Any], ...]:
-    """Return configurations that agree with the points; what these leave open is drawn.
+    """Return configurations that agree with the points, dicts nested as the cfg is.
 
-    Args:
-        points: Configurations, or parts of some: dicts nested as the cfg is.
-        space: The search space.
-        seed: The sweep's seed; the same draws in every process.
-
-    Raises:
-        UsageTypeError: `points` is no list of dicts.
-        UsageError: A point agrees with no configuration of the space.
+    What a point leaves open is drawn, the same in every process.
     """
     if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
         raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")

@@ -162,18 +162,7 @@ def _check_names(template: Any, path: str = "") -> set[str]:
 def compile_template(
     template: Any, path: str = "", parent: Leaf | None = None, option: int = 0
 ) -> Node:
-    """Turn a template into nodes.
-
-    Args:
-        template: A dict, list, tuple, space or constant.
-        path: Where it is; keys and list positions joined by dots.
-        parent: The Choice or Grid leaf in whose option it lies, or None.
-        option: The number of that option.
-
-    Raises:
-        UsageError: A dict has keys that JSON can't hold, or an option holds a Grid.
-        UsageTypeError: A class of spaces stands where one of its instances was meant.
-    """
+    """Turn a dict, list, tuple, space or constant into nodes; see `Leaf` for its place."""
     if isinstance(template, Space):
         return _compile_space(template, Leaf(path, template, parent, option))
     if isinstance(template, dict):
@@ -264,13 +253,7 @@ def _write_key(key: Any, path: str) -> str:
 
 
 def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Return one sentence on the first difference of two descriptions, None if there is none.
-
-    Args:
-        old: What `SearchSpace.describe` returned then.
-        new: What it returns now.
-        path: Where in the cfg the two are, keys joined by dots.
-    """
+    """Return one sentence on the first difference of two descriptions, None if there is none."""
     if canonical_json(old) == canonical_json(new):
         return None
     if _is_mapping(old) and _is_mapping(new):

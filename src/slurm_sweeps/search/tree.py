@@ -80,19 +80,12 @@ class ConstantNode:
 
 @dataclass(frozen=True, slots=True)
 class BranchNode:
-    """A dict, list or tuple with spaces somewhere in it.
-
-    Args:
-        path: Where it is.
-        children: What it holds, in the template's order.
-        texts: A dict's keys as JSON writes them, None where it is a list or tuple.
-        make: Makes the value of those of the children.
-    """
+    """A dict, list or tuple with spaces somewhere in it; children are in the template's order."""
 
     path: str
     children: tuple[Node, ...]
-    texts: tuple[str, ...] | None
-    make: Callable[[list[Any]], Any]
+    texts: tuple[str, ...] | None  # a dict's keys as JSON writes them
+    make: Callable[[list[Any]], Any]  # of the children's values
 
     @property
     def size(self) -> int | None:
@@ -186,19 +179,12 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class OptionsNode:
-    """A Choice or a Grid: one of several nodes.
-
-    Args:
-        leaf: Where it is.
-        options: One node each.
-        numbers: Of each constant option's key, the number of the first such option.
-        distinct: The numbers of the options without those that say the same as an earlier one.
-    """
+    """A Choice or a Grid: one of several nodes."""
 
     leaf: Leaf
     options: tuple[Node, ...]
-    numbers: dict[str, int]
-    distinct: tuple[int, ...]
+    numbers: dict[str, int]  # of each constant option's key, the first such option's number
+    distinct: tuple[int, ...]  # without those that say the same as an earlier one
 
     @property
     def size(self) -> int | None:
