@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Ranking:
-    """A multiset of numbers that knows its k-th smallest, k = ⌈n / factor⌉; NaN is no number.
+    """A multiset of finite numbers that knows its k-th smallest, k = ⌈n / factor⌉.
 
     Two heaps meet at that number: the k smallest in one, largest first, and the rest in the other,
     smallest first. As k changes by at most one a step, each step moves at most one number over. A
@@ -37,22 +37,22 @@ class Ranking:
         return self._n_best + self._n_rest
 
     def add(self, value: float) -> None:
-        """Put a number in; NaN is left out."""
+        """Put a number in; one that is not finite is left out."""
         if value <= self.threshold:
             heappush(self._best, -value)
             self._n_best += 1
-        elif not math.isnan(value):
+        elif math.isfinite(value):
             heappush(self._rest, value)
             self._n_rest += 1
         self._balance()
 
     def remove(self, value: float) -> None:
-        """Take out a number that is in; NaN is not."""
+        """Take out a number that was put in."""
         if value <= self.threshold:
             # All that is smaller than the threshold is in that heap, and one that is equal.
             self._dead_best[-value] = self._dead_best.get(-value, 0) + 1
             self._n_best -= 1
-        elif not math.isnan(value):
+        elif math.isfinite(value):
             self._dead_rest[value] = self._dead_rest.get(value, 0) + 1
             self._n_rest -= 1
         self._balance()
