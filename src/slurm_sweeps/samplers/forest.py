@@ -31,7 +31,7 @@ from ..search.tree import Leaf
 
 Array = np.ndarray[Any, Any]
 
-#: Iterations and values.
+#: Iterations, rising, and the metric there, lower is better.
 Points = tuple[tuple[float, float], ...]
 
 #: The iteration at which a trial is complete, whichever that is.
@@ -62,18 +62,11 @@ P_OTHER_OPTION = 0.15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """What was told of one trial.
+    """What was told of one trial; the last value of one that failed or diverged is infinite."""
 
-    Args:
-        row: Its configuration; [n_columns].
-        points: Iterations, rising, and the metric there, lower is better; infinite at its end for
-            one that failed or diverged.
-        seconds: What an iteration takes, more than 0; None where unknown.
-    """
-
-    row: Array
+    row: Array  # its configuration; [n_columns]
     points: Points
-    seconds: float | None = None
+    seconds: float | None = None  # for an iteration, more than 0
 
 
 class Encoding:

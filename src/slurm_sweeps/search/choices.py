@@ -36,6 +36,10 @@ class OptionSpace(Space):
         set_fields(self, seed=check_seed(owner, self.seed), options=options)
         node = compile_options(Leaf("", self), options)
         _check_tellable(owner, node, options)
+        if self.is_grid and len(node.distinct) < len(options):
+            options = tuple(options[i] for i in node.distinct)
+            set_fields(self, options=options)
+            node = compile_options(Leaf("", self), options)
         set_fields(self, _node=node)
 
     @property
@@ -104,13 +108,6 @@ class Grid(OptionSpace):
     """
 
     is_grid: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        OptionSpace.__post_init__(self)  # `super()` does not know of a class remade for its slots
-        distinct = self._node.distinct
-        if len(distinct) < len(self.options):
-            set_fields(self, options=tuple(self.options[i] for i in distinct))
-            OptionSpace.__post_init__(self)
 
 
 def _check_options(owner: str, options: Any) -> tuple[Any, ...]:

@@ -29,19 +29,15 @@ from .tree import Leaf
 
 
 class Streams:
-    """One stream of random numbers per trial number, made from one entropy.
+    """One stream of random numbers per trial number, made from a seed; paths tell streams apart.
 
-    Philox counts: its output is a function of a key and a counter. The key is the entropy's, the
+    Philox counts: its output is a function of a key and a counter. The key is the seed's, the
     trial's number is the counter's upper half, so that going to any trial's stream is only a write
     of the counter (1.6 µs, a tenth of what a new generator costs), and no two streams can overlap.
-
-    Args:
-        entropy: A seed, 0 or more, however large.
-        path: Tells apart streams that share a seed.
     """
 
-    def __init__(self, entropy: int, path: str = "") -> None:
-        words = [entropy]
+    def __init__(self, seed: int, path: str = "") -> None:
+        words = [seed]
         if path:
             words += hashlib.blake2s(path.encode("utf-8", "surrogatepass")).digest()
         self._philox = np.random.Philox(np.random.SeedSequence(words))
