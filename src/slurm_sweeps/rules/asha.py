@@ -247,8 +247,7 @@ class AshaPruner:
 
     def judge(self, trial: Hashable) -> Decision:
         """Decide on a trial as it stands now, without a report of its own."""
-        standing = self._standings.get(trial)
-        return Decision.GO_ON if standing is None else self._judge(standing)
+        return self._judge(self._standings.get(trial, _Standing()))
 
     def _judge(self, standing: _Standing) -> Decision:
         if len(standing.entries) == len(self._levels):

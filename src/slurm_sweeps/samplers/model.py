@@ -153,9 +153,8 @@ class ModelSampler(NumberedSampler):
     ) -> None:
         # The last that is told of a trial counts: one that was paused may have gone on.
         known = self._told.get(number)
-        row = (
-            known.row if known else self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
-        )
+        fill = self._fills.go_to(abs(number)).random
+        row = known.row if known else self._encoding.read(cfg, fill)
         if row is not None:
             self._told[number] = Told(row, points, seconds)
 
