@@ -14,7 +14,7 @@ import pytest
 
 import slurm_sweeps as ss
 from slurm_sweeps import samplers
-from slurm_sweeps.experiment.arguments import check_arguments, check_run, check_summary
+from slurm_sweeps.experiment.arguments import RunCfg, check_arguments, check_summary
 from slurm_sweeps.running.session import check_iteration
 
 RUN = {
@@ -27,7 +27,7 @@ RUN = {
 
 
 def run(**changed: Any) -> Any:
-    return check_run(**(RUN | changed))
+    return RunCfg(**(RUN | changed))
 
 
 def seed_experiment(value: Any) -> Any:

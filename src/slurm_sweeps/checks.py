@@ -4,7 +4,8 @@ Any integral number is an integer (NumPy's are), and nothing else is: no bool, n
 True or False (NumPy's are), and nothing else is: no 1, no "no".
 
 Each takes `owner` (what the value belongs to, as the user wrote it) and `name`, so that the
-message says where to look.
+message says where to look: in a UsageTypeError what is of a wrong type, in a UsageError what is out
+of its range.
 """
 
 from __future__ import annotations
@@ -21,12 +22,7 @@ MOST_SECONDS = 10**9
 
 
 def check_integer(owner: str, name: str, value: Any, least: int | None = None) -> int:
-    """Return `value` as an int.
-
-    Raises:
-        UsageTypeError: It is not an integer.
-        UsageError: It is below `least`.
-    """
+    """Return `value` as an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise _build_type_error(owner, name, "an integer", value)
     number = int(value)
@@ -38,12 +34,7 @@ def check_integer(owner: str, name: str, value: Any, least: int | None = None) -
 def check_real(
     owner: str, name: str, value: Any, least: float | None = None, most: float | None = None
 ) -> float:
-    """Return `value` as a float, exactly as large.
-
-    Raises:
-        UsageTypeError: It is not a real number.
-        UsageError: It is NaN or infinite, below `least` or above `most`.
-    """
+    """Return `value` as a float; NaN and infinities are refused."""
     number = _to_float(value)
     if number is None:
         raise _build_type_error(owner, name, "a number", value)
@@ -65,7 +56,7 @@ def _to_float(value: Any) -> float | None:
 
 
 def check_seconds(owner: str, name: str, value: Any) -> float:
-    """Return `value` as a float: seconds, from 0 to `MOST_SECONDS`; raises as `check_real`."""
+    """Return `value` as a float: seconds, from 0 to `MOST_SECONDS`."""
     number = check_real(owner, name, value)
     if not 0 <= number <= MOST_SECONDS:
         raise UsageError(
@@ -81,34 +72,19 @@ def is_flag(value: Any) -> bool:
 
 
 def check_flag(owner: str, name: str, value: Any) -> bool:
-    """Return `value` as a bool.
-
-    Raises:
-        UsageTypeError: It is neither True nor False.
-    """
+    """Return `value` as a bool."""
     if not is_flag(value):
         raise _build_type_error(owner, name, "True or False", value)
     return bool(value)
 
 
 def check_seed(owner: str, seed: Any) -> int | None:
-    """Return a seed as an int, or None where none was given; raises as `check_integer`."""
+    """Return a seed as an int, or None where none was given."""
     return None if seed is None else check_integer(owner, "seed", seed, 0)
 
 
-def check_order(owner: str, low: float, high: float) -> None:
-    """Raise a UsageError unless `low < high`."""
-    if low >= high:
-        raise UsageError(f"{owner} needs low < high, got low={low!r}, high={high!r}")
-
-
 def check_goal(owner: str, metric: Any, mode: Any) -> None:
-    """Check what a rule goes by.
-
-    Raises:
-        UsageTypeError: `metric` is no string.
-        UsageError: `metric` is empty, or `mode` is neither "min" nor "max".
-    """
+    """Check what a rule goes by: the name of a metric, and "min" or "max"."""
     if not isinstance(metric, str):
         raise _build_type_error(owner, "metric", "the name of a metric", metric)
     if not metric:
@@ -118,7 +94,7 @@ def check_goal(owner: str, metric: Any, mode: Any) -> None:
 
 
 def check_reduction_factor(owner: str, reduction_factor: Any) -> float:
-    """Return the reduction factor, 2 or more, as an int if it is whole; raises as `check_real`."""
+    """Return the reduction factor, 2 or more, as an int if it is whole."""
     number = check_real(owner, "reduction_factor", reduction_factor, 2)
     return int(number) if number.is_integer() else number
 

@@ -103,10 +103,8 @@ def describe_value(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if name is not None:
         return f"{getattr(value, '__module__', '?')}.{name}"
-    text = repr(value)
-    return (
-        text if " at 0x" not in text else f"<{type(value).__module__}.{type(value).__qualname__}>"
-    )
+    kind, text = type(value), repr(value)
+    return text if " at 0x" not in text else f"<{kind.__module__}.{kind.__qualname__}>"
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, default=describe_value)
@@ -120,10 +118,7 @@ def canonical_json(cfg: Any) -> str:
 def compute_trial_id(cfg: Any, repetition: int = 0) -> str:
     """Identify a cfg: blake2s (6 bytes, 12 hex digits) of its canonical JSON.
 
-    Args:
-        cfg: The configuration.
-        repetition: 0 for the first trial with this cfg, 1 for the second, and so on; counted into
-            the hash so that repeated configurations have different ids.
+    The second trial with the same cfg has `repetition` 1 and, as this is hashed too, another id.
     """
     text = canonical_json(cfg)
     if repetition:

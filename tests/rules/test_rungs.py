@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -25,13 +24,13 @@ GO_ON, PRUNE = Decision.GO_ON, Decision.PRUNE
         (1, 63, 4, (1, 4, 16)),
         (3, 3, 2, (3,)),
         (2, 17, 3, (2, 6)),
-        (1, 20, Fraction(5, 2), (1, 3, 7, 16)),
+        (1, 20, 2.5, (1, 3, 7, 16)),
         (1, 10**9, 10, tuple(10**k for k in range(10))),
         (5, 3**20 * 5, 3, tuple(5 * 3**k for k in range(21))),
     ],
 )
-def test_rungs(min_t: int, max_t: int, factor: int, expected: tuple[int, ...]) -> None:
-    assert compute_rungs(min_t, max_t, Fraction(factor)) == expected
+def test_rungs(min_t: int, max_t: int, factor: float, expected: tuple[int, ...]) -> None:
+    assert compute_rungs(min_t, max_t, factor) == expected
 
 
 @given(ASHAS, REPORTS)

@@ -16,10 +16,11 @@ from sklearn.ensemble import ExtraTreesRegressor
 from slurm_sweeps import samplers
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.samplers import ModelSampler, Observation
-from slurm_sweeps.samplers.encoding import INACTIVE, Encoding
 from slurm_sweeps.samplers.forest import (
     COMPLETE,
+    INACTIVE,
     MAX_TRIALS,
+    Encoding,
     Told,
     fit,
     predict_costs,

@@ -122,7 +122,7 @@ def test_grid_points_are_in_row_major_order() -> None:
         points.append((cfg["a"], cfg["b"]["c"]))
         assert space.find_grid_point(space.to_units(cfg)) == i
     assert points == list(itertools.product([1, 2], ["u", "v", "w"]))
-    assert SearchSpace({"a": Uniform(0, 1)}).n_grid_points is None
+    assert SearchSpace({"a": Uniform(0, 1)}).n_grid_points == 1  # of none
 
 
 @given(templates(number_spaces))

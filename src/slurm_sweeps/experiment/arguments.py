@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import check_flag, check_integer, check_real, check_seconds, is_flag
+from ..checks import check_flag, check_integer, check_real, check_seconds, is_flag, set_fields
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
@@ -16,7 +16,7 @@ from ..slurm.config import LocalCfg, SlurmCfg
 
 @dataclass(frozen=True, slots=True)
 class RunCfg:
-    """The arguments of `Experiment.run`, checked."""
+    """The arguments of `Experiment.run` that decide how the sweep goes, checked."""
 
     n_trials: int | None
     max_concurrent_trials: int | None
@@ -25,6 +25,25 @@ class RunCfg:
     grace_period_s: float
     time_budget_s: float | None = None
     target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_trials is None and self.time_budget_s is None and self.target is None:
+            raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
+        n_slots = self.max_concurrent_trials
+        set_fields(
+            self,
+            n_trials=_check_given(check_integer, "n_trials", self.n_trials, 1),
+            max_concurrent_trials=_check_given(check_integer, "max_concurrent_trials", n_slots, 1),
+            max_retries=check_integer("run", "max_retries", self.max_retries, 0),
+            fail_fast=check_flag("run", "fail_fast", self.fail_fast),
+            grace_period_s=check_seconds("run", "grace_period_in_sec", self.grace_period_s),
+            time_budget_s=_check_given(check_seconds, "time_budget_in_sec", self.time_budget_s),
+            target=_check_given(check_real, "target", self.target),
+        )
+
+
+def _check_given(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:
+    return None if value is None else check("run", name, value, *least)
 
 
 def choose_pruner(asha: Any, pruner: Any) -> PrunerPlan | None:
@@ -78,33 +97,6 @@ def check_arguments(
             "restore and overwrite contradict each other: restore goes on with an experiment, "
             "overwrite deletes it. Pass one of them"
         )
-
-
-def check_run(
-    n_trials: Any,
-    max_concurrent_trials: Any,
-    max_retries: Any,
-    fail_fast: Any,
-    grace_period_s: Any,
-    time_budget_s: Any = None,
-    target: Any = None,
-) -> RunCfg:
-    """Check the arguments of `Experiment.run` that decide how the sweep goes."""
-    if n_trials is None and time_budget_s is None and target is None:
-        raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
-
-    def check_given(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:
-        return None if value is None else check("run", name, value, *least)
-
-    return RunCfg(
-        check_given(check_integer, "n_trials", n_trials, 1),
-        check_given(check_integer, "max_concurrent_trials", max_concurrent_trials, 1),
-        check_integer("run", "max_retries", max_retries, 0),
-        check_flag("run", "fail_fast", fail_fast),
-        check_seconds("run", "grace_period_in_sec", grace_period_s),
-        check_given(check_seconds, "time_budget_in_sec", time_budget_s),
-        check_given(check_real, "target", target),
-    )
 
 
 def check_summary(interval_s: Any, rows: Any, columns: Any, report: Any) -> None:

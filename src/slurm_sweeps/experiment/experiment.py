@@ -44,7 +44,6 @@ from ..views.screens import LiveView
 from .arguments import (
     RunCfg,
     check_arguments,
-    check_run,
     check_summary,
     choose_pruner,
 )
@@ -208,7 +207,7 @@ class Experiment:
             UsageError: `multiprocessing` imports the script for a process that it has spawned.
         """
         _refuse_in_import()
-        cfg = check_run(
+        cfg = RunCfg(
             n_trials,
             max_concurrent_trials,
             max_retries,

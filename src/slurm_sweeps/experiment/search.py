@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
 from ..errors import UsageError
@@ -34,33 +34,17 @@ from ..trial import Status
 from .arguments import RunCfg, describe_pruner
 from .warm_start import Known
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    #: Iterations, rising, and values of the metric by the trial's number.
-    Curves = dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
-
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is searched, and by which rules.
-
-    Args:
-        space: The search space.
-        pruner: Stops trials; None lets all run to their end.
-        sampler: Proposes configurations; None is random, or grid where the space has grids.
-        seed: The user's, None to draw one.
-        points: Configurations, or parts of some, to try first.
-        known: What an earlier sweep found, for the sampler.
-    """
+    """What is searched, and by which rules; None is what the user has left open."""
 
     space: SearchSpace
     pruner: PrunerPlan | None
     sampler: SamplerPlan | None
     seed: int | None
-    points: tuple[dict[str, Any], ...] = ()
-    known: tuple[Known, ...] = ()
+    points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
+    known: tuple[Known, ...] = ()  # from an earlier sweep
 
     @property
     def metric(self) -> str | None:
@@ -130,18 +114,12 @@ class Search:
     ) -> Sequence[TrialRecord]:
         """Bring a sweep and its rule to where they stopped; return the trials that there are."""
         trials = read_trials(database, record.id)
-        numbers = [trial.number for trial in trials]
-        curves = read_curves(database, record.id, self.metric, numbers) if self.metric else {}
         if trials:
-            states = list(self._revive(database, record, trials, curves))
+            states = list(self._revive(database, record.id, trials, pruner))
             unfinished = _find_unfinished(trials, database.requests(record.id))
             sweep.restore(
                 states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
             )
-        if pruner is not None:
-            for number in curves:
-                for iteration, value in _iterate_curve(curves, number):
-                    pruner.report(number, iteration, value)
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
@@ -182,14 +160,17 @@ class Search:
     def _revive(
         self,
         database: Database,
-        record: ExperimentRecord,
+        experiment_id: int,
         trials: Sequence[TrialRecord],
-        curves: Curves,
+        pruner: Pruner | None,
     ) -> Iterator[TrialState]:
-        firsts = read_first_reports(database, record.id, self.metric) if self.metric else {}
+        """Make states of stored trials, and let the rule hear again what each has logged."""
+        metric, numbers = self.metric, [trial.number for trial in trials]
+        curves = read_curves(database, experiment_id, metric, numbers) if metric else {}
+        firsts = read_first_reports(database, experiment_id, metric) if metric else {}
         failed = Counter(
             attempt.number
-            for attempt in read_attempts(database, record.id)
+            for attempt in read_attempts(database, experiment_id)
             if attempt.status is Status.FAILED
         )
         for trial in trials:
@@ -203,9 +184,12 @@ class Search:
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
             )
-            for iteration, value in _iterate_curve(curves, trial.number):
-                state.curve.note(iteration, value)
-                state.last_iteration, state.last_value = iteration, value
+            if pruner is not None:
+                iterations, values = curves[trial.number]
+                for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
+                    pruner.report(trial.number, iteration, value)
+                    state.curve.note(iteration, value)
+                    state.last_iteration, state.last_value = iteration, value
             if trial.number in firsts:
                 iteration, attempt, started_at, logged_at = firsts[trial.number]
                 state.pace.begin(attempt, started_at)
@@ -228,9 +212,3 @@ def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request])
             and marked.get(trial.trial_id, -1.0) >= (trial.end_time or 0.0)
         )
     ]
-
-
-def _iterate_curve(curves: Curves, number: int) -> Iterator[tuple[int, float]]:
-    if number in curves:
-        iterations, values = curves[number]
-        yield from zip(iterations.tolist(), values.tolist(), strict=True)

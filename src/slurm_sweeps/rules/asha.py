@@ -52,6 +52,8 @@ from .ranking import Ranking, compute_rank_correlation
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .hyperband import Hyperband
+
 
 @dataclass(frozen=True, slots=True)
 class ASHA:
@@ -103,11 +105,11 @@ class ASHA:
     @property
     def rungs(self) -> tuple[int, ...]:
         """The rungs' resources, ascending; a broken one is rounded up to the next whole one."""
-        return compute_rungs(self.min_t, self.max_t, as_fraction(self.reduction_factor))
+        return compute_rungs(self.min_t, self.max_t, self.reduction_factor)
 
     def build_pruner(self) -> AshaPruner:
         """Return the rule in the form that takes reports one by one, with no trial known yet."""
-        return self._build(PromotionPruner if self.promote else AshaPruner)
+        return (PromotionPruner if self.promote else AshaPruner)(self, self.rungs)
 
     def find_trials_to_prune(self, database: pd.DataFrame) -> list[str]:
         """Return the trials that fail at some rung, given all metrics logged so far.
@@ -133,15 +135,11 @@ class ASHA:
         codes, trial_ids = pd.factorize(database["trial_id"])
         iterations = database["iteration"].to_numpy(dtype=float)
         values = database[column].to_numpy(dtype=float, na_value=math.nan)
-        pruner = self._build(AshaPruner)
+        pruner = AshaPruner(self, self.rungs)
         for row in zip(codes.tolist(), iterations.tolist(), values.tolist(), strict=True):
             pruner.report(*row)
         failing = (pruner.judge(code) is Decision.PRUNE for code in range(len(trial_ids)))
         return [str(trial_id) for trial_id in compress(trial_ids, failing)]
-
-    def _build(self, kind: type[AshaPruner]) -> AshaPruner:
-        factor = as_fraction(self.reduction_factor)
-        return kind(self.mode, self.rungs, self.max_t, factor)
 
 
 def _check_columns(database: pd.DataFrame, wanted: list[str]) -> None:
@@ -167,19 +165,13 @@ N_DOUBT = 50
 LOW_CORRELATION = 0.1
 
 
-def compute_rungs(min_t: int, max_t: int, factor: Fraction) -> tuple[int, ...]:
-    """Return the levels min_t · factor^k up to max_t, each as the first whole resource beyond it.
-
-    Args:
-        min_t: Level of the first rung, 1 or more.
-        max_t: Largest level there can be.
-        factor: The reduction factor, 2 or more; exact, so that no level is off by a rounding.
-    """
+def compute_rungs(min_t: int, max_t: int, reduction_factor: float) -> tuple[int, ...]:
+    """Return min_t · reduction_factor^k up to max_t, each rounded up to the next whole resource."""
     levels = []
-    level = Fraction(min_t)
+    level = Fraction(min_t)  # so that none is off by a rounding
     while level <= max_t:
         levels.append(math.ceil(level))
-        level *= factor
+        level *= as_fraction(reduction_factor)
     return tuple(levels)
 
 
@@ -190,29 +182,24 @@ class _Entry(NamedTuple):
     value: float
 
 
+@dataclass(slots=True)
 class _Standing:
     """Where a trial stands: one entry for each level it has entered, lowest first."""
 
-    __slots__ = ("entries", "offset")
-
-    def __init__(self) -> None:
-        self.offset = 0
-        self.entries: tuple[_Entry, ...] = ()
+    offset: int = 0
+    entries: tuple[_Entry, ...] = ()
 
 
 class AshaPruner:
-    """The incremental ASHA: O(rungs · log n) a report, about 300 bytes a trial.
+    """The incremental ASHA, of all its rungs or a bracket's: O(rungs · log n) a report.
 
-    Args:
-        mode: "min" or "max".
-        levels: The rungs' levels, ascending.
-        max_t: From this resource on a trial is never pruned.
-        factor: The reduction factor, 2 or more.
+    It takes about 300 bytes a trial.
     """
 
-    def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
-        self._sign = 1.0 if mode == "min" else -1.0
-        self._levels = (*(level for level in levels if level < max_t), max_t)
+    def __init__(self, plan: ASHA | Hyperband, rungs: tuple[int, ...]) -> None:
+        self._sign = 1.0 if plan.mode == "min" else -1.0
+        self._levels = (*(level for level in rungs if level < plan.max_t), plan.max_t)
+        factor = as_fraction(plan.reduction_factor)
         self._rankings = tuple(Ranking(factor) for _ in self._levels[:-1])
         self._standings: dict[Hashable, _Standing] = {}
         self._level_above = {level - 1: i for i, level in enumerate(self._levels)}
@@ -260,8 +247,7 @@ class AshaPruner:
 
     def judge(self, trial: Hashable) -> Decision:
         """Decide on a trial as it stands now, without a report of its own."""
-        standing = self._standings.get(trial)
-        return Decision.GO_ON if standing is None else self._judge(standing)
+        return self._judge(self._standings.get(trial, _Standing()))
 
     def _judge(self, standing: _Standing) -> Decision:
         if len(standing.entries) == len(self._levels):
@@ -294,9 +280,8 @@ class AshaPruner:
         entries = standing.entries
         if i < len(self._rankings):
             if i < len(entries):
-                _take_out(self._rankings[i], entries[i].value)
-            if entry.value == entry.value:  # not NaN
-                self._rankings[i].add(entry.value)
+                self._rankings[i].remove(entries[i].value)
+            self._rankings[i].add(entry.value)
         standing.entries = (*entries[:i], entry, *entries[i + 1 :])
 
     def _count_from_zero(self, trial: Hashable, standing: _Standing) -> None:
@@ -307,16 +292,11 @@ class AshaPruner:
                 self._put(standing, above, _Entry(iteration, value))
 
 
-def _take_out(ranking: Ranking, value: float) -> None:
-    if value == value:  # not NaN
-        ranking.remove(value)
-
-
 class PromotionPruner(AshaPruner):
     """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion."""
 
-    def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
-        super().__init__(mode, levels, max_t, factor)
+    def __init__(self, plan: ASHA, rungs: tuple[int, ...]) -> None:
+        super().__init__(plan, rungs)
         self._unsorted: list[Hashable] = []
         self._waiting: dict[Hashable, tuple[int, float]] = {}
         # Of each rung, those that wait there, the best in front; an entry may be out of date.

@@ -11,40 +11,11 @@ import hashlib
 from bisect import bisect
 from collections.abc import Hashable
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import accumulate
 
-from ..checks import as_fraction, check_goal, check_integer, check_reduction_factor, set_fields
+from ..checks import check_goal, check_integer, check_reduction_factor, set_fields
 from .asha import AshaPruner, compute_rungs
 from .protocol import Decision
-
-#: The golden ratio's fraction: its multiples are spread most evenly.
-_GOLDEN = 0.6180339887498949
-
-
-class HyperbandPruner:
-    """Asynchronous Hyperband: O(rungs · log n) a report; its arguments are an `AshaPruner`'s."""
-
-    def __init__(self, mode: str, levels: tuple[int, ...], max_t: int, factor: Fraction) -> None:
-        n = len(levels)
-        self._brackets = [AshaPruner(mode, levels[b:], max_t, factor) for b in range(n)]
-        shares = [float(factor ** (n - 1 - b)) * n / (n - b) for b in range(n)]
-        self._bounds = [bound / sum(shares) for bound in accumulate(shares[:-1])]
-
-    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
-        """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
-        return self._get_bracket(trial).report(trial, iteration, value)
-
-    def _get_bracket(self, trial: Hashable) -> AshaPruner:
-        return self._brackets[bisect(self._bounds, _spread(trial))]
-
-
-def _spread(trial: Hashable) -> float:
-    """Return a number in [0, 1) for a trial, the same in every process."""
-    if isinstance(trial, int):
-        return (trial + 1) * _GOLDEN % 1.0
-    digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +51,35 @@ class Hyperband:
     @property
     def rungs(self) -> tuple[int, ...]:
         """The first bracket's rungs; bracket b has those from number b on."""
-        return compute_rungs(1, self.max_t, as_fraction(self.reduction_factor))
+        return compute_rungs(1, self.max_t, self.reduction_factor)
 
     def build_pruner(self) -> HyperbandPruner:
         """Return the rule in the form that takes reports one by one, with no trial known yet."""
-        factor = as_fraction(self.reduction_factor)
-        return HyperbandPruner(self.mode, self.rungs, self.max_t, factor)
+        return HyperbandPruner(self)
+
+
+#: The golden ratio's fraction: its multiples are spread most evenly.
+_GOLDEN = 0.6180339887498949
+
+
+class HyperbandPruner:
+    """Asynchronous Hyperband: O(rungs · log n) a report."""
+
+    def __init__(self, plan: Hyperband) -> None:
+        rungs, n = plan.rungs, len(plan.rungs)
+        self._brackets = [AshaPruner(plan, rungs[b:]) for b in range(n)]
+        shares = [plan.reduction_factor ** (n - 1 - b) * n / (n - b) for b in range(n)]
+        self._bounds = [bound / sum(shares) for bound in accumulate(shares[:-1])]
+
+    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+        """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
+        bracket = self._brackets[bisect(self._bounds, _spread(trial))]
+        return bracket.report(trial, iteration, value)
+
+
+def _spread(trial: Hashable) -> float:
+    """Return a number in [0, 1) for a trial, the same in every process."""
+    if isinstance(trial, int):
+        return (trial + 1) * _GOLDEN % 1.0
+    digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

@@ -20,15 +20,12 @@ class Ranking:
     number that is taken out stays in its heap, noted as dead, until it comes to the top. So adding
     and removing cost O(log n), and looking is free. About 40 bytes a number.
 
-    Args:
-        factor: The reduction factor, above 1; a fraction, so that k is exact.
-
     Attributes:
         threshold: The k-th smallest number; NaN, which nothing is at or below, if there is none.
     """
 
     def __init__(self, factor: Fraction) -> None:
-        self._factor = factor.as_integer_ratio()
+        self._factor = factor.as_integer_ratio()  # so that k is exact
         self._best: list[float] = []  # negated: heapq keeps the smallest in front
         self._rest: list[float] = []
         self._n_best = self._n_rest = 0  # without the dead
@@ -40,22 +37,22 @@ class Ranking:
         return self._n_best + self._n_rest
 
     def add(self, value: float) -> None:
-        """Put a finite number in."""
+        """Put a number in; one that is not finite is left out."""
         if value <= self.threshold:
             heappush(self._best, -value)
             self._n_best += 1
-        else:
+        elif math.isfinite(value):
             heappush(self._rest, value)
             self._n_rest += 1
         self._balance()
 
     def remove(self, value: float) -> None:
-        """Take out a number that is in."""
+        """Take out a number that was put in."""
         if value <= self.threshold:
             # All that is smaller than the threshold is in that heap, and one that is equal.
             self._dead_best[-value] = self._dead_best.get(-value, 0) + 1
             self._n_best -= 1
-        else:
+        elif math.isfinite(value):
             self._dead_rest[value] = self._dead_rest.get(value, 0) + 1
             self._n_rest -= 1
         self._balance()

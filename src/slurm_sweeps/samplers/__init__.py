@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from ..errors import UsageTypeError
-from .model import Model, ModelSampler
-from .optuna import Optuna, OptunaSampler
-from .protocol import (
-    Observation,
-    Problem,
-    Sampler,
-    SamplerPlan,
-    StudyingSampler,
-)
-from .simple import Grid, GridSampler, Random, RandomSampler
-
-__all__ = [
-    "Grid",
-    "GridSampler",
-    "Model",
-    "ModelSampler",
-    "Observation",
-    "Optuna",
-    "OptunaSampler",
-    "Problem",
-    "Random",
-    "RandomSampler",
-    "Sampler",
-    "SamplerPlan",
-    "StudyingSampler",
-    "bind_sampler",
-]
+from .model import Model as Model
+from .model import ModelSampler as ModelSampler
+from .optuna import Optuna as Optuna
+from .optuna import OptunaSampler as OptunaSampler
+from .protocol import Observation as Observation
+from .protocol import Problem as Problem
+from .protocol import Sampler as Sampler
+from .protocol import SamplerPlan as SamplerPlan
+from .protocol import StudyingSampler as StudyingSampler
+from .simple import Grid as Grid
+from .simple import GridSampler as GridSampler
+from .simple import Random as Random
+from .simple import RandomSampler as RandomSampler
 
 
 def bind_sampler(plan: SamplerPlan | None, problem: Problem) -> Sampler:

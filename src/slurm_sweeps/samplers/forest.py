@@ -18,7 +18,7 @@ ones, in the end the best configuration is wanted, whatever it costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -26,17 +26,27 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from .encoding import Array, Encoding
+from ..search.search_space import SearchSpace
+from ..search.tree import Leaf
 
-#: Iterations and values.
+Array = np.ndarray[Any, Any]
+
+#: Iterations, rising, and the metric there, lower is better.
 Points = tuple[tuple[float, float], ...]
 
 #: The iteration at which a trial is complete, whichever that is.
 COMPLETE = math.inf
 
+#: What a model is shown of a leaf that is not active.
+INACTIVE = -1.0
+
 #: A fit is made of no more points than this: the best third of them, the others at random.
 MAX_POINTS = 1200
 N_TREES = 50
+
+#: How many trees are asked for one proposal.
+N_ASKED = 2
+
 N_CANDIDATES = 1000
 
 #: The share of trials, and their largest number, around which candidates are drawn.
@@ -52,32 +62,106 @@ P_OTHER_OPTION = 0.15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """What was told of one trial.
+    """What was told of one trial; the last value of one that failed or diverged is infinite."""
 
-    Args:
-        row: Its configuration; [n_columns].
-        points: Iterations, rising, and the metric there, lower is better; infinite at its end for
-            one that failed or diverged.
-        seconds: What an iteration takes, more than 0; None where unknown.
-    """
-
-    row: Array
+    row: Array  # its configuration; [n_columns]
     points: Points
-    seconds: float | None = None
+    seconds: float | None = None  # for an iteration, more than 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """A fitted forest's opinion on a pool of candidates.
+class Encoding:
+    """Configurations of one space as rows of numbers, to learn from.
 
-    Args:
-        candidates: Their rows; [n, n_columns].
-        predictions: What each tree expects of each candidate, its cost weighed in; lower is
-            better; [trees, n].
+    A row has one column per leaf of the space: its unit in [0, 1]. Leaves that lie in options have
+    a column too, whether their option is picked or not; such an inactive leaf's number counts for
+    nothing until a neighbour of the configuration picks its option.
+
+    Attributes:
+        n_columns: How many leaves the space has.
+        counts: How many options each leaf has, 0 where it is a number; [n_columns].
     """
 
-    candidates: Array
-    predictions: Array
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._columns = {leaf: i for i, leaf in enumerate(space.leaves)}
+        self._is_continuous = np.array([leaf.space.is_continuous for leaf in space.leaves], bool)
+        self.n_columns = len(space.leaves)
+        self.counts = np.array([leaf.n_options for leaf in space.leaves], int)
+
+    def read(self, cfg: dict[str, Any], fill: Callable[[int], Array]) -> Array | None:
+        """Return the row of a configuration, None for one of another space.
+
+        `fill` returns so many numbers in [0, 1], for the leaves that are not active.
+        """
+        try:
+            units = self._space.to_units(cfg)
+        except UsageError:
+            return None
+        row = np.asarray(fill(self.n_columns), dtype=float)
+        for leaf, unit in units.items():
+            row[self._columns[leaf]] = unit
+        return row
+
+    def build(self, row: Array) -> dict[str, Any]:
+        """Return the configuration of a row."""
+        return self._space.build(lambda leaf: float(row[self._columns[leaf]]))
+
+    def show(self, rows: Array) -> Array:
+        """Return rows as a model is shown them; [n, n_columns]."""
+        shown: Array = np.where(self._find_active(rows), rows, INACTIVE)
+        return shown
+
+    def is_point(self, row: Array) -> bool:
+        """Whether a row's configuration holds no continuous number, so that it can come again."""
+        return not bool((self._find_active(row[None])[0] & self._is_continuous).any())
+
+    def _find_active(self, rows: Array) -> Array:
+        active = np.ones(rows.shape, dtype=bool)
+        for leaf, column in self._columns.items():  # parents come before what lies in them
+            if leaf.parent is not None:
+                active[:, column] = self._is_picked(leaf, rows, active)
+        return active
+
+    def _is_picked(self, leaf: Leaf, rows: Array, active: Array) -> Array:
+        parent = self._columns[leaf.parent]  # type: ignore[index] # only called where there is one
+        n_options = self.counts[parent]
+        option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
+        picked: Array = active[:, parent] & (option == leaf.option)
+        return picked
+
+
+class Pool:
+    """A forest's opinion on candidates that nobody has got yet; drawn from as from `Draw`.
+
+    Each tree predicts something for each candidate [trees, n], its cost weighed in; lower is
+    better. The candidates are rows [n, n_columns].
+    """
+
+    def __init__(self, encoding: Encoding, candidates: Array, predictions: Array) -> None:
+        self._encoding = encoding
+        self._candidates = candidates
+        self.predictions = predictions
+        self._is_taken = np.zeros(len(candidates), dtype=bool)
+        self._expected = predictions.mean(axis=0)
+        self.n_left = len(candidates)
+        self.rng = np.random.default_rng(0)
+        self.is_point = False
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """Choose the trees that the next proposal follows."""
+        self.rng = rng
+        trees = rng.choice(len(self.predictions), N_ASKED, replace=False)
+        self._expected = self.predictions[trees].mean(axis=0)
+        self._expected[self._is_taken] = math.inf
+
+    def draw(self) -> dict[str, Any]:
+        """Return the best candidate that is left; each call another one."""
+        best = int(self._expected.argmin())
+        self._is_taken[best], self._expected[best] = True, math.inf
+        self.n_left -= 1
+        row = self._candidates[best]
+        self.is_point = self._encoding.is_point(row)
+        return self._encoding.build(row)
 
 
 def check_installed() -> None:
@@ -90,15 +174,11 @@ def check_installed() -> None:
         ) from error
 
 
-def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Fit:
-    """Fit a forest and ask it about a pool of candidates.
+def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Pool:
+    """Fit a forest to one trial or more, and ask it about a pool of candidates.
 
-    Args:
-        told: The trials, one or more, with a point or more each.
-        encoding: What their rows mean.
-        seed: Makes the fit repeatable.
-        cost_weight: What is added to a candidate's scores for each e-fold of its expected seconds,
-            among few trials; see `fade`.
+    Among few trials `cost_weight` is added to a candidate's scores for each e-fold of its expected
+    seconds; see `fade`.
     """
     rng = np.random.default_rng(seed)
     rows = np.array([trial.row for trial in told])
@@ -118,7 +198,7 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
         seconds = np.array([trial.seconds for trial in timed])
         weight = cost_weight * fade(len(told))
         predictions = predictions + weight * predict_costs(shown, seconds, look, rng)
-    return Fit(candidates, predictions)
+    return Pool(encoding, candidates, predictions)
 
 
 def scale(iterations: Array) -> Array:
@@ -194,11 +274,8 @@ def fade(n_trials: int) -> float:
 def predict_costs(shown: Array, seconds: Array, asked: Array, rng: np.random.Generator) -> Array:
     """Predict the logarithm of the seconds per iteration, less the trials' mean; [n_asked].
 
-    Args:
-        shown: The trials that were timed, as a model is shown them; [n, n_columns].
-        seconds: What an iteration of theirs took, more than 0; [n].
-        asked: What is to be predicted; [n_asked, n_columns].
-        rng: Makes the fit repeatable.
+    The trials `shown` [n, n_columns] took `seconds` [n], more than 0, for an iteration; both they
+    and what is `asked` [n_asked, n_columns] are as a model is shown them.
     """
     if len(seconds) < 2 or (logs := _cut(np.log(seconds))).std() < MIN_SPREAD:
         return np.zeros(len(asked))

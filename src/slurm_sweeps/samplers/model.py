@@ -21,18 +21,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..checks import check_integer, check_real, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw, Streams
 from ..trial import Status
-from .encoding import Encoding
-from .forest import COMPLETE, Fit, Points, Told, check_installed, fit
+from .forest import COMPLETE, Encoding, Points, Pool, Told, check_installed, fit
 from .protocol import NumberedSampler, Observation, Problem
-
-#: How many trees are asked for one proposal.
-N_ASKED = 2
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -105,7 +99,7 @@ class ModelSampler(NumberedSampler):
         self._told: dict[int, Told] = {}
         self._n_known = 0
         self._is_at_random = False
-        self._pool: _Pool | None = None
+        self._pool: Pool | None = None
         self.studies_apart = False
 
     def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
@@ -133,7 +127,7 @@ class ModelSampler(NumberedSampler):
         curve = {} if value is None else {0: value}
         self._take(-1 - len(self._told), cfg, self._judge(curve, Status.COMPLETED))
 
-    def plan_study(self) -> Callable[[], Fit] | None:
+    def plan_study(self) -> Callable[[], Pool] | None:
         """Return what makes the next fit, None while there is too little new."""
         n = len(self._told)
         is_short = self._pool is not None and self._pool.n_left < MIN_POOL
@@ -146,9 +140,9 @@ class ModelSampler(NumberedSampler):
         told = list(self._told.values())
         return partial(fit, told, self._encoding, seed, self._plan.cost_weight)
 
-    def learn(self, result: Fit) -> None:
+    def learn(self, result: Pool) -> None:
         """Take in what a study found."""
-        self._pool = _Pool(result, self._encoding)
+        self._pool = result
 
     def draw_at_random(self) -> None:
         """Plan no further study and go on at random; see `StudyingSampler`."""
@@ -159,9 +153,8 @@ class ModelSampler(NumberedSampler):
     ) -> None:
         # The last that is told of a trial counts: one that was paused may have gone on.
         known = self._told.get(number)
-        row = (
-            known.row if known else self._encoding.read(cfg, self._fills.go_to(abs(number)).random)
-        )
+        fill = self._fills.go_to(abs(number)).random
+        row = known.row if known else self._encoding.read(cfg, fill)
         if row is not None:
             self._told[number] = Told(row, points, seconds)
 
@@ -179,32 +172,3 @@ class ModelSampler(NumberedSampler):
 
 def _read_last(trial: Observation) -> dict[int, float]:
     return {} if trial.value is None else {trial.iteration or 0: trial.value}
-
-
-class _Pool:
-    """The candidates of one fit that nobody has got yet; drawn from as from `Draw`."""
-
-    def __init__(self, result: Fit, encoding: Encoding) -> None:
-        self._fit = result
-        self._encoding = encoding
-        self._is_taken = np.zeros(len(result.candidates), dtype=bool)
-        self._expected = result.predictions.mean(axis=0)
-        self.n_left = len(result.candidates)
-        self.rng = np.random.default_rng(0)
-        self.is_point = False
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """Choose the tree that the next proposal follows."""
-        self.rng = rng
-        trees = rng.choice(len(self._fit.predictions), N_ASKED, replace=False)
-        self._expected = self._fit.predictions[trees].mean(axis=0)
-        self._expected[self._is_taken] = math.inf
-
-    def draw(self) -> dict[str, Any]:
-        """Return the best candidate that is left; each call another one."""
-        best = int(self._expected.argmin())
-        self._is_taken[best], self._expected[best] = True, math.inf
-        self.n_left -= 1
-        row = self._fit.candidates[best]
-        self.is_point = self._encoding.is_point(row)
-        return self._encoding.build(row)

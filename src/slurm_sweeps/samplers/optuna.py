@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import UsageError, UsageTypeError
 from ..search.draws import Streams
 from ..search.search_space import SearchSpace
-from ..search.tree import Leaf, pick_option
+from ..search.tree import Leaf
 from .protocol import NumberedSampler, Observation, Problem
 
 
@@ -68,8 +68,7 @@ class OptunaSampler(NumberedSampler):
         self._is_default = plan.sampler is None
         self._study = _make_study(library, plan.sampler, problem.mode)
         self._sign = -1.0 if problem.mode == "max" else 1.0
-        self._asking = _Asking(self._study, _Parameters(problem.space, library))
-        self._parameters = self._asking.parameters
+        self._asking = _Asking(self._study, problem.space, library)
         self._streams = Streams(problem.seed, "optuna")
         self._running: dict[int, Any] = {}
         self._told: dict[int, float] = {}
@@ -111,16 +110,26 @@ class OptunaSampler(NumberedSampler):
             state = self._library.trial.TrialState
             self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
         # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
-        elif told is not None and (trial := self._parameters.make_trial(cfg, told)) is not None:
+        elif told is not None and (trial := self._asking.make_trial(cfg, told)) is not None:
             self._study.add_trial(trial)
 
 
 class _Asking:
-    """Configurations as Optuna proposes them for one trial; drawn from as from `Draw`."""
+    """Configurations as Optuna proposes them for one trial; drawn from as from `Draw`.
 
-    def __init__(self, study: Any, parameters: _Parameters) -> None:
+    Each leaf of the space is one of Optuna's parameters.
+    """
+
+    def __init__(self, study: Any, space: SearchSpace, library: ModuleType) -> None:
         self._study = study
-        self.parameters = parameters
+        self._space = space
+        self._library = library
+        self._names: dict[Leaf, str] = {}
+        seen: Counter[str] = Counter()
+        for leaf in space.leaves:  # leaves in different options may share a path
+            seen[leaf.path] += 1
+            again = f" #{seen[leaf.path]}" if seen[leaf.path] > 1 else ""
+            self._names[leaf] = leaf.path + again
         self._trial: Any = None
         self._cfg: dict[str, Any] | None = None
         self.rng = np.random.default_rng(0)
@@ -129,9 +138,9 @@ class _Asking:
     def draw(self) -> dict[str, Any]:
         """Return the next proposal; the one before it was not wanted."""
         self._drop()
-        trial = self._study.ask()
-        self._trial = trial
-        self._cfg, self.is_point = self.parameters.suggest(trial)
+        self._trial = self._study.ask()
+        self.is_point = True
+        self._cfg = self._space.build(self._suggest)
         return self._cfg
 
     def take(self, cfg: dict[str, Any]) -> Any:
@@ -140,41 +149,6 @@ class _Asking:
             self._drop()
         trial, self._trial, self._cfg = self._trial, None, None
         return trial
-
-    def _drop(self) -> None:
-        if self._trial is not None:
-            self._study.tell(self._trial, state=self.parameters.failed)
-            self._trial = None
-
-
-class _Parameters:
-    """The leaves of a space as Optuna's parameters."""
-
-    def __init__(self, space: SearchSpace, library: ModuleType) -> None:
-        self._space = space
-        self._library = library
-        self.failed = library.trial.TrialState.FAIL
-        self._names: dict[Leaf, str] = {}
-        seen: Counter[str] = Counter()
-        for leaf in space.leaves:  # leaves in different options may share a path
-            seen[leaf.path] += 1
-            again = f" #{seen[leaf.path]}" if seen[leaf.path] > 1 else ""
-            self._names[leaf] = leaf.path + again
-
-    def suggest(self, trial: Any) -> tuple[dict[str, Any], bool]:
-        """Return a configuration made of a trial's suggestions, and whether it can come again."""
-        is_point = True
-
-        def pick(leaf: Leaf) -> float:
-            nonlocal is_point
-            is_point = is_point and not leaf.space.is_continuous
-            name, options = self._names[leaf], leaf.space.options
-            if options is None:
-                return float(trial.suggest_float(name, 0.0, 1.0))
-            number = trial.suggest_categorical(name, range(len(options)))
-            return (int(number) + 0.5) / len(options)
-
-        return self._space.build(pick), is_point
 
     def make_trial(self, cfg: dict[str, Any], value: float) -> Any:
         """Return a complete trial of Optuna's; None for a configuration of another space."""
@@ -186,15 +160,28 @@ class _Parameters:
         distributions: dict[str, Any] = {}
         types = self._library.distributions
         for leaf, unit in units.items():
-            name, options = self._names[leaf], leaf.space.options
-            if options is None:
+            name = self._names[leaf]
+            if not leaf.n_options:
                 params[name], distributions[name] = unit, types.FloatDistribution(0.0, 1.0)
             else:
-                params[name] = pick_option(unit, len(options))
-                distributions[name] = types.CategoricalDistribution(range(len(options)))
+                params[name] = leaf.pick_option(unit)
+                distributions[name] = types.CategoricalDistribution(range(leaf.n_options))
         return self._library.trial.create_trial(
             params=params, distributions=distributions, value=value
         )
+
+    def _suggest(self, leaf: Leaf) -> float:
+        if leaf.space.is_continuous:
+            self.is_point = False
+        name = self._names[leaf]
+        if not leaf.n_options:
+            return float(self._trial.suggest_float(name, 0.0, 1.0))
+        return leaf.find_unit(self._trial.suggest_categorical(name, range(leaf.n_options)))
+
+    def _drop(self) -> None:
+        if self._trial is not None:
+            self._study.tell(self._trial, state=self._library.trial.TrialState.FAIL)
+            self._trial = None
 
 
 def _import_optuna() -> ModuleType:

@@ -102,11 +102,7 @@ class Sampler(Protocol):
 
 
 class NumberedSampler:
-    """What the samplers here share: they count the trials, and try no point twice.
-
-    Args:
-        problem: What is searched.
-    """
+    """What the samplers here share: they count the trials, and try no point twice."""
 
     def __init__(self, problem: Problem) -> None:
         self._unseen = Unseen(problem.space, problem.seed)

@@ -16,6 +16,7 @@ from ..checks import check_flag, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw
 from ..search.search_space import SearchSpace
+from ..search.tree import Leaf
 from .protocol import NumberedSampler, Problem
 
 
@@ -45,19 +46,20 @@ class Random:
         Raises:
             UsageError: `quasi` is True and SciPy is missing.
         """
-        draw = QuasiDraw if self.quasi else Draw
-        return RandomSampler(problem, draw(problem.space, problem.seed))
+        return RandomSampler(problem, self.quasi)
 
 
 class RandomSampler(NumberedSampler):
     """Random draws for one problem; see `Random`."""
 
-    def __init__(self, problem: Problem, draw: Draw | QuasiDraw) -> None:
+    def __init__(self, problem: Problem, quasi: bool) -> None:
         super().__init__(problem)
-        self._draw = draw
+        self._draw = Draw(problem.space, problem.seed)
+        self._points = _SobolPoints(problem.space, problem.seed) if quasi else None
 
     def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
-        self._draw.go_to(self._begin())
+        number = self._begin()
+        self._draw.go_to(number, self._points.at(number) if self._points else None)
         return self._unseen.find(self._draw)
 
 
@@ -93,7 +95,7 @@ class GridSampler(NumberedSampler):
         super().__init__(problem)
         self._space = problem.space
         self._draw = Draw(problem.space, problem.seed)
-        self.n_points = problem.space.n_grid_points or 0
+        self.n_points = problem.space.n_grid_points
         self._told: set[int] = set()
         self._point = 0
 
@@ -128,54 +130,10 @@ _BLOCK = 256
 _MAX_AXES = 21201
 
 
-class QuasiDraw:
-    """Draws as `Draw` does, the first configuration of each trial by the sequence.
-
-    Args:
-        space: The search space.
-        seed: The sweep's seed; it scrambles the sequence, too.
-
-    Attributes:
-        rng: The stream of the trial that `go_to` went to.
-        is_point: Whether the last configuration drawn can come up again.
-
-    Raises:
-        UsageError: SciPy is not there.
-    """
+class _SobolPoints:
+    """A scrambled Sobol sequence, by number: a unit for each leaf without a seed of its own."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
-        self._draw = Draw(space, seed)
-        self._leaves = [leaf for leaf in space.leaves if leaf.space.seed is None][:_MAX_AXES]
-        self._points = _Points(len(self._leaves), seed) if self._leaves else None
-        self._is_first = True
-
-    @property
-    def rng(self) -> np.random.Generator:
-        return self._draw.rng
-
-    @property
-    def is_point(self) -> bool:
-        return self._draw.is_point
-
-    def go_to(self, number: int) -> None:
-        """Go to trial `number`, from 0."""
-        self._is_first = True
-        point = [] if self._points is None else self._points.at(number).tolist()
-        self._draw.go_to(number, dict(zip(self._leaves, point, strict=True)))
-
-    def draw(self) -> dict[str, Any]:
-        """Return one configuration; each call another one."""
-        if not self._is_first:
-            # The sequence has one point for each trial; where that was tried, chance goes on.
-            self._draw.free()
-        self._is_first = False
-        return self._draw.draw()
-
-
-class _Points:
-    """A scrambled Sobol sequence, by number."""
-
-    def __init__(self, n_axes: int, seed: int) -> None:
         try:
             from scipy.stats import qmc
         except ImportError as error:
@@ -183,12 +141,13 @@ class _Points:
                 f"samplers.Random(quasi=True) needs SciPy ({error}): "
                 "pip install 'slurm-sweeps[model]'"
             ) from error
+        self._leaves = [leaf for leaf in space.leaves if leaf.space.seed is None][:_MAX_AXES]
+        n_axes = max(len(self._leaves), 1)  # the sequence has no fewer
         self._sequence = qmc.Sobol(n_axes, scramble=True, seed=np.random.default_rng(seed))
         self._block = -1
         self._points = np.empty((0, n_axes))
 
-    def at(self, number: int) -> Any:
-        """Return point `number`; [n_axes], each in [0, 1)."""
+    def at(self, number: int) -> dict[Leaf, float]:
         block, row = divmod(number, _BLOCK)
         if block != self._block:
             self._sequence.reset()
@@ -196,4 +155,4 @@ class _Points:
                 self._sequence.fast_forward(block * _BLOCK)
             self._points = self._sequence.random(_BLOCK)
             self._block = block
-        return self._points[row]
+        return dict(zip(self._leaves, self._points[row].tolist(), strict=False))

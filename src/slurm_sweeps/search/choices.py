@@ -19,7 +19,7 @@ from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .search_space import compile_options
 from .spaces import Space
-from .tree import Leaf, OptionsNode, pick_option
+from .tree import Leaf, OptionsNode
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -36,6 +36,10 @@ class OptionSpace(Space):
         set_fields(self, seed=check_seed(owner, self.seed), options=options)
         node = compile_options(Leaf("", self), options)
         _check_tellable(owner, node, options)
+        if self.is_grid and len(node.distinct) < len(options):
+            options = tuple(options[i] for i in node.distinct)
+            set_fields(self, options=options)
+            node = compile_options(Leaf("", self), options)
         set_fields(self, _node=node)
 
     @property
@@ -49,8 +53,7 @@ class OptionSpace(Space):
 
     def from_unit(self, u: float) -> Any:
         """Return the option at u in [0, 1], the very object, spaces in it undrawn."""
-        options = self.options or ()
-        return options[pick_option(u, len(options))]
+        return self.options[self._node.leaf.pick_option(u)]
 
     def to_unit(self, value: Any) -> float:
         """Return the middle of the option's share of [0, 1]."""
@@ -105,13 +108,6 @@ class Grid(OptionSpace):
     """
 
     is_grid: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        OptionSpace.__post_init__(self)  # `super()` does not know of a class remade for its slots
-        distinct = self._node.distinct
-        if len(distinct) < len(self.options):
-            set_fields(self, options=tuple(self.options[i] for i in distinct))
-            OptionSpace.__post_init__(self)
 
 
 def _check_options(owner: str, options: Any) -> tuple[Any, ...]:

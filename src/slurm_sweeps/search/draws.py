@@ -29,19 +29,15 @@ from .tree import Leaf
 
 
 class Streams:
-    """One stream of random numbers per trial number, made from one entropy.
+    """One stream of random numbers per trial number, made from a seed; paths tell streams apart.
 
-    Philox counts: its output is a function of a key and a counter. The key is the entropy's, the
+    Philox counts: its output is a function of a key and a counter. The key is the seed's, the
     trial's number is the counter's upper half, so that going to any trial's stream is only a write
     of the counter (1.6 µs, a tenth of what a new generator costs), and no two streams can overlap.
-
-    Args:
-        entropy: A seed, 0 or more, however large.
-        path: Tells apart streams that share a seed.
     """
 
-    def __init__(self, entropy: int, path: str = "") -> None:
-        words = [entropy]
+    def __init__(self, seed: int, path: str = "") -> None:
+        words = [seed]
         if path:
             words += hashlib.blake2s(path.encode("utf-8", "surrogatepass")).digest()
         self._philox = np.random.Philox(np.random.SeedSequence(words))
@@ -57,10 +53,6 @@ class Streams:
 
 class Draw:
     """Draws configurations of one trial at a time; each space with a seed follows its own stream.
-
-    Args:
-        space: The search space.
-        seed: The sweep's seed.
 
     Attributes:
         rng: The stream of the trial that `go_to` went to.
@@ -83,19 +75,17 @@ class Draw:
         self.is_point = False
 
     def go_to(self, number: int, fixed: Mapping[Leaf, float] | None = None) -> None:
-        """Go to the start of trial `number`'s stream, where the leaves in `fixed` are not drawn."""
+        """Go to the start of trial `number`'s stream; its first draw takes `fixed` as it is."""
         self.rng = self._common.go_to(number)
         self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
         self._fixed = fixed or {}
 
-    def free(self) -> None:
-        """Draw the leaves, too, that `go_to` was told of as fixed."""
-        self._fixed = {}
-
     def draw(self) -> dict[str, Any]:
         """Return one configuration; each call another one."""
         self.is_point = True
-        return self._space.build(self._pick)
+        cfg = self._space.build(self._pick)
+        self._fixed = {}
+        return cfg
 
     def _pick(self, leaf: Leaf) -> float:
         if leaf in self._continuous:
@@ -208,16 +198,9 @@ _N_FILLS = 1000
 def fill_points(
     points: Sequence[Mapping[str, Any]], space: SearchSpace, seed: int
 ) -> tuple[dict[str, Any], ...]:
-    """Return configurations that agree with the points; what these leave open is drawn.
+    """Return configurations that agree with the points, dicts nested as the cfg is.
 
-    Args:
-        points: Configurations, or parts of some: dicts nested as the cfg is.
-        space: The search space.
-        seed: The sweep's seed; the same draws in every process.
-
-    Raises:
-        UsageTypeError: `points` is no list of dicts.
-        UsageError: A point agrees with no configuration of the space.
+    What a point leaves open is drawn, the same in every process.
     """
     if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
         raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")

@@ -22,7 +22,6 @@ from .tree import (
     ConstantNode,
     Leaf,
     Node,
-    NumberNode,
     OptionsNode,
     Pick,
     format_place,
@@ -64,27 +63,23 @@ class SearchSpace:
         self.size = self._node.size
 
     @property
-    def n_grid_points(self) -> int | None:
-        """How many points the grids have together; None where there is no grid."""
-        if not self.grids:
-            return None
-        return math.prod(len(leaf.space.options or ()) for leaf in self.grids)
+    def n_grid_points(self) -> int:
+        """How many points the grids have together; 1 where there is no grid."""
+        return math.prod(leaf.n_options for leaf in self.grids)
 
     def pick_grid_point(self, index: int) -> dict[Leaf, float]:
         """Return each grid's unit at point number `index`; the last grid varies fastest."""
         units = {}
         for leaf in reversed(self.grids):
-            n_options = len(leaf.space.options or ())
-            index, digit = divmod(index, n_options)
-            units[leaf] = (digit + 0.5) / n_options
+            index, digit = divmod(index, leaf.n_options)
+            units[leaf] = leaf.find_unit(digit)
         return units
 
     def find_grid_point(self, units: Mapping[Leaf, float]) -> int:
         """Return the number of the grid point that `units` (of all grids) belong to."""
         index = 0
         for leaf in self.grids:
-            n_options = len(leaf.space.options or ())
-            index = index * n_options + int(units[leaf] * n_options)
+            index = index * leaf.n_options + leaf.pick_option(units[leaf])
         return index
 
     def build(self, pick: Pick) -> dict[str, Any]:
@@ -143,8 +138,8 @@ def _walk_leaves(node: Node) -> Iterator[Leaf]:
         yield node.leaf
         for option in node.options:
             yield from _walk_leaves(option)
-    elif isinstance(node, NumberNode):
-        yield node.leaf
+    elif isinstance(node, Leaf):
+        yield node
 
 
 def _check_names(template: Any, path: str = "") -> set[str]:
@@ -167,18 +162,7 @@ def _check_names(template: Any, path: str = "") -> set[str]:
 def compile_template(
     template: Any, path: str = "", parent: Leaf | None = None, option: int = 0
 ) -> Node:
-    """Turn a template into nodes.
-
-    Args:
-        template: A dict, list, tuple, space or constant.
-        path: Where it is; keys and list positions joined by dots.
-        parent: The Choice or Grid leaf in whose option it lies, or None.
-        option: The number of that option.
-
-    Raises:
-        UsageError: A dict has keys that JSON can't hold, or an option holds a Grid.
-        UsageTypeError: A class of spaces stands where one of its instances was meant.
-    """
+    """Turn a dict, list, tuple, space or constant into nodes; see `Leaf` for its place."""
     if isinstance(template, Space):
         return _compile_space(template, Leaf(path, template, parent, option))
     if isinstance(template, dict):
@@ -201,7 +185,7 @@ def _compile_space(space: Space, leaf: Leaf) -> Node:
             f"where its points could not all be tried; write {space!r} as a Choice"
         )
     if space.options is None:
-        return NumberNode(leaf)
+        return leaf
     return compile_options(leaf, space.options)
 
 
@@ -212,7 +196,7 @@ def compile_options(leaf: Leaf, options: tuple[Any, ...]) -> OptionsNode:
     for i, node in enumerate(nodes):
         first.setdefault(canonical_json(node.describe()), i)
     numbers = {key: i for key, i in first.items() if isinstance(nodes[i], ConstantNode)}
-    return OptionsNode(type(leaf.space).__name__, leaf, nodes, numbers, tuple(first.values()))
+    return OptionsNode(leaf, nodes, numbers, tuple(first.values()))
 
 
 def _compile_branch(
@@ -269,13 +253,7 @@ def _write_key(key: Any, path: str) -> str:
 
 
 def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Return one sentence on the first difference of two descriptions, None if there is none.
-
-    Args:
-        old: What `SearchSpace.describe` returned then.
-        new: What it returns now.
-        path: Where in the cfg the two are, keys joined by dots.
-    """
+    """Return one sentence on the first difference of two descriptions, None if there is none."""
     if canonical_json(old) == canonical_json(new):
         return None
     if _is_mapping(old) and _is_mapping(new):

@@ -24,31 +24,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from ..checks import (
-    as_fraction,
-    check_integer,
-    check_order,
-    check_real,
-    check_seed,
-    set_fields,
-)
+from ..checks import as_fraction, check_integer, check_real, check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
 
 #: Marks a space in a description, where a dict could else be one of the user's.
 SPACE_KEY = "$space"
-
-
-def clip_unit(u: float) -> float:
-    """Return u moved into [0, 1]."""
-    return min(max(u, 0.0), 1.0)
-
-
-def log_unit(value: float, low: float, high: float) -> float:
-    """Return where `value` lies between `low` and `high` on a logarithmic scale, in [0, 1]."""
-    width = math.log(high) - math.log(low)
-    if value <= low or width == 0.0:  # the logarithms of neighbouring floats can be the same
-        return 0.0
-    return clip_unit((math.log(value) - math.log(low)) / width)
 
 
 class Space(ABC):
@@ -130,6 +110,8 @@ class NumberSpace(Space):
 
     __slots__ = ()
 
+    is_log: ClassVar[bool] = False
+
     @property
     def size(self) -> int | None:
         return None
@@ -172,8 +154,6 @@ class _Interval(NumberSpace, Generic[Number]):
     high: Number
     seed: int | None = None
 
-    is_log: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         owner = type(self).__name__
         low, high = (self._check(owner, name, getattr(self, name)) for name in ("low", "high"))
@@ -181,7 +161,8 @@ class _Interval(NumberSpace, Generic[Number]):
             raise UsageError(
                 f"{owner} needs low > 0, because a logarithmic scale has no zero, got low={low!r}"
             )
-        check_order(owner, low, high)
+        if low >= high:
+            raise UsageError(f"{owner} needs low < high, got low={low!r}, high={high!r}")
         self._check(owner, "high - low", high - low)
         set_fields(self, low=low, high=high, seed=check_seed(owner, self.seed))
 
@@ -203,6 +184,12 @@ class _IntegerInterval(_Interval[int]):
     @property
     def size(self) -> int:
         return self.high - self.low + 1
+
+    def from_unit(self, u: float) -> int:
+        return _pick_integer(u, self.low, self.high, self.is_log)
+
+    def to_unit(self, value: int) -> float:
+        return _place_integer(value, self.low, self.high, self.is_log)
 
     def at(self, index: int) -> int:
         return self.low + index
@@ -232,10 +219,10 @@ class Uniform(_Interval[float]):
 
     def from_unit(self, u: float) -> float:
         # Unlike low + u * (high - low), this is exact at both ends.
-        return min(max((1.0 - u) * self.low + u * self.high, self.low), self.high)
+        return _clip((1.0 - u) * self.low + u * self.high, self.low, self.high)
 
     def to_unit(self, value: float) -> float:
-        return clip_unit((value - self.low) / (self.high - self.low))
+        return _clip((value - self.low) / (self.high - self.low), 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -259,10 +246,10 @@ class LogUniform(_Interval[float]):
     def from_unit(self, u: float) -> float:
         # Powers can't overflow here, as the exponential of a sum of logarithms can.
         value: float = self.low ** (1.0 - u) * self.high**u
-        return min(max(value, self.low), self.high)
+        return _clip(value, self.low, self.high)
 
     def to_unit(self, value: float) -> float:
-        return log_unit(value, self.low, self.high)
+        return _place_log(value, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -290,7 +277,7 @@ class Normal(NumberSpace):
         set_fields(self, mean=mean, std=std, seed=check_seed("Normal", self.seed))
 
     def from_unit(self, u: float) -> float:
-        inside = min(max(u, _UNIT_MARGIN), 1.0 - _UNIT_MARGIN)
+        inside = _clip(u, _UNIT_MARGIN, 1.0 - _UNIT_MARGIN)
         return NormalDist(self.mean, self.std).inv_cdf(inside)
 
     def to_unit(self, value: float) -> float:
@@ -315,12 +302,6 @@ class Integer(_IntegerInterval):
         UsageTypeError: A bound is not an integer.
     """
 
-    def from_unit(self, u: float) -> int:
-        return self.low + min(int(u * self.size), self.size - 1)
-
-    def to_unit(self, value: int) -> float:
-        return clip_unit((value - self.low + 0.5) / self.size)
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LogInteger(_IntegerInterval):
@@ -340,17 +321,30 @@ class LogInteger(_IntegerInterval):
 
     is_log: ClassVar[bool] = True
 
-    def from_unit(self, u: float) -> int:
-        return round_log_integer(u, self.low, self.high)
 
-    def to_unit(self, value: int) -> float:
-        return log_unit(value, self.low - 0.5, self.high + 0.5)
+def _pick_integer(u: float, low: int, high: int, is_log: bool) -> int:
+    if is_log:
+        x = math.exp((1.0 - u) * math.log(low - 0.5) + u * math.log(high + 0.5))
+        return _clip(math.floor(x + 0.5), low, high)
+    return min(low + int(u * (high - low + 1)), high)
 
 
-def round_log_integer(u: float, low: int, high: int) -> int:
-    """Return the int in [low, high] nearest to the u-th point of the logarithmic scale."""
-    x = math.exp((1.0 - u) * math.log(low - 0.5) + u * math.log(high + 0.5))
-    return min(max(math.floor(x + 0.5), low), high)
+def _place_integer(value: int, low: int, high: int, is_log: bool) -> float:
+    if is_log:
+        return _place_log(value, low - 0.5, high + 0.5)
+    return _clip((value - low + 0.5) / (high - low + 1), 0.0, 1.0)
+
+
+def _place_log(value: float, low: float, high: float) -> float:
+    """Return where `value` lies between `low` and `high` on a logarithmic scale, in [0, 1]."""
+    width = math.log(high) - math.log(low)
+    if value <= low or width == 0.0:  # the logarithms of neighbouring floats can be the same
+        return 0.0
+    return _clip((math.log(value) - math.log(low)) / width, 0.0, 1.0)
+
+
+def _clip(value: Number, low: Number, high: Number) -> Number:
+    return min(max(value, low), high)
 
 
 _Inner = Uniform | LogUniform | Integer | LogInteger | Normal
@@ -413,22 +407,17 @@ class Quantized(NumberSpace):
     def from_unit(self, u: float) -> float:
         if self._last is None:
             return self._multiply(round(self.space.from_unit(u) / self.step))
-        if isinstance(self.space, (LogUniform, LogInteger)):
-            return self._multiply(round_log_integer(u, self._first, self._last))
-        size = self._last - self._first + 1
-        return self._multiply(self._first + min(int(u * size), size - 1))
+        return self._multiply(_pick_integer(u, self._first, self._last, self.space.is_log))
 
     def to_unit(self, value: float) -> float:
         if self._last is None:
             return self.space.to_unit(value)  # type: ignore[arg-type] # only a Normal has no end
         count = round(value / self.step)
-        if isinstance(self.space, (LogUniform, LogInteger)):
-            return log_unit(count, self._first - 0.5, self._last + 0.5)
-        return clip_unit((count - self._first + 0.5) / (self._last - self._first + 1))
+        return _place_integer(count, self._first, self._last, self.space.is_log)
 
     def at(self, index: int) -> float:
         if self._last is None:
-            raise UsageError(f"{self!r} has no end, so none of its points has the number {index!r}")
+            return float(NumberSpace.at(self, index))  # raises
         return self._multiply(self._first + index)
 
     def _multiply(self, count: int) -> float:

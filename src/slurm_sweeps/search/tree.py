@@ -1,8 +1,8 @@
 """The tree behind a cfg with search spaces in it.
 
 `compile_template` turns the user's dict into nodes, once; every walk over it is then a method of
-four small classes: a constant, a branch (a dict, list or tuple), a number and a choice among
-options. Options may hold spaces themselves, at any depth; such a space is *active* only in
+four small classes: a constant, a branch (a dict, list or tuple), a leaf and a choice among options.
+Options may hold spaces themselves, at any depth; such a space is *active* only in
 configurations for which its option was picked.
 
 A configuration is made by asking for one number in [0, 1] per active leaf (`build`). So random
@@ -23,27 +23,8 @@ from ..errors import UsageError
 from ..trial import canonical_json
 from .spaces import Space, describe_space
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Leaf:
-    """A place in the template that holds a space; equal only to itself.
-
-    Args:
-        path: Where it is, keys and list positions joined by dots: `opt.lr`, `layers.0`. Leaves in
-            different options of one Choice may share a path.
-        space: The space.
-        parent: The Choice or Grid leaf in whose option it lies, or None.
-        option: The number of that option.
-    """
-
-    path: str
-    space: Space
-    parent: Leaf | None = None
-    option: int = 0
-
-
 #: Answers with a number in [0, 1] for a leaf.
-Pick = Callable[[Leaf], float]
+Pick = Callable[["Leaf"], float]
 
 
 class Node(Protocol):
@@ -99,19 +80,12 @@ class ConstantNode:
 
 @dataclass(frozen=True, slots=True)
 class BranchNode:
-    """A dict, list or tuple with spaces somewhere in it.
-
-    Args:
-        path: Where it is.
-        children: What it holds, in the template's order.
-        texts: A dict's keys as JSON writes them, None where it is a list or tuple.
-        make: Makes the value of those of the children.
-    """
+    """A dict, list or tuple with spaces somewhere in it; children are in the template's order."""
 
     path: str
     children: tuple[Node, ...]
-    texts: tuple[str, ...] | None
-    make: Callable[[list[Any]], Any]
+    texts: tuple[str, ...] | None  # a dict's keys as JSON writes them
+    make: Callable[[list[Any]], Any]  # of the children's values
 
     @property
     def size(self) -> int | None:
@@ -149,51 +123,68 @@ class BranchNode:
         return described if self.texts is None else dict(zip(self.texts, described, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class NumberNode:
-    """A space of numbers."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """A place in the template that holds a space; equal only to itself.
 
-    leaf: Leaf
+    It is the node of a space of numbers; to a Choice or Grid belongs an `OptionsNode`.
+
+    Args:
+        path: Where it is, keys and list positions joined by dots: `opt.lr`, `layers.0`. Leaves in
+            different options of one Choice may share a path.
+        space: The space.
+        parent: The Choice or Grid leaf in whose option it lies, or None.
+        option: The number of that option.
+    """
+
+    path: str
+    space: Space
+    parent: Leaf | None = None
+    option: int = 0
+
+    @property
+    def n_options(self) -> int:
+        """How many options the space has, 0 where it is one of numbers."""
+        return len(self.space.options or ())
+
+    def pick_option(self, u: float) -> int:
+        """Return the number of the option whose share of [0, 1] holds u; all shares are equal."""
+        return min(int(u * self.n_options), self.n_options - 1)
+
+    def find_unit(self, option: int) -> float:
+        """Return the middle of an option's share of [0, 1]."""
+        return (option + 0.5) / self.n_options
 
     @property
     def size(self) -> int | None:
-        return self.leaf.space.size
+        return self.space.size
 
     def build(self, pick: Pick) -> Any:
-        return self.leaf.space.from_unit(pick(self.leaf))
+        return self.space.from_unit(pick(self))
 
     def at(self, index: int) -> Any:
-        return self.leaf.space.at(index)
+        return self.space.at(index)
 
     def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
         try:
-            value = self.leaf.space.revive(json_value)
+            value = self.space.revive(json_value)
         except UsageError as error:
-            raise UsageError(f"cfg{format_place(self.leaf.path)}: {error}") from None
-        units[self.leaf] = self.leaf.space.to_unit(value)
+            raise UsageError(f"cfg{format_place(self.path)}: {error}") from None
+        units[self] = self.space.to_unit(value)
         return value
 
     def describe(self) -> dict[str, Any]:
-        return self.leaf.space.describe()
+        return self.space.describe()
 
 
 @dataclass(frozen=True, slots=True)
 class OptionsNode:
-    """A Choice or a Grid: one of several nodes.
+    """A Choice or a Grid: one of several nodes."""
 
-    Args:
-        name: How the space is called.
-        leaf: Where it is.
-        options: One node each.
-        numbers: Of each constant option's key, the number of the first such option.
-        distinct: The numbers of the options without those that say the same as an earlier one.
-    """
-
-    name: str
     leaf: Leaf
     options: tuple[Node, ...]
-    numbers: dict[str, int]
-    distinct: tuple[int, ...]
+    numbers: dict[str, int]  # of each constant option's key, the first such option's number
+    distinct: tuple[int, ...]  # without those that say the same as an earlier one
 
     @property
     def size(self) -> int | None:
@@ -201,7 +192,7 @@ class OptionsNode:
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     def build(self, pick: Pick) -> Any:
-        return self.options[pick_option(pick(self.leaf), len(self.options))].build(pick)
+        return self.options[self.leaf.pick_option(pick(self.leaf))].build(pick)
 
     def at(self, index: int) -> Any:
         for i in self.distinct:
@@ -218,7 +209,7 @@ class OptionsNode:
             number, value, inner = self._find_option(json_value, key)
         else:
             value, inner = self.options[number].at(0), {}
-        units[self.leaf] = (number + 0.5) / len(self.options)
+        units[self.leaf] = self.leaf.find_unit(number)
         units.update(inner)
         return value
 
@@ -246,12 +237,8 @@ class OptionsNode:
 
     def describe(self) -> dict[str, Any]:
         options = [option.describe() for option in self.options]
-        return describe_space(self.name, [options], self.leaf.space.seed)
-
-
-def pick_option(u: float, n_options: int) -> int:
-    """Return the number of the option whose share of [0, 1] holds u; all shares are equal."""
-    return min(int(u * n_options), n_options - 1)
+        space = self.leaf.space
+        return describe_space(type(space).__name__, [options], space.seed)
 
 
 def format_place(path: str) -> str:
