@@ -15,8 +15,6 @@ the driver's own host over a socket for each slot. Nothing here waits for a disk
 that doesn't read: what a pipe doesn't take at once is sent when it can be.
 """
 
-# Annotations are values here, not texts: the check of a record follows from them.
-
 import contextlib
 import json
 import os
@@ -29,10 +27,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict
-
-#: A record as it was read; `KINDS` says what one of each kind holds.
-Record = dict[str, Any]
+from typing import Any, TypedDict, get_type_hints
 
 _SEPARATOR = b"\x1e"
 
@@ -44,164 +39,69 @@ MAX_RECORD_BYTES = 64 * 2**20
 PART_CHARS = 450
 
 
-class _Any(TypedDict, total=False):
-    """What a record may hold besides; a field means the same in all of them."""
+class Record(TypedDict, total=False):
+    """What a record may hold; `KINDS` says what it must. A field means the same in all of them."""
 
+    kind: str
     slot: int  # the number that the slot's launcher knows it by
     rank: int
-    step: str | dict[str, Any] | None  # the job step's id; to the worker: its slot's share of it
+    number: int  # the trial's, of which this is an attempt
+    attempt: int
+    trial_id: str
+    dir: str
+    train: str
+    step: str | None  # the job step's id
+    share: dict[str, Any]  # what of it is the slot's
     env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
     fresh: bool  # whether each trial gets a worker of its own
     prune_grace_s: float  # these four: until a trial, told to leave, is made to
     exit_grace_s: float
     term_grace_s: float
     grace_s: float
-    address: str | None  # these three: what the next trial there will find
-    port: int | None
-    gpus: str | None
+    host: str
+    pid: int
+    gpus: str | None  # these three: what the next trial there will find
+    port: int  # the last two in a job step only
+    address: str
     cfg: dict[str, Any]  # else cfg_pickle
     cfg_pickle: str
-    exit_code: int | None  # from here on: how an attempt ended
+    iteration: int
+    metrics: dict[str, float]
+    do: str
+    text: str
+    how: str  # from here on: how an attempt ended
+    exit_code: int | None
     signal: int | None
     at: float | None
     error_type: str
     message: str
-
-
-# Driver to worker.
-
-
-class Init(_Any):
-    """Load `train`."""
-
-    train: str
-
-
-class Run(_Any):
-    """Run an attempt at a trial."""
-
-    trial_id: str
-    number: int
-    attempt: int
-    dir: str
-
-
-class Decided(_Any):
-    """The answer to a report, also passed on to the trial: go on, prune, pause or stop."""
-
-    number: int
-    attempt: int
-    iteration: int
-    do: str
-
-
-class Stop(_Any):
-    """Let the trial leave at its next report, and end it after the grace; also passed on."""
-
-
-class Kill(_Any):
-    """End the worker of a slot, where several share a process."""
-
-
-# Worker to driver.
-
-
-class Hello(_Any):
-    """A worker has begun."""
-
-    host: str
-    pid: int
-
-
-class Ready(_Any):
-    """It has loaded `train`."""
-
-
-class Broken(_Any):
-    """It can't load `train`."""
-
     traceback: str
-
-
-class Notice(_Any):
-    """What the user should know."""
-
-    text: str
-
-
-class Started(_Any):
-    """The trial's process runs."""
-
-    number: int
-    pid: int
-
-
-class Report(_Any):
-    """What the trial logged; it waits for the answer."""
-
-    number: int
-    attempt: int
-    iteration: int
-    metrics: dict[str, float]
-
-
-class _Failure(_Any, total=False):
-    number: int
-    traceback: str
-
-
-class End(_Failure):
-    """An attempt has ended, by the trial's own account or its worker's."""
-
-    how: str
-
-
-class Gone(_Any):
-    """The worker of a slot has ended, where several share a process."""
-
-
-class Part(TypedDict):
-    """A piece of a record; see `encode_parts`."""
-
-    sender: int
-    at: int
+    sender: int  # these two: see `encode_parts`
+    part: int
     last: bool
-    text: str
 
 
-# Trial to worker.
-
-
-class Await(_Any):
-    """A rank other than 0 waits for the decision on this iteration."""
-
-    iteration: int
-
-
-class Told(_Any):
-    """The trial has read a decision to leave."""
-
-    do: str
-
-
-#: What a record of each kind holds; it may hold more.
-KINDS: dict[str, Any] = {
-    "init": Init,
-    "run": Run,
-    "decision": Decided,
-    "stop": Stop,
-    "kill": Kill,
-    "hello": Hello,
-    "ready": Ready,
-    "broken": Broken,
-    "notice": Notice,
-    "started": Started,
-    "report": Report,
-    "ended": End,
-    "gone": Gone,
-    "part": Part,
-    "await": Await,
-    "told": Told,
+#: What a record of each kind must hold.
+KINDS = {
+    # Driver to worker.
+    "init": {"train"},  # load it
+    "run": {"trial_id", "number", "attempt", "dir"},  # an attempt at a trial
+    "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
+    "stop": set(),  # the trial, at its next report, else after the grace; passed on too
+    "kill": set(),  # the worker of a slot, where several share a process
+    # Worker to driver.
+    "hello": {"host", "pid"},  # it has begun
+    "ready": set(),  # it has loaded `train`
+    "broken": {"traceback"},  # it can't load it
+    "notice": {"text"},  # for the user
+    "started": {"number", "pid"},  # the trial's process
+    "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
+    "ended": {"how"},  # an attempt, by the trial's own account or its worker's
+    "gone": set(),  # the worker of a slot, where several share a process
+    "part": {"sender", "part", "last", "text"},  # a piece of a record
+    # Trial to worker.
+    "await": {"iteration"},  # a rank other than 0 waits for the decision on it
+    "told": {"do"},  # the trial has read a decision to leave
 }
 
 
@@ -219,7 +119,7 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_CHECKS: dict[Any, Callable[[Any], bool]] = {
+_CHECKS_BY_TYPE: dict[Any, Callable[[Any], bool]] = {
     str: lambda value: type(value) is str,
     bool: lambda value: type(value) is bool,
     int: _is_count,
@@ -229,14 +129,8 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
     float | None: lambda value: value is None or _is_number(value),
     str | None: lambda value: value is None or type(value) is str,
-    str | dict[str, Any] | None: lambda value: value is None or type(value) in (str, dict),
 }
-
-#: For each kind: what it must hold, and how each field is checked.
-_RULES = {
-    kind: (record.__required_keys__, {k: _CHECKS[v] for k, v in record.__annotations__.items()})
-    for kind, record in KINDS.items()
-}
+_CHECKS = {name: _CHECKS_BY_TYPE[its] for name, its in get_type_hints(Record).items()}
 
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -246,13 +140,10 @@ def is_well_formed(record: Any) -> bool:
     if type(record) is not dict:
         return False
     kind = record.get("kind")
-    rule = _RULES.get(kind) if type(kind) is str else None
-    if rule is None:
+    required = KINDS.get(kind) if type(kind) is str else None
+    if required is None or not required <= record.keys():
         return False
-    required, checks = rule
-    if not required <= record.keys():
-        return False
-    return all(checks[name](value) for name, value in record.items() if name in checks)
+    return all(_CHECKS[name](value) for name, value in record.items() if name in _CHECKS)
 
 
 def is_storable(text: str) -> bool:
@@ -283,7 +174,7 @@ def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
     last = len(pieces) - 1
     return b"".join(
-        encode({"kind": "part", "sender": sender, "at": i, "last": i == last, "text": piece})
+        encode({"kind": "part", "sender": sender, "part": i, "last": i == last, "text": piece})
         for i, piece in enumerate(pieces)
     )
 
@@ -355,7 +246,7 @@ class Decoder:
 
     def _join_part(self, part: Record, records: list[Record]) -> None:
         sender = part["sender"]
-        if part["at"] == 0:  # what there is was cut short with its sender
+        if part["part"] == 0:  # what there is was cut short with its sender
             self._parts.pop(sender, None)
         self._parts.setdefault(sender, []).append(part["text"])
         if part["last"]:
@@ -529,11 +420,11 @@ class Connection:
         """
         self.close_input()
         self.has_ended = True
-        code = self._wait_for_exit(grace_s)
+        code = self.wait(grace_s)
         if code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            code = self._wait_for_exit(KILL_S)
+            code = self.wait(KILL_S)
         for fd in self.streams:
             while self.read(fd):
                 pass
@@ -541,11 +432,6 @@ class Connection:
         for file in self._files:
             file.close()
         return code
-
-    def _wait_for_exit(self, timeout_s: float) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(timeout_s)
-        return None
 
     def _write(self, fd: int, data: bytes) -> None:
         before = self._unsent.pop(fd, b"")

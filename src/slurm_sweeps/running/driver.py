@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
@@ -29,17 +29,7 @@ from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
 from ..trial import Status
 from .background import Background, BackgroundFit
-from .channel import (
-    Broken,
-    Connection,
-    End,
-    Gone,
-    Notice,
-    Ready,
-    Report,
-    Started,
-    append_to,
-)
+from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
@@ -128,7 +118,7 @@ class Driver:
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = float("inf")
-        self._handlers: Mapping[str, Callable[[SlotState, Any], None]] = {
+        self._handlers: Mapping[str, Callable[[SlotState, Record], None]] = {
             "ended": self._take_end,
             "started": self._take_started,
             "hello": self._slots.note_hello,
@@ -320,25 +310,25 @@ class Driver:
             slot = self._slots.find(connection, record)
             if slot is not None and record.get("rank", 0) < slot.launcher.world_size:
                 if record["kind"] == "report":
-                    self._take_report(slot, connection, fd, cast(Report, record))
+                    self._take_report(slot, connection, fd, record)
                 elif record["kind"] in self._handlers:
                     self._handlers[record["kind"]](slot, record)
 
-    def _take_started(self, slot: SlotState, record: Started) -> None:
+    def _take_started(self, slot: SlotState, record: Record) -> None:
         if record.get("rank", 0) == 0:
             slot.trial_pid = record["pid"]
 
-    def _take_ready(self, slot: SlotState, record: Ready) -> None:
+    def _take_ready(self, slot: SlotState, record: Record) -> None:
         if self._slots.note_ready(slot, record):
             self._fill(slot)
 
-    def _take_notice(self, slot: SlotState, record: Notice) -> None:  # noqa: ARG002 - as all of them
+    def _take_notice(self, slot: SlotState, record: Record) -> None:  # noqa: ARG002 - as all of them
         self._notify(record["text"])
 
-    def _take_gone(self, slot: SlotState, record: Gone) -> None:
+    def _take_gone(self, slot: SlotState, record: Record) -> None:
         self._lose([slot], ENDED, record.get("exit_code"))
 
-    def _take_broken(self, slot: SlotState, record: Broken) -> None:
+    def _take_broken(self, slot: SlotState, record: Record) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
         problem = f"train can't be loaded in a worker on {slot.host}:\n{record['traceback']}"
         self._broken_on.update(slot.place.nodes)
@@ -349,7 +339,7 @@ class Driver:
         self._lose([slot], "could not load train")
 
     def _take_report(
-        self, slot: SlotState, connection: Connection, fd: int, record: Report
+        self, slot: SlotState, connection: Connection, fd: int, record: Record
     ) -> None:
         number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
         trial = slot.trial
@@ -377,7 +367,7 @@ class Driver:
         elif answer.promotable:
             self._fill_idle()
 
-    def _take_end(self, slot: SlotState, record: End) -> None:
+    def _take_end(self, slot: SlotState, record: Record) -> None:
         trial = slot.trial
         if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
@@ -421,8 +411,7 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
-                "port": slot.port,
-                "address": slot.address,
+                **slot.found,
                 **encode_cfg(trial.cfg),
             }
         )

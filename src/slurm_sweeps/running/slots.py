@@ -30,7 +30,7 @@ from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
-from .channel import Connection, End, Hello, Ready, Record
+from .channel import Connection, Record
 from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
@@ -89,9 +89,7 @@ class SlotState:
         failures: How many workers in a row ended before any trial of theirs did.
         start_at: When to start a worker again (monotonic seconds).
         worker_since: When its latest worker was started (monotonic seconds).
-        gpus: The GPUs that trials see here, as in CUDA_VISIBLE_DEVICES.
-        port: The MASTER_PORT of the next trial here, if it runs in a job step.
-        address: Its MASTER_ADDR.
+        found: What the next trial here will find: GPUs, and in a job step a port and an address.
         step: The id of the job step that the worker runs in, if it does.
         deadline: When the driver stops waiting for what is to end here (monotonic seconds).
     """
@@ -105,13 +103,11 @@ class SlotState:
     trial: TrialState | None = None
     trial_pid: int | None = None
     ready_ranks: set[int] = field(default_factory=set)
-    ends: dict[int, End] = field(default_factory=dict)
+    ends: dict[int, Record] = field(default_factory=dict)
     failures: int = 0
     start_at: float = 0.0
     worker_since: float = 0.0
-    gpus: str | None = None
-    port: int | None = None
-    address: str | None = None
+    found: Record = field(default_factory=Record)
     step: str | None = None
     deadline: float | None = None
 
@@ -120,12 +116,12 @@ class SlotState:
         if self.connection is not None:
             self.connection.send({**record, "slot": self.place.number})
 
-    def note_place(self, record: Ready | End) -> None:
+    def note_place(self, record: Record) -> None:
         """Take down what the next trial here will find, as its worker says."""
         if "gpus" in record:
-            self.gpus = record["gpus"]
-        if record.get("port") is not None:
-            self.port, self.address = record["port"], record["address"]
+            self.found["gpus"] = record["gpus"]
+        if "port" in record and "address" in record:
+            self.found |= {"port": record["port"], "address": record["address"]}
 
     def note_failure(self, now: float) -> None:
         """Count a worker that died, and set when the next may start."""
@@ -133,7 +129,7 @@ class SlotState:
         self.start_at = now + min(FIRST_PAUSE_S * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
 
 
-def judge_ends(ends: Mapping[int, End]) -> End:
+def judge_ends(ends: Mapping[int, Record]) -> Record:
     """Decide how a trial of several ranks ended, from what each rank's worker said.
 
     The first rank that failed or was killed decides: what the others say then follows from it. One
@@ -155,7 +151,7 @@ def judge_ends(ends: Mapping[int, End]) -> End:
     return {**first, "how": "failed", "message": message}
 
 
-def _is_lost_peer(end: End) -> bool:
+def _is_lost_peer(end: Record) -> bool:
     said = f"{end.get('error_type', '')}: {end.get('message', '')}"
     return end["how"] == "failed" and _LOST_PEER.search(said) is not None
 
@@ -172,12 +168,12 @@ def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> Tr
         lost_count=trial.lost_count,
         slot=slot.number,
         host=slot.host,
-        gpus=slot.gpus,
+        gpus=slot.found.get("gpus"),
         start_time=trial.began_at,
     )
 
 
-def parse_end(end: End) -> Ended:
+def parse_end(end: Record) -> Ended:
     """Read an `ended` record."""
     error = None
     if end.get("error_type"):
@@ -382,15 +378,14 @@ class Slots:
         place = slot.launcher.describe_slot(slot.place.number)
         slot.send({"kind": "init", **self._init, "fresh": fresh, **place})
 
-    def note_hello(self, slot: SlotState, record: Hello) -> None:
+    def note_hello(self, slot: SlotState, record: Record) -> None:
         """A worker has begun: take down where."""
         if slot.connection is not None:
             slot.connection.has_begun = True
         if record.get("rank", 0) == 0:
-            step = record.get("step")
-            slot.host, slot.step = record["host"], step if isinstance(step, str) else None
+            slot.host, slot.step = record["host"], record.get("step")
 
-    def note_ready(self, slot: SlotState, record: Ready) -> bool:
+    def note_ready(self, slot: SlotState, record: Record) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
         slot.ready_ranks.add(record.get("rank", 0))
         if record.get("rank", 0) == 0:

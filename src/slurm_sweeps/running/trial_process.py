@@ -205,7 +205,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
             print(end["traceback"], file=sys.stderr)
     finish_process()
     session.hang_up()
-    return int(end.get("exit_code", 0)) & 0xFF
+    return (end.get("exit_code") or 0) & 0xFF
 
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
