@@ -18,17 +18,11 @@ from ..checks import check_seed
 from ..errors import StorageError, SweepStopped, UsageError
 from ..result import Result
 from ..rules.protocol import PrunerPlan
+from ..running.background import StopSignals
 from ..running.deadlines import Patience
-from ..running.driver import (
-    STOP_REQUEST,
-    TARGET,
-    TIME_BUDGET,
-    Driver,
-)
+from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import Launcher, open_launcher, requeue, watch_time_limit
-from ..running.stop_signals import StopSignals
-from ..running.train import pickle_train, write_train
-from ..running.trial_process import check_travels
+from ..running.train import check_travels, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace

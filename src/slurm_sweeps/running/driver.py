@@ -28,14 +28,12 @@ from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
 from ..trial import Status
-from .background import Background, BackgroundFit
+from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .stop_signals import StopSignals
-from .train import write_cfg
-from .trial_process import encode_cfg
+from .train import encode_cfg, write_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -155,6 +153,7 @@ class Driver:
             is_written = self._disk.close(DISK_S)
             self._logs.close(DISK_S if is_written else 0.0)
             self._terminal.close(TERMINAL_S)
+            self._fit.close()
         self._disk.check()
         if not is_written:
             raise StorageError(
@@ -206,8 +205,7 @@ class Driver:
         problem = self._fit.advance()
         if problem is not None and self._sweep.fatal is None:
             self._notify(problem)
-        elif problem is not None:
-            self._fail_if_fatal(problem)
+        self._fail_if_fatal()
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
@@ -215,9 +213,9 @@ class Driver:
             startable = self._sweep.count_startable(len(self._slots))
             self._slots.start(len(self._sweep.running) + startable, now)
 
-    def _fail_if_fatal(self, fatal: str | None) -> None:
+    def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
-        if fatal is not None and not self._stopping:
+        if self._sweep.fatal is not None and not self._stopping:
             plan = StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
             self._stop(plan, time.monotonic())
 
@@ -416,7 +414,7 @@ class Driver:
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        if not self._disk.put(partial(_write_cfg, trial.cfg, folder)):
+        if not self._disk.put(partial(write_cfg, trial.cfg, folder)):
             raise StorageError(
                 f"can't write into {folder}: its disk takes nothing any more. Mend it; "
                 "restore=True goes on from here"
@@ -445,7 +443,7 @@ class Driver:
                 signal=ended.signal,
             )
         )
-        self._fail_if_fatal(outcome.fatal)
+        self._fail_if_fatal()
         if outcome.runs_again:
             again = build_trial_record(slot, trial, Status.SCHEDULED)
             self._writer.put(
@@ -478,13 +476,3 @@ class Driver:
         if again or text not in self._said:
             self._said.add(text)
             self._terminal.put(partial(self._tell, text))
-
-
-def _write_cfg(cfg: dict[str, Any], folder: Path) -> None:
-    try:
-        write_cfg(cfg, folder)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {folder}: {error}. Make room or mend the permissions; "
-            "restore=True goes on from here"
-        ) from error

@@ -22,8 +22,7 @@ from ..rules.asha import AshaPruner
 from ..rules.protocol import Decision, PromotingPruner, Pruner
 from ..samplers import Observation, Sampler, StudyingSampler
 from ..trial import TRANSITIONS, Status, compute_trial_id
-from .prospects import Prospects
-from .state import Answer, Ended, Outcome, SweepCfg, TrialState
+from .state import Answer, Ended, Outcome, Prospects, SweepCfg, TrialState
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
 MAX_LOST = 3
@@ -340,21 +339,10 @@ class Sweep:
 
     # --- the sampler learns, in another thread perhaps -----------------------------------------
 
-    def study_apart(self) -> bool:
-        """Leave all learning to whoever calls `plan_study` and `learn`; False if there is none."""
-        if not isinstance(self._sampler, StudyingSampler):
-            return False
-        self._sampler.studies_apart = True
-        return True
-
-    def plan_study(self) -> Callable[[], Any] | None:
-        """Return what the sampler has to compute, None for nothing; it may run in any thread."""
-        return self._sampler.plan_study() if isinstance(self._sampler, StudyingSampler) else None
-
-    def learn(self, result: Any) -> None:
-        """Hand the sampler what the computation returned."""
-        if isinstance(self._sampler, StudyingSampler):
-            self._sampler.learn(result)
+    @property
+    def student(self) -> StudyingSampler | None:
+        """The sampler, if it learns; it does so when asked unless its `studies_apart` is set."""
+        return self._sampler if isinstance(self._sampler, StudyingSampler) else None
 
     def study_failed(self, error: Exception) -> str:
         """Take note that what `plan_study` gave, or what was made of it, has raised.
