@@ -227,7 +227,8 @@ def test_the_end_that_makes_going_on_senseless_says_why() -> None:
     ends = []
     for number in range(3):
         start(sweep)
-        ends.append(sweep.end(number, FAILED).fatal)
+        sweep.end(number, FAILED)
+        ends.append(sweep.fatal)
     assert ends == [None, None, sweep.fatal]
     assert sweep.fatal is not None
 
