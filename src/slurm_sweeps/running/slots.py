@@ -19,6 +19,7 @@ import json
 import re
 import selectors
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -73,43 +74,24 @@ class SlotStatus(Enum):
 
 @dataclass(slots=True, eq=False)
 class SlotState:
-    """One slot.
+    """One slot. Points in time are monotonic seconds."""
 
-    Args:
-        number: Its number in the sweep, from 0.
-        launcher: Who lends it.
-        place: Which of the launcher's slots it is.
-        status: What it is at.
-        connection: What leads to its worker, while there is one.
-        host: Where its worker said it runs.
-        trial: The trial that it runs.
-        trial_pid: The (first) process of that trial, on its own host.
-        ready_ranks: The ranks whose workers are ready.
-        ends: What the ranks said of the trial's end so far, by rank.
-        failures: How many workers in a row ended before any trial of theirs did.
-        start_at: When to start a worker again (monotonic seconds).
-        worker_since: When its latest worker was started (monotonic seconds).
-        found: What the next trial here will find: GPUs, and in a job step a port and an address.
-        step: The id of the job step that the worker runs in, if it does.
-        deadline: When the driver stops waiting for what is to end here (monotonic seconds).
-    """
-
-    number: int
-    launcher: Launcher
-    place: SlotPlace
+    number: int  # in the sweep, from 0
+    launcher: Launcher  # who lends it
+    place: SlotPlace  # which of the launcher's slots it is
     status: SlotStatus = SlotStatus.DOWN
-    connection: Connection | None = None
-    host: str | None = None
-    trial: TrialState | None = None
-    trial_pid: int | None = None
+    connection: Connection | None = None  # to its worker, while there is one
+    host: str | None = None  # where its worker said it runs
+    step: str | None = None  # the job step that the worker runs in, if it does
+    found: Record = field(default_factory=Record)  # what its next trial will find there
     ready_ranks: set[int] = field(default_factory=set)
-    ends: dict[int, Record] = field(default_factory=dict)
-    failures: int = 0
-    start_at: float = 0.0
-    worker_since: float = 0.0
-    found: Record = field(default_factory=Record)
-    step: str | None = None
-    deadline: float | None = None
+    trial: TrialState | None = None
+    trial_pid: int | None = None  # of the trial's (first) process, on its own host
+    ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    failures: int = 0  # how many workers in a row ended before any trial of theirs did
+    start_at: float = 0.0  # when to start a worker again
+    worker_since: float = 0.0  # when its latest worker was started
+    deadline: float | None = None  # when what is to end here is waited for no more
 
     def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
@@ -123,10 +105,11 @@ class SlotState:
         if "port" in record and "address" in record:
             self.found |= {"port": record["port"], "address": record["address"]}
 
-    def note_failure(self, now: float) -> None:
-        """Count a worker that died, and set when the next may start."""
-        self.failures += 1
-        self.start_at = now + min(FIRST_PAUSE_S * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
+
+def compute_pause(failures: int) -> float:
+    """Return after how many seconds a worker is started again, that many having died in a row."""
+    doublings = min(failures - 1, 30)  # some slots fail for days, and numbers have an end
+    return min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
 
 
 def judge_ends(ends: Mapping[int, Record]) -> Record:
@@ -201,14 +184,6 @@ class Loss:
         self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 
 
-@dataclass(slots=True)
-class _NodeFailures:
-    """How many workers in a row ended on a node without a trial of theirs ending, and when last."""
-
-    count: int = 0
-    last_at: float = field(default=float("-inf"))
-
-
 class Slots:
     """See the module's docstring.
 
@@ -239,7 +214,8 @@ class Slots:
         self._all: dict[int, SlotState] = {}
         self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
         self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
-        self._nodes: dict[str, _NodeFailures] = {}
+        self._node_failures: Counter[str] = Counter()  # in a row, before a trial has ended there
+        self._node_failed_at: dict[str, float] = {}
         # When, and which; what has changed since is skipped.
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
@@ -257,8 +233,6 @@ class Slots:
             self._n_lent += 1
             self._all[slot.number] = slot
             self._set(slot, SlotStatus.DOWN)
-            for node in place.nodes:
-                self._nodes.setdefault(node, _NodeFailures())
 
     def withdraw(self, launcher: Launcher) -> Loss:
         """Take the slots of a launcher away, with their workers; their trials are lost."""
@@ -402,7 +376,7 @@ class Slots:
         """A trial of the slot has ended; return whether its worker takes another."""
         slot.failures = 0
         for node in slot.place.nodes:
-            self._nodes[node].count = 0
+            self._node_failures[node] = 0
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
@@ -432,8 +406,7 @@ class Slots:
             if now - slot.worker_since > STALL_S:
                 for group, _, _ in self._part(self.list_served(connection)):
                     for each in group:
-                        each.note_failure(now)
-                        self._set(each, SlotStatus.DOWN)
+                        self._pause(each, now)
 
     # --- workers end ------------------------------------------------------------------------------
 
@@ -515,12 +488,17 @@ class Slots:
 
     def _note_failure(self, slot: SlotState) -> None:
         now = time.monotonic()
-        slot.note_failure(now)
+        self._pause(slot, now)
+        for node in slot.place.nodes:
+            if slot.worker_since > self._node_failed_at.get(node, float("-inf")):
+                self._node_failures[node] += 1
+                self._node_failed_at[node] = now
+
+    def _pause(self, slot: SlotState, now: float) -> None:
+        """Take down that a worker died, and when the next may start."""
+        slot.failures += 1
+        slot.start_at = now + compute_pause(slot.failures)
         self._set(slot, SlotStatus.DOWN)
-        for node in map(self._nodes.__getitem__, slot.place.nodes):
-            if slot.worker_since > node.last_at:
-                node.count += 1
-                node.last_at = now
 
     def _give_up_if_none_starts(self, code: int | None, said: str) -> None:
         if self.any_ready or self._n_with_worker:
@@ -532,7 +510,7 @@ class Slots:
     def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
         """Leave out the nodes of a slot if too many workers have died there; say which."""
         for node in lost.place.nodes:
-            if self._nodes[node].count < MAX_NODE_FAILURES:
+            if self._node_failures[node] < MAX_NODE_FAILURES:
                 continue
             for slot in list(self._by_status[SlotStatus.DOWN].values()):
                 if node in slot.place.nodes:
