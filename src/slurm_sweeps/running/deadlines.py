@@ -43,21 +43,18 @@ class StopPlan:
     kill_s: float
 
 
-def plan_stop(patience: Patience, time_left_s: float | None = None) -> StopPlan:
+def plan_stop(patience: Patience, time_left_s: float) -> StopPlan:
     """Divide the time until this process is killed, or all the time it wants.
 
     Args:
         patience: What it would like.
-        time_left_s: Until Slurm kills everything; None if nothing is known to.
+        time_left_s: Until Slurm kills everything; infinite if nothing is known to.
     """
-    wanted = StopPlan(
-        patience.stop_grace_s,
-        patience.stop_grace_s + patience.term_grace_s + patience.answer_s,
+    wanted_s = patience.stop_grace_s + patience.term_grace_s + patience.answer_s
+    kill_s = max(0.0, min(wanted_s, time_left_s - LAST_WORDS_S))
+    return StopPlan(
+        max(0.0, min(patience.stop_grace_s, kill_s - patience.term_grace_s - 1.0)), kill_s
     )
-    if time_left_s is None:
-        return wanted
-    kill_s = max(0.0, min(wanted.kill_s, time_left_s - LAST_WORDS_S))
-    return StopPlan(max(0.0, min(wanted.grace_s, kill_s - patience.term_grace_s - 1.0)), kill_s)
 
 
 def compute_end_margin(patience: Patience, whole_s: float) -> float:

@@ -10,6 +10,7 @@ killed here. A turn of the loop costs the same however many slots there are.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import selectors
 import signal
@@ -110,12 +111,12 @@ class Driver:
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
-        self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
+        self._ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
         self._said: set[str] = set()
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
-        self._kill_at = float("inf")
+        self._kill_at = math.inf
         self._handlers: Mapping[str, Callable[[SlotState, Record], None]] = {
             "ended": self._take_end,
             "started": self._take_started,
@@ -185,9 +186,9 @@ class Driver:
         """Do what is due by now."""
         now = time.monotonic()
         for number in signals.take():
-            self._follow_signal(number, now)
+            self._follow_signal(number)
         while not self._requests.empty():
-            self._follow_request(self._requests.get(), now)
+            self._follow_request(self._requests.get())
         self._writer.check()
         self._disk.check()
         if not self._stopping:
@@ -216,28 +217,22 @@ class Driver:
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
         if self._sweep.fatal is not None and not self._stopping:
-            plan = StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
-            self._stop(plan, time.monotonic())
+            self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s))
 
     # --- told to stop -------------------------------------------------------------------------
 
-    def _follow_signal(self, number: signal.Signals, now: float) -> None:
-        if self._stopping and number == signal.SIGINT:
-            self._stop(StopPlan(0.0, 1.0), now)
-        elif not self._stopping:
-            left_s = self._get_time_left(now)
-            kill_wait_s = None if self._limit is None else self._limit.kill_wait_s
-            if number == signal.SIGTERM and kill_wait_s is not None:
-                left_s = min(left_s or kill_wait_s, kill_wait_s)
-            self._leave_early(number.name, left_s, now)
+    def _follow_signal(self, number: signal.Signals) -> None:
+        if not self._stopping:
+            is_slurms = number == signal.SIGTERM
+            kill_wait_s = self._limit.kill_wait_s if self._limit and is_slurms else None
+            self._leave_early(number.name, kill_wait_s or math.inf)
+        elif number == signal.SIGINT:
+            self._stop(StopPlan(0.0, 1.0))
 
-    def _get_time_left(self, now: float) -> float | None:
-        return None if self._limit is None else self._limit.get_time_left(now)
-
-    def _follow_request(self, request: Request, now: float) -> None:
+    def _follow_request(self, request: Request) -> None:
         """Do what someone asked through the database; marks to retry are for a restored sweep."""
         if request.kind == "stop" and not self._stopping:
-            self._leave_early(STOP_REQUEST, self._get_time_left(now), now)
+            self._leave_early(STOP_REQUEST)
         elif request.kind == "prune":
             self._prune(request.argument)
 
@@ -249,18 +244,23 @@ class Driver:
                 self._notify(f"trial {trial_id} is pruned as someone asked", again=True)
                 self._ask_to_leave(slot, self._patience.prune_grace_s)
 
+    def _get_time_left(self) -> float:
+        left_s = None if self._limit is None else self._limit.get_time_left(time.monotonic())
+        return math.inf if left_s is None else left_s
+
     def _watch_time(self, now: float) -> None:
         """Stop when the job is about to end, or the user's time is up."""
-        left_s = self._get_time_left(now)
-        if left_s is not None and self._end_margin_s is None:
+        left_s = self._get_time_left()
+        if self._end_margin_s is None and left_s < math.inf:
             self._end_margin_s = compute_end_margin(self._patience, left_s)
-        if left_s is not None and left_s < (self._end_margin_s or 0.0):
-            self._leave_early("time limit", left_s, now)
+        if left_s < (self._end_margin_s or 0.0):
+            self._leave_early("time limit")
         elif now >= self._ends_at:
-            self._leave_early(TIME_BUDGET, left_s, now)
+            self._leave_early(TIME_BUDGET)
 
-    def _leave_early(self, reason: str, left_s: float | None, now: float) -> None:
-        plan = plan_stop(self._patience, left_s)
+    def _leave_early(self, reason: str, within_s: float = math.inf) -> None:
+        """Stop, before the job ends or within so many seconds."""
+        plan = plan_stop(self._patience, min(within_s, self._get_time_left()))
         self.stopped_by = reason
         hint = " (Ctrl-C again ends them at once)" if reason == "SIGINT" else ""
         self._notify(
@@ -268,13 +268,13 @@ class Driver:
             f"{plan.grace_s:.0f} s to reach their next report{hint}",
             again=True,
         )
-        self._stop(plan, now)
+        self._stop(plan)
 
-    def _stop(self, plan: StopPlan, now: float) -> None:
+    def _stop(self, plan: StopPlan) -> None:
         """Start nothing new, ask all trials to leave, and see that they do."""
         self._sweep.stop()
         self._stopping = True
-        self._kill_at = now + plan.kill_s
+        self._kill_at = time.monotonic() + plan.kill_s
         for slot in self._slots.busy:
             self._ask_to_leave(slot, plan.grace_s)
 
@@ -361,7 +361,7 @@ class Driver:
             self._notify(text)
         if answer.reached and not self._stopping:
             self._notify(f"trial {trial.trial_id} has reached the target")
-            self._leave_early(TARGET, self._get_time_left(time.monotonic()), time.monotonic())
+            self._leave_early(TARGET)
         elif answer.promotable:
             self._fill_idle()
 

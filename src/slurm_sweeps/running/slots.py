@@ -109,7 +109,7 @@ class SlotState:
 def compute_pause(failures: int) -> float:
     """Return after how many seconds a worker is started again, that many having died in a row."""
     doublings = min(failures - 1, 30)  # some slots fail for days, and numbers have an end
-    return min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
+    return min(FIRST_PAUSE_S * 2.0**doublings, LONGEST_PAUSE_S)
 
 
 def judge_ends(ends: Mapping[int, Record]) -> Record:
