@@ -42,25 +42,14 @@ MAX_NAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class SweepCfg:
-    """What the user asked of a sweep.
+    """What the user asked of a sweep."""
 
-    Args:
-        n_trials: How many trials there are to be in total, restored ones included; None for as
-            many as the sampler has.
-        metric: The metric that the pruner and the sampler go by.
-        max_retries: How often a failed trial is started again.
-        fail_fast: End the sweep when the first trials have all failed without any report.
-        slots: How many trials can run at once; "the first trials" are at least this many.
-        target: The sweep has what it is after when the metric is at this value or better.
-        lower_is_better: Which is better.
-    """
-
-    n_trials: int | None
-    metric: str | None = None
-    max_retries: int = 0
-    fail_fast: bool = True
-    slots: int = 1
-    target: float | None = None
+    n_trials: int | None  # in total, restored ones included; None for as many as the sampler has
+    metric: str | None = None  # that pruner and sampler go by
+    max_retries: int = 0  # of a trial that failed
+    fail_fast: bool = True  # end when the first trials have all failed without any report
+    slots: int = 1  # trials at once; "the first trials" are at least this many
+    target: float | None = None  # the metric at this value or better is what the sweep is after
     lower_is_better: bool = True
 
 
@@ -72,15 +61,12 @@ class Pace:
     and loading count, as they do for the sweep. Only the first attempt is timed: a later one may
     go on from a checkpoint, and nobody knows from which. Where it logs the first report once more,
     nothing is known: what is known is a function of what is stored.
-
-    Attributes:
-        seconds: Seconds per iteration, more than 0; None while unknown.
     """
 
     __slots__ = ("_iteration", "_started_at", "seconds")
 
     def __init__(self) -> None:
-        self.seconds: float | None = None
+        self.seconds: float | None = None  # more than 0
         self._iteration: int | None = None
         self._started_at: float | None = None
 
@@ -89,12 +75,7 @@ class Pace:
         self._started_at = now if attempt == 1 else None
 
     def note(self, iteration: int, now: float | None) -> None:
-        """The trial has reported.
-
-        Args:
-            iteration: 0 or more.
-            now: Seconds on the same clock, None if nobody looked.
-        """
+        """The trial has reported, at so many seconds on the same clock if somebody looked."""
         if iteration < 1 or (self._iteration is not None and iteration > self._iteration):
             return
         self._iteration, self.seconds = iteration, None
@@ -117,12 +98,7 @@ class ThinCurve:
         self._last: tuple[int, float] | None = None
 
     def note(self, iteration: int, value: float) -> bool:
-        """Take a value in; say whether it is the first from a power of four on.
-
-        Args:
-            iteration: 0 or more.
-            value: Any number, NaN and infinities included.
-        """
+        """Take a value in, be it NaN; say whether it is the first from a power of four on."""
         power = (iteration.bit_length() + 1) // 2
         first = self._first.get(power)
         if first is None or iteration <= first[0]:
@@ -139,41 +115,23 @@ class ThinCurve:
 
 @dataclass(slots=True)
 class TrialState:
-    """A trial that is scheduled or running.
+    """A trial that is scheduled or running."""
 
-    Args:
-        number: Its position in the sweep, from 0.
-        trial_id: Its id.
-        repetition: How many trials with an equal cfg came before.
-        cfg: Its configuration.
-        status: What it is at.
-        attempt: Which run this is, from 1.
-        lost_count: How many attempts were lost (or interrupted though nobody asked).
-        failed_count: How many attempts failed.
-        curve: What the sampler is told of the sweep's metric.
-        pace: How long its iterations take.
-        last_value: The last value of the sweep's metric, None before the first.
-        last_iteration: The iteration of the latest report, None before the first.
-        told: What it was told to do, if not to go on; this is where that is decided.
-        began_at: When its attempt began (seconds on the clock of `Sweep.assign`), None before.
-        resumes_after: The iteration at which it was paused, until it has reported again.
-    """
-
-    number: int
+    number: int  # its position in the sweep, from 0
     trial_id: str
-    repetition: int
+    repetition: int  # how many trials with an equal cfg came before
     cfg: dict[str, Any]
     status: Status = Status.SCHEDULED
     attempt: int = 1
-    lost_count: int = 0
-    failed_count: int = 0
-    curve: ThinCurve = field(default_factory=ThinCurve)
-    pace: Pace = field(default_factory=Pace)
-    last_value: float | None = None
-    last_iteration: int | None = None
-    told: Decision | None = None
-    began_at: float | None = None
-    resumes_after: int | None = None
+    lost_count: int = 0  # attempts that were lost, or interrupted though nobody asked
+    failed_count: int = 0  # attempts that failed
+    curve: ThinCurve = field(default_factory=ThinCurve)  # what the sampler is told of the metric
+    pace: Pace = field(default_factory=Pace)  # how long its iterations take
+    last_value: float | None = None  # of the sweep's metric
+    last_iteration: int | None = None  # of the latest report
+    told: Decision | None = None  # what it was told to do, if not to go on
+    began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
+    resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,41 +146,24 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What follows from a report.
-
-    Args:
-        decision: Whether the trial goes on.
-        notices: What the user should know, one sentence each.
-        reached: Whether this report was the first to reach the target.
-        promotable: Whether a paused trial can go on now, in any slot that is free.
-    """
+    """What follows from a report."""
 
     decision: Decision
-    notices: tuple[str, ...] = ()
-    reached: bool = False
-    promotable: bool = False
+    notices: tuple[str, ...] = ()  # what the user should know, one sentence each
+    reached: bool = False  # whether this report was the first to reach the target
+    promotable: bool = False  # whether a paused trial can go on now, in any slot that is free
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt's end counts as, and what follows from it.
-
-    Args:
-        status: What it ended as, given what the trial was told.
-        runs_again: Whether the trial is run again by itself.
-    """
+    """What an attempt's end counts as, given what the trial was told, and what follows."""
 
     status: Status
-    runs_again: bool
+    runs_again: bool  # by itself
 
 
 class Prospects:
-    """What speaks for going on.
-
-    Args:
-        cfg: What the user asked for.
-        needed: The metric that decides which trials are stopped; None where none does.
-    """
+    """What speaks for going on; where trials are stopped by a metric, that one is needed for it."""
 
     def __init__(self, cfg: SweepCfg, needed: str | None) -> None:
         self._n_first = max(MIN_FAILURES, cfg.slots)
@@ -278,7 +219,7 @@ class Prospects:
         if not common:
             return f"{text}; see their stderr.log"
         (kind, message), shared = common[0]
-        example = next(error for error in errors if error.type == kind)
+        example = next(e for e in errors if (e.type, e.message) == (kind, message))
         return (
             f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
             f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
@@ -416,11 +357,7 @@ class Sweep:
     ) -> Answer:
         """Take a running trial's report; say whether it goes on, and what else follows.
 
-        Args:
-            number: The trial.
-            iteration: 0 or more.
-            metrics: What it logged there.
-            now: Seconds on the clock of `assign`; None leaves unknown how long iterations take.
+        Without `now`, seconds on the clock of `assign`, it stays unknown how long iterations take.
         """
         trial = self.running[number]
         self._prospects.note_report(metrics)

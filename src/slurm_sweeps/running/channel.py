@@ -166,9 +166,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     """Write a record as lines short enough to survive beside the lines of other tasks.
 
-    Args:
-        record: The record.
-        sender: The rank that speaks; parts of different senders may arrive interleaved.
+    Those of different senders (ranks, or slots) may arrive interleaved.
     """
     text = _encode_json(record)
     pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
@@ -180,14 +178,10 @@ def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
 
 
 class Decoder:
-    """Finds records in a stream of bytes, however the stream is cut.
-
-    Attributes:
-        malformed: How many records were cut short or made no sense.
-    """
+    """Finds records in a stream of bytes, however the stream is cut."""
 
     def __init__(self) -> None:
-        self.malformed = 0
+        self.malformed = 0  # records that were cut short or made no sense
         self._buffer = b""
         self._noise: list[bytes] = []
         self._parts: dict[int, list[str]] = {}
@@ -285,13 +279,6 @@ class Connection:
         log: The file that its noise goes to.
         direct: By a slot's number: the driver's end of the socket over which that slot's trials
             report, where they run on the driver's own host.
-
-    Attributes:
-        has_begun: Whether any worker there has said hello.
-        has_lost_trials: Whether a trial may be left there that nobody speaks for.
-        has_ended: Whether `end` was called.
-        tail: The end of its noise.
-        streams: The file descriptors to read from; the process is gone when the first of them ends.
     """
 
     def __init__(
@@ -303,16 +290,17 @@ class Connection:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a connection needs all three streams of its process")
         self.process = process
-        self.has_begun = False
-        self.has_lost_trials = False
-        self.has_ended = False
-        self.tail = b""
+        self.has_begun = False  # any worker there has said hello
+        self.has_lost_trials = False  # one may be left there that nobody speaks for
+        self.has_ended = False  # `end` was called
+        self.tail = b""  # of its noise
         self._log = log
         self._keep: Callable[[Path, bytes], object] = append_to
         self._selector: selectors.BaseSelector | None = None
         self._files: list[Any] = [process.stdout, process.stderr, *direct.values()]
         self._stdin = process.stdin.fileno()
         self._stdout = process.stdout.fileno()
+        # What to read from; the process is gone when the first of them ends.
         self.streams = [file.fileno() for file in self._files]
         self._slots = {its.fileno(): slot for slot, its in direct.items()}
         for fd in (self._stdin, *self.streams):
@@ -335,9 +323,7 @@ class Connection:
     ) -> None:
         """Have a selector watch all streams, with this object as their data.
 
-        Args:
-            selector: Says what can be read, and what that was not sent yet can be now.
-            keep: Takes the log's path and the noise for it, without waiting for the disk.
+        From now on noise, with the log's path, is for `keep`, which does not wait for the disk.
         """
         self._selector, self._keep = selector, keep
         for fd in self.streams:
@@ -411,12 +397,8 @@ class Connection:
     def end(self, grace_s: float = 0.0) -> int | None:
         """Close everything and return the process's exit code; kill it if it doesn't end in time.
 
-        Args:
-            grace_s: How long to wait for it to end by itself.
-
-        Returns:
-            Its exit code; None if it has not even ended `KILL_S` after it was killed, as one that
-            hangs in the kernel (on a disk, say): nobody waits for it any more.
+        The code is None if it has not even ended `KILL_S` after it was killed, as one that hangs in
+        the kernel (on a disk, say): nobody waits for it any more.
         """
         self.close_input()
         self.has_ended = True

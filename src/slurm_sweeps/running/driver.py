@@ -81,7 +81,8 @@ class Driver:
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
 
     Attributes:
-        stopped_by: The signal, or the words "time limit", that ended the sweep before it was done.
+        stopped_by: What ended the sweep before it was done: a signal, "time limit", or one of the
+            words above.
     """
 
     def __init__(

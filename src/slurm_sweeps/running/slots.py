@@ -167,12 +167,7 @@ def parse_end(end: Record) -> Ended:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """All that follows from workers that are gone.
-
-    Args:
-        ends: The slots whose trials were lost with them, and how each trial ended.
-        notices: What the user should know.
-    """
+    """All that follows from workers that are gone: trials lost with them, and what to tell."""
 
     ends: list[tuple[SlotState, Ended]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -192,9 +187,6 @@ class Slots:
         selector: Where their streams are registered, with their connection as data.
         notify: Tells the user something, once.
         keep: Appends noise to a log, without waiting for the disk.
-
-    Attributes:
-        any_ready: Whether any worker has ever loaded `train`.
     """
 
     def __init__(
@@ -208,7 +200,7 @@ class Slots:
         self._selector = selector
         self._notify = notify
         self._keep = keep
-        self.any_ready = False
+        self.any_ready = False  # whether a worker has ever loaded `train`
         self._malformed = 0
         self._n_lent = 0
         self._all: dict[int, SlotState] = {}
