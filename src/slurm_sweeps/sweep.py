@@ -452,13 +452,9 @@ class Sweep:
             return trial.lost_count <= MAX_LOST
         return False
 
-    def prune(self, number: int) -> bool:
-        """Let a running trial go, as someone asked; False if it doesn't run."""
-        trial = self.running.get(number)
-        if trial is None:
-            return False
-        trial.told = Decision.PRUNE
-        return True
+    def prune(self, number: int) -> None:
+        """Let a running trial go, as someone asked."""
+        self.running[number].told = Decision.PRUNE
 
     # --- the driver was told to stop; a sweep goes on in another process ----------------------
 

@@ -6,6 +6,7 @@ the space, whether the trials fit), then the database and its lease, and only th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -291,7 +292,8 @@ class Experiment:
         except BaseException as error:
             if state is None:
                 stopped = isinstance(error, KeyboardInterrupt)
-                _put_quietly(writer, StateRecord("stopped" if stopped else "failed"))
+                with contextlib.suppress(StorageError):  # which would hide this one
+                    writer.put(StateRecord("stopped" if stopped else "failed"))
             raise
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
@@ -310,11 +312,3 @@ def _refuse_in_import() -> None:
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
-
-
-def _put_quietly(writer: Writer, record: StateRecord) -> None:
-    """Write on the way out of an error, which must not be hidden by another."""
-    try:
-        writer.put(record)
-    except StorageError:
-        return

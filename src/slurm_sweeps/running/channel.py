@@ -160,7 +160,7 @@ def is_storable(text: str) -> bool:
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """Write a record as the bytes that a `Decoder` finds again."""
-    return b"\x1e" + _encode_json(record).encode() + b"\n"
+    return _SEPARATOR + _encode_json(record).encode() + b"\n"
 
 
 def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
@@ -188,27 +188,20 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes of the stream; return the records that are complete now, in order."""
-        buffer = self._buffer + data if self._buffer else data
+        before, *pieces = (self._buffer + data).split(_SEPARATOR)
+        self._add_noise(before)
+        self._buffer = b""
         records: list[Record] = []
-        start = 0
-        while True:
-            begin = buffer.find(_SEPARATOR, start)
-            if begin < 0:
-                self._add_noise(buffer[start:])
-                self._buffer = b""
-                return records
-            if begin > start:
-                self._add_noise(buffer[start:begin])
-            end = buffer.find(b"\n", begin)
-            if end < 0:
-                self._buffer = self._keep_incomplete(buffer, begin)
-                return records
-            restart = buffer.rfind(_SEPARATOR, begin + 1, end)
-            if restart >= 0:  # a record began inside another: the outer one was cut short
-                self._reject(buffer[begin:restart])
-                begin = restart
-            self._parse(buffer[begin : end + 1], records)
-            start = end + 1
+        for i, piece in enumerate(pieces, start=1):
+            end = piece.find(b"\n") + 1
+            if end:
+                self._parse(piece[:end], records)
+                self._add_noise(piece[end:])
+            elif i < len(pieces) or len(piece) >= MAX_RECORD_BYTES:  # cut short, or none
+                self._reject(piece)
+            else:
+                self._buffer = _SEPARATOR + piece
+        return records
 
     def take_noise(self) -> bytes:
         """Return what was found between records since the last call."""
@@ -216,23 +209,13 @@ class Decoder:
         self._noise.clear()
         return noise
 
-    def _keep_incomplete(self, buffer: bytes, begin: int) -> bytes:
-        restart = buffer.rfind(_SEPARATOR, begin + 1)
-        if restart >= 0:
-            self._reject(buffer[begin:restart])
-            begin = restart
-        if len(buffer) - begin > MAX_RECORD_BYTES:
-            self._reject(buffer[begin:])
-            return b""
-        return buffer[begin:]
-
-    def _parse(self, line: bytes, records: list[Record]) -> None:
+    def _parse(self, text: bytes, records: list[Record]) -> None:
         try:
-            record = json.loads(line[1:])
+            record = json.loads(text)
         except (ValueError, RecursionError):  # bad JSON or UTF-8, or brackets without end
             record = None
         if not is_well_formed(record):
-            self._reject(line)
+            self._reject(text)
         elif record["kind"] == "part":
             self._join_part(record, records)
         else:
@@ -245,12 +228,11 @@ class Decoder:
         self._parts.setdefault(sender, []).append(part["text"])
         if part["last"]:
             whole = "".join(self._parts.pop(sender))
-            line = b"\x1e" + whole.encode("utf-8", "surrogatepass") + b"\n"
-            self._parse(line, records)
+            self._parse(whole.encode("utf-8", "surrogatepass") + b"\n", records)
 
-    def _reject(self, data: bytes) -> None:
+    def _reject(self, text: bytes) -> None:
         self.malformed += 1
-        self._add_noise(data)
+        self._add_noise(_SEPARATOR + text)
 
     def _add_noise(self, data: bytes) -> None:
         if data:

@@ -15,7 +15,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -70,12 +70,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
-        sweep: Decides.
-        launcher: Starts workers.
-        writer: Keeps.
-        layout: Where files go.
         notify: Tells the user something, in a line or a few; called from a thread of its own.
-        patience: How long to wait for what.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
@@ -118,15 +113,6 @@ class Driver:
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = math.inf
-        self._handlers: Mapping[str, Callable[[SlotState, Record], None]] = {
-            "ended": self._take_end,
-            "started": self._take_started,
-            "hello": self._slots.note_hello,
-            "ready": self._take_ready,
-            "notice": self._take_notice,
-            "broken": self._take_broken,
-            "gone": self._take_gone,
-        }
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -308,24 +294,26 @@ class Driver:
         for record in records:
             slot = self._slots.find(connection, record)
             if slot is not None and record.get("rank", 0) < slot.launcher.world_size:
-                if record["kind"] == "report":
-                    self._take_report(slot, connection, fd, record)
-                elif record["kind"] in self._handlers:
-                    self._handlers[record["kind"]](slot, record)
+                self._follow(slot, connection, fd, record)
 
-    def _take_started(self, slot: SlotState, record: Record) -> None:
-        if record.get("rank", 0) == 0:
-            slot.trial_pid = record["pid"]
-
-    def _take_ready(self, slot: SlotState, record: Record) -> None:
-        if self._slots.note_ready(slot, record):
-            self._fill(slot)
-
-    def _take_notice(self, slot: SlotState, record: Record) -> None:  # noqa: ARG002 - as all of them
-        self._notify(record["text"])
-
-    def _take_gone(self, slot: SlotState, record: Record) -> None:
-        self._lose([slot], ENDED, record.get("exit_code"))
+    def _follow(self, slot: SlotState, connection: Connection, fd: int, record: Record) -> None:
+        match record["kind"]:
+            case "report":
+                self._take_report(slot, connection, fd, record)
+            case "ended":
+                self._take_end(slot, record)
+            case "started" if record.get("rank", 0) == 0:
+                slot.trial_pid = record["pid"]
+            case "hello":
+                self._slots.note_hello(slot, record)
+            case "ready" if self._slots.note_ready(slot, record):
+                self._fill(slot)
+            case "notice":
+                self._notify(record["text"])
+            case "broken":
+                self._take_broken(slot, record)
+            case "gone":
+                self._lose([slot], ENDED, record.get("exit_code"))
 
     def _take_broken(self, slot: SlotState, record: Record) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
