@@ -20,7 +20,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .rules.asha import AshaPruner
 from .rules.protocol import Decision, PromotingPruner, Pruner
@@ -144,8 +144,7 @@ class Ended:
     signal: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What follows from a report."""
 
     decision: Decision
@@ -517,10 +516,7 @@ class Sweep:
         """Take note that what `plan_study` gave, or what was made of it, has raised.
 
         From now on the sampler draws at random; if it has no `draw_at_random()`, the sweep can't
-        go on, and `fatal` says so.
-
-        Returns:
-            One sentence for the user: which sampler, what it raised, and what follows.
+        go on, and `fatal` says so. What is returned tells the user.
         """
         name = type(self._sampler).__name__
         text = f"the sampler {name} could not learn: {type(error).__name__}: {error}"

@@ -414,8 +414,8 @@ class Slots:
             LaunchError: No worker could be started on any slot.
         """
         loss = Loss()
-        for group, ended_with, said in self._part(slots):
-            code = ended_with if code is None else code
+        for group, own_code, said in self._part(slots):
+            ended_with = own_code if code is None else code
             said = group[0].launcher.diagnose(said).cause or said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
             for slot in group:
@@ -423,10 +423,13 @@ class Slots:
                     self._set(slot, SlotStatus.DOWN)
                 else:
                     self._note_failure(slot)
-                    loss.notices.append(_describe_loss(slot, why, code, said))
-            if not began:
-                self._give_up_if_none_starts(code, said)
-            loss.add_ends(group, why, code, said)
+                    loss.notices.append(_describe_loss(slot, why, ended_with, said))
+            if not (began or self.any_ready or self._n_with_worker):
+                raise LaunchError(
+                    f"no worker could be started (exit code {ended_with}); it said: "
+                    f"{said or 'nothing'}"
+                )
+            loss.add_ends(group, why, ended_with, said)
             for slot in group:
                 loss.notices.extend(self._leave_nodes_out(slot))
         return loss
@@ -491,13 +494,6 @@ class Slots:
         slot.failures += 1
         slot.start_at = now + compute_pause(slot.failures)
         self._set(slot, SlotStatus.DOWN)
-
-    def _give_up_if_none_starts(self, code: int | None, said: str) -> None:
-        if self.any_ready or self._n_with_worker:
-            return
-        raise LaunchError(
-            f"no worker could be started (exit code {code}); it said: {said or 'nothing'}"
-        )
 
     def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
         """Leave out the nodes of a slot if too many workers have died there; say which."""
