@@ -119,7 +119,7 @@ PURE = [
     "rules",
     "search",
     "samplers",
-    "sweep",
+    "sweep.py",
     "slurm",
     "running/deadlines.py",
 ]

@@ -18,9 +18,8 @@ from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
 from slurm_sweeps.running import launchers as launcher
-from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, SlotState
+from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, compute_pause
 from slurm_sweeps.slurm.config import LocalCfg
-from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.trial import TRANSITIONS, Status
 
 
@@ -175,13 +174,8 @@ def test_with_no_slot_left_the_run_ends_and_can_be_restored(
     assert json.loads(read_trials(runs.database)[0].cfg_json)["x"] <= 1
 
 
-def test_the_pause_before_a_worker_is_started_again_grows(tmp_path: Path) -> None:
-    local = launcher.LocalLauncher(1, Layout(tmp_path, "pauses"))
-    slot = SlotState(0, local, local.slots[0])
-    pauses = []
-    for _ in range(12):
-        slot.note_failure(now=1000.0)
-        pauses.append(slot.start_at - 1000.0)
+def test_the_pause_before_a_worker_is_started_again_grows() -> None:
+    pauses = [compute_pause(failures) for failures in range(1, 2000)]
     assert pauses[:4] == [FIRST_PAUSE_S * factor for factor in (1, 2, 4, 8)]
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE_S

@@ -200,7 +200,7 @@ def test_jobs_are_done_in_order_and_the_first_error_is_kept() -> None:
 
     assert background.put(lambda: gate.wait(TIMEOUT_S))
     deadline = time.monotonic() + TIMEOUT_S
-    while background._jobs:  # it has begun with the first one
+    while not background._jobs.empty():  # it has begun with the first one
         assert time.monotonic() < deadline
         time.sleep(0.001)
     for text in ("a", "b", "c"):

@@ -182,7 +182,7 @@ def test_slots_that_see_some_of_the_gpus_that_were_looked_for_import_by_themselv
         for slot, gpu in {0: 4.0, 1: float(seen[-1])}.items():
             step = {"slot": slot, "slots": 2, "salt": 0, "port_range": [20000, 20099]}
             step |= {"cpus_per_task": 1, "mem_mb": None, "visible_gpus": visible[slot]}
-            driver.open(slot, step=step)
+            driver.open(slot, share=step)
             if n_imports > 1 and slot == 0:
                 assert "every slot imports by itself" in driver.wait_for("notice", 0)["text"]
             ready = driver.wait_for("ready", slot)

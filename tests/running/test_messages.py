@@ -221,6 +221,6 @@ def test_no_part_is_longer_than_what_slurm_keeps_in_one_piece(text: str) -> None
 def test_parts_that_make_no_record_are_counted() -> None:
     decoder = Decoder()
     for text in ("\ud800", "{", "[]"):
-        part = {"kind": "part", "sender": 1, "at": 0, "last": True, "text": text}
+        part = {"kind": "part", "sender": 1, "part": 0, "last": True, "text": text}
         assert decoder.feed(encode(part)) == []
     assert decoder.malformed == 3

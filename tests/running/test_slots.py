@@ -126,6 +126,21 @@ def test_what_follows_from_a_lost_worker_is_one_value(pool: Pool) -> None:
     assert pool.slots.pop_overdue(time.monotonic() + 1e6) == []
 
 
+def test_each_of_several_lost_workers_has_its_own_exit_code(pool: Pool) -> None:
+    for _ in range(2):
+        pool.slots.lend(LocalLauncher(1, pool.layout))
+    slots = pool.start_all()
+    ended = slots[0].connection
+    assert ended is not None
+    os.kill(ended.process.pid, signal.SIGALRM)
+    assert ended.process.wait(TIMEOUT_S) == -signal.SIGALRM
+    loss = pool.slots.lose(slots, "did not answer")
+    assert [text.partition("(")[2] for text in loss.notices] == [
+        f"exit code {-signal.SIGALRM})",
+        f"exit code {-signal.SIGKILL})",
+    ]
+
+
 def test_only_as_many_workers_are_started_as_there_is_work_for(pool: Pool) -> None:
     pool.slots.lend(LocalLauncher(3, pool.layout))
     count: Callable[[], int] = lambda: len(pool.slots.with_worker)  # noqa: E731 - asked often

@@ -7,7 +7,7 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.sweep import MAX_LOST, Ended
-from slurm_sweeps.trial import Status
+from slurm_sweeps.trial import Status, TrialError
 from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start
 
 
@@ -227,7 +227,8 @@ def test_the_end_that_makes_going_on_senseless_says_why() -> None:
     ends = []
     for number in range(3):
         start(sweep)
-        ends.append(sweep.end(number, FAILED).fatal)
+        sweep.end(number, FAILED)
+        ends.append(sweep.fatal)
     assert ends == [None, None, sweep.fatal]
     assert sweep.fatal is not None
 
@@ -250,3 +251,14 @@ def test_a_sampler_that_could_not_learn_is_named(can_draw: bool) -> None:
     assert sweep.fatal == (None if can_draw else text)
     assert ("restore=True" in text, "draws at random" in text) == (not can_draw, can_draw)
     assert bool(drawn) is can_draw
+
+
+def test_the_example_of_what_failed_is_one_of_the_commonest() -> None:
+    sweep = build_sweep(n_trials=9)
+    for number, message in enumerate(["rare", "common", "common"]):
+        assert start(sweep).number == number
+        error = TrialError("ValueError", message, f"Traceback: {message}")
+        sweep.end(number, Ended(Status.FAILED, error))
+    assert sweep.fatal is not None
+    assert "2 of them with ValueError: common" in sweep.fatal
+    assert sweep.fatal.endswith("Traceback: common")

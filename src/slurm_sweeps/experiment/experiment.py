@@ -6,10 +6,10 @@ the space, whether the trials fit), then the database and its lease, and only th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,35 +18,20 @@ from ..checks import check_seed
 from ..errors import StorageError, SweepStopped, UsageError
 from ..result import Result
 from ..rules.protocol import PrunerPlan
+from ..running.background import StopSignals
 from ..running.deadlines import Patience
-from ..running.driver import (
-    STOP_REQUEST,
-    TARGET,
-    TIME_BUDGET,
-    Driver,
-)
-from ..running.launchers import Launcher, open_launcher, requeue, watch_time_limit
-from ..running.stop_signals import StopSignals
-from ..running.train import pickle_train, write_train
-from ..running.trial_process import check_travels
+from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
+from ..running.launchers import open_launcher, requeue, watch_time_limit
+from ..running.train import check_travels, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.layout import Layout
-from ..storage.records import (
-    Request,
-    StateRecord,
-)
+from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
-from ..sweep import Sweep
 from ..views.screens import LiveView
-from .arguments import (
-    RunCfg,
-    check_arguments,
-    check_summary,
-    choose_pruner,
-)
+from .arguments import RunCfg, check_arguments, check_summary, choose_pruner
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -62,18 +47,6 @@ AS_WANTED = (None, TIME_BUDGET, TARGET)
 EXIT_STOPPED = 75
 #: Exit code after Ctrl-C, as shells have it.
 EXIT_CTRL_C = 130
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What a run is made of."""
-
-    sweep: Sweep
-    launcher: Launcher
-    writer: Writer
-    requests: SimpleQueue[Request]
-    view: LiveView
-    train: bytes
 
 
 class Experiment:
@@ -263,16 +236,31 @@ class Experiment:
         ):
             sweep = self._search.build_sweep(database, record, cfg, len(launcher.slots))
             if not sweep.is_done:
-                parts = _Parts(sweep, launcher, writer, requests, view, train)
-                stopped_by = self._drive(parts, cfg, signals)
+                self._write(train)
+                patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
+                repetition = self._search.describe_repetition(sweep.cfg.n_trials)
+                notices = (*self._notices, *launcher.notices, repetition)
+                with watch_time_limit() as limit:
+                    driver = Driver(
+                        sweep,
+                        launcher,
+                        writer,
+                        self._layout,
+                        view.notify,
+                        patience,
+                        limit,
+                        requests,
+                        cfg.time_budget_s,
+                    )
+                    self._drive(driver, signals, writer, view, notices)
+                stopped_by = driver.stopped_by
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
             stopped_by = late[0].name
         return stopped_by
 
-    def _drive(self, parts: _Parts, cfg: RunCfg, signals: StopSignals) -> str | None:
-        """Run the sweep; return what stopped it before it was done, None if nothing did."""
+    def _write(self, train: bytes) -> None:
         try:
             self._layout.slots.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -280,28 +268,23 @@ class Experiment:
                 f"can't write into {self._layout.folder}: {error}. Choose a local_dir that you can "
                 "write, on a disk that has room"
             ) from error
-        write_train(parts.train, self._layout.train)
-        patience = Patience(
-            stop_grace_s=cfg.grace_period_s, prune_grace_s=min(30.0, cfg.grace_period_s)
-        )
-        view, writer, state = parts.view, parts.writer, None
+        write_train(train, self._layout.train)
+
+    def _drive(
+        self,
+        driver: Driver,
+        signals: StopSignals,
+        writer: Writer,
+        view: LiveView,
+        notices: Iterable[str | None],
+    ) -> None:
+        """Run the sweep, and keep what it is at."""
+        state = None
         try:
-            with watch_time_limit() as limit, view:
-                repetition = self._search.describe_repetition(parts.sweep.cfg.n_trials)
-                for text in filter(None, (*self._notices, *parts.launcher.notices, repetition)):
+            with view:
+                for text in filter(None, notices):
                     view.notify(text)
                 writer.put(StateRecord("running"))
-                driver = Driver(
-                    parts.sweep,
-                    parts.launcher,
-                    writer,
-                    self._layout,
-                    view.notify,
-                    patience,
-                    limit,
-                    parts.requests,
-                    cfg.time_budget_s,
-                )
                 driver.run(signals)
                 state = "stopped" if driver.stopped_by else "completed"
                 writer.put(StateRecord(state))
@@ -309,9 +292,9 @@ class Experiment:
         except BaseException as error:
             if state is None:
                 stopped = isinstance(error, KeyboardInterrupt)
-                _put_quietly(writer, StateRecord("stopped" if stopped else "failed"))
+                with contextlib.suppress(StorageError):  # which would hide this one
+                    writer.put(StateRecord("stopped" if stopped else "failed"))
             raise
-        return driver.stopped_by
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
         """End the script of a sweep that was stopped; have its job queued again if asked to."""
@@ -329,11 +312,3 @@ def _refuse_in_import() -> None:
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
-
-
-def _put_quietly(writer: Writer, record: StateRecord) -> None:
-    """Write on the way out of an error, which must not be hidden by another."""
-    try:
-        writer.put(record)
-    except StorageError:
-        return

@@ -1,20 +1,28 @@
-"""What the driver's loop must not wait for: disks, terminals, and a sampler that learns.
+"""What goes on beside the driver's loop: disks, terminals, a sampler that learns; and signals.
 
-Each has a thread of its own, so that a trial's report is answered while a disk hangs or a terminal
-is held up. The threads are daemons: a script that has to end does not wait for one that hangs.
+What the loop must not wait for has a thread of its own, so that a trial's report is answered while
+a disk hangs or a terminal is held up. The threads are daemons: a script that has to end does not
+wait for one that hangs. Signals come at any moment, and are kept until the loop asks for them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
-from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
+from types import FrameType
 from typing import Any
 
 from ..sweep import Sweep
 
 #: So many jobs may wait for one thread; then what it works on is taken to hang.
 MAX_WAITING = 10_000
+
+#: Ctrl-C; the end of a job, `scancel` or preemption; `sbatch --signal=B:USR1@300`.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Background:
@@ -28,19 +36,15 @@ class Background:
     def __init__(self, name: str, max_waiting: int = MAX_WAITING) -> None:
         self._name = name
         self._max_waiting = max_waiting
-        self._jobs: deque[Callable[[], object]] = deque()
-        self._changed = threading.Condition()
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._is_closing = False
         self._error: Exception | None = None
 
     def put(self, job: Callable[[], object]) -> bool:
         """Have a job done after those before it; False if too many wait, and it is left out."""
-        with self._changed:
-            if len(self._jobs) >= self._max_waiting:
-                return False
-            self._jobs.append(job)
-            self._changed.notify_all()
+        if self._jobs.qsize() >= self._max_waiting:
+            return False
+        self._jobs.put(job)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
@@ -53,25 +57,18 @@ class Background:
 
     def close(self, timeout_s: float) -> bool:
         """Let the thread end when all is done; return whether it has, after so many seconds."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        return self._thread is None or not self._thread.is_alive()
+        if self._thread is None:
+            return True
+        self._jobs.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while (job := self._take()) is not None:
+        while (job := self._jobs.get()) is not None:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
-
-    def _take(self) -> Callable[[], object] | None:
-        """Wait for the next job; None when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._is_closing)
-            return self._jobs.popleft() if self._jobs else None
 
 
 class BackgroundFit:
@@ -83,10 +80,12 @@ class BackgroundFit:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._is_wanted = sweep.study_apart()
-        self._thread: threading.Thread | None = None
-        self._result: Any = None
-        self._error: Exception | None = None
+        self._sampler = sweep.student
+        self._is_on = False
+        self._background = Background("slurm-sweeps-fit")
+        self._found: SimpleQueue[Any] = SimpleQueue()
+        if self._sampler is not None:
+            self._sampler.studies_apart = True
 
     def advance(self) -> str | None:
         """Take in what a fit has found, and begin the next one if there is reason to.
@@ -94,31 +93,70 @@ class BackgroundFit:
         Returns:
             What `Sweep.study_failed` says, if the sampler could not learn; it is not asked again.
         """
-        if not self._is_wanted or (self._thread is not None and self._thread.is_alive()):
+        if self._sampler is None:
             return None
         try:
-            self._take_in()
-            study = self._sweep.plan_study()
+            self._background.check()
+            if self._is_on and self._found.empty():
+                return None
+            if self._is_on:
+                self._sampler.learn(self._found.get())
+            study = self._sampler.plan_study()
         except Exception as error:  # noqa: BLE001 - a sampler may be the user's, and raise anything
-            self._is_wanted = False
+            self._sampler = None
             return self._sweep.study_failed(error)
+        self._is_on = study is not None
         if study is not None:
-            self._thread = threading.Thread(
-                target=self._compute, args=(study,), name="slurm-sweeps-fit", daemon=True
-            )
-            self._thread.start()
+            self._background.put(lambda: self._found.put(study()))
         return None
 
-    def _take_in(self) -> None:
-        if self._thread is None:
-            return
-        self._thread = None
-        if self._error is not None:
-            raise self._error
-        self._sweep.learn(self._result)
+    def close(self) -> None:
+        """Begin no other fit; one that goes on is nobody's any more."""
+        self._background.close(0.0)
 
-    def _compute(self, study: Callable[[], Any]) -> None:
-        try:
-            self._result = study()
-        except Exception as error:  # noqa: BLE001 - the border of the thread
-            self._error = error
+
+class StopSignals:
+    """While entered, stop signals are collected instead of ending the process.
+
+    Python only lets the main thread set handlers; elsewhere nothing is collected. A second Ctrl-C
+    before anybody has asked for the first one raises KeyboardInterrupt: what runs takes too long.
+
+    Attributes:
+        fd: Becomes readable when a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._writer, False)
+        self._before: dict[signal.Signals, Any] = {}
+        self._fd_before = -1
+        self._came: list[signal.Signals] = []
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._fd_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            for number in STOP_SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if self._before:
+            signal.set_wakeup_fd(self._fd_before)
+        os.close(self.fd)
+        os.close(self._writer)
+
+    def take(self) -> list[signal.Signals]:
+        """Return the signals that came since the last call, oldest first."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.fd, 4096):
+                pass
+        came, self._came = self._came, []
+        return came
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's
+        if number == signal.SIGINT in self._came:
+            raise KeyboardInterrupt
+        self._came.append(signal.Signals(number))

@@ -15,8 +15,6 @@ the driver's own host over a socket for each slot. Nothing here waits for a disk
 that doesn't read: what a pipe doesn't take at once is sent when it can be.
 """
 
-# Annotations are values here, not texts: the check of a record follows from them.
-
 import contextlib
 import json
 import os
@@ -29,10 +27,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict
-
-#: A record as it was read; `KINDS` says what one of each kind holds.
-Record = dict[str, Any]
+from typing import Any, TypedDict, get_type_hints
 
 _SEPARATOR = b"\x1e"
 
@@ -44,164 +39,69 @@ MAX_RECORD_BYTES = 64 * 2**20
 PART_CHARS = 450
 
 
-class _Any(TypedDict, total=False):
-    """What a record may hold besides; a field means the same in all of them."""
+class Record(TypedDict, total=False):
+    """What a record may hold; `KINDS` says what it must. A field means the same in all of them."""
 
+    kind: str
     slot: int  # the number that the slot's launcher knows it by
     rank: int
-    step: str | dict[str, Any] | None  # the job step's id; to the worker: its slot's share of it
+    number: int  # the trial's, of which this is an attempt
+    attempt: int
+    trial_id: str
+    dir: str
+    train: str
+    step: str | None  # the job step's id
+    share: dict[str, Any]  # what of it is the slot's
     env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
     fresh: bool  # whether each trial gets a worker of its own
     prune_grace_s: float  # these four: until a trial, told to leave, is made to
     exit_grace_s: float
     term_grace_s: float
     grace_s: float
-    address: str | None  # these three: what the next trial there will find
-    port: int | None
-    gpus: str | None
+    host: str
+    pid: int
+    gpus: str | None  # these three: what the next trial there will find
+    port: int  # the last two in a job step only
+    address: str
     cfg: dict[str, Any]  # else cfg_pickle
     cfg_pickle: str
-    exit_code: int | None  # from here on: how an attempt ended
+    iteration: int
+    metrics: dict[str, float]
+    do: str
+    text: str
+    how: str  # from here on: how an attempt ended
+    exit_code: int | None
     signal: int | None
     at: float | None
     error_type: str
     message: str
-
-
-# Driver to worker.
-
-
-class Init(_Any):
-    """Load `train`."""
-
-    train: str
-
-
-class Run(_Any):
-    """Run an attempt at a trial."""
-
-    trial_id: str
-    number: int
-    attempt: int
-    dir: str
-
-
-class Decided(_Any):
-    """The answer to a report, also passed on to the trial: go on, prune, pause or stop."""
-
-    number: int
-    attempt: int
-    iteration: int
-    do: str
-
-
-class Stop(_Any):
-    """Let the trial leave at its next report, and end it after the grace; also passed on."""
-
-
-class Kill(_Any):
-    """End the worker of a slot, where several share a process."""
-
-
-# Worker to driver.
-
-
-class Hello(_Any):
-    """A worker has begun."""
-
-    host: str
-    pid: int
-
-
-class Ready(_Any):
-    """It has loaded `train`."""
-
-
-class Broken(_Any):
-    """It can't load `train`."""
-
     traceback: str
-
-
-class Notice(_Any):
-    """What the user should know."""
-
-    text: str
-
-
-class Started(_Any):
-    """The trial's process runs."""
-
-    number: int
-    pid: int
-
-
-class Report(_Any):
-    """What the trial logged; it waits for the answer."""
-
-    number: int
-    attempt: int
-    iteration: int
-    metrics: dict[str, float]
-
-
-class _Failure(_Any, total=False):
-    number: int
-    traceback: str
-
-
-class End(_Failure):
-    """An attempt has ended, by the trial's own account or its worker's."""
-
-    how: str
-
-
-class Gone(_Any):
-    """The worker of a slot has ended, where several share a process."""
-
-
-class Part(TypedDict):
-    """A piece of a record; see `encode_parts`."""
-
-    sender: int
-    at: int
+    sender: int  # these two: see `encode_parts`
+    part: int
     last: bool
-    text: str
 
 
-# Trial to worker.
-
-
-class Await(_Any):
-    """A rank other than 0 waits for the decision on this iteration."""
-
-    iteration: int
-
-
-class Told(_Any):
-    """The trial has read a decision to leave."""
-
-    do: str
-
-
-#: What a record of each kind holds; it may hold more.
-KINDS: dict[str, Any] = {
-    "init": Init,
-    "run": Run,
-    "decision": Decided,
-    "stop": Stop,
-    "kill": Kill,
-    "hello": Hello,
-    "ready": Ready,
-    "broken": Broken,
-    "notice": Notice,
-    "started": Started,
-    "report": Report,
-    "ended": End,
-    "gone": Gone,
-    "part": Part,
-    "await": Await,
-    "told": Told,
+#: What a record of each kind must hold.
+KINDS = {
+    # Driver to worker.
+    "init": {"train"},  # load it
+    "run": {"trial_id", "number", "attempt", "dir"},  # an attempt at a trial
+    "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
+    "stop": set(),  # the trial, at its next report, else after the grace; passed on too
+    "kill": set(),  # the worker of a slot, where several share a process
+    # Worker to driver.
+    "hello": {"host", "pid"},  # it has begun
+    "ready": set(),  # it has loaded `train`
+    "broken": {"traceback"},  # it can't load it
+    "notice": {"text"},  # for the user
+    "started": {"number", "pid"},  # the trial's process
+    "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
+    "ended": {"how"},  # an attempt, by the trial's own account or its worker's
+    "gone": set(),  # the worker of a slot, where several share a process
+    "part": {"sender", "part", "last", "text"},  # a piece of a record
+    # Trial to worker.
+    "await": {"iteration"},  # a rank other than 0 waits for the decision on it
+    "told": {"do"},  # the trial has read a decision to leave
 }
 
 
@@ -219,7 +119,7 @@ def _are_metrics(value: Any) -> bool:
     )
 
 
-_CHECKS: dict[Any, Callable[[Any], bool]] = {
+_CHECKS_BY_TYPE: dict[Any, Callable[[Any], bool]] = {
     str: lambda value: type(value) is str,
     bool: lambda value: type(value) is bool,
     int: _is_count,
@@ -229,14 +129,8 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
     float | None: lambda value: value is None or _is_number(value),
     str | None: lambda value: value is None or type(value) is str,
-    str | dict[str, Any] | None: lambda value: value is None or type(value) in (str, dict),
 }
-
-#: For each kind: what it must hold, and how each field is checked.
-_RULES = {
-    kind: (record.__required_keys__, {k: _CHECKS[v] for k, v in record.__annotations__.items()})
-    for kind, record in KINDS.items()
-}
+_CHECKS = {name: _CHECKS_BY_TYPE[its] for name, its in get_type_hints(Record).items()}
 
 _encode_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -246,13 +140,10 @@ def is_well_formed(record: Any) -> bool:
     if type(record) is not dict:
         return False
     kind = record.get("kind")
-    rule = _RULES.get(kind) if type(kind) is str else None
-    if rule is None:
+    required = KINDS.get(kind) if type(kind) is str else None
+    if required is None or not required <= record.keys():
         return False
-    required, checks = rule
-    if not required <= record.keys():
-        return False
-    return all(checks[name](value) for name, value in record.items() if name in checks)
+    return all(_CHECKS[name](value) for name, value in record.items() if name in _CHECKS)
 
 
 def is_storable(text: str) -> bool:
@@ -269,61 +160,48 @@ def is_storable(text: str) -> bool:
 
 def encode(record: Mapping[str, Any]) -> bytes:
     """Write a record as the bytes that a `Decoder` finds again."""
-    return b"\x1e" + _encode_json(record).encode() + b"\n"
+    return _SEPARATOR + _encode_json(record).encode() + b"\n"
 
 
 def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     """Write a record as lines short enough to survive beside the lines of other tasks.
 
-    Args:
-        record: The record.
-        sender: The rank that speaks; parts of different senders may arrive interleaved.
+    Those of different senders (ranks, or slots) may arrive interleaved.
     """
     text = _encode_json(record)
     pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
     last = len(pieces) - 1
     return b"".join(
-        encode({"kind": "part", "sender": sender, "at": i, "last": i == last, "text": piece})
+        encode({"kind": "part", "sender": sender, "part": i, "last": i == last, "text": piece})
         for i, piece in enumerate(pieces)
     )
 
 
 class Decoder:
-    """Finds records in a stream of bytes, however the stream is cut.
-
-    Attributes:
-        malformed: How many records were cut short or made no sense.
-    """
+    """Finds records in a stream of bytes, however the stream is cut."""
 
     def __init__(self) -> None:
-        self.malformed = 0
+        self.malformed = 0  # records that were cut short or made no sense
         self._buffer = b""
         self._noise: list[bytes] = []
         self._parts: dict[int, list[str]] = {}
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes of the stream; return the records that are complete now, in order."""
-        buffer = self._buffer + data if self._buffer else data
+        before, *pieces = (self._buffer + data).split(_SEPARATOR)
+        self._add_noise(before)
+        self._buffer = b""
         records: list[Record] = []
-        start = 0
-        while True:
-            begin = buffer.find(_SEPARATOR, start)
-            if begin < 0:
-                self._add_noise(buffer[start:])
-                self._buffer = b""
-                return records
-            if begin > start:
-                self._add_noise(buffer[start:begin])
-            end = buffer.find(b"\n", begin)
-            if end < 0:
-                self._buffer = self._keep_incomplete(buffer, begin)
-                return records
-            restart = buffer.rfind(_SEPARATOR, begin + 1, end)
-            if restart >= 0:  # a record began inside another: the outer one was cut short
-                self._reject(buffer[begin:restart])
-                begin = restart
-            self._parse(buffer[begin : end + 1], records)
-            start = end + 1
+        for i, piece in enumerate(pieces, start=1):
+            end = piece.find(b"\n") + 1
+            if end:
+                self._parse(piece[:end], records)
+                self._add_noise(piece[end:])
+            elif i < len(pieces) or len(piece) >= MAX_RECORD_BYTES:  # cut short, or none
+                self._reject(piece)
+            else:
+                self._buffer = _SEPARATOR + piece
+        return records
 
     def take_noise(self) -> bytes:
         """Return what was found between records since the last call."""
@@ -331,23 +209,13 @@ class Decoder:
         self._noise.clear()
         return noise
 
-    def _keep_incomplete(self, buffer: bytes, begin: int) -> bytes:
-        restart = buffer.rfind(_SEPARATOR, begin + 1)
-        if restart >= 0:
-            self._reject(buffer[begin:restart])
-            begin = restart
-        if len(buffer) - begin > MAX_RECORD_BYTES:
-            self._reject(buffer[begin:])
-            return b""
-        return buffer[begin:]
-
-    def _parse(self, line: bytes, records: list[Record]) -> None:
+    def _parse(self, text: bytes, records: list[Record]) -> None:
         try:
-            record = json.loads(line[1:])
+            record = json.loads(text)
         except (ValueError, RecursionError):  # bad JSON or UTF-8, or brackets without end
             record = None
         if not is_well_formed(record):
-            self._reject(line)
+            self._reject(text)
         elif record["kind"] == "part":
             self._join_part(record, records)
         else:
@@ -355,17 +223,16 @@ class Decoder:
 
     def _join_part(self, part: Record, records: list[Record]) -> None:
         sender = part["sender"]
-        if part["at"] == 0:  # what there is was cut short with its sender
+        if part["part"] == 0:  # what there is was cut short with its sender
             self._parts.pop(sender, None)
         self._parts.setdefault(sender, []).append(part["text"])
         if part["last"]:
             whole = "".join(self._parts.pop(sender))
-            line = b"\x1e" + whole.encode("utf-8", "surrogatepass") + b"\n"
-            self._parse(line, records)
+            self._parse(whole.encode("utf-8", "surrogatepass") + b"\n", records)
 
-    def _reject(self, data: bytes) -> None:
+    def _reject(self, text: bytes) -> None:
         self.malformed += 1
-        self._add_noise(data)
+        self._add_noise(_SEPARATOR + text)
 
     def _add_noise(self, data: bytes) -> None:
         if data:
@@ -394,13 +261,6 @@ class Connection:
         log: The file that its noise goes to.
         direct: By a slot's number: the driver's end of the socket over which that slot's trials
             report, where they run on the driver's own host.
-
-    Attributes:
-        has_begun: Whether any worker there has said hello.
-        has_lost_trials: Whether a trial may be left there that nobody speaks for.
-        has_ended: Whether `end` was called.
-        tail: The end of its noise.
-        streams: The file descriptors to read from; the process is gone when the first of them ends.
     """
 
     def __init__(
@@ -412,16 +272,17 @@ class Connection:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a connection needs all three streams of its process")
         self.process = process
-        self.has_begun = False
-        self.has_lost_trials = False
-        self.has_ended = False
-        self.tail = b""
+        self.has_begun = False  # any worker there has said hello
+        self.has_lost_trials = False  # one may be left there that nobody speaks for
+        self.has_ended = False  # `end` was called
+        self.tail = b""  # of its noise
         self._log = log
         self._keep: Callable[[Path, bytes], object] = append_to
         self._selector: selectors.BaseSelector | None = None
         self._files: list[Any] = [process.stdout, process.stderr, *direct.values()]
         self._stdin = process.stdin.fileno()
         self._stdout = process.stdout.fileno()
+        # What to read from; the process is gone when the first of them ends.
         self.streams = [file.fileno() for file in self._files]
         self._slots = {its.fileno(): slot for slot, its in direct.items()}
         for fd in (self._stdin, *self.streams):
@@ -444,9 +305,7 @@ class Connection:
     ) -> None:
         """Have a selector watch all streams, with this object as their data.
 
-        Args:
-            selector: Says what can be read, and what that was not sent yet can be now.
-            keep: Takes the log's path and the noise for it, without waiting for the disk.
+        From now on noise, with the log's path, is for `keep`, which does not wait for the disk.
         """
         self._selector, self._keep = selector, keep
         for fd in self.streams:
@@ -520,20 +379,16 @@ class Connection:
     def end(self, grace_s: float = 0.0) -> int | None:
         """Close everything and return the process's exit code; kill it if it doesn't end in time.
 
-        Args:
-            grace_s: How long to wait for it to end by itself.
-
-        Returns:
-            Its exit code; None if it has not even ended `KILL_S` after it was killed, as one that
-            hangs in the kernel (on a disk, say): nobody waits for it any more.
+        The code is None if it has not even ended `KILL_S` after it was killed, as one that hangs in
+        the kernel (on a disk, say): nobody waits for it any more.
         """
         self.close_input()
         self.has_ended = True
-        code = self._wait_for_exit(grace_s)
+        code = self.wait(grace_s)
         if code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            code = self._wait_for_exit(KILL_S)
+            code = self.wait(KILL_S)
         for fd in self.streams:
             while self.read(fd):
                 pass
@@ -541,11 +396,6 @@ class Connection:
         for file in self._files:
             file.close()
         return code
-
-    def _wait_for_exit(self, timeout_s: float) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(timeout_s)
-        return None
 
     def _write(self, fd: int, data: bytes) -> None:
         before = self._unsent.pop(fd, b"")

@@ -13,51 +13,30 @@ MOST_OF_JOB = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long the driver waits, in seconds.
+    """How long the driver waits, in seconds."""
 
-    Args:
-        stop_grace_s: For trials to leave when the driver was told to stop.
-        prune_grace_s: For a trial to leave after `log` has raised.
-        exit_grace_s: For a trial's process to end after `train` has returned.
-        term_grace_s: Between TERM and KILL.
-        answer_s: For a worker to tell that it has ended a trial, beyond the times above.
-    """
-
-    stop_grace_s: float = 60.0
-    prune_grace_s: float = 30.0
-    exit_grace_s: float = 60.0
-    term_grace_s: float = 5.0
-    answer_s: float = 10.0
+    stop_grace_s: float = 60.0  # for trials to leave when the driver was told to stop
+    prune_grace_s: float = 30.0  # for a trial to leave after `log` has raised
+    exit_grace_s: float = 60.0  # for a trial's process to end after `train` has returned
+    term_grace_s: float = 5.0  # between TERM and KILL
+    answer_s: float = 10.0  # for a worker to tell that it has ended a trial, beyond the above
 
 
 @dataclass(frozen=True, slots=True)
 class StopPlan:
-    """How a stop goes: seconds from now.
+    """How a stop goes: seconds from now."""
 
-    Args:
-        grace_s: Until trials that have not left are ended by their workers.
-        kill_s: Until workers that have not answered are killed.
-    """
-
-    grace_s: float
-    kill_s: float
+    grace_s: float  # until trials that have not left are ended by their workers
+    kill_s: float  # until workers that have not answered are killed
 
 
-def plan_stop(patience: Patience, time_left_s: float | None = None) -> StopPlan:
-    """Divide the time until this process is killed, or all the time it wants.
-
-    Args:
-        patience: What it would like.
-        time_left_s: Until Slurm kills everything; None if nothing is known to.
-    """
-    wanted = StopPlan(
-        patience.stop_grace_s,
-        patience.stop_grace_s + patience.term_grace_s + patience.answer_s,
+def plan_stop(patience: Patience, time_left_s: float) -> StopPlan:
+    """Divide the time that is wanted, or that is left until Slurm kills everything."""
+    wanted_s = patience.stop_grace_s + patience.term_grace_s + patience.answer_s
+    kill_s = max(0.0, min(wanted_s, time_left_s - LAST_WORDS_S))
+    return StopPlan(
+        max(0.0, min(patience.stop_grace_s, kill_s - patience.term_grace_s - 1.0)), kill_s
     )
-    if time_left_s is None:
-        return wanted
-    kill_s = max(0.0, min(wanted.kill_s, time_left_s - LAST_WORDS_S))
-    return StopPlan(max(0.0, min(wanted.grace_s, kill_s - patience.term_grace_s - 1.0)), kill_s)
 
 
 def compute_end_margin(patience: Patience, whole_s: float) -> float:

@@ -10,15 +10,16 @@ killed here. A turn of the loop costs the same however many slots there are.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 from ..errors import StorageError, SweepFailedError, TrainError
 from ..rules.protocol import Decision
@@ -28,24 +29,12 @@ from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
 from ..trial import Status
-from .background import Background, BackgroundFit
-from .channel import (
-    Broken,
-    Connection,
-    End,
-    Gone,
-    Notice,
-    Ready,
-    Report,
-    Started,
-    append_to,
-)
+from .background import Background, BackgroundFit, StopSignals
+from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .stop_signals import StopSignals
-from .train import write_cfg
-from .trial_process import encode_cfg
+from .train import encode_cfg, write_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -81,18 +70,14 @@ class Driver:
     """See the module's docstring.
 
     Args:
-        sweep: Decides.
-        launcher: Starts workers.
-        writer: Keeps.
-        layout: Where files go.
         notify: Tells the user something, in a line or a few; called from a thread of its own.
-        patience: How long to wait for what.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
 
     Attributes:
-        stopped_by: The signal, or the words "time limit", that ended the sweep before it was done.
+        stopped_by: What ended the sweep before it was done: a signal, "time limit", or one of the
+            words above.
     """
 
     def __init__(
@@ -122,21 +107,12 @@ class Driver:
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
-        self._ends_at = float("inf") if budget_s is None else time.monotonic() + budget_s
+        self._ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
         self._said: set[str] = set()
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
-        self._kill_at = float("inf")
-        self._handlers: Mapping[str, Callable[[SlotState, Any], None]] = {
-            "ended": self._take_end,
-            "started": self._take_started,
-            "hello": self._slots.note_hello,
-            "ready": self._take_ready,
-            "notice": self._take_notice,
-            "broken": self._take_broken,
-            "gone": self._take_gone,
-        }
+        self._kill_at = math.inf
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -165,6 +141,7 @@ class Driver:
             is_written = self._disk.close(DISK_S)
             self._logs.close(DISK_S if is_written else 0.0)
             self._terminal.close(TERMINAL_S)
+            self._fit.close()
         self._disk.check()
         if not is_written:
             raise StorageError(
@@ -196,9 +173,9 @@ class Driver:
         """Do what is due by now."""
         now = time.monotonic()
         for number in signals.take():
-            self._follow_signal(number, now)
+            self._follow_signal(number)
         while not self._requests.empty():
-            self._follow_request(self._requests.get(), now)
+            self._follow_request(self._requests.get())
         self._writer.check()
         self._disk.check()
         if not self._stopping:
@@ -216,8 +193,7 @@ class Driver:
         problem = self._fit.advance()
         if problem is not None and self._sweep.fatal is None:
             self._notify(problem)
-        elif problem is not None:
-            self._fail_if_fatal(problem)
+        self._fail_if_fatal()
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
@@ -225,31 +201,25 @@ class Driver:
             startable = self._sweep.count_startable(len(self._slots))
             self._slots.start(len(self._sweep.running) + startable, now)
 
-    def _fail_if_fatal(self, fatal: str | None) -> None:
+    def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
-        if fatal is not None and not self._stopping:
-            plan = StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
-            self._stop(plan, time.monotonic())
+        if self._sweep.fatal is not None and not self._stopping:
+            self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s))
 
     # --- told to stop -------------------------------------------------------------------------
 
-    def _follow_signal(self, number: signal.Signals, now: float) -> None:
-        if self._stopping and number == signal.SIGINT:
-            self._stop(StopPlan(0.0, 1.0), now)
-        elif not self._stopping:
-            left_s = self._get_time_left(now)
-            kill_wait_s = None if self._limit is None else self._limit.kill_wait_s
-            if number == signal.SIGTERM and kill_wait_s is not None:
-                left_s = min(left_s or kill_wait_s, kill_wait_s)
-            self._leave_early(number.name, left_s, now)
+    def _follow_signal(self, number: signal.Signals) -> None:
+        if not self._stopping:
+            is_slurms = number == signal.SIGTERM
+            kill_wait_s = self._limit.kill_wait_s if self._limit and is_slurms else None
+            self._leave_early(number.name, kill_wait_s or math.inf)
+        elif number == signal.SIGINT:
+            self._stop(StopPlan(0.0, 1.0))
 
-    def _get_time_left(self, now: float) -> float | None:
-        return None if self._limit is None else self._limit.get_time_left(now)
-
-    def _follow_request(self, request: Request, now: float) -> None:
+    def _follow_request(self, request: Request) -> None:
         """Do what someone asked through the database; marks to retry are for a restored sweep."""
         if request.kind == "stop" and not self._stopping:
-            self._leave_early(STOP_REQUEST, self._get_time_left(now), now)
+            self._leave_early(STOP_REQUEST)
         elif request.kind == "prune":
             self._prune(request.argument)
 
@@ -261,18 +231,23 @@ class Driver:
                 self._notify(f"trial {trial_id} is pruned as someone asked", again=True)
                 self._ask_to_leave(slot, self._patience.prune_grace_s)
 
+    def _get_time_left(self) -> float:
+        left_s = None if self._limit is None else self._limit.get_time_left(time.monotonic())
+        return math.inf if left_s is None else left_s
+
     def _watch_time(self, now: float) -> None:
         """Stop when the job is about to end, or the user's time is up."""
-        left_s = self._get_time_left(now)
-        if left_s is not None and self._end_margin_s is None:
+        left_s = self._get_time_left()
+        if self._end_margin_s is None and left_s < math.inf:
             self._end_margin_s = compute_end_margin(self._patience, left_s)
-        if left_s is not None and left_s < (self._end_margin_s or 0.0):
-            self._leave_early("time limit", left_s, now)
+        if left_s < (self._end_margin_s or 0.0):
+            self._leave_early("time limit")
         elif now >= self._ends_at:
-            self._leave_early(TIME_BUDGET, left_s, now)
+            self._leave_early(TIME_BUDGET)
 
-    def _leave_early(self, reason: str, left_s: float | None, now: float) -> None:
-        plan = plan_stop(self._patience, left_s)
+    def _leave_early(self, reason: str, within_s: float = math.inf) -> None:
+        """Stop, before the job ends or within so many seconds."""
+        plan = plan_stop(self._patience, min(within_s, self._get_time_left()))
         self.stopped_by = reason
         hint = " (Ctrl-C again ends them at once)" if reason == "SIGINT" else ""
         self._notify(
@@ -280,13 +255,13 @@ class Driver:
             f"{plan.grace_s:.0f} s to reach their next report{hint}",
             again=True,
         )
-        self._stop(plan, now)
+        self._stop(plan)
 
-    def _stop(self, plan: StopPlan, now: float) -> None:
+    def _stop(self, plan: StopPlan) -> None:
         """Start nothing new, ask all trials to leave, and see that they do."""
         self._sweep.stop()
         self._stopping = True
-        self._kill_at = now + plan.kill_s
+        self._kill_at = time.monotonic() + plan.kill_s
         for slot in self._slots.busy:
             self._ask_to_leave(slot, plan.grace_s)
 
@@ -319,26 +294,28 @@ class Driver:
         for record in records:
             slot = self._slots.find(connection, record)
             if slot is not None and record.get("rank", 0) < slot.launcher.world_size:
-                if record["kind"] == "report":
-                    self._take_report(slot, connection, fd, cast(Report, record))
-                elif record["kind"] in self._handlers:
-                    self._handlers[record["kind"]](slot, record)
+                self._follow(slot, connection, fd, record)
 
-    def _take_started(self, slot: SlotState, record: Started) -> None:
-        if record.get("rank", 0) == 0:
-            slot.trial_pid = record["pid"]
+    def _follow(self, slot: SlotState, connection: Connection, fd: int, record: Record) -> None:
+        match record["kind"]:
+            case "report":
+                self._take_report(slot, connection, fd, record)
+            case "ended":
+                self._take_end(slot, record)
+            case "started" if record.get("rank", 0) == 0:
+                slot.trial_pid = record["pid"]
+            case "hello":
+                self._slots.note_hello(slot, record)
+            case "ready" if self._slots.note_ready(slot, record):
+                self._fill(slot)
+            case "notice":
+                self._notify(record["text"])
+            case "broken":
+                self._take_broken(slot, record)
+            case "gone":
+                self._lose([slot], ENDED, record.get("exit_code"))
 
-    def _take_ready(self, slot: SlotState, record: Ready) -> None:
-        if self._slots.note_ready(slot, record):
-            self._fill(slot)
-
-    def _take_notice(self, slot: SlotState, record: Notice) -> None:  # noqa: ARG002 - as all of them
-        self._notify(record["text"])
-
-    def _take_gone(self, slot: SlotState, record: Gone) -> None:
-        self._lose([slot], ENDED, record.get("exit_code"))
-
-    def _take_broken(self, slot: SlotState, record: Broken) -> None:
+    def _take_broken(self, slot: SlotState, record: Record) -> None:
         """A worker can't load `train`: an error, or its node's fault if others can."""
         problem = f"train can't be loaded in a worker on {slot.host}:\n{record['traceback']}"
         self._broken_on.update(slot.place.nodes)
@@ -349,7 +326,7 @@ class Driver:
         self._lose([slot], "could not load train")
 
     def _take_report(
-        self, slot: SlotState, connection: Connection, fd: int, record: Report
+        self, slot: SlotState, connection: Connection, fd: int, record: Record
     ) -> None:
         number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
         trial = slot.trial
@@ -373,11 +350,11 @@ class Driver:
             self._notify(text)
         if answer.reached and not self._stopping:
             self._notify(f"trial {trial.trial_id} has reached the target")
-            self._leave_early(TARGET, self._get_time_left(time.monotonic()), time.monotonic())
+            self._leave_early(TARGET)
         elif answer.promotable:
             self._fill_idle()
 
-    def _take_end(self, slot: SlotState, record: End) -> None:
+    def _take_end(self, slot: SlotState, record: Record) -> None:
         trial = slot.trial
         if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
@@ -421,13 +398,12 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
-                "port": slot.port,
-                "address": slot.address,
+                **slot.found,
                 **encode_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        if not self._disk.put(partial(_write_cfg, trial.cfg, folder)):
+        if not self._disk.put(partial(write_cfg, trial.cfg, folder)):
             raise StorageError(
                 f"can't write into {folder}: its disk takes nothing any more. Mend it; "
                 "restore=True goes on from here"
@@ -456,7 +432,7 @@ class Driver:
                 signal=ended.signal,
             )
         )
-        self._fail_if_fatal(outcome.fatal)
+        self._fail_if_fatal()
         if outcome.runs_again:
             again = build_trial_record(slot, trial, Status.SCHEDULED)
             self._writer.put(
@@ -489,13 +465,3 @@ class Driver:
         if again or text not in self._said:
             self._said.add(text)
             self._terminal.put(partial(self._tell, text))
-
-
-def _write_cfg(cfg: dict[str, Any], folder: Path) -> None:
-    try:
-        write_cfg(cfg, folder)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {folder}: {error}. Make room or mend the permissions; "
-            "restore=True goes on from here"
-        ) from error

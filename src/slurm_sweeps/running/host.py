@@ -225,13 +225,13 @@ class Host:
 
     def _load(self, slot: int, init: Record) -> Loaded:
         os.environ.update(init.get("env") or {})  # the same for all of its slots
-        loaded, step = load(init, self._watch), init.get("step")
+        loaded, share = load(init, self._watch), init.get("share")
         self._left_alone = set(list_children())  # they serve all trials
-        if step is None or loaded.train is None:
+        if share is None or loaded.train is None:
             return loaded
         from .step_place import find_own_address, sees_more_gpus
 
-        if sees_more_gpus(step) and has_looked_for_gpus():
+        if sees_more_gpus(share) and has_looked_for_gpus():
             self._tell(slot, {"kind": "notice", "text": SAW_ALL_GPUS})
             return Loaded()
         find_own_address()  # a hundred forks that ask at once wait for a name server

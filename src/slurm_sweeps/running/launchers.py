@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
@@ -280,9 +280,9 @@ class SlurmLauncher:
             "visible_gpus": share.visible_gpus,
             **shared,
         }
-        return {"step": step}
+        return {"share": step}
 
-    def _describe_sharing(self, slot: Slot) -> Record:
+    def _describe_sharing(self, slot: Slot) -> dict[str, Any]:
         """Say which of the CPUs and GPUs of a shared step are a slot's own."""
         if not slot.exclusive:
             return {}

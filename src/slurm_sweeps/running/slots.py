@@ -19,6 +19,7 @@ import json
 import re
 import selectors
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,7 +31,7 @@ from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
-from .channel import Connection, End, Hello, Ready, Record
+from .channel import Connection, Record
 from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
@@ -73,67 +74,45 @@ class SlotStatus(Enum):
 
 @dataclass(slots=True, eq=False)
 class SlotState:
-    """One slot.
+    """One slot. Points in time are monotonic seconds."""
 
-    Args:
-        number: Its number in the sweep, from 0.
-        launcher: Who lends it.
-        place: Which of the launcher's slots it is.
-        status: What it is at.
-        connection: What leads to its worker, while there is one.
-        host: Where its worker said it runs.
-        trial: The trial that it runs.
-        trial_pid: The (first) process of that trial, on its own host.
-        ready_ranks: The ranks whose workers are ready.
-        ends: What the ranks said of the trial's end so far, by rank.
-        failures: How many workers in a row ended before any trial of theirs did.
-        start_at: When to start a worker again (monotonic seconds).
-        worker_since: When its latest worker was started (monotonic seconds).
-        gpus: The GPUs that trials see here, as in CUDA_VISIBLE_DEVICES.
-        port: The MASTER_PORT of the next trial here, if it runs in a job step.
-        address: Its MASTER_ADDR.
-        step: The id of the job step that the worker runs in, if it does.
-        deadline: When the driver stops waiting for what is to end here (monotonic seconds).
-    """
-
-    number: int
-    launcher: Launcher
-    place: SlotPlace
+    number: int  # in the sweep, from 0
+    launcher: Launcher  # who lends it
+    place: SlotPlace  # which of the launcher's slots it is
     status: SlotStatus = SlotStatus.DOWN
-    connection: Connection | None = None
-    host: str | None = None
-    trial: TrialState | None = None
-    trial_pid: int | None = None
+    connection: Connection | None = None  # to its worker, while there is one
+    host: str | None = None  # where its worker said it runs
+    step: str | None = None  # the job step that the worker runs in, if it does
+    found: Record = field(default_factory=Record)  # what its next trial will find there
     ready_ranks: set[int] = field(default_factory=set)
-    ends: dict[int, End] = field(default_factory=dict)
-    failures: int = 0
-    start_at: float = 0.0
-    worker_since: float = 0.0
-    gpus: str | None = None
-    port: int | None = None
-    address: str | None = None
-    step: str | None = None
-    deadline: float | None = None
+    trial: TrialState | None = None
+    trial_pid: int | None = None  # of the trial's (first) process, on its own host
+    ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    failures: int = 0  # how many workers in a row ended before any trial of theirs did
+    start_at: float = 0.0  # when to start a worker again
+    worker_since: float = 0.0  # when its latest worker was started
+    deadline: float | None = None  # when what is to end here is waited for no more
 
     def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
         if self.connection is not None:
             self.connection.send({**record, "slot": self.place.number})
 
-    def note_place(self, record: Ready | End) -> None:
+    def note_place(self, record: Record) -> None:
         """Take down what the next trial here will find, as its worker says."""
         if "gpus" in record:
-            self.gpus = record["gpus"]
-        if record.get("port") is not None:
-            self.port, self.address = record["port"], record["address"]
-
-    def note_failure(self, now: float) -> None:
-        """Count a worker that died, and set when the next may start."""
-        self.failures += 1
-        self.start_at = now + min(FIRST_PAUSE_S * 2 ** (self.failures - 1), LONGEST_PAUSE_S)
+            self.found["gpus"] = record["gpus"]
+        if "port" in record and "address" in record:
+            self.found |= {"port": record["port"], "address": record["address"]}
 
 
-def judge_ends(ends: Mapping[int, End]) -> End:
+def compute_pause(failures: int) -> float:
+    """Return after how many seconds a worker is started again, that many having died in a row."""
+    doublings = min(failures - 1, 30)  # some slots fail for days, and numbers have an end
+    return min(FIRST_PAUSE_S * 2.0**doublings, LONGEST_PAUSE_S)
+
+
+def judge_ends(ends: Mapping[int, Record]) -> Record:
     """Decide how a trial of several ranks ended, from what each rank's worker said.
 
     The first rank that failed or was killed decides: what the others say then follows from it. One
@@ -155,7 +134,7 @@ def judge_ends(ends: Mapping[int, End]) -> End:
     return {**first, "how": "failed", "message": message}
 
 
-def _is_lost_peer(end: End) -> bool:
+def _is_lost_peer(end: Record) -> bool:
     said = f"{end.get('error_type', '')}: {end.get('message', '')}"
     return end["how"] == "failed" and _LOST_PEER.search(said) is not None
 
@@ -172,12 +151,12 @@ def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> Tr
         lost_count=trial.lost_count,
         slot=slot.number,
         host=slot.host,
-        gpus=slot.gpus,
+        gpus=slot.found.get("gpus"),
         start_time=trial.began_at,
     )
 
 
-def parse_end(end: End) -> Ended:
+def parse_end(end: Record) -> Ended:
     """Read an `ended` record."""
     error = None
     if end.get("error_type"):
@@ -188,12 +167,7 @@ def parse_end(end: End) -> Ended:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """All that follows from workers that are gone.
-
-    Args:
-        ends: The slots whose trials were lost with them, and how each trial ended.
-        notices: What the user should know.
-    """
+    """All that follows from workers that are gone: trials lost with them, and what to tell."""
 
     ends: list[tuple[SlotState, Ended]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -205,14 +179,6 @@ class Loss:
         self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 
 
-@dataclass(slots=True)
-class _NodeFailures:
-    """How many workers in a row ended on a node without a trial of theirs ending, and when last."""
-
-    count: int = 0
-    last_at: float = field(default=float("-inf"))
-
-
 class Slots:
     """See the module's docstring.
 
@@ -221,9 +187,6 @@ class Slots:
         selector: Where their streams are registered, with their connection as data.
         notify: Tells the user something, once.
         keep: Appends noise to a log, without waiting for the disk.
-
-    Attributes:
-        any_ready: Whether any worker has ever loaded `train`.
     """
 
     def __init__(
@@ -237,13 +200,14 @@ class Slots:
         self._selector = selector
         self._notify = notify
         self._keep = keep
-        self.any_ready = False
+        self.any_ready = False  # whether a worker has ever loaded `train`
         self._malformed = 0
         self._n_lent = 0
         self._all: dict[int, SlotState] = {}
         self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
         self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
-        self._nodes: dict[str, _NodeFailures] = {}
+        self._node_failures: Counter[str] = Counter()  # in a row, before a trial has ended there
+        self._node_failed_at: dict[str, float] = {}
         # When, and which; what has changed since is skipped.
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
@@ -261,8 +225,6 @@ class Slots:
             self._n_lent += 1
             self._all[slot.number] = slot
             self._set(slot, SlotStatus.DOWN)
-            for node in place.nodes:
-                self._nodes.setdefault(node, _NodeFailures())
 
     def withdraw(self, launcher: Launcher) -> Loss:
         """Take the slots of a launcher away, with their workers; their trials are lost."""
@@ -382,15 +344,14 @@ class Slots:
         place = slot.launcher.describe_slot(slot.place.number)
         slot.send({"kind": "init", **self._init, "fresh": fresh, **place})
 
-    def note_hello(self, slot: SlotState, record: Hello) -> None:
+    def note_hello(self, slot: SlotState, record: Record) -> None:
         """A worker has begun: take down where."""
         if slot.connection is not None:
             slot.connection.has_begun = True
         if record.get("rank", 0) == 0:
-            step = record.get("step")
-            slot.host, slot.step = record["host"], step if isinstance(step, str) else None
+            slot.host, slot.step = record["host"], record.get("step")
 
-    def note_ready(self, slot: SlotState, record: Ready) -> bool:
+    def note_ready(self, slot: SlotState, record: Record) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
         slot.ready_ranks.add(record.get("rank", 0))
         if record.get("rank", 0) == 0:
@@ -407,7 +368,7 @@ class Slots:
         """A trial of the slot has ended; return whether its worker takes another."""
         slot.failures = 0
         for node in slot.place.nodes:
-            self._nodes[node].count = 0
+            self._node_failures[node] = 0
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
@@ -437,8 +398,7 @@ class Slots:
             if now - slot.worker_since > STALL_S:
                 for group, _, _ in self._part(self.list_served(connection)):
                     for each in group:
-                        each.note_failure(now)
-                        self._set(each, SlotStatus.DOWN)
+                        self._pause(each, now)
 
     # --- workers end ------------------------------------------------------------------------------
 
@@ -454,8 +414,8 @@ class Slots:
             LaunchError: No worker could be started on any slot.
         """
         loss = Loss()
-        for group, ended_with, said in self._part(slots):
-            code = ended_with if code is None else code
+        for group, own_code, said in self._part(slots):
+            ended_with = own_code if code is None else code
             said = group[0].launcher.diagnose(said).cause or said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
             for slot in group:
@@ -463,10 +423,13 @@ class Slots:
                     self._set(slot, SlotStatus.DOWN)
                 else:
                     self._note_failure(slot)
-                    loss.notices.append(_describe_loss(slot, why, code, said))
-            if not began:
-                self._give_up_if_none_starts(code, said)
-            loss.add_ends(group, why, code, said)
+                    loss.notices.append(_describe_loss(slot, why, ended_with, said))
+            if not (began or self.any_ready or self._n_with_worker):
+                raise LaunchError(
+                    f"no worker could be started (exit code {ended_with}); it said: "
+                    f"{said or 'nothing'}"
+                )
+            loss.add_ends(group, why, ended_with, said)
             for slot in group:
                 loss.notices.extend(self._leave_nodes_out(slot))
         return loss
@@ -520,24 +483,22 @@ class Slots:
 
     def _note_failure(self, slot: SlotState) -> None:
         now = time.monotonic()
-        slot.note_failure(now)
-        self._set(slot, SlotStatus.DOWN)
-        for node in map(self._nodes.__getitem__, slot.place.nodes):
-            if slot.worker_since > node.last_at:
-                node.count += 1
-                node.last_at = now
+        self._pause(slot, now)
+        for node in slot.place.nodes:
+            if slot.worker_since > self._node_failed_at.get(node, float("-inf")):
+                self._node_failures[node] += 1
+                self._node_failed_at[node] = now
 
-    def _give_up_if_none_starts(self, code: int | None, said: str) -> None:
-        if self.any_ready or self._n_with_worker:
-            return
-        raise LaunchError(
-            f"no worker could be started (exit code {code}); it said: {said or 'nothing'}"
-        )
+    def _pause(self, slot: SlotState, now: float) -> None:
+        """Take down that a worker died, and when the next may start."""
+        slot.failures += 1
+        slot.start_at = now + compute_pause(slot.failures)
+        self._set(slot, SlotStatus.DOWN)
 
     def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
         """Leave out the nodes of a slot if too many workers have died there; say which."""
         for node in lost.place.nodes:
-            if self._nodes[node].count < MAX_NODE_FAILURES:
+            if self._node_failures[node] < MAX_NODE_FAILURES:
                 continue
             for slot in list(self._by_status[SlotStatus.DOWN].values()):
                 if node in slot.place.nodes:

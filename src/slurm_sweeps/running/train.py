@@ -1,4 +1,4 @@
-"""Carrying `train` from the driver to the workers, and loading it there ahead of its trials.
+"""Carrying `train` and configurations to the workers, and loading `train` ahead of its trials.
 
 `train` travels as a pickle in the experiment's folder. A pickle runs code when it is read, so it is
 only read from a folder that is the reader's own and that nobody else can write.
@@ -9,11 +9,12 @@ done anything else, which are the same in whatever process they happen. An impor
 statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
 they are left to the trial.
 
-`cfg.yml`, a trial's configuration for people to read and paste.
+A trial's configuration travels in its `run` record; its `cfg.yml` is for people to read and paste.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dis
 import faulthandler
@@ -27,9 +28,10 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast
 
-from ..errors import StorageError, TrainError
+from ..errors import StorageError, TrainError, UsageTypeError
 from ..storage.layout import TrialLayout, build_draft_path
 from ..trial import describe_value
+from .channel import Record
 from .fork_hazard import keep_cuda_closed
 from .pickling import dumps, loads, name_culprit
 
@@ -204,6 +206,44 @@ def _find_function(train: Any) -> FunctionType | None:
     return train if isinstance(train, FunctionType) else None
 
 
+def check_travels(template: dict[str, Any]) -> None:
+    """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
+    try:
+        dumps(template)
+    except Exception as error:  # objects may raise anything when pickled
+        raise UsageTypeError(
+            f"cfg can't be pickled: {type(error).__name__}: {error}. "
+            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
+            "inside train"
+        ) from error
+
+
+def encode_cfg(cfg: dict[str, Any]) -> Record:
+    """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
+    if is_plain(cfg):
+        return {"cfg": cfg}
+    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
+
+
+def decode_cfg(run: Record) -> dict[str, Any]:
+    """Read the cfg of a `run` record."""
+    if "cfg" in run:
+        cfg: dict[str, Any] = run["cfg"]
+    else:
+        cfg = loads(base64.b64decode(run["cfg_pickle"]))
+    return cfg
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and is_plain(value[key]) for key in value)
+    if kind is list:
+        return all(map(is_plain, value))
+    return value is None or kind in (str, float, int, bool)
+
+
 def format_cfg(cfg: dict[str, Any]) -> str:
     """Write a cfg as YAML; what YAML can't hold is shown as text."""
     text = json.dumps(cfg, default=describe_value, ensure_ascii=False)
@@ -217,6 +257,16 @@ def format_cfg(cfg: dict[str, Any]) -> str:
 
 
 def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
-    """Make a trial's folder and write its `cfg.yml`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")
+    """Make a trial's folder and write its `cfg.yml`.
+
+    Raises:
+        StorageError: That can't be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"can't write into {folder}: {error}. Make room or mend the permissions; "
+            "restore=True goes on from here"
+        ) from error

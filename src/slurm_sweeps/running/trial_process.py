@@ -13,7 +13,6 @@ ended. Nothing here returns: the process ends with the attempt.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -24,21 +23,18 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..errors import TrialInterrupted, TrialPruned
 from .channel import Decoder, Record, encode
 from .inheritance import disown
-from .pickling import dumps, loads, name_culprit
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
-from .train import read_train
-
-Train = Callable[[dict[str, Any]], Any]
+from .train import Train, decode_cfg, read_train
 
 #: What a traceback or message may take of the database, in characters; the logs have all of it.
 MAX_TRACEBACK_CHARS = 20_000
@@ -121,44 +117,6 @@ def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> N
         os._exit(code)
 
 
-def check_travels(template: dict[str, Any]) -> None:
-    """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
-    try:
-        dumps(template)
-    except Exception as error:  # objects may raise anything when pickled
-        raise UsageTypeError(
-            f"cfg can't be pickled: {type(error).__name__}: {error}. "
-            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
-            "inside train"
-        ) from error
-
-
-def encode_cfg(cfg: dict[str, Any]) -> Record:
-    """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
-    if is_plain(cfg):
-        return {"cfg": cfg}
-    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
-
-
-def decode_cfg(run: Record) -> dict[str, Any]:
-    """Read the cfg of a `run` record."""
-    if "cfg" in run:
-        cfg: dict[str, Any] = run["cfg"]
-    else:
-        cfg = loads(base64.b64decode(run["cfg_pickle"]))
-    return cfg
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
-    kind = type(value)
-    if kind is dict:
-        return all(type(key) is str and is_plain(value[key]) for key in value)
-    if kind is list:
-        return all(map(is_plain, value))
-    return value is None or kind in (str, float, int, bool)
-
-
 def _take_place(context: TrialContext, run: Record) -> None:
     """Move into the trial's folder, with its environment and its output files."""
     context.directory.mkdir(parents=True, exist_ok=True)
@@ -205,7 +163,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
             print(end["traceback"], file=sys.stderr)
     finish_process()
     session.hang_up()
-    return int(end.get("exit_code", 0)) & 0xFF
+    return (end.get("exit_code") or 0) & 0xFF
 
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:

@@ -20,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections import deque
@@ -75,7 +74,6 @@ def build_hello() -> Record:
         "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "pid": os.getpid(),
         "step": os.environ.get("SLURM_STEP_ID"),
-        "python": sys.version.split()[0],
     }
 
 
@@ -245,10 +243,10 @@ class Worker:
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
         os.environ.update(init.get("env") or {})  # imports find what trials will
-        if init.get("step") is not None:
+        if "share" in init:
             from .step_place import StepPlace  # only a job step needs it
 
-            self._place = StepPlace(init["step"])
+            self._place = StepPlace(init["share"])
             self._place.bind()
         try:
             self._loaded = loaded = self._loaded or load(init, self._watch)
@@ -269,7 +267,7 @@ class Worker:
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
         if self._task.rank > 0:
             return {}
-        gpus = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        gpus: Record = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         if self._place is None:
             return gpus
         return {"address": self._place.address, "port": self._place.find_free_port(), **gpus}

@@ -1,14 +1,17 @@
 """The sweep's state machine: events in, decisions out.
 
 `Sweep` decides which trial a free slot gets, whether a trial that reported goes on, and what
-follows when one has ended. Each answer carries all that follows from its event (`Answer`,
-`Outcome`), so that nobody has to ask. It does no I/O and reads no clock of its own: the live driver
-and the simulator feed the same object, so what runs on a cluster can be tried on paper with any
-number of slots.
+follows when one has ended. It does no I/O and reads no clock of its own: the live driver and the
+simulator feed the same object, so what runs on a cluster can be tried on paper with any number of
+slots.
 
 Invariants: a trial runs once at a time; every change of status is one that `trial.TRANSITIONS`
-allows; trials that must be run again come before new ones; and the same events
-give the same decisions, also after `restore` in another process.
+allows; trials that must be run again come before new ones; and the same events give the same
+decisions, also after `restore` in another process.
+
+Of a trial's reports only what decisions need is kept: how long its iterations take (`Pace`), and a
+few values of its learning curve (`ThinCurve`). Both are functions of the stored reports, so that a
+sweep that goes on in another process knows the same.
 """
 
 from __future__ import annotations
@@ -16,20 +19,210 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from ..rules.asha import AshaPruner
-from ..rules.protocol import Decision, PromotingPruner, Pruner
-from ..samplers import Observation, Sampler, StudyingSampler
-from ..trial import TRANSITIONS, Status, compute_trial_id
-from .prospects import Prospects
-from .state import Answer, Ended, Outcome, SweepCfg, TrialState
+from .rules.asha import AshaPruner
+from .rules.protocol import Decision, PromotingPruner, Pruner
+from .samplers import Observation, Sampler, StudyingSampler
+from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
 MAX_LOST = 3
 
-#: Most reports have no other answer than one of these.
-_PLAIN = {decision: Answer(decision) for decision in Decision}
+#: At least this many trials have to fail before the sweep takes it for a rule.
+MIN_FAILURES = 3
+
+#: So many errors are kept to see what the first failures have in common.
+MAX_FIRST_ERRORS = 100
+
+#: This many names of metrics are kept to tell what was logged instead of the one that is needed.
+MAX_NAMES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SweepCfg:
+    """What the user asked of a sweep."""
+
+    n_trials: int | None  # in total, restored ones included; None for as many as the sampler has
+    metric: str | None = None  # that pruner and sampler go by
+    max_retries: int = 0  # of a trial that failed
+    fail_fast: bool = True  # end when the first trials have all failed without any report
+    slots: int = 1  # trials at once; "the first trials" are at least this many
+    target: float | None = None  # the metric at this value or better is what the sweep is after
+    lower_is_better: bool = True
+
+
+class Pace:
+    """Seconds per iteration, from a trial's start to its first report.
+
+    The first report is that of the lowest iteration from 1 on (0 is logged before any training by
+    many); every trial has one, however soon it is stopped, so that all are measured alike. Start
+    and loading count, as they do for the sweep. Only the first attempt is timed: a later one may
+    go on from a checkpoint, and nobody knows from which. Where it logs the first report once more,
+    nothing is known: what is known is a function of what is stored.
+    """
+
+    __slots__ = ("_iteration", "_started_at", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None  # more than 0
+        self._iteration: int | None = None
+        self._started_at: float | None = None
+
+    def begin(self, attempt: int, now: float) -> None:
+        """An attempt, counted from 1, begins at so many seconds on some clock."""
+        self._started_at = now if attempt == 1 else None
+
+    def note(self, iteration: int, now: float | None) -> None:
+        """The trial has reported, at so many seconds on the same clock if somebody looked."""
+        if iteration < 1 or (self._iteration is not None and iteration > self._iteration):
+            return
+        self._iteration, self.seconds = iteration, None
+        if self._started_at is not None and now is not None and now > self._started_at:
+            self.seconds = (now - self._started_at) / iteration
+
+
+class ThinCurve:
+    """A metric's first value from each power of four on, and its last: O(log n) of n values.
+
+    The powers are the iterations 0, 1, 4, 16, …, which also are the usual rungs. What is kept is a
+    function of the stored metrics: an iteration that is logged again replaces its value, and the
+    order of the reports does not matter.
+    """
+
+    __slots__ = ("_first", "_last")
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[int, float]] = {}
+        self._last: tuple[int, float] | None = None
+
+    def note(self, iteration: int, value: float) -> bool:
+        """Take a value in, be it NaN; say whether it is the first from a power of four on."""
+        power = (iteration.bit_length() + 1) // 2
+        first = self._first.get(power)
+        if first is None or iteration <= first[0]:
+            self._first[power] = (iteration, value)
+        if self._last is None or iteration >= self._last[0]:
+            self._last = (iteration, value)
+        return first is None
+
+    def read(self) -> dict[int, float]:
+        """Return the values that are kept, by iteration, rising."""
+        points = sorted(self._first.values())
+        return dict(points if self._last is None else [*points, self._last])
+
+
+@dataclass(slots=True)
+class TrialState:
+    """A trial that is scheduled or running."""
+
+    number: int  # its position in the sweep, from 0
+    trial_id: str
+    repetition: int  # how many trials with an equal cfg came before
+    cfg: dict[str, Any]
+    status: Status = Status.SCHEDULED
+    attempt: int = 1
+    lost_count: int = 0  # attempts that were lost, or interrupted though nobody asked
+    failed_count: int = 0  # attempts that failed
+    curve: ThinCurve = field(default_factory=ThinCurve)  # what the sampler is told of the metric
+    pace: Pace = field(default_factory=Pace)  # how long its iterations take
+    last_value: float | None = None  # of the sweep's metric
+    last_iteration: int | None = None  # of the latest report
+    told: Decision | None = None  # what it was told to do, if not to go on
+    began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
+    resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended, as the worker or the driver saw it."""
+
+    status: Status
+    error: TrialError | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class Answer(NamedTuple):
+    """What follows from a report."""
+
+    decision: Decision
+    notices: tuple[str, ...] = ()  # what the user should know, one sentence each
+    reached: bool = False  # whether this report was the first to reach the target
+    promotable: bool = False  # whether a paused trial can go on now, in any slot that is free
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt's end counts as, given what the trial was told, and what follows."""
+
+    status: Status
+    runs_again: bool  # by itself
+
+
+class Prospects:
+    """What speaks for going on; where trials are stopped by a metric, that one is needed for it."""
+
+    def __init__(self, cfg: SweepCfg, needed: str | None) -> None:
+        self._n_first = max(MIN_FAILURES, cfg.slots)
+        self._fail_fast = cfg.fail_fast
+        self._needed = needed
+        self._ended = 0
+        self._failed = 0
+        self._reported = False
+        self._saw_needed = False
+        self._seen: set[str] = set()
+        self._first_errors: list[TrialError] = []
+
+    def note_report(self, metrics: Mapping[str, float]) -> None:
+        """Some trial has logged these metrics."""
+        self._reported = True
+        self._saw_needed = self._saw_needed or self._needed in metrics
+        if len(self._seen) < MAX_NAMES:
+            self._seen.update(metrics)
+
+    def note_restored(self, trial: TrialState) -> None:
+        """There is this trial of an earlier run."""
+        worked = trial.status in (Status.COMPLETED, Status.PRUNED)
+        self._reported |= worked or trial.last_iteration is not None
+        self._saw_needed |= trial.last_value is not None
+
+    def judge(self, trial_id: str, status: Status, error: TrialError | None) -> str | None:
+        """Take note of a trial that has ended for good; say why going on makes no sense, if so."""
+        if status in (Status.LOST, Status.INTERRUPTED):
+            return None
+        self._ended += 1
+        if status is Status.FAILED:
+            self._failed += 1
+            if error is not None and len(self._first_errors) < MAX_FIRST_ERRORS:
+                self._first_errors.append(error)
+        elif status is Status.COMPLETED and self._needed is not None and not self._saw_needed:
+            return self._describe_missing(trial_id, self._needed)
+        all_failed = self._ended == self._failed == self._n_first and not self._reported
+        return self._describe_failures() if self._fail_fast and all_failed else None
+
+    def _describe_missing(self, trial_id: str, needed: str) -> str:
+        names = sorted(map(repr, self._seen))
+        logged = ", ".join(names[:MAX_NAMES]) or "nothing at all"
+        return (
+            f"trial {trial_id} is complete and never logged {needed!r}, the metric that "
+            f"decides which trials are stopped; it logged {logged}. Log {needed!r}, or name "
+            "another metric in ASHA"
+        )
+
+    def _describe_failures(self) -> str:
+        errors = self._first_errors
+        common = Counter((error.type, error.message) for error in errors).most_common(1)
+        text = f"the first {self._failed} trials have all failed and none has logged a metric"
+        if not common:
+            return f"{text}; see their stderr.log"
+        (kind, message), shared = common[0]
+        example = next(e for e in errors if (e.type, e.message) == (kind, message))
+        return (
+            f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
+            f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
+        ).rstrip()
 
 
 class Sweep:
@@ -43,6 +236,8 @@ class Sweep:
 
     Attributes:
         fatal: Why the sweep can't go on, None while it can.
+        running: The running trials by number.
+        drawn: How many trials there are by now, whatever their status.
         counts: How many trials have which status.
     """
 
@@ -61,10 +256,10 @@ class Sweep:
         self._pruner = pruner
         self._promoter = pruner if isinstance(pruner, PromotingPruner) else None
         self._paused: dict[int, TrialState] = {}
-        self._drawn = 0
+        self.drawn = 0
         self._exhausted = False
         self._stopping = False
-        self._running: dict[int, TrialState] = {}
+        self.running: dict[int, TrialState] = {}
         self._waiting: deque[TrialState] = deque()
         self._repetitions: dict[bytes, int] = {}
         self._saw_restart = False
@@ -72,37 +267,20 @@ class Sweep:
         self._prospects = Prospects(cfg, None if pruner is None else cfg.metric)
 
     @property
-    def running(self) -> Mapping[int, TrialState]:
-        """The running trials by number."""
-        return self._running
-
-    @property
-    def drawn(self) -> int:
-        """How many trials there are by now, whatever their status."""
-        return self._drawn
-
-    @property
     def is_done(self) -> bool:
         """Whether nothing runs and nothing will be started any more."""
-        return not self._running and not self._has_more()
-
-    def _has_more(self) -> bool:
-        if self._stopping or self.fatal:
-            return False
-        return bool(self._waiting) or self._may_draw() or self._find_promotable() is not None
-
-    def _may_draw(self) -> bool:
-        total = self.cfg.n_trials
-        return not self._exhausted and (total is None or self._drawn < total)
+        return not self.running and not self.count_startable(1)
 
     def count_startable(self, limit: int) -> int:
         """How many trials could be assigned now, as far as that is known; at most `limit`."""
         if self._stopping or self.fatal:
             return 0
-        total = self.cfg.n_trials
-        new = limit if total is None else max(0, total - self._drawn)
         promotable = int(self._find_promotable() is not None)  # there may be more: ask again then
-        return min(limit, len(self._waiting) + promotable + (0 if self._exhausted else new))
+        return min(limit, len(self._waiting) + promotable + self._count_new(limit))
+
+    def _count_new(self, limit: int) -> int:
+        total = limit if self.cfg.n_trials is None else self.cfg.n_trials - self.drawn
+        return 0 if self._exhausted else max(0, total)
 
     # --- a slot is free -----------------------------------------------------------------------
 
@@ -123,7 +301,7 @@ class Sweep:
         trial.told = None
         trial.began_at = now if clock is None else clock()
         trial.pace.begin(trial.attempt, trial.began_at)
-        self._running[trial.number] = trial
+        self.running[trial.number] = trial
         self._tell_sampler(trial)
         return trial
 
@@ -144,10 +322,10 @@ class Sweep:
         return trial
 
     def _draw(self, now: float) -> TrialState | None:
-        if not self._may_draw():
+        if not self._count_new(1):
             return None
-        is_first = self._drawn < len(self._first)
-        cfg = self._first[self._drawn] if is_first else self._sampler.ask(now)
+        is_first = self.drawn < len(self._first)
+        cfg = self._first[self.drawn] if is_first else self._sampler.ask(now)
         if cfg is None:
             self._exhausted = True
             return None
@@ -155,8 +333,8 @@ class Sweep:
         repetition = self._count_repetition(trial_id)
         if repetition:
             trial_id = compute_trial_id(cfg, repetition)
-        trial = TrialState(self._drawn, trial_id, repetition, cfg)
-        self._drawn += 1
+        trial = TrialState(self.drawn, trial_id, repetition, cfg)
+        self.drawn += 1
         self.counts[Status.SCHEDULED] += 1
         return trial
 
@@ -178,13 +356,9 @@ class Sweep:
     ) -> Answer:
         """Take a running trial's report; say whether it goes on, and what else follows.
 
-        Args:
-            number: The trial.
-            iteration: 0 or more.
-            metrics: What it logged there.
-            now: Seconds on the clock of `assign`; None leaves unknown how long iterations take.
+        Without `now`, seconds on the clock of `assign`, it stays unknown how long iterations take.
         """
-        trial = self._running[number]
+        trial = self.running[number]
         self._prospects.note_report(metrics)
         trial.last_iteration = iteration
         notices = () if trial.resumes_after is None else self._watch_resumption(trial, iteration)
@@ -201,10 +375,7 @@ class Sweep:
                 notices += self._pop_doubt()
         self._decide(trial, decision)
         promotable = not self._stopping and self._find_promotable() is not None
-        if notices or reached or promotable:
-            said = trial.told or Decision.GO_ON
-            return Answer(said, notices, reached, promotable)
-        return _PLAIN[trial.told or Decision.GO_ON]
+        return Answer(trial.told or Decision.GO_ON, notices, reached, promotable)
 
     def _decide(self, trial: TrialState, decision: Decision) -> None:
         """Keep the gravest that a trial was told: it may report on before it leaves."""
@@ -244,7 +415,7 @@ class Sweep:
 
     def end(self, number: int, ended: Ended) -> Outcome:
         """Take note that a running trial's attempt ended; say what it counts as."""
-        trial = self._running.pop(number)
+        trial = self.running.pop(number)
         status = self._judge(trial, ended)
         self._move(trial, status)
         self._tell_sampler(trial)
@@ -258,7 +429,7 @@ class Sweep:
             self._waiting.append(trial)
         else:
             self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
-        return Outcome(status, runs_again, self.fatal)
+        return Outcome(status, runs_again)
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""
@@ -280,13 +451,9 @@ class Sweep:
             return trial.lost_count <= MAX_LOST
         return False
 
-    def prune(self, number: int) -> bool:
-        """Let a running trial go, as someone asked; False if it doesn't run."""
-        trial = self._running.get(number)
-        if trial is None:
-            return False
-        trial.told = Decision.PRUNE
-        return True
+    def prune(self, number: int) -> None:
+        """Let a running trial go, as someone asked."""
+        self.running[number].told = Decision.PRUNE
 
     # --- the driver was told to stop; a sweep goes on in another process ----------------------
 
@@ -316,7 +483,7 @@ class Sweep:
             self._prospects.note_report({})
         for trial in trials:
             self._count_repetition(compute_trial_id(trial.cfg))
-            self._drawn = trial.number + 1
+            self.drawn = trial.number + 1
             self.counts[trial.status] += 1
             self._tell_sampler(trial)
             self._prospects.note_restored(trial)
@@ -340,30 +507,16 @@ class Sweep:
 
     # --- the sampler learns, in another thread perhaps -----------------------------------------
 
-    def study_apart(self) -> bool:
-        """Leave all learning to whoever calls `plan_study` and `learn`; False if there is none."""
-        if not isinstance(self._sampler, StudyingSampler):
-            return False
-        self._sampler.studies_apart = True
-        return True
-
-    def plan_study(self) -> Callable[[], Any] | None:
-        """Return what the sampler has to compute, None for nothing; it may run in any thread."""
-        return self._sampler.plan_study() if isinstance(self._sampler, StudyingSampler) else None
-
-    def learn(self, result: Any) -> None:
-        """Hand the sampler what the computation returned."""
-        if isinstance(self._sampler, StudyingSampler):
-            self._sampler.learn(result)
+    @property
+    def student(self) -> StudyingSampler | None:
+        """The sampler, if it learns; it does so when asked unless its `studies_apart` is set."""
+        return self._sampler if isinstance(self._sampler, StudyingSampler) else None
 
     def study_failed(self, error: Exception) -> str:
         """Take note that what `plan_study` gave, or what was made of it, has raised.
 
         From now on the sampler draws at random; if it has no `draw_at_random()`, the sweep can't
-        go on, and `fatal` says so.
-
-        Returns:
-            One sentence for the user: which sampler, what it raised, and what follows.
+        go on, and `fatal` says so. What is returned tells the user.
         """
         name = type(self._sampler).__name__
         text = f"the sampler {name} could not learn: {type(error).__name__}: {error}"
