@@ -18,7 +18,7 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.space import list_parameters
+from slurm_sweeps.views.formats import list_parameters
 from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
 from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
@@ -62,7 +62,8 @@ def test_rows_are_the_best_then_the_running(tmp_path: Path) -> None:
         Status.RUNNING,
         Status.RUNNING,
     ]
-    assert summary.rows[0].is_best
+    assert summary.best is not None
+    assert summary.rows[0].trial_id == summary.best.trial_id
     assert summary.rows[0].metrics["val/acc"] == pytest.approx(1 - 1 / 6)
     assert summary.rows[0].cfg["fixed"] == "yes"
 
@@ -96,6 +97,7 @@ def test_a_silent_driver_is_told(tmp_path: Path) -> None:
     assert "its driver was last heard of 10 min ago" in format_summary(silent, True, 100, START)[0]
 
 
+@pytest.mark.processes
 def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=MIXED, state="running")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -151,7 +153,6 @@ rows_strategy = st.lists(
             max_size=40,
         ),
         metrics=st.dictionaries(st.sampled_from(["loss", "val/acc", "x" * 40]), st.floats()),
-        is_best=st.just(False),
     ),
     max_size=5,
 )

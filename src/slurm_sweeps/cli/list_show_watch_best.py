@@ -16,21 +16,20 @@ from ..errors import UsageError
 from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
-from ..storage.rows import read_best, read_metric_ids, read_trial
+from ..storage.rows import read_metric_ids
 from ..trial import Status
 from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
     Row,
     Summary,
     check_columns,
-    get_best,
+    read_ranking,
     read_rows,
     read_summary,
     sort_rows,
 )
 from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
-    Store,
     json_option,
     local_dir_option,
     name_argument,
@@ -203,7 +202,20 @@ def best(
     """Print the best configuration as YAML, ready to paste."""
     with open_store(local_dir, name) as store:
         metric, mode = choose_goal(store.experiment, metric, mode)
-        found = _read_best(store, metric, mode, top)
+        ranking = read_ranking(store.database, store.experiment.id, metric, mode, top)
+        names = read_metric_ids(store.database, store.experiment.id)
+    if not ranking:
+        logged = ", ".join(map(repr, names)) or "nothing yet"
+        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
+    found = [
+        {
+            **asdict(best),
+            "status": trial.status.value,
+            "metric": metric,
+            "cfg": json.loads(trial.cfg_json),
+        }
+        for trial, best in ranking
+    ]
     if as_json:
         print_json(found)
         return
@@ -212,25 +224,3 @@ def best(
         value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
         print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
         click.echo(format_yaml(each["cfg"]))
-
-
-def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
-    key = store.experiment.id
-    found = []
-    for aggregate in read_best(store.database, key, metric, mode, top):
-        trial, value = read_trial(store.database, key, aggregate.number), get_best(aggregate, mode)
-        if trial is not None and value is not None:
-            found.append(
-                {
-                    "trial_id": trial.trial_id,
-                    "status": trial.status.value,
-                    "metric": metric,
-                    "value": value[0],
-                    "iteration": value[1],
-                    "cfg": json.loads(trial.cfg_json),
-                }
-            )
-    if not found:
-        logged = ", ".join(map(repr, read_metric_ids(store.database, key))) or "nothing yet"
-        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
-    return found

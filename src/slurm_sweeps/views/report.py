@@ -26,15 +26,22 @@ from .. import __version__
 from ..errors import StorageError, UsageError
 from ..storage.records import TrialRecord
 from ..trial import Status
-from .formats import clean, format_number, format_span, format_value, format_yaml, shorten
+from .formats import (
+    format_number,
+    format_span,
+    format_value,
+    format_yaml,
+    is_number,
+    list_constants,
+    shorten,
+)
 from .pictures import COLORS, write_numbers
 from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curves
 from .pictures.data import SweepData
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.slots import Occupation, compute_occupation, draw_slots
-from .space import list_constants
-from .summary import compute_runtime_s
+from .summary import compute_runtime_s, describe_error
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -51,18 +58,13 @@ _MAX_CFG = 60
 
 
 def check_installed(*modules: str) -> None:
-    """Raise UsageError if a module of the extra is missing; the message says what to install."""
-    for module in modules:
+    """Raise UsageError if a module is missing, by default of those that a report is made with."""
+    for module in modules or ("plotly", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(
                 f"the report needs {module}: pip install 'slurm-sweeps[report]' (this also brings "
                 "scikit-learn, for the importance of parameters)"
             )
-
-
-def check_report() -> None:
-    """Raise UsageError if what a report is made with is not installed."""
-    check_installed("plotly", "jinja2")
 
 
 def write_report(data: SweepData, folder: Path, path: Path) -> None:
@@ -77,7 +79,7 @@ def write_report(data: SweepData, folder: Path, path: Path) -> None:
         UsageError: What it is made with is not installed.
         StorageError: The file can't be written.
     """
-    check_report()
+    check_installed()
     page = _build_page(data, folder)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -108,7 +110,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = lambda value: format_number(float(value))
     environment.filters["moment"] = _format_moment
-    environment.filters["reason"] = describe_error
+    environment.filters["reason"] = lambda trial: shorten(describe_error(trial), 300)
     importance, occupation = compute_importance(data), compute_occupation(data)
     figures = {
         "curves": draw_learning_curves(data),
@@ -118,7 +120,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
         "parameters": draw_parameters(data, importance.names),
         "slots": draw_slots(occupation),
     }
-    ranking = data.order_by_best().tolist()
+    ranking = data.ranking
     return environment.from_string(_read("report.html")).render(
         data=data,
         ranking=ranking,
@@ -267,13 +269,6 @@ def group_failures(data: SweepData) -> list[list[TrialRecord]]:
     return sorted(groups.values(), key=lambda trials: -len(trials))
 
 
-def describe_error(trial: TrialRecord) -> str:
-    """Why a trial failed or was lost, in a line."""
-    if trial.error is None:
-        return "no reason was told"
-    return shorten(clean(f"{trial.error.type}: {trial.error.message}"), 300)
-
-
 # --- the table of trials, and how it was set up ---------------------------------------------------
 
 
@@ -289,7 +284,7 @@ def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
         ("trial", False, [trial.trial_id for trial in data.trials]),
         ("status", False, data.statuses),
         ("iterations", True, write_numbers(data.iterations)),
-        ("seconds", True, [None if each is None else round(each, 1) for each in runtimes]),
+        ("seconds", True, write_numbers(runtimes, _DIGITS)),
     ]
     if data.metric is not None and data.mode is not None:
         at_iteration = [at if at >= 0 else None for at in data.best_iteration.tolist()]
@@ -319,20 +314,9 @@ def _choose_cfg(data: SweepData) -> list[str]:
 
 def _build_cfg(data: SweepData, name: str) -> tuple[str, bool, list[Any]]:
     values = [cfg.get(name) for cfg in data.cfgs]
-    is_number = all(
-        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        for value in values
-    )
-    if not is_number:
-        return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
-    return (
-        name,
-        True,
-        [
-            write_numbers([value], _DIGITS)[0] if isinstance(value, float) else value
-            for value in values
-        ],
-    )
+    if all(value is None or is_number(value) for value in values):
+        return name, True, write_numbers(values, _DIGITS)
+    return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
 
 
 def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..running.processes import build_argv
 from ..storage.layout import Layout
-from .report import check_report
+from .report import check_installed
 
 #: Between the end of one report and the begin of the next, in seconds.
 PAUSE_S = 60.0
@@ -36,7 +36,7 @@ class Reporter:
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
-        check_report()
+        check_installed()
         folder, code = layout.local_dir.absolute(), "from slurm_sweeps.cli import main; main()"
         arguments = ("--local-dir", str(folder), "--output", str(path.absolute()))
         self._argv = build_argv(code, "report", *arguments, "--", layout.name)

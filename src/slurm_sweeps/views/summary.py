@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ from ..storage.rows import (
     read_trials,
 )
 from ..trial import Status, flatten_cfg
-from .formats import clean
-from .space import list_parameters
+from .formats import clean, list_parameters
 
 #: Among so many of the latest failed trials the newest failure is looked for.
 _FAILURES = 50
@@ -60,7 +59,6 @@ class Row:
         best: Its best value of the sweep's metric.
         cfg: Its cfg, nested keys joined by dots.
         metrics: The last value of each metric.
-        is_best: Whether it holds the best value of the sweep.
         more: What else is known, by name; times in seconds since 1970.
     """
 
@@ -71,8 +69,19 @@ class Row:
     best: float | None
     cfg: Mapping[str, Any]
     metrics: Mapping[str, float]
-    is_best: bool
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is known, by the name of its column; a key of the cfg hides a metric of its name."""
+        fixed = {
+            "trial": self.trial_id,
+            "status": self.status.value,
+            "iter": self.iteration,
+            "time": self.runtime_s,
+            "best": self.best,
+        }
+        return {**fixed, **self.more, **self.metrics, **self.cfg, **fixed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +181,13 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         metric, mode = settings.get("metric"), settings.get("mode")
         ranking = []
         if metric is not None and mode is not None:
-            ranking = read_best(database, record.id, metric, mode, max(1, n_rows))
+            ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
+        shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
+        last_sign = find_last_sign(record, now)
         return Summary(
             name=record.name,
             state=record.state,
-            silent_s=compute_silence(record, now),
+            silent_s=_compute_silence(record, now),
             counts=count_trials(database, record.id),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
@@ -185,15 +196,23 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             done_before=settings.get("done_before", 0),
             metric=metric,
             mode=mode,
-            best=_find_best(database, record.id, mode, ranking),
+            best=ranking[0][1] if ranking else None,
             parameters=[each.name for each in list_parameters(settings.get("space"))],
             metrics=list(read_metric_ids(database, record.id)),
-            rows=_read_shown(database, record, ranking, n_rows, find_last_sign(record, now)),
+            rows=[
+                _build_row(
+                    trial,
+                    read_aggregates_of_trial(database, record.id, trial.number),
+                    settings,
+                    last_sign,
+                )
+                for trial in shown
+            ],
             failure=_find_failure(database, record.id, layout),
         )
 
 
-def compute_silence(record: ExperimentRecord, now: float) -> float | None:
+def _compute_silence(record: ExperimentRecord, now: float) -> float | None:
     """For how long nothing was heard of a driver that should be at work, if that is long."""
     silent_s = now - record.updated_at
     if record.state != "running":
@@ -245,6 +264,19 @@ def _find_last_report(database: Database, experiment_id: int, number: int, until
     return max((time for time in times if time <= until), default=0.0)
 
 
+def read_ranking(
+    database: Database, experiment_id: int, metric: str, mode: str, limit: int
+) -> list[tuple[TrialRecord, Best]]:
+    """Read the trials with the best finite values of a metric, the best first."""
+    ranking = []
+    for aggregate in read_best(database, experiment_id, metric, mode, limit):
+        trial = read_trial(database, experiment_id, aggregate.number)
+        found = get_best(aggregate, mode)
+        if trial is not None and found is not None:
+            ranking.append((trial, Best(trial.trial_id, *found)))
+    return ranking
+
+
 def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None:
     """The better extreme of a metric and its iteration, None where nobody knows which is better."""
     value, iteration = {
@@ -254,45 +286,21 @@ def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None
     return None if value is None or iteration is None else (value, iteration)
 
 
-def _find_best(
-    database: Database, experiment_id: int, mode: str | None, ranking: Sequence[Aggregate]
-) -> Best | None:
-    found = get_best(ranking[0], mode) if ranking else None
-    trial = read_trial(database, experiment_id, ranking[0].number) if ranking else None
-    return None if trial is None or found is None else Best(trial.trial_id, *found)
-
-
-def _read_shown(
-    database: Database,
-    experiment: ExperimentRecord,
-    ranking: Sequence[Aggregate],
-    n_rows: int,
-    last_sign: float,
-) -> list[Row]:
+def _choose_shown(
+    database: Database, experiment_id: int, best: Sequence[TrialRecord], n_rows: int
+) -> list[TrialRecord]:
     """The best trials, then the running ones; each group gets at least half the rows it needs."""
-    key = experiment.id
-    best = [aggregate.number for aggregate in ranking]
-    running = read_trials(database, key, statuses=[Status.RUNNING], limit=n_rows + len(best))
-    running = [trial for trial in running if trial.number not in best]
+    numbers = {trial.number for trial in best}
+    most = n_rows + len(best)
+    running = read_trials(database, experiment_id, statuses=[Status.RUNNING], limit=most)
+    running = [trial for trial in running if trial.number not in numbers]
     n_best = max(n_rows - len(running), n_rows - n_rows // 2)
-    shown = [read_trial(database, key, number) for number in best[:n_best]]
-    chosen = [trial for trial in shown if trial is not None]
-    chosen += running[: n_rows - len(chosen)]
+    chosen = [*best[:n_best], *running]
     if not best:
-        taken = {trial.number for trial in chosen}
-        newest = read_trials(database, key, newest_first=True, limit=n_rows)
-        rest = [trial for trial in newest if trial.number not in taken]
-        chosen += rest[: n_rows - len(chosen)]
-    return [
-        _build_row(
-            trial,
-            read_aggregates_of_trial(database, key, trial.number),
-            experiment.settings,
-            last_sign,
-            is_best=best[:1] == [trial.number],
-        )
-        for trial in chosen
-    ]
+        newest = read_trials(database, experiment_id, newest_first=True, limit=n_rows)
+        numbers = {trial.number for trial in running}
+        chosen += [trial for trial in newest if trial.number not in numbers]
+    return chosen[:n_rows]
 
 
 def read_rows(
@@ -314,11 +322,8 @@ def read_rows(
     for name in read_metric_ids(database, experiment.id):
         for aggregate in read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
-    metric, mode = settings.get("metric"), settings.get("mode")
-    best = read_best(database, experiment.id, metric, mode) if metric and mode else []
-    first = best[0].number if best else None
     return [
-        _build_row(trial, known.get(trial.number, {}), settings, last_sign, trial.number == first)
+        _build_row(trial, known.get(trial.number, {}), settings, last_sign)
         for trial in read_trials(database, experiment.id, statuses=statuses)
     ]
 
@@ -328,7 +333,6 @@ def _build_row(
     aggregates: Mapping[str, Aggregate],
     settings: Mapping[str, Any],
     last_sign: float,
-    is_best: bool,
 ) -> Row:
     own = aggregates.get(settings.get("metric") or "")
     best = None if own is None else get_best(own, settings.get("mode"))
@@ -340,7 +344,6 @@ def _build_row(
         best=None if best is None else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
-        is_best=is_best,
         more={
             "number": trial.number,
             "attempt": trial.attempt,
@@ -379,9 +382,15 @@ def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Fai
     if not failed:
         return None
     trial = max(failed, key=lambda trial: trial.end_time or 0.0)
-    error = trial.error
-    line = "no reason was told" if error is None else f"{error.type}: {error.message}"
-    return Failure(trial.trial_id, clean(line.rstrip(": ")), layout.trial(trial.trial_id).stderr())
+    log = layout.trial(trial.trial_id).stderr()
+    return Failure(trial.trial_id, describe_error(trial), log)
+
+
+def describe_error(trial: TrialRecord) -> str:
+    """Why a trial failed or was lost, in a line."""
+    if trial.error is None:
+        return "no reason was told"
+    return clean(f"{trial.error.type}: {trial.error.message}".rstrip(": "))
 
 
 def sort_rows(
@@ -390,7 +399,7 @@ def sort_rows(
     """Sort trials by a column; those that have no value there come last.
 
     Args:
-        rows: The trials.
+        rows: The trials, by number.
         column: Its name; None for the best first where it is known what is best, else by number.
         reverse: The largest first (for the best: the worst first).
         mode: "min" or "max".
@@ -399,49 +408,29 @@ def sort_rows(
         UsageError: No trial has such a column.
     """
     if column is None and mode is None:
-        return sorted(rows, key=lambda row: int(row.more["number"]), reverse=reverse)
+        return list(reversed(rows)) if reverse else list(rows)
     name = column or "best"
     check_columns([name], rows)
     if name == "best" and mode == "max":
         reverse = not reverse
-    values = [(_get_value(row, name), row) for row in rows]
-    known = [(_build_key(value), row) for value, row in values if _is_known(value)]
-    rest = [row for value, row in values if not _is_known(value)]
-    return [*(row for _, row in sorted(known, key=lambda pair: pair[0], reverse=reverse)), *rest]
+    keys = [(_build_key(row.columns.get(name)), row) for row in rows]
+    known = [(key, row) for key, row in keys if key is not None]
+    known.sort(key=lambda pair: pair[0], reverse=reverse)
+    return [row for _, row in known] + [row for key, row in keys if key is None]
+
+
+def _build_key(value: Any) -> tuple[int, float, str] | None:
+    """Numbers before texts: a column of a Choice may hold both. None for what has no place."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, (int, float)):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
 
 
 def check_columns(columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Raise UsageError if a column is asked for that no trial has."""
-    known = dict.fromkeys(_FIXED)
-    for part in ("metrics", "cfg", "more"):
-        for row in rows:
-            known.update(dict.fromkeys(getattr(row, part)))
+    known = dict.fromkeys(name for row in rows for name in row.columns)
     for name in columns:
         if rows and name not in known:
             raise UsageError(f"there is no column {name!r}; there are: {', '.join(known)}")
-
-
-_FIXED: Mapping[str, Callable[[Row], Any]] = {
-    "trial": lambda row: row.trial_id,
-    "status": lambda row: row.status.value,
-    "iter": lambda row: row.iteration,
-    "time": lambda row: row.runtime_s,
-    "best": lambda row: row.best,
-}
-
-
-def _get_value(row: Row, name: str) -> Any:
-    if name in _FIXED:
-        return _FIXED[name](row)
-    return next((part[name] for part in (row.cfg, row.metrics, row.more) if name in part), None)
-
-
-def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _build_key(value: Any) -> tuple[int, float, str]:
-    """Numbers before texts: a column of a Choice may hold both."""
-    if isinstance(value, (int, float)):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))

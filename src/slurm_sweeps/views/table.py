@@ -11,9 +11,9 @@ rich is imported by whoever draws, never with this module: a trial's process mus
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..trial import Status
 from .formats import (
@@ -22,6 +22,7 @@ from .formats import (
     format_duration,
     format_number,
     format_value,
+    is_number,
     shorten,
     shorten_name,
 )
@@ -50,8 +51,9 @@ _GAP = "  "
 #: What marks the best trial where there is no bold type.
 _MARK = "* "
 
-#: A column of values is this wide at the most; longer ones are cut.
+#: A column of values is this wide at the most, longer ones are cut; one of a metric this at least.
 _MAX_CELL = 18
+_LEAST = 7
 
 #: How wide titles may make their columns: the first of these at which all columns fit, else the
 #: last, beyond which titles are cut.
@@ -161,8 +163,11 @@ def _draw_body(
 
     indent = " " * len(mark)
     lines = [Text(indent).append_text(_draw_counts(summary))]
-    if summary.best is not None:
-        lines.append(Text(indent + _format_best(summary), "bold"))
+    best = summary.best
+    if best is not None:
+        where = f"at iteration {best.iteration}, trial {best.trial_id}"
+        said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
+        lines.append(Text(indent + said, "bold"))
     if summary.rows:
         lines += [Text(), *_draw_table(summary, columns, width, mark)]
     failure = summary.failure
@@ -190,15 +195,6 @@ def _draw_counts(summary: Summary) -> Text:
     if summary.slots and not summary.is_over:
         parts.append(Text(f"{summary.running} of {summary.slots} slots busy"))
     return Text(", ").join(parts or [Text("nothing has started yet")])
-
-
-def _format_best(summary: Summary) -> str:
-    best = summary.best
-    assert best is not None  # asked by the caller
-    value = format_number(best.value)
-    return clean(
-        f"best {summary.metric} {value} at iteration {best.iteration}, trial {best.trial_id}"
-    )
 
 
 # --- the table of trials --------------------------------------------------------------------------
@@ -269,11 +265,13 @@ def _draw_table(
     from rich.text import Text
 
     indent = " " * len(mark)
+    best_id = None if summary.best is None else summary.best.trial_id
     chosen, hidden = fit_columns(summary, columns, width - len(mark))
     titles = [column.pad(shorten_name(column.title, size), size) for column, size in chosen]
     yield Text(indent + _GAP.join(titles), "bold")
     for at, row in enumerate(summary.rows):
-        text = Text(mark if row.is_best else indent, "bold" if row.is_best else "")
+        is_best = row.trial_id == best_id
+        text = Text(mark if is_best else indent, "bold" if is_best else "")
         cells = [column.pad(column.cells[at], size) for column, size in chosen]
         text.append(cells[0] + _GAP).append(cells[1], STYLES[row.status])
         yield text.append(_GAP + _GAP.join(cells[2:]))
@@ -293,40 +291,39 @@ def _build_fixed(rows: Sequence[Row], width: int) -> list[Column]:
 
 def _build_values(summary: Summary, columns: bool | Sequence[str]) -> Iterator[Column]:
     rows = summary.rows
+    metrics, cfgs = [row.metrics for row in rows], [row.cfg for row in rows]
     if not isinstance(columns, bool):
-        yield from (_build_named(name, rows) for name in columns)
+        known = [_drop_unknown(row) for row in rows]
+        for name in columns:
+            in_cfg = any(name in cfg for cfg in cfgs)
+            yield _build_column(summary, name, known, _MAX_CELL if in_cfg else None)
     elif columns:
         if summary.metric is not None:
-            yield _build_metric(summary.metric, rows)
-            yield _build_named("best", rows)
-        yield from (_build_cfg(name, rows) for name in summary.parameters)
+            yield _build_column(summary, summary.metric, metrics)
+            yield _build_column(summary, "best", [_drop_unknown(row) for row in rows])
+        yield from (_build_column(summary, name, cfgs) for name in summary.parameters)
         others = (name for name in summary.metrics if name != summary.metric)
-        yield from (_build_metric(name, rows) for name in others)
+        yield from (_build_column(summary, name, metrics) for name in others)
 
 
-def _build_named(name: str, rows: Sequence[Row]) -> Column:
-    """A column that was asked for by name: a metric, a value of the cfg, or of the run."""
-    if name == "best":
-        return Column(name, tuple(format_number(row.best) for row in rows), least=7)
-    if any(name in row.more for row in rows) and not any(name in row.cfg for row in rows):
-        cells = (format_value(row.more.get(name)) for row in rows)
-        return Column(name, tuple("-" if cell == "None" else cell for cell in cells), is_text=True)
-    if any(name in row.metrics for row in rows):
-        return _build_metric(name, rows)
-    return _build_cfg(name, rows)
+def _drop_unknown(row: Row) -> dict[str, Any]:
+    """A row's columns without those that it has no value for; a None of the cfg is one."""
+    columns = row.columns.items()
+    return {name: value for name, value in columns if value is not None or name in row.cfg}
 
 
-def _build_metric(name: str, rows: Sequence[Row]) -> Column:
-    cells = tuple(format_number(row.metrics.get(name)) for row in rows)
-    return Column(clean(name), cells, least=7)
-
-
-def _build_cfg(name: str, rows: Sequence[Row]) -> Column:
-    values = [row.cfg.get(name) for row in rows]
-    cells = tuple(
-        shorten(format_value(value), _MAX_CELL) if name in row.cfg else "-"
-        for row, value in zip(rows, values, strict=True)
+def _build_column(
+    summary: Summary,
+    name: str,
+    values: Sequence[Mapping[str, Any]],
+    most: int | None = _MAX_CELL,
+) -> Column:
+    """The column of a name, out of each row's values; cells longer than `most` are cut."""
+    cells = [format_value(each[name]) if name in each else "-" for each in values]
+    known = (each.get(name) for each in values)
+    return Column(
+        clean(name),
+        tuple(cells if most is None else (shorten(cell, most) for cell in cells)),
+        is_text=any(value is not None and not is_number(value) for value in known),
+        least=_LEAST if name == "best" or name in summary.metrics else 0,
     )
-    numbers = (int, float, type(None))
-    is_text = any(not isinstance(value, numbers) or isinstance(value, bool) for value in values)
-    return Column(clean(name), cells, is_text)

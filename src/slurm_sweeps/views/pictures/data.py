@@ -21,7 +21,7 @@ from ...storage.rows import (
     read_trials,
 )
 from ...trial import flatten_cfg
-from ..space import Parameter, list_parameters
+from ..formats import Parameter, list_parameters
 from ..summary import find_last_sign, get_best, read_runs
 
 Floats = npt.NDArray[np.float64]
@@ -89,11 +89,12 @@ class SweepData:
         values = self.reports["value"][np.isfinite(self.reports["value"])]
         return len(values) > 1 and values.min() > 0 and values.max() / values.min() > 300
 
-    def order_by_best(self) -> Ints:
+    @property
+    def ranking(self) -> list[int]:
         """The positions of the trials that have a best value, the best first."""
         known = np.flatnonzero(np.isfinite(self.best))
         keys = -self.best[known] if self.mode == "max" else self.best[known]
-        return known[np.argsort(keys, kind="stable")]
+        return known[np.argsort(keys, kind="stable")].tolist()  # type: ignore[no-any-return]
 
 
 def read_sweep_data(

@@ -10,8 +10,10 @@ from ...trial import Status
 from . import (
     COLORS,
     Figure,
+    build_axis,
     build_empty,
-    build_layout,
+    build_figure,
+    build_scatter,
     choose_unit,
     escape_text,
     join_lines,
@@ -90,42 +92,36 @@ def draw_slots(occupation: Occupation) -> Figure:
     count = len(occupation.labels)
     row = max(_LEAST_ROW, min(_ROW, _ALL_ROWS // count))
     as_bars = len(occupation.stretches) <= MAX_BARS
-    traces = []
-    for status, color in COLORS.items():
-        chosen = [stretch for stretch in occupation.stretches if stretch.status == status]
-        if chosen:
-            build = _build_bars if as_bars else _build_lines
-            traces.append(build(chosen, status, color, size, row))
+    groups = {
+        status: [stretch for stretch in occupation.stretches if stretch.status == status]
+        for status in COLORS
+    }
     step = max(1, -(-14 // row))  # a label is 14 pixels high
-    layout = build_layout(
+    return build_figure(
+        [
+            _build_bars(chosen, status, size)
+            if as_bars
+            else _build_lines(chosen, status, size, row)
+            for status, chosen in groups.items()
+            if chosen
+        ],
         height=110 + row * count,
         barmode="overlay",
         bargap=0.15 if row > 8 else 0.0,
-        xaxis={
-            "title": {"text": unit},
-            "range": [0, 1.01 * occupation.end_s / size],
-            "zeroline": False,
-        },
-        yaxis={
-            "title": {"text": "slot"},
-            "range": [count - 0.5, -0.5],
-            "tickvals": list(range(0, count, step)),
-            "ticktext": list(occupation.labels[::step]),
-            "automargin": True,
-            "showgrid": False,
-            "zeroline": False,
-        },
+        xaxis=build_axis(unit, range=[0, 1.01 * occupation.end_s / size], zeroline=False),
+        yaxis=build_axis(
+            "slot",
+            range=[count - 0.5, -0.5],
+            tickvals=list(range(0, count, step)),
+            ticktext=list(occupation.labels[::step]),
+            automargin=True,
+            showgrid=False,
+            zeroline=False,
+        ),
     )
-    return {"data": traces, "layout": layout}
 
 
-def _build_bars(
-    stretches: Sequence[Stretch],
-    status: str,
-    color: str,
-    size: float,
-    row: int,  # noqa: ARG001 - as for lines
-) -> dict[str, Any]:
+def _build_bars(stretches: Sequence[Stretch], status: str, size: float) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -136,26 +132,28 @@ def _build_bars(
         "text": [_describe(stretch) for stretch in stretches],
         "textposition": "none",
         # The seam that parts two trials of the same colour.
-        "marker": {"color": color, "line": {"color": "rgba(128,128,128,0.9)", "width": 0.5}},
+        "marker": {
+            "color": COLORS[status],
+            "line": {"color": "rgba(128,128,128,0.9)", "width": 0.5},
+        },
         "hovertemplate": f"%{{text}} ({status})<extra></extra>",
     }
 
 
 def _build_lines(
-    stretches: Sequence[Stretch], status: str, color: str, size: float, row: int
+    stretches: Sequence[Stretch], status: str, size: float, row: int
 ) -> dict[str, Any]:
-    lines = (
+    joined = join_lines(
         (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.trial_id)
         for s in stretches
     )
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": f"{status} ({len(stretches)})",
-        **join_lines(lines),
-        "line": {"color": color, "width": max(2, round(row * 0.8))},
-        "hovertemplate": f"trial %{{text}} ({status})<extra></extra>",
-    }
+    return build_scatter(
+        "lines",
+        **joined,
+        hover=f"trial %{{text}} ({status})",
+        name=f"{status} ({len(stretches)})",
+        line={"color": COLORS[status], "width": max(2, round(row * 0.8))},
+    )
 
 
 def _describe(stretch: Stretch) -> str:
