@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
@@ -40,7 +40,7 @@ from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curv
 from .pictures.data import SweepData
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
-from .pictures.slots import Occupation, compute_occupation, draw_slots
+from .pictures.slots import compute_occupation, draw_slots
 from .summary import compute_runtime_s, describe_error
 
 #: A page of a running sweep loads itself again after so many seconds.
@@ -110,6 +110,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = lambda value: format_number(float(value))
     environment.filters["moment"] = _format_moment
+    environment.filters["span"] = format_span
     environment.filters["reason"] = lambda trial: shorten(describe_error(trial), 300)
     importance, occupation = compute_importance(data), compute_occupation(data)
     figures = {
@@ -121,11 +122,16 @@ def _build_page(data: SweepData, folder: Path) -> str:
         "slots": draw_slots(occupation),
     }
     ranking = data.ranking
+    counts = {status: data.statuses.count(status.value) for status in Status}
     return environment.from_string(_read("report.html")).render(
         data=data,
         ranking=ranking,
         winner_yaml=format_yaml(json.loads(data.trials[ranking[0]].cfg_json)) if ranking else "",
-        tiles=list(_build_tiles(data, ranking, occupation)),
+        done=sum(count for status, count in counts.items() if status.is_done),
+        broken=sum(count for status, count in counts.items() if status.is_broken),
+        told=", ".join(f"{count} {status}" for status, count in counts.items() if count),
+        savings=compute_savings(data),
+        occupation=occupation,
         importance=importance,
         failures=group_failures(data),
         setup=_build_setup(data),
@@ -166,55 +172,7 @@ def _pack_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in trace.items() if key != "text"}, "packed": packed}
 
 
-# --- the numbers at the top -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One of the numbers at the top."""
-
-    label: str
-    value: str
-    note: str
-    is_bad: bool = False
-
-
-def _build_tiles(data: SweepData, ranking: Sequence[int], occupation: Occupation) -> Iterator[Tile]:
-    """The best value, the trials, what pruning saved, the time."""
-    yield _build_best_tile(data, ranking)
-    counts = {status: data.statuses.count(status.value) for status in Status}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    total = data.experiment.settings.get("n_trials") or len(data.trials)
-    done = sum(count for status, count in counts.items() if status.is_done)
-    yield Tile("trials", f"{done} of {total}", told)
-    slots = len(occupation.labels)
-    yield _build_savings_tile(compute_savings(data), slots)
-    busy = f"{slots} slots, busy {occupation.busy:.0%} of the time"
-    yield Tile("time", format_span(occupation.end_s), busy)
-    broken = sum(count for status, count in counts.items() if status.is_broken)
-    if broken:
-        share = f"{broken / len(data.trials):.0%} of the trials; see below for the reasons"
-        yield Tile("failed or lost", str(broken), share, is_bad=True)
-
-
-def _build_best_tile(data: SweepData, ranking: Sequence[int]) -> Tile:
-    if data.mode is None or not ranking:
-        why = "nothing was logged yet" if data.metric is None else "no finite value yet"
-        why = "nobody said what is best" if ranking else why
-        return Tile(f"best {data.metric or 'value'}", "–", why)
-    at = ranking[0]
-    note = f"trial {data.trials[at].trial_id}, iteration {data.best_iteration[at]}"
-    return Tile(f"best {data.metric} ({data.mode})", format_number(float(data.best[at])), note)
-
-
-def _build_savings_tile(savings: Savings, slots: int) -> Tile:
-    if savings.full <= savings.run:
-        return Tile("pruning saved", "nothing", f"{savings.run:,} iterations were run")
-    note = (
-        f"{savings.run:,} iterations run of {savings.full:,} without pruning; about "
-        f"{format_span(savings.saved_s / max(1, slots))} of time"
-    )
-    return Tile("pruning saved", f"{1 - savings.run / savings.full:.0%}", note)
+# --- what pruning saved ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
