@@ -331,6 +331,7 @@ def test_watch_of_a_stopped_sweep_tells_so(tmp_path: Path) -> None:
     assert "sample: stopped" in call(tmp_path, "watch", "sample", code=1).stdout
 
 
+@pytest.mark.processes
 def test_completion() -> None:
     for shell in ("bash", "zsh"):
         result = CliRunner().invoke(main, ["completion", shell])
@@ -362,6 +363,7 @@ def test_completion_of_trials(folder: Path) -> None:
     assert read_ids(folder)[0] in result.stdout
 
 
+@pytest.mark.processes
 def test_doctor_outside_of_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = call(folder, "doctor").stdout
@@ -371,6 +373,7 @@ def test_doctor_outside_of_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "is sound: 1 experiments" in text
 
 
+@pytest.mark.processes
 def test_doctor_inside_of_a_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = {
         "SLURM_JOB_ID": "7",
@@ -389,6 +392,7 @@ def test_doctor_inside_of_a_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "srun --exact -N1 -n1" in findings["srun line of the first slot"]
 
 
+@pytest.mark.processes
 def test_doctor_finds_what_is_bad(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "slurm-sweeps.db").write_bytes(b"no database at all, but some bytes")
     monkeypatch.setenv("SLURM_STEP_ID", "0")

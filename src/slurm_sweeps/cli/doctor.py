@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -143,13 +143,11 @@ def _format_share(slot: Slot) -> str:
 
 
 def _look_at_machine() -> Iterator[Finding]:
-    gpus = find_gpus()
-    slots = count_cpus()
     yield Finding(
         "allocation",
         "note",
-        f"not inside a Slurm job: a sweep runs {slots} trials at once here, one a CPU; "
-        f"{len(gpus)} GPUs are visible, LocalCfg(gpus=…) deals them out",
+        f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a CPU; "
+        f"{len(find_gpus())} GPUs are visible, LocalCfg(gpus=…) deals them out",
     )
 
 
@@ -192,9 +190,7 @@ def _look_at_database(path: Path) -> Iterator[Finding]:
         yield Finding("database", "ok", text)
 
 
-def _look_at_extras(
-    is_there: Callable[[str], object] = importlib.util.find_spec,
-) -> Iterator[Finding]:
+def _look_at_extras() -> Iterator[Finding]:
     for module, use in _EXTRAS.items():
-        if is_there(module) is None:
+        if importlib.util.find_spec(module) is None:
             yield Finding(module, "note", f"not installed; it is for {use}")
