@@ -70,11 +70,6 @@ def check_installed(*modules: str) -> None:
 def write_report(data: SweepData, folder: Path, path: Path) -> None:
     """Write the page of a sweep, at once: a browser that loads it never sees half of it.
 
-    Args:
-        data: The sweep.
-        folder: The experiment's, for the paths of logs.
-        path: The file.
-
     Raises:
         UsageError: What it is made with is not installed.
         StorageError: The file can't be written.

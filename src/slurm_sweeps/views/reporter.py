@@ -25,11 +25,7 @@ LAST_S = 120.0
 
 
 class Reporter:
-    """See the module's docstring.
-
-    Args:
-        layout: The experiment.
-        path: The file to write.
+    """Writes the report of an experiment into a file, see the module's docstring.
 
     Raises:
         UsageError: What a report is made with is not installed.
@@ -58,8 +54,7 @@ class Reporter:
     def finish(self, in_a_hurry: bool) -> str | None:
         """Write the report of the end; return why that failed, None if it did not.
 
-        Args:
-            in_a_hurry: Don't wait for it: the job may be killed any moment.
+        Who is in a hurry does not wait for it: the job may be killed any moment.
         """
         if self._process is not None:
             self._end(self._process)

@@ -54,7 +54,7 @@ _STREAM_ERRORS = (OSError, ValueError)  # a ValueError is a closed file
 
 
 class Screen(Protocol):
-    """Shows summaries."""
+    """Shows summaries, with columns as `fit_columns` takes them."""
 
     #: Whether what it shows is redrawn in place, so that clocks may tick.
     is_animated: bool
@@ -73,12 +73,7 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """Lines without escape codes; a summary that tells nothing new is left out.
-
-    Args:
-        stream: Where to write.
-        columns: See `fit_columns`.
-    """
+    """Lines without escape codes; a summary that tells nothing new is left out."""
 
     is_animated = False
 
@@ -116,12 +111,7 @@ def _without_clocks(summary: Summary) -> Summary:
 
 
 class TerminalScreen:
-    """One table, redrawn in place; messages and other output scroll above it.
-
-    Args:
-        stream: The terminal.
-        columns: See `fit_columns`.
-    """
+    """One table, redrawn in place; messages and other output scroll above it."""
 
     is_animated = True
 
@@ -160,12 +150,7 @@ class TerminalScreen:
 
 
 class NotebookScreen:
-    """One table in the output of the cell, updated in place.
-
-    Args:
-        display: IPython's `display` function.
-        columns: See `fit_columns`.
-    """
+    """One table in the output of the cell, updated in place by IPython's `display`."""
 
     is_animated = True
 
@@ -210,12 +195,7 @@ class NotebookScreen:
 
 
 def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Screen:
-    """Choose how to show something, from where standard output goes.
-
-    Args:
-        stream: Where to write; None for standard output, or nowhere if that is closed.
-        columns: See `fit_columns`.
-    """
+    """Choose how to show something; None is standard output, or nowhere if that is closed."""
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
@@ -268,7 +248,11 @@ class LiveView:
         self._interval_s = interval_s
         self._rows = rows
         self._screen: Screen = choose_screen(stream, columns)
-        self._reporter = None if report is None else _build_reporter(self._layout, report)
+        self._reporter: Reporter | None = None
+        if report is not None:
+            from .reporter import Reporter  # loads what only a report needs
+
+            self._reporter = Reporter(self._layout, report)
         self._summary: Summary | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -324,10 +308,8 @@ class LiveView:
 
     def _choose_pause_s(self, took_s: float) -> float:
         """How long to leave the database alone after a read that took so long."""
-        rest_s = took_s / READ_SHARE
-        if self._screen.is_animated:
-            return max(rest_s, min(self._interval_s, REDRAW_S))
-        return max(rest_s, self._interval_s)
+        most_s = REDRAW_S if self._screen.is_animated else self._interval_s
+        return max(took_s / READ_SHARE, min(self._interval_s, most_s))
 
     def watch(self) -> Summary:
         """Show the sweep from the calling thread until it is over; return its last summary.
@@ -347,9 +329,3 @@ class LiveView:
                 self._stop.wait(max(0.1, self._choose_pause_s(time.monotonic() - began)))
         finally:
             self._screen.close()
-
-
-def _build_reporter(layout: Layout, path: Path) -> Reporter:
-    from .reporter import Reporter  # loads what only a report needs
-
-    return Reporter(layout, path)

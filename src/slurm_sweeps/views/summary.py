@@ -163,13 +163,7 @@ class Summary:
 
 
 def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
-    """Read what a live view shows.
-
-    Args:
-        database: The database.
-        layout: The experiment's.
-        n_rows: How many trials at the most.
-        now: The time, seconds since 1970.
+    """Read what a live view shows, with `n_rows` trials at the most.
 
     Raises:
         ExperimentNotFoundError: There is no such experiment.
@@ -309,14 +303,7 @@ def read_rows(
     statuses: Iterable[Status] | None,
     now: float,
 ) -> list[Row]:
-    """Read the trials of an experiment, by number.
-
-    Args:
-        database: The database.
-        experiment: The experiment.
-        statuses: Only trials of these statuses; None for all.
-        now: The time, seconds since 1970.
-    """
+    """Read the trials of an experiment, or those of some statuses, by number."""
     settings, last_sign = experiment.settings, find_last_sign(experiment, now)
     known: dict[int, dict[str, Aggregate]] = {}
     for name in read_metric_ids(database, experiment.id):
@@ -358,12 +345,7 @@ def _build_row(
 
 
 def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
-    """How long the latest attempt of a trial ran, or runs; None if that isn't known.
-
-    Args:
-        trial: The trial.
-        last_sign: Until when a running one is counted, see `find_last_sign`.
-    """
+    """How long the latest attempt of a trial ran, or has run by its driver's last sign of life."""
     if trial.start_time is None:
         return None
     if trial.end_time is not None:

@@ -65,14 +65,7 @@ _SHORT_ID = 8
 
 
 def draw_summary(summary: Summary, columns: bool | Sequence[str], width: int, now: float) -> Group:
-    """Draw a summary in colours.
-
-    Args:
-        summary: The sweep.
-        columns: See `fit_columns`.
-        width: The cells that a line of the terminal has.
-        now: The time, seconds since 1970.
-    """
+    """Draw a summary in colours, with columns that fit lines of so many cells."""
     from rich.console import Group
 
     head = [_draw_head(summary, width, now), _draw_bar(summary, width)]
@@ -153,11 +146,7 @@ def _draw_body(
 ) -> list[Text]:
     """What is below the head: counts, the best value, the trials, the newest failure.
 
-    Args:
-        summary: The sweep.
-        columns: See `fit_columns`.
-        width: The cells of a line.
-        mark: What the best trial's row begins with; as many blanks stand before all other lines.
+    The best trial's row begins with the mark, all other lines with as many blanks.
     """
     from rich.text import Text
 

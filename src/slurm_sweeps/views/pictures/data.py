@@ -113,7 +113,10 @@ def read_sweep_data(
         metric: The metric to look at; by default the sweep's, else the first that was logged.
         mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
     """
-    metric, mode = _choose_metric(database, experiment, metric, mode)
+    own = experiment.settings.get("metric")
+    metric = metric or own or next(iter(read_metric_ids(database, experiment.id)), None)
+    if mode is None and metric == own:
+        mode = experiment.settings.get("mode")
     trials = read_trials(database, experiment.id)
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
@@ -133,16 +136,6 @@ def read_sweep_data(
         attempts=[a for a in read_runs(database, experiment, now) if a.number < len(trials)],
         parameters=list_parameters(experiment.settings.get("space")),
     )
-
-
-def _choose_metric(
-    database: Database, experiment: ExperimentRecord, metric: str | None, mode: str | None
-) -> tuple[str | None, str | None]:
-    own = experiment.settings.get("metric")
-    metric = metric or own or next(iter(read_metric_ids(database, experiment.id)), None)
-    if mode is None and metric == own:
-        mode = experiment.settings.get("mode")
-    return metric, mode
 
 
 def _read_best(

@@ -134,13 +134,7 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
 
 
 def sample_trials(data: SweepData, most: int, kept: int = 100) -> list[int]:
-    """Choose trials to show: the best, and a regular sample of the others; by number.
-
-    Args:
-        data: The sweep.
-        most: How many at the most.
-        kept: How many of the best are always there.
-    """
+    """Choose trials to show: the `kept` best, and a regular sample of the others; by number."""
     order = data.ranking
     best, rest = order[: min(kept, most)], sorted(order[min(kept, most) :])
     stride = max(1, -(-len(rest) // max(1, most - len(best))))
@@ -183,12 +177,7 @@ def _sort_axes(data: SweepData, order: Sequence[str]) -> list[Axis]:
 
 
 def draw_parameters(data: SweepData, order: Sequence[str] = ()) -> Figure:
-    """Each parameter against the best value of its trial.
-
-    Args:
-        data: The sweep.
-        order: Names of parameters, the most important first; by default the space's order.
-    """
+    """Each parameter against the best value of its trial, those named in `order` first."""
     axes = _sort_axes(data, order)
     known = np.flatnonzero(np.isfinite(data.best))
     if not axes or not len(known):
@@ -269,12 +258,7 @@ def _build_points(data: SweepData, axis: Axis, shown: Ints, mark: str) -> list[d
 
 
 def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Figure:
-    """Each trial as a line through its parameters, coloured by its best value.
-
-    Args:
-        data: The sweep.
-        order: See `draw_parameters`; only the first `MAX_COORDINATES` are drawn.
-    """
+    """Each trial as a line through its first parameters, coloured by its best value."""
     axes = _sort_axes(data, order)[:MAX_COORDINATES]
     shown = np.array(sample_trials(data, MAX_LINES), dtype=int)
     if not axes or not len(shown):
