@@ -23,12 +23,13 @@ from ..views.summary import (
     Row,
     Summary,
     check_columns,
+    format_share,
+    format_state,
     read_ranking,
     read_rows,
     read_summary,
     sort_rows,
 )
-from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
     json_option,
     local_dir_option,
@@ -164,11 +165,13 @@ def show(
 
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
+    from rich.console import Console
+
+    from ..views.table import draw_summary, format_summary
+
     if not sys.stdout.isatty():
         print_lines(format_summary(summary, columns, _ENDLESS, now))
         return
-    from rich.console import Console
-
     console = Console(highlight=False)
     console.print(draw_summary(summary, columns, console.size.width, now))
 

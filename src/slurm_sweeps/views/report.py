@@ -233,26 +233,24 @@ def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
         trial's id) and `colors` (of each status).
     """
     runtimes = [compute_runtime_s(trial, data.last_sign) for trial in data.trials]
-    columns: list[tuple[str, bool, list[Any]]] = [
-        ("trial", False, [trial.trial_id for trial in data.trials]),
-        ("status", False, data.statuses),
-        ("iterations", True, write_numbers(data.iterations)),
-        ("seconds", True, write_numbers(runtimes, _DIGITS)),
+    columns: list[tuple[str, Sequence[Any]]] = [
+        ("trial", [trial.trial_id for trial in data.trials]),
+        ("status", data.statuses),
+        ("iterations", write_numbers(data.iterations)),
+        ("seconds", write_numbers(runtimes, _DIGITS)),
     ]
     if data.metric is not None and data.mode is not None:
         at_iteration = [at if at >= 0 else None for at in data.best_iteration.tolist()]
-        columns.append((f"best {data.metric}", True, write_numbers(data.best, _DIGITS)))
-        columns.append(("at iteration", True, at_iteration))
-    columns += [_build_cfg(data, name) for name in _choose_cfg(data)]
-    columns += [
-        (f"last {name}", True, write_numbers(values, _DIGITS)) for name, values in data.last.items()
-    ]
-    columns.append(("host", False, [trial.host for trial in data.trials]))
-    columns.append(("attempt", True, [trial.attempt for trial in data.trials]))
+        columns.append((f"best {data.metric}", write_numbers(data.best, _DIGITS)))
+        columns.append(("at iteration", at_iteration))
+    columns += [(name, _build_cfg(data, name)) for name in _choose_cfg(data)]
+    columns += [(f"last {name}", write_numbers(last, _DIGITS)) for name, last in data.last.items()]
+    columns.append(("host", [trial.host for trial in data.trials]))
+    columns.append(("attempt", [trial.attempt for trial in data.trials]))
     order = dict.fromkeys([*(ranking if data.mode else ()), *range(len(data.trials))])
     return {
-        "columns": [{"name": name, "number": is_number} for name, is_number, _ in columns],
-        "rows": [[values[at] for _, _, values in columns] for at in order],
+        "columns": [{"name": name, "number": _are_numbers(values)} for name, values in columns],
+        "rows": [[values[at] for _, values in columns] for at in order],
         "best": data.trials[ranking[0]].trial_id if data.mode and ranking else None,
         "colors": COLORS,
     }
@@ -265,11 +263,15 @@ def _choose_cfg(data: SweepData) -> list[str]:
     return names[:_MAX_CFG]
 
 
-def _build_cfg(data: SweepData, name: str) -> tuple[str, bool, list[Any]]:
+def _build_cfg(data: SweepData, name: str) -> list[Any]:
     values = [cfg.get(name) for cfg in data.cfgs]
-    if all(value is None or is_number(value) for value in values):
-        return name, True, write_numbers(values, _DIGITS)
-    return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
+    if _are_numbers(values):
+        return write_numbers(values, _DIGITS)
+    return [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(value is None or is_number(value) for value in values)
 
 
 def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:

@@ -25,7 +25,6 @@ from ..storage.database import Database
 from ..storage.layout import Layout
 from .formats import clean_lines
 from .summary import Summary, read_summary
-from .table import draw_summary, format_summary
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -84,6 +83,8 @@ class PlainScreen:
 
     def show(self, summary: Summary, now: float) -> None:
         """Write a block of lines."""
+        from .table import format_summary
+
         bare = _without_clocks(summary)
         if bare == self._shown:
             return
@@ -126,6 +127,8 @@ class TerminalScreen:
         """Redraw the table, with as many rows as the terminal has room for."""
         from rich.live import Live
 
+        from .table import draw_summary
+
         size = self._console.size
         rows = summary.rows[: max(0, size.height - _OTHER_LINES)]
         drawn = draw_summary(replace(summary, rows=rows), self._columns, size.width, now)
@@ -161,6 +164,8 @@ class NotebookScreen:
 
     def show(self, summary: Summary, now: float) -> None:
         """Replace the table."""
+        from .table import format_summary
+
         lines = format_summary(summary, self._columns, NOTEBOOK_WIDTH, now)
         bundle = {"text/html": self._draw(summary, now), "text/plain": "\n".join(lines)}
         with contextlib.suppress(Exception):  # a kernel's connection has errors of many kinds
@@ -179,6 +184,8 @@ class NotebookScreen:
 
     def _draw(self, summary: Summary, now: float) -> str:
         from rich.console import Console
+
+        from .table import draw_summary
 
         console = Console(
             file=io.StringIO(),

@@ -18,23 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..storage import rows
 from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.lease import SILENT_S, build_owner, is_gone
 from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialRecord
-from ..storage.rows import (
-    count_trials,
-    read_aggregates,
-    read_aggregates_of_trial,
-    read_attempts,
-    read_best,
-    read_metric_ids,
-    read_reports,
-    read_trial,
-    read_trials,
-)
 from ..trial import Status, flatten_cfg
-from .formats import clean, list_parameters
+from .formats import clean, format_age, list_parameters
+
+#: What rows tell of a trial's run beside what they have fields for.
+_MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
 
 #: Among so many of the latest failed trials the newest failure is looked for.
 _FAILURES = 50
@@ -162,6 +155,22 @@ class Summary:
         return elapsed_s / gained * max(0, self.n_trials - self.done)
 
 
+def format_state(summary: Summary) -> str:
+    """The state, and whether its driver still gives a sign of life."""
+    if summary.silent_s is None:
+        return clean(summary.state)
+    age = format_age(summary.silent_s)
+    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
+
+
+def format_share(summary: Summary) -> str:
+    """How many trials are done of how many."""
+    if not summary.n_trials:
+        return f"{summary.done} done"
+    percent = 100 * summary.done // summary.n_trials
+    return f"{summary.done} of {summary.n_trials} done ({percent}%)"
+
+
 def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
     """Read what a live view shows, with `n_rows` trials at the most.
 
@@ -182,7 +191,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             name=record.name,
             state=record.state,
             silent_s=_compute_silence(record, now),
-            counts=count_trials(database, record.id),
+            counts=rows.count_trials(database, record.id),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
             started_at=settings.get("started_at"),
@@ -192,11 +201,11 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             mode=mode,
             best=ranking[0][1] if ranking else None,
             parameters=[each.name for each in list_parameters(settings.get("space"))],
-            metrics=list(read_metric_ids(database, record.id)),
+            metrics=list(rows.read_metric_ids(database, record.id)),
             rows=[
                 _build_row(
                     trial,
-                    read_aggregates_of_trial(database, record.id, trial.number),
+                    rows.read_aggregates_of_trial(database, record.id, trial.number),
                     settings,
                     last_sign,
                 )
@@ -234,7 +243,7 @@ def read_runs(
     report before that one began.
     """
     last_sign = find_last_sign(experiment, now)
-    found = read_attempts(database, experiment.id, number)
+    found = rows.read_attempts(database, experiment.id, number)
     followers = {(each.number, each.attempt - 1): each for each in found}
     closed = []
     for each in found:
@@ -252,8 +261,8 @@ def read_runs(
 
 def _find_last_report(database: Database, experiment_id: int, number: int, until: float) -> float:
     """When a trial logged last before a time; 0 if it never did."""
-    names = read_metric_ids(database, experiment_id)
-    tables = [read_reports(database, experiment_id, name, [number]) for name in names]
+    names = rows.read_metric_ids(database, experiment_id)
+    tables = [rows.read_reports(database, experiment_id, name, [number]) for name in names]
     times = [time for table in tables for time in table["logged_at"].tolist()]
     return max((time for time in times if time <= until), default=0.0)
 
@@ -263,8 +272,8 @@ def read_ranking(
 ) -> list[tuple[TrialRecord, Best]]:
     """Read the trials with the best finite values of a metric, the best first."""
     ranking = []
-    for aggregate in read_best(database, experiment_id, metric, mode, limit):
-        trial = read_trial(database, experiment_id, aggregate.number)
+    for aggregate in rows.read_best(database, experiment_id, metric, mode, limit):
+        trial = rows.read_trial(database, experiment_id, aggregate.number)
         found = get_best(aggregate, mode)
         if trial is not None and found is not None:
             ranking.append((trial, Best(trial.trial_id, *found)))
@@ -286,12 +295,12 @@ def _choose_shown(
     """The best trials, then the running ones; each group gets at least half the rows it needs."""
     numbers = {trial.number for trial in best}
     most = n_rows + len(best)
-    running = read_trials(database, experiment_id, statuses=[Status.RUNNING], limit=most)
+    running = rows.read_trials(database, experiment_id, statuses=[Status.RUNNING], limit=most)
     running = [trial for trial in running if trial.number not in numbers]
     n_best = max(n_rows - len(running), n_rows - n_rows // 2)
     chosen = [*best[:n_best], *running]
     if not best:
-        newest = read_trials(database, experiment_id, newest_first=True, limit=n_rows)
+        newest = rows.read_trials(database, experiment_id, newest_first=True, limit=n_rows)
         numbers = {trial.number for trial in running}
         chosen += [trial for trial in newest if trial.number not in numbers]
     return chosen[:n_rows]
@@ -306,12 +315,12 @@ def read_rows(
     """Read the trials of an experiment, or those of some statuses, by number."""
     settings, last_sign = experiment.settings, find_last_sign(experiment, now)
     known: dict[int, dict[str, Aggregate]] = {}
-    for name in read_metric_ids(database, experiment.id):
-        for aggregate in read_aggregates(database, experiment.id, name):
+    for name in rows.read_metric_ids(database, experiment.id):
+        for aggregate in rows.read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
     return [
         _build_row(trial, known.get(trial.number, {}), settings, last_sign)
-        for trial in read_trials(database, experiment.id, statuses=statuses)
+        for trial in rows.read_trials(database, experiment.id, statuses=statuses)
     ]
 
 
@@ -332,13 +341,7 @@ def _build_row(
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
         more={
-            "number": trial.number,
-            "attempt": trial.attempt,
-            "slot": trial.slot,
-            "host": trial.host,
-            "gpus": trial.gpus,
-            "start_time": trial.start_time,
-            "end_time": trial.end_time,
+            **{name: getattr(trial, name) for name in _MORE},
             "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
         },
     )
@@ -354,7 +357,7 @@ def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
 
 
 def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Failure | None:
-    failed = read_trials(
+    failed = rows.read_trials(
         database,
         experiment_id,
         statuses=[status for status in Status if status.is_broken],
@@ -376,12 +379,12 @@ def describe_error(trial: TrialRecord) -> str:
 
 
 def sort_rows(
-    rows: Sequence[Row], column: str | None, reverse: bool, mode: str | None
+    trials: Sequence[Row], column: str | None, reverse: bool, mode: str | None
 ) -> list[Row]:
     """Sort trials by a column; those that have no value there come last.
 
     Args:
-        rows: The trials, by number.
+        trials: By number.
         column: Its name; None for the best first where it is known what is best, else by number.
         reverse: The largest first (for the best: the worst first).
         mode: "min" or "max".
@@ -390,12 +393,12 @@ def sort_rows(
         UsageError: No trial has such a column.
     """
     if column is None and mode is None:
-        return list(reversed(rows)) if reverse else list(rows)
+        return list(reversed(trials)) if reverse else list(trials)
     name = column or "best"
-    check_columns([name], rows)
+    check_columns([name], trials)
     if name == "best" and mode == "max":
         reverse = not reverse
-    keys = [(_build_key(row.columns.get(name)), row) for row in rows]
+    keys = [(_build_key(row.columns.get(name)), row) for row in trials]
     known = [(key, row) for key, row in keys if key is not None]
     known.sort(key=lambda pair: pair[0], reverse=reverse)
     return [row for _, row in known] + [row for key, row in keys if key is None]
@@ -410,9 +413,9 @@ def _build_key(value: Any) -> tuple[int, float, str] | None:
     return (1, 0.0, str(value))
 
 
-def check_columns(columns: Sequence[str], rows: Sequence[Row]) -> None:
+def check_columns(columns: Sequence[str], trials: Sequence[Row]) -> None:
     """Raise UsageError if a column is asked for that no trial has."""
-    known = dict.fromkeys(name for row in rows for name in row.columns)
+    known = dict.fromkeys(name for row in trials for name in row.columns)
     for name in columns:
-        if rows and name not in known:
+        if trials and name not in known:
             raise UsageError(f"there is no column {name!r}; there are: {', '.join(known)}")

@@ -5,7 +5,7 @@ without colours, the bar and blank lines (`format_summary`). A cfg may have fort
 terminal eighty columns: columns are taken from the left as long as they fit, nothing is ever
 wrapped but the path of a log, and the names of columns that were left out are told.
 
-rich is imported by whoever draws, never with this module: a trial's process must not load it.
+It loads rich, so it is imported by whoever draws, when something is drawn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Group
+from rich.text import Text
 
 from ..trial import Status
 from .formats import (
     clean,
-    format_age,
     format_duration,
     format_number,
     format_value,
@@ -26,11 +29,7 @@ from .formats import (
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.text import Text
+from .summary import Row, Summary, format_share, format_state
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -66,8 +65,6 @@ _SHORT_ID = 8
 
 def draw_summary(summary: Summary, columns: bool | Sequence[str], width: int, now: float) -> Group:
     """Draw a summary in colours, with columns that fit lines of so many cells."""
-    from rich.console import Group
-
     head = [_draw_head(summary, width, now), _draw_bar(summary, width)]
     return Group(*head, *_draw_body(summary, columns, width))
 
@@ -85,22 +82,6 @@ def format_summary(
     return [*lines, *(text.plain.rstrip() for text in body if text.plain.strip())]
 
 
-def format_state(summary: Summary) -> str:
-    """The state, and whether its driver still gives a sign of life."""
-    if summary.silent_s is None:
-        return clean(summary.state)
-    age = format_age(summary.silent_s)
-    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
-
-
-def format_share(summary: Summary) -> str:
-    """How many trials are done of how many."""
-    if not summary.n_trials:
-        return f"{summary.done} done"
-    percent = 100 * summary.done // summary.n_trials
-    return f"{summary.done} of {summary.n_trials} done ({percent}%)"
-
-
 def _format_time(summary: Summary, now: float) -> str:
     """Elapsed time, and the time left as far as it can be told."""
     elapsed_s, left_s = summary.compute_elapsed_s(now), summary.compute_left_s(now)
@@ -113,8 +94,6 @@ def _format_time(summary: Summary, now: float) -> str:
 
 def _draw_head(summary: Summary, width: int, now: float) -> Text:
     """Name and state on the left, times on the right."""
-    from rich.text import Text
-
     right, state = _format_time(summary, now), format_state(summary)
     style = "red" if summary.silent_s is not None or summary.state == "failed" else "default"
     name = Text(clean(summary.name), "bold")
@@ -126,8 +105,6 @@ def _draw_head(summary: Summary, width: int, now: float) -> Text:
 
 def _draw_bar(summary: Summary, width: int) -> Text:
     """A bar whose parts are the statuses, in their colours."""
-    from rich.text import Text
-
     share = f" {format_share(summary)}"
     room = max(10, width - len(share))
     total = max(summary.n_trials or 0, sum(summary.counts.values()), 1)
@@ -148,8 +125,6 @@ def _draw_body(
 
     The best trial's row begins with the mark, all other lines with as many blanks.
     """
-    from rich.text import Text
-
     indent = " " * len(mark)
     lines = [Text(indent).append_text(_draw_counts(summary))]
     best = summary.best
@@ -173,8 +148,6 @@ def _draw_body(
 
 def _draw_counts(summary: Summary) -> Text:
     """How many trials have which status, and how many slots are busy."""
-    from rich.text import Text
-
     known = list(STYLES.items())[:-1]  # what waits is no news
     parts = [
         Text(f"{summary.counts[status]} {status}", style)
@@ -203,15 +176,11 @@ class Column:
 
     def measure(self, max_title: int) -> int:
         """The cells it takes, its title cut where it is much wider than its values."""
-        from rich.cells import cell_len
-
         widest = max((cell_len(cell) for cell in self.cells), default=0)
         return max(widest, min(cell_len(self.title), max_title), self.least)
 
     def pad(self, text: str, width: int) -> str:
         """Push a title or a value to its side."""
-        from rich.cells import cell_len
-
         gap = " " * (width - cell_len(text))
         return text + gap if self.is_text else gap + text
 
@@ -251,8 +220,6 @@ def fit_columns(
 def _draw_table(
     summary: Summary, columns: bool | Sequence[str], width: int, mark: str
 ) -> Iterator[Text]:
-    from rich.text import Text
-
     indent = " " * len(mark)
     best_id = None if summary.best is None else summary.best.trial_id
     chosen, hidden = fit_columns(summary, columns, width - len(mark))

@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...storage import rows
 from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
-from ...storage.rows import (
-    REPORT_FIELDS,
-    read_aggregate_rows,
-    read_aggregates,
-    read_metric_ids,
-    read_reports,
-    read_trials,
-)
 from ...trial import flatten_cfg
 from ..formats import Parameter, list_parameters
 from ..summary import find_last_sign, get_best, read_runs
@@ -114,10 +107,10 @@ def read_sweep_data(
         mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
     """
     own = experiment.settings.get("metric")
-    metric = metric or own or next(iter(read_metric_ids(database, experiment.id)), None)
+    metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
     if mode is None and metric == own:
         mode = experiment.settings.get("mode")
-    trials = read_trials(database, experiment.id)
+    trials = rows.read_trials(database, experiment.id)
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
@@ -142,7 +135,7 @@ def _read_best(
     database: Database, experiment_id: int, metric: str | None, mode: str | None, count: int
 ) -> tuple[Floats, Ints]:
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
-    for each in read_aggregates(database, experiment_id, metric) if metric else ():
+    for each in rows.read_aggregates(database, experiment_id, metric) if metric else ():
         last = each.last_value, each.last_iteration
         found = last if mode is None else get_best(each, mode)
         if each.number < count and found is not None:
@@ -154,7 +147,7 @@ def _read_best(
 def _read_last(
     database: Database, experiment_id: int, count: int
 ) -> tuple[dict[str, Floats], Ints]:
-    aggregates = read_aggregate_rows(database, experiment_id)
+    aggregates = rows.read_aggregate_rows(database, experiment_id)
     iterations = np.zeros(count, dtype=np.int64)
     last = {}
     for metric_id, name in aggregates.names.items():
@@ -170,9 +163,8 @@ def _read_reports(
     database: Database, experiment_id: int, metric: str | None, count: int
 ) -> npt.NDArray[np.void]:
     if metric is None:
-        return np.empty(0, dtype=REPORT_FIELDS)
-    portions = [
-        read_reports(database, experiment_id, metric, range(first, min(first + PORTION, count)))
-        for first in range(0, count, PORTION)
-    ]
-    return np.concatenate(portions) if portions else np.empty(0, dtype=REPORT_FIELDS)
+        return np.empty(0, dtype=rows.REPORT_FIELDS)
+    firsts = range(0, count, PORTION)
+    portions = [range(first, min(first + PORTION, count)) for first in firsts]
+    tables = [rows.read_reports(database, experiment_id, metric, each) for each in portions]
+    return np.concatenate(tables) if tables else np.empty(0, dtype=rows.REPORT_FIELDS)
