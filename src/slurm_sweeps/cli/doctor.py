@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import AllocationError, SlurmSweepsError
+from ..errors import SlurmSweepsError
 from ..running.host import build_host_argv
 from ..running.launchers import count_cpus, find_gpus
 from ..slurm.allocation import check_not_inside_a_step
@@ -98,17 +98,16 @@ def _look_at_programs() -> Iterator[Finding]:
     if srun is None:
         yield Finding("Slurm", "note", "no srun on PATH: trials run as processes of this machine")
         return
-    in_job = "SLURM_JOB_ID" in os.environ
+    verdict = "bad" if "SLURM_JOB_ID" in os.environ else "note"
     try:
         done = subprocess.run([srun, "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("Slurm", "bad" if in_job else "note", f"{srun} can't be run: {error}")
+        yield Finding("Slurm", verdict, f"{srun} can't be run: {error}")
         return
     if done.returncode == 0:
         yield Finding("Slurm", "ok", f"{done.stdout.strip()} ({srun})")
     else:
-        why = f"{srun} is there and fails: {done.stderr.strip()}"
-        yield Finding("Slurm", "bad" if in_job else "note", why)
+        yield Finding("Slurm", verdict, f"{srun} is there and fails: {done.stderr.strip()}")
 
 
 def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
@@ -119,7 +118,7 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
             yield from _look_at_machine()
             return
         plan = plan_slots(allocation, cfg)
-    except (AllocationError, SlurmSweepsError) as error:
+    except SlurmSweepsError as error:
         yield Finding("allocation", "bad", str(error))
         return
     nodes = ", ".join(node.name for node in allocation.nodes)
@@ -136,10 +135,10 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
 def _format_share(slot: Slot) -> str:
     memory = f"{slot.mem_mb} MB" if slot.mem_mb else "memory as the job has it"
     gpus = f"{slot.gpus} GPUs" if slot.gpus != 1 else "1 GPU"
-    tasks = f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with "
-    share = f"{slot.cpus_per_task} CPUs"
-    per_node = f"{memory} and {gpus} on each node"
-    return f"{tasks if slot.ntasks > 1 else ''}{share}; {per_node}"
+    share = f"{slot.cpus_per_task} CPUs; {memory} and {gpus} on each node"
+    if slot.ntasks == 1:
+        return share
+    return f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with {share}"
 
 
 def _look_at_machine() -> Iterator[Finding]:

@@ -186,6 +186,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         if metric is not None and mode is not None:
             ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
         shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
+        aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         last_sign = find_last_sign(record, now)
         return Summary(
             name=record.name,
@@ -203,13 +204,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             parameters=[each.name for each in list_parameters(settings.get("space"))],
             metrics=list(rows.read_metric_ids(database, record.id)),
             rows=[
-                _build_row(
-                    trial,
-                    rows.read_aggregates_of_trial(database, record.id, trial.number),
-                    settings,
-                    last_sign,
-                )
-                for trial in shown
+                _build_row(trial, known, settings, last_sign)
+                for trial, known in zip(shown, aggregates, strict=True)
             ],
             failure=_find_failure(database, record.id, layout),
         )

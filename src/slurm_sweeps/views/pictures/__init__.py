@@ -94,11 +94,7 @@ def _write_number(value: float | None, digits: int) -> float | None:
 
 
 def join_lines(lines: Iterable[tuple[list[Any], list[Any], str]]) -> dict[str, list[Any]]:
-    """Many lines as one with gaps: one trace each would be slow.
-
-    Args:
-        lines: The x and y of each, and what its points say.
-    """
+    """Many lines (x, y, and what their points say) as one with gaps: a trace each is slow."""
     joined: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for x, y, text in lines:
         joined["x"] += [*x, None]

@@ -97,15 +97,7 @@ def read_sweep_data(
     metric: str | None = None,
     mode: str | None = None,
 ) -> SweepData:
-    """Read a sweep.
-
-    Args:
-        database: The database.
-        experiment: The experiment.
-        now: The time, seconds since 1970.
-        metric: The metric to look at; by default the sweep's, else the first that was logged.
-        mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
-    """
+    """Read a sweep, by default to look at its own metric, else at the first that was logged."""
     own = experiment.settings.get("metric")
     metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
     if mode is None and metric == own:

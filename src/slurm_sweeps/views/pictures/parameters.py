@@ -144,13 +144,8 @@ def sample_trials(data: SweepData, most: int, kept: int = 100) -> list[int]:
 def choose_range(values: Floats, mode: str | None, is_log: bool) -> tuple[float, float] | None:
     """Cut off outliers on the bad side, which would press all others into a line.
 
-    Args:
-        values: What is shown, NaN for missing.
-        mode: "min" or "max"; None cuts nothing.
-        is_log: Whether the axis is logarithmic; then nothing is cut either.
-
     Returns:
-        The range of the axis, None for all.
+        The range of the axis; None for all, also where the axis is logarithmic.
     """
     finite = values[np.isfinite(values)]
     if mode is None or is_log or len(finite) < 10:

@@ -36,8 +36,7 @@ class Stretch:
     begin_s: float
     end_s: float
     status: str
-    trial_id: str
-    attempt: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +67,9 @@ def compute_occupation(data: SweepData) -> Occupation:
         end = data.now if runs else each.end_time
         begin_s = each.start_time - start
         end_s = max(begin_s, (each.start_time if end is None else end) - start)
-        trial_id = data.trials[each.number].trial_id
-        stretches.append(
-            Stretch(each.slot, begin_s, end_s, each.status.value, trial_id, each.attempt)
-        )
+        again = f", attempt {each.attempt}" if each.attempt > 1 else ""
+        text = f"trial {data.trials[each.number].trial_id}{again}, {end_s - begin_s:.4g} s"
+        stretches.append(Stretch(each.slot, begin_s, end_s, each.status.value, text))
         hosts[each.slot] = each.host or ""
     count = max([int(data.experiment.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
     end_s = max((stretch.end_s for stretch in stretches), default=0.0)
@@ -91,20 +89,16 @@ def draw_slots(occupation: Occupation) -> Figure:
     unit, size = choose_unit(occupation.end_s)
     count = len(occupation.labels)
     row = max(_LEAST_ROW, min(_ROW, _ALL_ROWS // count))
-    as_bars = len(occupation.stretches) <= MAX_BARS
-    groups = {
-        status: [stretch for stretch in occupation.stretches if stretch.status == status]
-        for status in COLORS
-    }
+    traces = []
+    for status in COLORS:
+        chosen = [stretch for stretch in occupation.stretches if stretch.status == status]
+        if chosen and len(occupation.stretches) <= MAX_BARS:
+            traces.append(_build_bars(chosen, status, size))
+        elif chosen:
+            traces.append(_build_lines(chosen, status, size, row))
     step = max(1, -(-14 // row))  # a label is 14 pixels high
     return build_figure(
-        [
-            _build_bars(chosen, status, size)
-            if as_bars
-            else _build_lines(chosen, status, size, row)
-            for status, chosen in groups.items()
-            if chosen
-        ],
+        traces,
         height=110 + row * count,
         barmode="overlay",
         bargap=0.15 if row > 8 else 0.0,
@@ -129,7 +123,7 @@ def _build_bars(stretches: Sequence[Stretch], status: str, size: float) -> dict[
         "y": [stretch.slot for stretch in stretches],
         "base": write_numbers([stretch.begin_s / size for stretch in stretches], 6),
         "x": write_numbers([(stretch.end_s - stretch.begin_s) / size for stretch in stretches], 6),
-        "text": [_describe(stretch) for stretch in stretches],
+        "text": [escape_text(stretch.text) for stretch in stretches],
         "textposition": "none",
         # The seam that parts two trials of the same colour.
         "marker": {
@@ -144,19 +138,13 @@ def _build_lines(
     stretches: Sequence[Stretch], status: str, size: float, row: int
 ) -> dict[str, Any]:
     joined = join_lines(
-        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.trial_id)
+        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.text)
         for s in stretches
     )
     return build_scatter(
         "lines",
         **joined,
-        hover=f"trial %{{text}} ({status})",
+        hover=f"%{{text}} ({status})",
         name=f"{status} ({len(stretches)})",
         line={"color": COLORS[status], "width": max(2, round(row * 0.8))},
     )
-
-
-def _describe(stretch: Stretch) -> str:
-    again = f", attempt {stretch.attempt}" if stretch.attempt > 1 else ""
-    text = f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
-    return escape_text(text)
