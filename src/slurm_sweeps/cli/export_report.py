@@ -11,7 +11,7 @@ import click
 
 from ..errors import StorageError, UsageError
 from ..result import Result
-from .common import on_experiment
+from .common import on_experiment, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,8 @@ def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> No
         raise UsageError(
             f"the suffix of {str(output)!r} says no known format; there are {', '.join(_SUFFIXES)}"
         )
+    with open_store(local_dir, name):
+        pass  # says at once what is wrong with name or folder
     result = Result(name, local_dir)
     frame = result.metrics_dataframe() if metrics else result.to_dataframe()
     if output is None:
@@ -82,6 +84,8 @@ def _disarm_cell(value: Any) -> Any:
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 def report(name: str, local_dir: Path, output: Path, open_it: bool) -> None:
     """Write one HTML file that shows the whole sweep and opens anywhere, offline too."""
+    with open_store(local_dir, name):
+        pass
     path = Result(name, local_dir).report(output)
     click.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)", err=True)
     if open_it:
