@@ -177,9 +177,9 @@ class Result:
             UsageError: plotly or jinja2 is not installed, or `mode` is neither "min" nor "max".
             StorageError: The file can't be written.
         """
-        from .views.report import check_report, write_report
+        from .views.report import check_installed, write_report
 
-        check_report()
+        check_installed()
         write_report(self._read_sweep(metric, mode), self._layout.folder, Path(path))
         return Path(path)
 

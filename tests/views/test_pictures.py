@@ -35,8 +35,8 @@ from slurm_sweeps.views.pictures.parameters import (
     sample_trials,
 )
 from slurm_sweeps.views.pictures.slots import compute_occupation
-from slurm_sweeps.views.report import compute_savings, describe_error, group_failures
-from slurm_sweeps.views.summary import read_rows, read_runs
+from slurm_sweeps.views.report import compute_savings, group_failures
+from slurm_sweeps.views.summary import describe_error, read_rows, read_runs
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]
@@ -60,7 +60,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert data.best_iteration.tolist() == [6, 2, 1, 2, 3]
     assert data.iterations.tolist() == [6, 2, 1, 2, 3]
     assert data.last["val/acc"].tolist() == pytest.approx([5 / 6, 0.5, 0, 0.5, 2 / 3])
-    assert data.order_by_best().tolist() == [0, 1, 2, 3, 4]
+    assert data.ranking == [0, 1, 2, 3, 4]
     assert len(data.reports) == 14
 
 
@@ -117,7 +117,7 @@ def test_thinned_curves_keep_the_best_and_the_ends(
     curves = compute_curves(data)
     assert sum(len(curve.value) for curve in curves) <= MAX_POINTS + KEPT * (MAX_CURVE + 1)
     shown = {curve.trial for curve in curves}
-    assert set(data.order_by_best()[:KEPT].tolist()) <= shown
+    assert set(data.ranking[:KEPT]) <= shown
     assert all(curve.iteration[0] == 1 for curve in curves)
     assert all(curve.iteration[-1] == lengths[curve.trial] for curve in curves)
 
@@ -266,7 +266,7 @@ def test_failures_are_grouped(tmp_path: Path) -> None:
 def test_too_few_trials_to_say_what_mattered(tmp_path: Path) -> None:
     found = compute_importance(read(tmp_path, [Status.COMPLETED] * (MIN_TRIALS - 1)))
     assert found.reason == "too few trials: 29 have a value, 30 are needed"
-    assert found.names == []
+    assert not found.names
 
 
 def test_what_mattered_comes_first(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.space import list_parameters
+from slurm_sweeps.views.formats import list_parameters
 from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
 from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
@@ -62,7 +62,8 @@ def test_rows_are_the_best_then_the_running(tmp_path: Path) -> None:
         Status.RUNNING,
         Status.RUNNING,
     ]
-    assert summary.rows[0].is_best
+    assert summary.best is not None
+    assert summary.rows[0].trial_id == summary.best.trial_id
     assert summary.rows[0].metrics["val/acc"] == pytest.approx(1 - 1 / 6)
     assert summary.rows[0].cfg["fixed"] == "yes"
 
@@ -152,7 +153,6 @@ rows_strategy = st.lists(
             max_size=40,
         ),
         metrics=st.dictionaries(st.sampled_from(["loss", "val/acc", "x" * 40]), st.floats()),
-        is_best=st.just(False),
     ),
     max_size=5,
 )

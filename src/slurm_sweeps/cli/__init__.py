@@ -12,12 +12,7 @@ from .. import __version__
 from .common import Commands, completion
 from .doctor import doctor
 from .export_report import export, report
-from .list_show_watch_best import (
-    best,
-    list_experiments,
-    show,
-    watch,
-)
+from .list_show_watch_best import best, list_experiments, show, watch
 from .stop_retry_rm import remove, retry, stop
 from .trial_logs import logs, show_trial
 

@@ -24,9 +24,7 @@ from ..errors import SlurmSweepsError, StorageError, UsageError
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
-from ..storage.rows import (
-    read_trials,
-)
+from ..storage.rows import read_trials
 from ..views.formats import clean_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,34 +69,6 @@ class Commands(click.Group):
 def _fail(error: Exception, code: int) -> None:
     click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
     sys.exit(code)
-
-
-def local_dir_option(function: Function) -> Function:
-    """Add `--local-dir`."""
-    return click.option(
-        "--local-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        default="./slurm-sweeps",
-        envvar="SLURM_SWEEPS_DIR",
-        show_default=True,
-        show_envvar=True,
-        help="The folder of the database.",
-    )(function)
-
-
-def json_option(function: Function) -> Function:
-    """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def name_argument(function: Function) -> Function:
-    """Add the experiment's name, with completion."""
-    return click.argument("name", shell_complete=_complete_name)(function)
-
-
-def trial_argument(function: Function) -> Function:
-    """Add a trial's id, with completion."""
-    return click.argument("trial", metavar="ID", shell_complete=complete_trial)(function)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +170,24 @@ def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]])
     ):
         return read(database)
     return []
+
+
+local_dir_option = click.option(
+    "--local-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="./slurm-sweeps",
+    envvar="SLURM_SWEEPS_DIR",
+    show_default=True,
+    show_envvar=True,
+    help="The folder of the database.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+trial_argument = click.argument("trial", metavar="ID", shell_complete=complete_trial)
+
+
+def on_experiment(function: Function) -> Function:
+    """Add the experiment's name, with completion, and `--local-dir`."""
+    return click.argument("name", shell_complete=_complete_name)(local_dir_option(function))
 
 
 @click.command()

@@ -13,14 +13,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from ..errors import AllocationError, SlurmSweepsError
+from ..errors import SlurmSweepsError
 from ..running.host import build_host_argv
 from ..running.launchers import count_cpus, find_gpus
 from ..slurm.allocation import check_not_inside_a_step
@@ -97,17 +97,16 @@ def _look_at_programs() -> Iterator[Finding]:
     if srun is None:
         yield Finding("Slurm", "note", "no srun on PATH: trials run as processes of this machine")
         return
-    in_job = "SLURM_JOB_ID" in os.environ
+    verdict = "bad" if "SLURM_JOB_ID" in os.environ else "note"
     try:
         done = subprocess.run([srun, "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("Slurm", "bad" if in_job else "note", f"{srun} can't be run: {error}")
+        yield Finding("Slurm", verdict, f"{srun} can't be run: {error}")
         return
     if done.returncode == 0:
         yield Finding("Slurm", "ok", f"{done.stdout.strip()} ({srun})")
     else:
-        why = f"{srun} is there and fails: {done.stderr.strip()}"
-        yield Finding("Slurm", "bad" if in_job else "note", why)
+        yield Finding("Slurm", verdict, f"{srun} is there and fails: {done.stderr.strip()}")
 
 
 def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
@@ -118,7 +117,7 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
             yield from _look_at_machine()
             return
         plan = plan_slots(allocation, cfg)
-    except (AllocationError, SlurmSweepsError) as error:
+    except SlurmSweepsError as error:
         yield Finding("allocation", "bad", str(error))
         return
     nodes = ", ".join(node.name for node in allocation.nodes)
@@ -135,20 +134,18 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
 def _format_share(slot: Slot) -> str:
     memory = f"{slot.mem_mb} MB" if slot.mem_mb else "memory as the job has it"
     gpus = f"{slot.gpus} GPUs" if slot.gpus != 1 else "1 GPU"
-    tasks = f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with "
-    share = f"{slot.cpus_per_task} CPUs"
-    per_node = f"{memory} and {gpus} on each node"
-    return f"{tasks if slot.ntasks > 1 else ''}{share}; {per_node}"
+    share = f"{slot.cpus_per_task} CPUs; {memory} and {gpus} on each node"
+    if slot.ntasks == 1:
+        return share
+    return f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with {share}"
 
 
 def _look_at_machine() -> Iterator[Finding]:
-    gpus = find_gpus()
-    slots = count_cpus()
     yield Finding(
         "allocation",
         "note",
-        f"not inside a Slurm job: a sweep runs {slots} trials at once here, one a CPU; "
-        f"{len(gpus)} GPUs are visible, LocalCfg(gpus=…) deals them out",
+        f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a CPU; "
+        f"{len(find_gpus())} GPUs are visible, LocalCfg(gpus=…) deals them out",
     )
 
 
@@ -191,9 +188,7 @@ def _look_at_database(path: Path) -> Iterator[Finding]:
         yield Finding("database", "ok", text)
 
 
-def _look_at_extras(
-    is_there: Callable[[str], object] = importlib.util.find_spec,
-) -> Iterator[Finding]:
+def _look_at_extras() -> Iterator[Finding]:
     for module, use in _EXTRAS.items():
-        if is_there(module) is None:
+        if importlib.util.find_spec(module) is None:
             yield Finding(module, "note", f"not installed; it is for {use}")

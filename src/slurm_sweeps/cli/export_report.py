@@ -11,7 +11,7 @@ import click
 
 from ..errors import StorageError, UsageError
 from ..result import Result
-from .common import local_dir_option, name_argument, open_store
+from .common import on_experiment, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,7 @@ _SUFFIXES = (".csv", ".parquet", ".json")
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @click.option(
     "--output", "-o", type=_FILE, help="A .csv, .parquet or .json; CSV is printed by default."
 )
@@ -47,6 +46,10 @@ def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> No
         _write(frame, output)
     except OSError as error:
         raise StorageError(f"{output} can't be written: {error}") from error
+    except ImportError as error:
+        raise UsageError(
+            "parquet needs pyarrow: pip install 'slurm-sweeps[parquet]', or write csv or json"
+        ) from error
     click.echo(f"wrote {len(frame)} rows to {output}", err=True)
 
 
@@ -57,12 +60,7 @@ def _write(frame: pd.DataFrame, output: Path) -> None:
     elif suffix == ".json":
         frame.to_json(output, orient="records", date_format="iso", date_unit="us", indent=1)
     else:
-        try:
-            frame.to_parquet(output, index=False)
-        except ImportError as error:
-            raise UsageError(
-                "parquet needs pyarrow: pip install 'slurm-sweeps[parquet]', or write csv or json"
-            ) from error
+        frame.to_parquet(output, index=False)
 
 
 def _disarm(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,8 +79,7 @@ def _disarm_cell(value: Any) -> Any:
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @click.option("--output", "-o", type=_FILE, default="report.html", show_default=True)
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 def report(name: str, local_dir: Path, output: Path, open_it: bool) -> None:

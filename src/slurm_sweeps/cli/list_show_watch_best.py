@@ -16,24 +16,24 @@ from ..errors import UsageError
 from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
-from ..storage.rows import read_best, read_metric_ids, read_trial
+from ..storage.rows import read_metric_ids
 from ..trial import Status
 from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
     Row,
     Summary,
     check_columns,
-    get_best,
+    format_share,
+    format_state,
+    read_ranking,
     read_rows,
     read_summary,
     sort_rows,
 )
-from ..views.table import draw_summary, format_share, format_state, format_summary
 from .common import (
-    Store,
     json_option,
     local_dir_option,
-    name_argument,
+    on_experiment,
     open_store,
     print_json,
     print_lines,
@@ -43,6 +43,15 @@ from .common import (
 _ENDLESS = 100_000
 
 _STATUSES = click.Choice([status.value for status in Status])
+
+
+#: `--columns`: the names that were said, True where none were.
+columns_option = click.option(
+    "--columns",
+    metavar="A,B,…",
+    help="Names of cfg keys and metrics, host, error, ….",
+    callback=lambda _ctx, _param, said: said is None or [name.strip() for name in said.split(",")],
+)
 
 
 @click.command("list")
@@ -116,8 +125,7 @@ def _describe_row(row: Row) -> dict[str, Any]:
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @json_option
 @click.option(
     "--sort", metavar="COLUMN", help="Sort by this column; by default the best come first."
@@ -125,7 +133,7 @@ def _describe_row(row: Row) -> dict[str, Any]:
 @click.option("--reverse", is_flag=True, help="Sort the other way round.")
 @click.option("--status", "statuses", type=_STATUSES, multiple=True, help="Only these; repeatable.")
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Rows.")
-@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
+@columns_option
 def show(
     name: str,
     local_dir: Path,
@@ -134,55 +142,56 @@ def show(
     reverse: bool,
     statuses: tuple[str, ...],
     limit: int,
-    columns: str | None,
+    columns: bool | list[str],
 ) -> None:
     """Show an experiment: a summary, and a table of its trials.
 
     Columns that don't fit the terminal are left out; all are there when the output is piped.
     """
     now = time.time()
-    names = None if columns is None else [each.strip() for each in columns.split(",")]
     chosen = [Status(status) for status in statuses] or None
     with open_store(local_dir, name) as store:
         summary = read_summary(store.database, store.layout, 0, now)
         rows = read_rows(store.database, store.experiment, chosen, now)
-    check_columns(names or (), rows)
+    check_columns([] if isinstance(columns, bool) else columns, rows)
     shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
         described = _describe(summary, now)
         print_json({**described, "trials": [_describe_row(row) for row in shown]})
         return
-    _print_summary(replace(summary, rows=shown), names or True, now)
+    _print_summary(replace(summary, rows=shown), columns, now)
     if len(rows) > len(shown):
         click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
 
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:
+    from rich.console import Console
+
+    from ..views.table import draw_summary, format_summary
+
     if not sys.stdout.isatty():
         print_lines(format_summary(summary, columns, _ENDLESS, now))
         return
-    from rich.console import Console
-
     console = Console(highlight=False)
     console.print(draw_summary(summary, columns, console.size.width, now))
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
-@click.option("--columns", metavar="A,B,…", help="Names of cfg keys and metrics, host, error, ….")
-def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str | None) -> None:
+@columns_option
+def watch(
+    name: str, local_dir: Path, interval: float, rows: int, columns: bool | list[str]
+) -> None:
     """Show the live table of a running experiment until it ends.
 
     Ends with 0 when the sweep was completed, else with 1.
     """
     from ..views.screens import LiveView
 
-    names = None if columns is None else [each.strip() for each in columns.split(",")]
-    path = Layout(local_dir, name).database
-    view = LiveView(path, name, interval_s=interval, rows=rows, columns=names or True)
+    path = build_database_path(local_dir)
+    view = LiveView(path, name, interval_s=interval, rows=rows, columns=columns)
     try:
         summary = view.watch()
     except KeyboardInterrupt:
@@ -191,8 +200,7 @@ def watch(name: str, local_dir: Path, interval: float, rows: int, columns: str |
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @json_option
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option("--metric", help="By default the one that ASHA was given.")
@@ -203,7 +211,20 @@ def best(
     """Print the best configuration as YAML, ready to paste."""
     with open_store(local_dir, name) as store:
         metric, mode = choose_goal(store.experiment, metric, mode)
-        found = _read_best(store, metric, mode, top)
+        ranking = read_ranking(store.database, store.experiment.id, metric, mode, top)
+        names = read_metric_ids(store.database, store.experiment.id)
+    if not ranking:
+        logged = ", ".join(map(repr, names)) or "nothing yet"
+        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
+    found = [
+        {
+            **asdict(best),
+            "status": trial.status.value,
+            "metric": metric,
+            "cfg": json.loads(trial.cfg_json),
+        }
+        for trial, best in ranking
+    ]
     if as_json:
         print_json(found)
         return
@@ -212,25 +233,3 @@ def best(
         value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
         print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
         click.echo(format_yaml(each["cfg"]))
-
-
-def _read_best(store: Store, metric: str, mode: str, top: int) -> list[dict[str, Any]]:
-    key = store.experiment.id
-    found = []
-    for aggregate in read_best(store.database, key, metric, mode, top):
-        trial, value = read_trial(store.database, key, aggregate.number), get_best(aggregate, mode)
-        if trial is not None and value is not None:
-            found.append(
-                {
-                    "trial_id": trial.trial_id,
-                    "status": trial.status.value,
-                    "metric": metric,
-                    "value": value[0],
-                    "iteration": value[1],
-                    "cfg": json.loads(trial.cfg_json),
-                }
-            )
-    if not found:
-        logged = ", ".join(map(repr, read_metric_ids(store.database, key))) or "nothing yet"
-        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
-    return found

@@ -15,22 +15,14 @@ from ..errors import SlurmSweepsError, UsageError
 from ..storage.lease import acquire_lease, build_owner, is_gone, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
-from .common import (
-    Store,
-    complete_trial,
-    find_trial,
-    local_dir_option,
-    name_argument,
-    open_store,
-)
+from .common import Store, complete_trial, find_trial, on_experiment, open_store
 
 #: How long `stop` waits for the driver to take note, in seconds.
 _ANSWER_S = 10.0
 
 
 @click.command()
-@name_argument
-@local_dir_option
+@on_experiment
 @click.option("--trial", metavar="ID", shell_complete=complete_trial, help="Prune this one only.")
 def stop(name: str, local_dir: Path, trial: str | None) -> None:
     """Ask a running driver to stop, as if its job were told to end (TERM).
@@ -77,9 +69,8 @@ def _wait_until_seen(store: Store) -> bool:
 
 
 @click.command()
-@name_argument
+@on_experiment
 @click.argument("trials", metavar="[ID]...", nargs=-1, shell_complete=complete_trial)
-@local_dir_option
 @click.option("--failed", is_flag=True, help="All that have failed.")
 def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> None:
     """Mark failed trials to be run again by the next restore.
@@ -104,8 +95,7 @@ def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> 
 
 
 @click.command("rm")
-@name_argument
-@local_dir_option
+@on_experiment
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 def remove(name: str, local_dir: Path, yes: bool) -> None:
     """Delete an experiment: its rows in the database, and its folder."""

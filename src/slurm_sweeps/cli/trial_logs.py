@@ -8,17 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from ..errors import StorageError
 from ..storage.layout import TrialLayout
 from ..storage.records import AttemptRecord, TrialRecord
-from ..storage.rows import (
-    read_metrics_of_trial,
-    read_trial,
-)
+from ..storage.rows import read_metrics_of_trial, read_trial
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
 from ..views.summary import compute_runtime_s, find_last_sign, read_runs
@@ -26,8 +23,7 @@ from .common import (
     Store,
     find_trial,
     json_option,
-    local_dir_option,
-    name_argument,
+    on_experiment,
     open_store,
     print_json,
     print_lines,
@@ -40,9 +36,8 @@ _STATUS_S = 2.0
 
 
 @click.command("trial")
-@name_argument
+@on_experiment
 @trial_argument
-@local_dir_option
 @json_option
 def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
     """Show one trial: cfg, status, attempts, metrics as small charts, and its error.
@@ -63,20 +58,17 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
         {
             "trial_id": record.trial_id,
             "number": record.number,
-            "status": record.status.value,
+            "status": record.status,
             "runtime_s": runtime_s,
             "folder": str(files.folder),
             "cfg": json.loads(record.cfg_json),
-            "attempts": [_describe_attempt(attempt) for attempt in attempts],
+            "attempts": [
+                {name: value for name, value in asdict(attempt).items() if name != "number"}
+                for attempt in attempts
+            ],
             "metrics": metrics,
         }
     )
-
-
-def _describe_attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    described = asdict(attempt)
-    del described["number"]
-    return {**described, "status": attempt.status.value}
 
 
 def _format(
@@ -127,9 +119,8 @@ def _format_metrics(metrics: Mapping[str, Mapping[int, float]]) -> Iterator[str]
 
 
 @click.command()
-@name_argument
+@on_experiment
 @trial_argument
-@local_dir_option
 @click.option("--follow", "-f", is_flag=True, help="Go on until the trial ends.")
 @click.option("--stderr", is_flag=True, help="Its standard error instead of its output.")
 @click.option("--rank", type=click.IntRange(0), default=0, help="Of a trial with several tasks.")

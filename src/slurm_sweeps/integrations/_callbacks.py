@@ -31,13 +31,8 @@ def pick_metrics(
 ) -> dict[str, float]:
     """Pick metrics by name, tensors turned into numbers.
 
-    Args:
-        names: What to report.
-        available: What there is.
-        where: How it came there, for the message.
-
     Raises:
-        UsageError: One is missing.
+        UsageError: One is missing; `where` tells in the message how metrics get there.
     """
     missing = [name for name in names if name not in available]
     if missing:
@@ -90,13 +85,7 @@ class WandbLog:
     def log(
         self, metrics: Mapping[str, float], iteration: int, framework_logs: bool = False
     ) -> None:
-        """Log to the run, if there is one to log to.
-
-        Args:
-            metrics: The metrics.
-            iteration: The iteration.
-            framework_logs: Whether the framework logs them to W&B by itself: then only on demand.
-        """
+        """Log to the run, if there is one; only on demand where the framework logs by itself."""
         wanted = not framework_logs if self._wanted is None else self._wanted
         run = self._find_run() if wanted else None
         if run is not None:

@@ -71,15 +71,7 @@ class _Reports:
         if trainer.is_global_zero:
             self._wandb.open()
 
-    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
-        """See `_take_term_back`."""
-        self._take_term_back()
-
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """See `_take_term_back`."""
-        self._take_term_back()
-
-    def _take_term_back(self) -> None:
         """Keep Lightning from ending a trial by TERM in the middle of an epoch.
 
         Slurm sends TERM to every rank of a job that ends, each at its own time. The driver gets it
@@ -90,6 +82,8 @@ class _Reports:
         if session.is_in_trial() and in_main_thread and self._term_handler is not None:
             signal.signal(signal.SIGTERM, self._term_handler)
 
+    on_sanity_check_start = on_train_start
+
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Count, before a checkpoint that belongs to this validation is written."""
         self._validations += counts(trainer)
@@ -99,23 +93,17 @@ class _Reports:
         if not counts(trainer):
             return
         values = pick_metrics(self.metrics, trainer.callback_metrics, "logged by the module")
-        iteration = self._count_iteration(trainer)
+        by_epoch = validates_once_an_epoch(trainer)
+        iteration = int(trainer.current_epoch) + 1 if by_epoch else self._validations
         if trainer.is_global_zero:
             self._wandb.log(values, iteration, framework_logs=has_wandb_logger(trainer))
         session.log(values, iteration)
 
-    def _count_iteration(self, trainer: Any) -> int:
-        if validates_once_an_epoch(trainer):
-            return int(trainer.current_epoch) + 1
-        return self._validations
-
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: Any, exception: Any = None) -> None:
         """Close the W&B run that was opened here."""
         self._wandb.close()
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close the W&B run that was opened here."""
-        self._wandb.close()
+    on_exception = on_fit_end
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the number of validations so far."""

@@ -70,32 +70,23 @@ class SlurmSweepsCallback(TrainerCallback):
             values = pick_metrics(self.metrics, metrics, "computed")
             self._waiting = values, count_evaluations(args, state)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report what waits."""
-        self._report(args, state)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report what waits: no checkpoint was to be written."""
-        self._report(args, state)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report what waits: no checkpoint was to be written."""
-        self._report(args, state)
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report what waits, and close the W&B run that was opened here."""
-        self._report(args, state)
+        self.report(args, state, control)
         self._training = False
         self._wandb.close()
 
-    def _report(self, args: Any, state: Any) -> None:
-        """Report, on every rank: in a trial of several, `log` is a collective call."""
+    def report(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report what waits, on every rank: in a trial of several, `log` is a collective call."""
         if self._waiting is None:
             return
         (values, iteration), self._waiting = self._waiting, None
         if state.is_world_process_zero:
             self._wandb.log(values, iteration, framework_logs="wandb" in args.report_to)
         session.log(values, iteration)
+
+    on_save = report
+    on_step_begin = on_epoch_begin = report  # no checkpoint was to be written
 
 
 def count_evaluations(args: Any, state: Any) -> int:

@@ -1,4 +1,4 @@
-"""Values as text for people: numbers, times, configurations, curves. Pure.
+"""Values and search spaces as text for people: numbers, times, cfgs, curves, what varies. Pure.
 
 Numbers have 4 significant digits in every view. What is shown where only so many characters fit
 goes through `shorten`. What users, trials or a database may have written (names, keys, errors)
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 #: Significant digits of a number.
@@ -20,6 +21,14 @@ DIGITS = 4
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+#: The key that marks a space in a stored description (as `Space.describe` writes it).
+_SPACE_KEY = "$space"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def format_number(value: float | None) -> str:
@@ -40,10 +49,10 @@ def format_number(value: float | None) -> str:
 
 def format_value(value: Any) -> str:
     """Write a value of a cfg in one line: numbers with 4 digits, the rest as it is."""
+    if is_number(value):
+        return format_number(value)
     if isinstance(value, bool) or value is None:
         return str(value)
-    if isinstance(value, (int, float)):
-        return format_number(value)
     if isinstance(value, str):
         return clean(value) or '""'
     return clean(json.dumps(_round(value), ensure_ascii=False, default=str))
@@ -150,3 +159,101 @@ def _average(values: Sequence[float], width: int) -> list[float]:
         finite = [value for value in part if math.isfinite(value)]
         averaged.append(sum(finite) / len(finite) if finite else math.nan)
     return averaged
+
+
+# --- what the stored description of a search space says -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One thing that varies in a sweep.
+
+    Args:
+        name: Its place in the cfg, keys joined by dots.
+        is_log: Whether its values spread over orders of magnitude.
+        text: The space as the user would write it.
+    """
+
+    name: str
+    is_log: bool
+    text: str
+
+
+def list_parameters(description: Any) -> list[Parameter]:
+    """Find all parameters of a stored space, those within options included, in its order.
+
+    Args:
+        description: What `SearchSpace.describe` returned, read back from JSON.
+    """
+    found: dict[str, Parameter] = {}
+    _collect(description, "", found)
+    return list(found.values())
+
+
+def _collect(
+    part: Any, path: str, found: dict[str, Parameter], option_of: str | None = None
+) -> None:
+    """Find the parameters of a part that is no list: a list is one value, with no columns."""
+    if not isinstance(part, Mapping):
+        return
+    if _SPACE_KEY in part:
+        options = _get_options(part)
+        if options is None or not all(_is_dict(option) for option in options):
+            found.setdefault(path, _build_parameter(path, part))
+        for option in options or ():
+            _collect(option, path, found, option_of=path)
+        return
+    for key, child in part.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(child, Mapping) and child:
+            _collect(child, name, found, option_of)
+        elif option_of is not None:  # an option's keys are columns, whether they vary in it or not
+            found.setdefault(name, Parameter(name, False, f"in an option of {option_of}"))
+
+
+def _get_options(part: Mapping[str, Any]) -> list[Any] | None:
+    """The options of a Choice or a Grid, None for other spaces."""
+    return _list_arguments(part)[0] if part[_SPACE_KEY] in ("Choice", "Grid") else None
+
+
+def _list_arguments(part: Mapping[str, Any]) -> list[Any]:
+    """What a space was made with; a space of a foreign kind may describe itself by names."""
+    named = [value for key, value in part.items() if key not in (_SPACE_KEY, "seed", "args")]
+    return [*part.get("args", ()), *named]
+
+
+def _is_dict(option: Any) -> bool:
+    return isinstance(option, Mapping) and _SPACE_KEY not in option
+
+
+def _build_parameter(name: str, part: Mapping[str, Any]) -> Parameter:
+    inner = _list_arguments(part)[0] if part[_SPACE_KEY] == "Quantized" else part
+    is_log = str(inner.get(_SPACE_KEY, "")).startswith("Log")
+    return Parameter(name, is_log, format_space(part))
+
+
+def list_constants(description: Any, prefix: str = "") -> dict[str, str]:
+    """Find what does not vary in a stored space, as texts by name, keys joined by dots."""
+    found: dict[str, str] = {}
+    for key, value in description.items() if isinstance(description, Mapping) else ():
+        name = f"{prefix}{key}"
+        if not isinstance(value, Mapping):
+            found[name] = format_space(value)
+        elif _SPACE_KEY not in value:
+            found.update(list_constants(value, f"{name}."))
+    return found
+
+
+def format_space(part: Any) -> str:
+    """Write a described space as in a script: `LogUniform(1e-5, 0.1)`."""
+    if isinstance(part, Mapping) and _SPACE_KEY in part:
+        arguments = [format_space(value) for value in _list_arguments(part)]
+        return f"{part[_SPACE_KEY]}({', '.join(arguments)})"
+    if isinstance(part, list):
+        return f"[{', '.join(format_space(each) for each in part)}]"
+    if isinstance(part, str):
+        return repr(part)
+    if isinstance(part, Mapping):
+        inside = (f"{key!r}: {format_space(value)}" for key, value in part.items())
+        return f"{{{', '.join(inside)}}}"
+    return format_value(part)

@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
@@ -26,15 +26,22 @@ from .. import __version__
 from ..errors import StorageError, UsageError
 from ..storage.records import TrialRecord
 from ..trial import Status
-from .formats import clean, format_number, format_span, format_value, format_yaml, shorten
+from .formats import (
+    format_number,
+    format_span,
+    format_value,
+    format_yaml,
+    is_number,
+    list_constants,
+    shorten,
+)
 from .pictures import COLORS, write_numbers
 from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curves
 from .pictures.data import SweepData
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
-from .pictures.slots import Occupation, compute_occupation, draw_slots
-from .space import list_constants
-from .summary import compute_runtime_s
+from .pictures.slots import compute_occupation, draw_slots
+from .summary import compute_runtime_s, describe_error
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -51,8 +58,8 @@ _MAX_CFG = 60
 
 
 def check_installed(*modules: str) -> None:
-    """Raise UsageError if a module of the extra is missing; the message says what to install."""
-    for module in modules:
+    """Raise UsageError if a module is missing, by default of those that a report is made with."""
+    for module in modules or ("plotly", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(
                 f"the report needs {module}: pip install 'slurm-sweeps[report]' (this also brings "
@@ -60,24 +67,14 @@ def check_installed(*modules: str) -> None:
             )
 
 
-def check_report() -> None:
-    """Raise UsageError if what a report is made with is not installed."""
-    check_installed("plotly", "jinja2")
-
-
 def write_report(data: SweepData, folder: Path, path: Path) -> None:
     """Write the page of a sweep, at once: a browser that loads it never sees half of it.
-
-    Args:
-        data: The sweep.
-        folder: The experiment's, for the paths of logs.
-        path: The file.
 
     Raises:
         UsageError: What it is made with is not installed.
         StorageError: The file can't be written.
     """
-    check_report()
+    check_installed()
     page = _build_page(data, folder)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -108,7 +105,8 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = lambda value: format_number(float(value))
     environment.filters["moment"] = _format_moment
-    environment.filters["reason"] = describe_error
+    environment.filters["span"] = format_span
+    environment.filters["reason"] = lambda trial: shorten(describe_error(trial), 300)
     importance, occupation = compute_importance(data), compute_occupation(data)
     figures = {
         "curves": draw_learning_curves(data),
@@ -118,12 +116,17 @@ def _build_page(data: SweepData, folder: Path) -> str:
         "parameters": draw_parameters(data, importance.names),
         "slots": draw_slots(occupation),
     }
-    ranking = data.order_by_best().tolist()
+    ranking = data.ranking
+    counts = {status: data.statuses.count(status.value) for status in Status}
     return environment.from_string(_read("report.html")).render(
         data=data,
         ranking=ranking,
         winner_yaml=format_yaml(json.loads(data.trials[ranking[0]].cfg_json)) if ranking else "",
-        tiles=list(_build_tiles(data, ranking, occupation)),
+        done=sum(count for status, count in counts.items() if status.is_done),
+        broken=sum(count for status, count in counts.items() if status.is_broken),
+        told=", ".join(f"{count} {status}" for status, count in counts.items() if count),
+        savings=compute_savings(data),
+        occupation=occupation,
         importance=importance,
         failures=group_failures(data),
         setup=_build_setup(data),
@@ -164,55 +167,7 @@ def _pack_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in trace.items() if key != "text"}, "packed": packed}
 
 
-# --- the numbers at the top -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One of the numbers at the top."""
-
-    label: str
-    value: str
-    note: str
-    is_bad: bool = False
-
-
-def _build_tiles(data: SweepData, ranking: Sequence[int], occupation: Occupation) -> Iterator[Tile]:
-    """The best value, the trials, what pruning saved, the time."""
-    yield _build_best_tile(data, ranking)
-    counts = {status: data.statuses.count(status.value) for status in Status}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    total = data.experiment.settings.get("n_trials") or len(data.trials)
-    done = sum(count for status, count in counts.items() if status.is_done)
-    yield Tile("trials", f"{done} of {total}", told)
-    slots = len(occupation.labels)
-    yield _build_savings_tile(compute_savings(data), slots)
-    busy = f"{slots} slots, busy {occupation.busy:.0%} of the time"
-    yield Tile("time", format_span(occupation.end_s), busy)
-    broken = sum(count for status, count in counts.items() if status.is_broken)
-    if broken:
-        share = f"{broken / len(data.trials):.0%} of the trials; see below for the reasons"
-        yield Tile("failed or lost", str(broken), share, is_bad=True)
-
-
-def _build_best_tile(data: SweepData, ranking: Sequence[int]) -> Tile:
-    if data.mode is None or not ranking:
-        why = "nothing was logged yet" if data.metric is None else "no finite value yet"
-        why = "nobody said what is best" if ranking else why
-        return Tile(f"best {data.metric or 'value'}", "–", why)
-    at = ranking[0]
-    note = f"trial {data.trials[at].trial_id}, iteration {data.best_iteration[at]}"
-    return Tile(f"best {data.metric} ({data.mode})", format_number(float(data.best[at])), note)
-
-
-def _build_savings_tile(savings: Savings, slots: int) -> Tile:
-    if savings.full <= savings.run:
-        return Tile("pruning saved", "nothing", f"{savings.run:,} iterations were run")
-    note = (
-        f"{savings.run:,} iterations run of {savings.full:,} without pruning; about "
-        f"{format_span(savings.saved_s / max(1, slots))} of time"
-    )
-    return Tile("pruning saved", f"{1 - savings.run / savings.full:.0%}", note)
+# --- what pruning saved ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,13 +222,6 @@ def group_failures(data: SweepData) -> list[list[TrialRecord]]:
     return sorted(groups.values(), key=lambda trials: -len(trials))
 
 
-def describe_error(trial: TrialRecord) -> str:
-    """Why a trial failed or was lost, in a line."""
-    if trial.error is None:
-        return "no reason was told"
-    return shorten(clean(f"{trial.error.type}: {trial.error.message}"), 300)
-
-
 # --- the table of trials, and how it was set up ---------------------------------------------------
 
 
@@ -285,26 +233,24 @@ def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
         trial's id) and `colors` (of each status).
     """
     runtimes = [compute_runtime_s(trial, data.last_sign) for trial in data.trials]
-    columns: list[tuple[str, bool, list[Any]]] = [
-        ("trial", False, [trial.trial_id for trial in data.trials]),
-        ("status", False, data.statuses),
-        ("iterations", True, write_numbers(data.iterations)),
-        ("seconds", True, [None if each is None else round(each, 1) for each in runtimes]),
+    columns: list[tuple[str, Sequence[Any]]] = [
+        ("trial", [trial.trial_id for trial in data.trials]),
+        ("status", data.statuses),
+        ("iterations", write_numbers(data.iterations)),
+        ("seconds", write_numbers(runtimes, _DIGITS)),
     ]
     if data.metric is not None and data.mode is not None:
         at_iteration = [at if at >= 0 else None for at in data.best_iteration.tolist()]
-        columns.append((f"best {data.metric}", True, write_numbers(data.best, _DIGITS)))
-        columns.append(("at iteration", True, at_iteration))
-    columns += [_build_cfg(data, name) for name in _choose_cfg(data)]
-    columns += [
-        (f"last {name}", True, write_numbers(values, _DIGITS)) for name, values in data.last.items()
-    ]
-    columns.append(("host", False, [trial.host for trial in data.trials]))
-    columns.append(("attempt", True, [trial.attempt for trial in data.trials]))
+        columns.append((f"best {data.metric}", write_numbers(data.best, _DIGITS)))
+        columns.append(("at iteration", at_iteration))
+    columns += [(name, _build_cfg(data, name)) for name in _choose_cfg(data)]
+    columns += [(f"last {name}", write_numbers(last, _DIGITS)) for name, last in data.last.items()]
+    columns.append(("host", [trial.host for trial in data.trials]))
+    columns.append(("attempt", [trial.attempt for trial in data.trials]))
     order = dict.fromkeys([*(ranking if data.mode else ()), *range(len(data.trials))])
     return {
-        "columns": [{"name": name, "number": is_number} for name, is_number, _ in columns],
-        "rows": [[values[at] for _, _, values in columns] for at in order],
+        "columns": [{"name": name, "number": _are_numbers(values)} for name, values in columns],
+        "rows": [[values[at] for _, values in columns] for at in order],
         "best": data.trials[ranking[0]].trial_id if data.mode and ranking else None,
         "colors": COLORS,
     }
@@ -317,22 +263,15 @@ def _choose_cfg(data: SweepData) -> list[str]:
     return names[:_MAX_CFG]
 
 
-def _build_cfg(data: SweepData, name: str) -> tuple[str, bool, list[Any]]:
+def _build_cfg(data: SweepData, name: str) -> list[Any]:
     values = [cfg.get(name) for cfg in data.cfgs]
-    is_number = all(
-        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        for value in values
-    )
-    if not is_number:
-        return name, False, [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
-    return (
-        name,
-        True,
-        [
-            write_numbers([value], _DIGITS)[0] if isinstance(value, float) else value
-            for value in values
-        ],
-    )
+    if _are_numbers(values):
+        return write_numbers(values, _DIGITS)
+    return [format_value(cfg[name]) if name in cfg else None for cfg in data.cfgs]
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(value is None or is_number(value) for value in values)
 
 
 def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..running.processes import build_argv
 from ..storage.layout import Layout
-from .report import check_report
+from .report import check_installed
 
 #: Between the end of one report and the begin of the next, in seconds.
 PAUSE_S = 60.0
@@ -25,18 +25,14 @@ LAST_S = 120.0
 
 
 class Reporter:
-    """See the module's docstring.
-
-    Args:
-        layout: The experiment.
-        path: The file to write.
+    """Writes the report of an experiment into a file, see the module's docstring.
 
     Raises:
         UsageError: What a report is made with is not installed.
     """
 
     def __init__(self, layout: Layout, path: Path) -> None:
-        check_report()
+        check_installed()
         folder, code = layout.local_dir.absolute(), "from slurm_sweeps.cli import main; main()"
         arguments = ("--local-dir", str(folder), "--output", str(path.absolute()))
         self._argv = build_argv(code, "report", *arguments, "--", layout.name)
@@ -58,8 +54,7 @@ class Reporter:
     def finish(self, in_a_hurry: bool) -> str | None:
         """Write the report of the end; return why that failed, None if it did not.
 
-        Args:
-            in_a_hurry: Don't wait for it: the job may be killed any moment.
+        Who is in a hurry does not wait for it: the job may be killed any moment.
         """
         if self._process is not None:
             self._end(self._process)

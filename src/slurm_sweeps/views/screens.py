@@ -25,7 +25,6 @@ from ..storage.database import Database
 from ..storage.layout import Layout
 from .formats import clean_lines
 from .summary import Summary, read_summary
-from .table import draw_summary, format_summary
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -54,7 +53,7 @@ _STREAM_ERRORS = (OSError, ValueError)  # a ValueError is a closed file
 
 
 class Screen(Protocol):
-    """Shows summaries."""
+    """Shows summaries, with columns as `fit_columns` takes them."""
 
     #: Whether what it shows is redrawn in place, so that clocks may tick.
     is_animated: bool
@@ -73,12 +72,7 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """Lines without escape codes; a summary that tells nothing new is left out.
-
-    Args:
-        stream: Where to write.
-        columns: See `fit_columns`.
-    """
+    """Lines without escape codes; a summary that tells nothing new is left out."""
 
     is_animated = False
 
@@ -89,6 +83,8 @@ class PlainScreen:
 
     def show(self, summary: Summary, now: float) -> None:
         """Write a block of lines."""
+        from .table import format_summary
+
         bare = _without_clocks(summary)
         if bare == self._shown:
             return
@@ -116,12 +112,7 @@ def _without_clocks(summary: Summary) -> Summary:
 
 
 class TerminalScreen:
-    """One table, redrawn in place; messages and other output scroll above it.
-
-    Args:
-        stream: The terminal.
-        columns: See `fit_columns`.
-    """
+    """One table, redrawn in place; messages and other output scroll above it."""
 
     is_animated = True
 
@@ -135,6 +126,8 @@ class TerminalScreen:
     def show(self, summary: Summary, now: float) -> None:
         """Redraw the table, with as many rows as the terminal has room for."""
         from rich.live import Live
+
+        from .table import draw_summary
 
         size = self._console.size
         rows = summary.rows[: max(0, size.height - _OTHER_LINES)]
@@ -160,12 +153,7 @@ class TerminalScreen:
 
 
 class NotebookScreen:
-    """One table in the output of the cell, updated in place.
-
-    Args:
-        display: IPython's `display` function.
-        columns: See `fit_columns`.
-    """
+    """One table in the output of the cell, updated in place by IPython's `display`."""
 
     is_animated = True
 
@@ -176,6 +164,8 @@ class NotebookScreen:
 
     def show(self, summary: Summary, now: float) -> None:
         """Replace the table."""
+        from .table import format_summary
+
         lines = format_summary(summary, self._columns, NOTEBOOK_WIDTH, now)
         bundle = {"text/html": self._draw(summary, now), "text/plain": "\n".join(lines)}
         with contextlib.suppress(Exception):  # a kernel's connection has errors of many kinds
@@ -195,6 +185,8 @@ class NotebookScreen:
     def _draw(self, summary: Summary, now: float) -> str:
         from rich.console import Console
 
+        from .table import draw_summary
+
         console = Console(
             file=io.StringIO(),
             record=True,
@@ -210,12 +202,7 @@ class NotebookScreen:
 
 
 def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Screen:
-    """Choose how to show something, from where standard output goes.
-
-    Args:
-        stream: Where to write; None for standard output, or nowhere if that is closed.
-        columns: See `fit_columns`.
-    """
+    """Choose how to show something; None is standard output, or nowhere if that is closed."""
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
@@ -268,7 +255,11 @@ class LiveView:
         self._interval_s = interval_s
         self._rows = rows
         self._screen: Screen = choose_screen(stream, columns)
-        self._reporter = None if report is None else _build_reporter(self._layout, report)
+        self._reporter: Reporter | None = None
+        if report is not None:
+            from .reporter import Reporter  # loads what only a report needs
+
+            self._reporter = Reporter(self._layout, report)
         self._summary: Summary | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -324,10 +315,8 @@ class LiveView:
 
     def _choose_pause_s(self, took_s: float) -> float:
         """How long to leave the database alone after a read that took so long."""
-        rest_s = took_s / READ_SHARE
-        if self._screen.is_animated:
-            return max(rest_s, min(self._interval_s, REDRAW_S))
-        return max(rest_s, self._interval_s)
+        most_s = REDRAW_S if self._screen.is_animated else self._interval_s
+        return max(took_s / READ_SHARE, min(self._interval_s, most_s))
 
     def watch(self) -> Summary:
         """Show the sweep from the calling thread until it is over; return its last summary.
@@ -347,9 +336,3 @@ class LiveView:
                 self._stop.wait(max(0.1, self._choose_pause_s(time.monotonic() - began)))
         finally:
             self._screen.close()
-
-
-def _build_reporter(layout: Layout, path: Path) -> Reporter:
-    from .reporter import Reporter  # loads what only a report needs
-
-    return Reporter(layout, path)

@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..storage import rows
 from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.lease import SILENT_S, build_owner, is_gone
 from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialRecord
-from ..storage.rows import (
-    count_trials,
-    read_aggregates,
-    read_aggregates_of_trial,
-    read_attempts,
-    read_best,
-    read_metric_ids,
-    read_reports,
-    read_trial,
-    read_trials,
-)
 from ..trial import Status, flatten_cfg
-from .formats import clean
-from .space import list_parameters
+from .formats import clean, format_age, list_parameters
+
+#: What rows tell of a trial's run beside what they have fields for.
+_MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
 
 #: Among so many of the latest failed trials the newest failure is looked for.
 _FAILURES = 50
@@ -60,7 +52,6 @@ class Row:
         best: Its best value of the sweep's metric.
         cfg: Its cfg, nested keys joined by dots.
         metrics: The last value of each metric.
-        is_best: Whether it holds the best value of the sweep.
         more: What else is known, by name; times in seconds since 1970.
     """
 
@@ -71,8 +62,19 @@ class Row:
     best: float | None
     cfg: Mapping[str, Any]
     metrics: Mapping[str, float]
-    is_best: bool
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What is known, by the name of its column; a key of the cfg hides a metric of its name."""
+        fixed = {
+            "trial": self.trial_id,
+            "status": self.status.value,
+            "iter": self.iteration,
+            "time": self.runtime_s,
+            "best": self.best,
+        }
+        return {**fixed, **self.more, **self.metrics, **self.cfg, **fixed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +155,24 @@ class Summary:
         return elapsed_s / gained * max(0, self.n_trials - self.done)
 
 
-def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
-    """Read what a live view shows.
+def format_state(summary: Summary) -> str:
+    """The state, and whether its driver still gives a sign of life."""
+    if summary.silent_s is None:
+        return clean(summary.state)
+    age = format_age(summary.silent_s)
+    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
 
-    Args:
-        database: The database.
-        layout: The experiment's.
-        n_rows: How many trials at the most.
-        now: The time, seconds since 1970.
+
+def format_share(summary: Summary) -> str:
+    """How many trials are done of how many."""
+    if not summary.n_trials:
+        return f"{summary.done} done"
+    percent = 100 * summary.done // summary.n_trials
+    return f"{summary.done} of {summary.n_trials} done ({percent}%)"
+
+
+def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
+    """Read what a live view shows, with `n_rows` trials at the most.
 
     Raises:
         ExperimentNotFoundError: There is no such experiment.
@@ -172,12 +184,15 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         metric, mode = settings.get("metric"), settings.get("mode")
         ranking = []
         if metric is not None and mode is not None:
-            ranking = read_best(database, record.id, metric, mode, max(1, n_rows))
+            ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
+        shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
+        aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
+        last_sign = find_last_sign(record, now)
         return Summary(
             name=record.name,
             state=record.state,
-            silent_s=compute_silence(record, now),
-            counts=count_trials(database, record.id),
+            silent_s=_compute_silence(record, now),
+            counts=rows.count_trials(database, record.id),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
             started_at=settings.get("started_at"),
@@ -185,15 +200,18 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             done_before=settings.get("done_before", 0),
             metric=metric,
             mode=mode,
-            best=_find_best(database, record.id, mode, ranking),
+            best=ranking[0][1] if ranking else None,
             parameters=[each.name for each in list_parameters(settings.get("space"))],
-            metrics=list(read_metric_ids(database, record.id)),
-            rows=_read_shown(database, record, ranking, n_rows, find_last_sign(record, now)),
+            metrics=list(rows.read_metric_ids(database, record.id)),
+            rows=[
+                _build_row(trial, known, settings, last_sign)
+                for trial, known in zip(shown, aggregates, strict=True)
+            ],
             failure=_find_failure(database, record.id, layout),
         )
 
 
-def compute_silence(record: ExperimentRecord, now: float) -> float | None:
+def _compute_silence(record: ExperimentRecord, now: float) -> float | None:
     """For how long nothing was heard of a driver that should be at work, if that is long."""
     silent_s = now - record.updated_at
     if record.state != "running":
@@ -221,7 +239,7 @@ def read_runs(
     report before that one began.
     """
     last_sign = find_last_sign(experiment, now)
-    found = read_attempts(database, experiment.id, number)
+    found = rows.read_attempts(database, experiment.id, number)
     followers = {(each.number, each.attempt - 1): each for each in found}
     closed = []
     for each in found:
@@ -239,10 +257,23 @@ def read_runs(
 
 def _find_last_report(database: Database, experiment_id: int, number: int, until: float) -> float:
     """When a trial logged last before a time; 0 if it never did."""
-    names = read_metric_ids(database, experiment_id)
-    tables = [read_reports(database, experiment_id, name, [number]) for name in names]
+    names = rows.read_metric_ids(database, experiment_id)
+    tables = [rows.read_reports(database, experiment_id, name, [number]) for name in names]
     times = [time for table in tables for time in table["logged_at"].tolist()]
     return max((time for time in times if time <= until), default=0.0)
+
+
+def read_ranking(
+    database: Database, experiment_id: int, metric: str, mode: str, limit: int
+) -> list[tuple[TrialRecord, Best]]:
+    """Read the trials with the best finite values of a metric, the best first."""
+    ranking = []
+    for aggregate in rows.read_best(database, experiment_id, metric, mode, limit):
+        trial = rows.read_trial(database, experiment_id, aggregate.number)
+        found = get_best(aggregate, mode)
+        if trial is not None and found is not None:
+            ranking.append((trial, Best(trial.trial_id, *found)))
+    return ranking
 
 
 def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None:
@@ -254,45 +285,21 @@ def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None
     return None if value is None or iteration is None else (value, iteration)
 
 
-def _find_best(
-    database: Database, experiment_id: int, mode: str | None, ranking: Sequence[Aggregate]
-) -> Best | None:
-    found = get_best(ranking[0], mode) if ranking else None
-    trial = read_trial(database, experiment_id, ranking[0].number) if ranking else None
-    return None if trial is None or found is None else Best(trial.trial_id, *found)
-
-
-def _read_shown(
-    database: Database,
-    experiment: ExperimentRecord,
-    ranking: Sequence[Aggregate],
-    n_rows: int,
-    last_sign: float,
-) -> list[Row]:
+def _choose_shown(
+    database: Database, experiment_id: int, best: Sequence[TrialRecord], n_rows: int
+) -> list[TrialRecord]:
     """The best trials, then the running ones; each group gets at least half the rows it needs."""
-    key = experiment.id
-    best = [aggregate.number for aggregate in ranking]
-    running = read_trials(database, key, statuses=[Status.RUNNING], limit=n_rows + len(best))
-    running = [trial for trial in running if trial.number not in best]
+    numbers = {trial.number for trial in best}
+    most = n_rows + len(best)
+    running = rows.read_trials(database, experiment_id, statuses=[Status.RUNNING], limit=most)
+    running = [trial for trial in running if trial.number not in numbers]
     n_best = max(n_rows - len(running), n_rows - n_rows // 2)
-    shown = [read_trial(database, key, number) for number in best[:n_best]]
-    chosen = [trial for trial in shown if trial is not None]
-    chosen += running[: n_rows - len(chosen)]
+    chosen = [*best[:n_best], *running]
     if not best:
-        taken = {trial.number for trial in chosen}
-        newest = read_trials(database, key, newest_first=True, limit=n_rows)
-        rest = [trial for trial in newest if trial.number not in taken]
-        chosen += rest[: n_rows - len(chosen)]
-    return [
-        _build_row(
-            trial,
-            read_aggregates_of_trial(database, key, trial.number),
-            experiment.settings,
-            last_sign,
-            is_best=best[:1] == [trial.number],
-        )
-        for trial in chosen
-    ]
+        newest = rows.read_trials(database, experiment_id, newest_first=True, limit=n_rows)
+        numbers = {trial.number for trial in running}
+        chosen += [trial for trial in newest if trial.number not in numbers]
+    return chosen[:n_rows]
 
 
 def read_rows(
@@ -301,25 +308,15 @@ def read_rows(
     statuses: Iterable[Status] | None,
     now: float,
 ) -> list[Row]:
-    """Read the trials of an experiment, by number.
-
-    Args:
-        database: The database.
-        experiment: The experiment.
-        statuses: Only trials of these statuses; None for all.
-        now: The time, seconds since 1970.
-    """
+    """Read the trials of an experiment, or those of some statuses, by number."""
     settings, last_sign = experiment.settings, find_last_sign(experiment, now)
     known: dict[int, dict[str, Aggregate]] = {}
-    for name in read_metric_ids(database, experiment.id):
-        for aggregate in read_aggregates(database, experiment.id, name):
+    for name in rows.read_metric_ids(database, experiment.id):
+        for aggregate in rows.read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
-    metric, mode = settings.get("metric"), settings.get("mode")
-    best = read_best(database, experiment.id, metric, mode) if metric and mode else []
-    first = best[0].number if best else None
     return [
-        _build_row(trial, known.get(trial.number, {}), settings, last_sign, trial.number == first)
-        for trial in read_trials(database, experiment.id, statuses=statuses)
+        _build_row(trial, known.get(trial.number, {}), settings, last_sign)
+        for trial in rows.read_trials(database, experiment.id, statuses=statuses)
     ]
 
 
@@ -328,7 +325,6 @@ def _build_row(
     aggregates: Mapping[str, Aggregate],
     settings: Mapping[str, Any],
     last_sign: float,
-    is_best: bool,
 ) -> Row:
     own = aggregates.get(settings.get("metric") or "")
     best = None if own is None else get_best(own, settings.get("mode"))
@@ -340,27 +336,15 @@ def _build_row(
         best=None if best is None else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
-        is_best=is_best,
         more={
-            "number": trial.number,
-            "attempt": trial.attempt,
-            "slot": trial.slot,
-            "host": trial.host,
-            "gpus": trial.gpus,
-            "start_time": trial.start_time,
-            "end_time": trial.end_time,
+            **{name: getattr(trial, name) for name in _MORE},
             "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
         },
     )
 
 
 def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
-    """How long the latest attempt of a trial ran, or runs; None if that isn't known.
-
-    Args:
-        trial: The trial.
-        last_sign: Until when a running one is counted, see `find_last_sign`.
-    """
+    """How long the latest attempt of a trial ran, or has run by its driver's last sign of life."""
     if trial.start_time is None:
         return None
     if trial.end_time is not None:
@@ -369,7 +353,7 @@ def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
 
 
 def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Failure | None:
-    failed = read_trials(
+    failed = rows.read_trials(
         database,
         experiment_id,
         statuses=[status for status in Status if status.is_broken],
@@ -379,18 +363,24 @@ def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Fai
     if not failed:
         return None
     trial = max(failed, key=lambda trial: trial.end_time or 0.0)
-    error = trial.error
-    line = "no reason was told" if error is None else f"{error.type}: {error.message}"
-    return Failure(trial.trial_id, clean(line.rstrip(": ")), layout.trial(trial.trial_id).stderr())
+    log = layout.trial(trial.trial_id).stderr()
+    return Failure(trial.trial_id, describe_error(trial), log)
+
+
+def describe_error(trial: TrialRecord) -> str:
+    """Why a trial failed or was lost, in a line."""
+    if trial.error is None:
+        return "no reason was told"
+    return clean(f"{trial.error.type}: {trial.error.message}".rstrip(": "))
 
 
 def sort_rows(
-    rows: Sequence[Row], column: str | None, reverse: bool, mode: str | None
+    trials: Sequence[Row], column: str | None, reverse: bool, mode: str | None
 ) -> list[Row]:
     """Sort trials by a column; those that have no value there come last.
 
     Args:
-        rows: The trials.
+        trials: By number.
         column: Its name; None for the best first where it is known what is best, else by number.
         reverse: The largest first (for the best: the worst first).
         mode: "min" or "max".
@@ -399,49 +389,29 @@ def sort_rows(
         UsageError: No trial has such a column.
     """
     if column is None and mode is None:
-        return sorted(rows, key=lambda row: int(row.more["number"]), reverse=reverse)
+        return list(reversed(trials)) if reverse else list(trials)
     name = column or "best"
-    check_columns([name], rows)
+    check_columns([name], trials)
     if name == "best" and mode == "max":
         reverse = not reverse
-    values = [(_get_value(row, name), row) for row in rows]
-    known = [(_build_key(value), row) for value, row in values if _is_known(value)]
-    rest = [row for value, row in values if not _is_known(value)]
-    return [*(row for _, row in sorted(known, key=lambda pair: pair[0], reverse=reverse)), *rest]
+    keys = [(_build_key(row.columns.get(name)), row) for row in trials]
+    known = [(key, row) for key, row in keys if key is not None]
+    known.sort(key=lambda pair: pair[0], reverse=reverse)
+    return [row for _, row in known] + [row for key, row in keys if key is None]
 
 
-def check_columns(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise UsageError if a column is asked for that no trial has."""
-    known = dict.fromkeys(_FIXED)
-    for part in ("metrics", "cfg", "more"):
-        for row in rows:
-            known.update(dict.fromkeys(getattr(row, part)))
-    for name in columns:
-        if rows and name not in known:
-            raise UsageError(f"there is no column {name!r}; there are: {', '.join(known)}")
-
-
-_FIXED: Mapping[str, Callable[[Row], Any]] = {
-    "trial": lambda row: row.trial_id,
-    "status": lambda row: row.status.value,
-    "iter": lambda row: row.iteration,
-    "time": lambda row: row.runtime_s,
-    "best": lambda row: row.best,
-}
-
-
-def _get_value(row: Row, name: str) -> Any:
-    if name in _FIXED:
-        return _FIXED[name](row)
-    return next((part[name] for part in (row.cfg, row.metrics, row.more) if name in part), None)
-
-
-def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _build_key(value: Any) -> tuple[int, float, str]:
-    """Numbers before texts: a column of a Choice may hold both."""
+def _build_key(value: Any) -> tuple[int, float, str] | None:
+    """Numbers before texts: a column of a Choice may hold both. None for what has no place."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
     if isinstance(value, (int, float)):
         return (0, float(value), "")
     return (1, 0.0, str(value))
+
+
+def check_columns(columns: Sequence[str], trials: Sequence[Row]) -> None:
+    """Raise UsageError if a column is asked for that no trial has."""
+    known = dict.fromkeys(name for row in trials for name in row.columns)
+    for name in columns:
+        if trials and name not in known:
+            raise UsageError(f"there is no column {name!r}; there are: {', '.join(known)}")

@@ -5,31 +5,31 @@ without colours, the bar and blank lines (`format_summary`). A cfg may have fort
 terminal eighty columns: columns are taken from the left as long as they fit, nothing is ever
 wrapped but the path of a log, and the names of columns that were left out are told.
 
-rich is imported by whoever draws, never with this module: a trial's process must not load it.
+It loads rich, so it is imported by whoever draws, when something is drawn.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Group
+from rich.text import Text
 
 from ..trial import Status
 from .formats import (
     clean,
-    format_age,
     format_duration,
     format_number,
     format_value,
+    is_number,
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.text import Text
+from .summary import Row, Summary, format_share, format_state
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -50,8 +50,9 @@ _GAP = "  "
 #: What marks the best trial where there is no bold type.
 _MARK = "* "
 
-#: A column of values is this wide at the most; longer ones are cut.
+#: A column of values is this wide at the most, longer ones are cut; one of a metric this at least.
 _MAX_CELL = 18
+_LEAST = 7
 
 #: How wide titles may make their columns: the first of these at which all columns fit, else the
 #: last, beyond which titles are cut.
@@ -63,16 +64,7 @@ _SHORT_ID = 8
 
 
 def draw_summary(summary: Summary, columns: bool | Sequence[str], width: int, now: float) -> Group:
-    """Draw a summary in colours.
-
-    Args:
-        summary: The sweep.
-        columns: See `fit_columns`.
-        width: The cells that a line of the terminal has.
-        now: The time, seconds since 1970.
-    """
-    from rich.console import Group
-
+    """Draw a summary in colours, with columns that fit lines of so many cells."""
     head = [_draw_head(summary, width, now), _draw_bar(summary, width)]
     return Group(*head, *_draw_body(summary, columns, width))
 
@@ -90,22 +82,6 @@ def format_summary(
     return [*lines, *(text.plain.rstrip() for text in body if text.plain.strip())]
 
 
-def format_state(summary: Summary) -> str:
-    """The state, and whether its driver still gives a sign of life."""
-    if summary.silent_s is None:
-        return clean(summary.state)
-    age = format_age(summary.silent_s)
-    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
-
-
-def format_share(summary: Summary) -> str:
-    """How many trials are done of how many."""
-    if not summary.n_trials:
-        return f"{summary.done} done"
-    percent = 100 * summary.done // summary.n_trials
-    return f"{summary.done} of {summary.n_trials} done ({percent}%)"
-
-
 def _format_time(summary: Summary, now: float) -> str:
     """Elapsed time, and the time left as far as it can be told."""
     elapsed_s, left_s = summary.compute_elapsed_s(now), summary.compute_left_s(now)
@@ -118,8 +94,6 @@ def _format_time(summary: Summary, now: float) -> str:
 
 def _draw_head(summary: Summary, width: int, now: float) -> Text:
     """Name and state on the left, times on the right."""
-    from rich.text import Text
-
     right, state = _format_time(summary, now), format_state(summary)
     style = "red" if summary.silent_s is not None or summary.state == "failed" else "default"
     name = Text(clean(summary.name), "bold")
@@ -131,8 +105,6 @@ def _draw_head(summary: Summary, width: int, now: float) -> Text:
 
 def _draw_bar(summary: Summary, width: int) -> Text:
     """A bar whose parts are the statuses, in their colours."""
-    from rich.text import Text
-
     share = f" {format_share(summary)}"
     room = max(10, width - len(share))
     total = max(summary.n_trials or 0, sum(summary.counts.values()), 1)
@@ -151,18 +123,15 @@ def _draw_body(
 ) -> list[Text]:
     """What is below the head: counts, the best value, the trials, the newest failure.
 
-    Args:
-        summary: The sweep.
-        columns: See `fit_columns`.
-        width: The cells of a line.
-        mark: What the best trial's row begins with; as many blanks stand before all other lines.
+    The best trial's row begins with the mark, all other lines with as many blanks.
     """
-    from rich.text import Text
-
     indent = " " * len(mark)
     lines = [Text(indent).append_text(_draw_counts(summary))]
-    if summary.best is not None:
-        lines.append(Text(indent + _format_best(summary), "bold"))
+    best = summary.best
+    if best is not None:
+        where = f"at iteration {best.iteration}, trial {best.trial_id}"
+        said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
+        lines.append(Text(indent + said, "bold"))
     if summary.rows:
         lines += [Text(), *_draw_table(summary, columns, width, mark)]
     failure = summary.failure
@@ -179,8 +148,6 @@ def _draw_body(
 
 def _draw_counts(summary: Summary) -> Text:
     """How many trials have which status, and how many slots are busy."""
-    from rich.text import Text
-
     known = list(STYLES.items())[:-1]  # what waits is no news
     parts = [
         Text(f"{summary.counts[status]} {status}", style)
@@ -190,15 +157,6 @@ def _draw_counts(summary: Summary) -> Text:
     if summary.slots and not summary.is_over:
         parts.append(Text(f"{summary.running} of {summary.slots} slots busy"))
     return Text(", ").join(parts or [Text("nothing has started yet")])
-
-
-def _format_best(summary: Summary) -> str:
-    best = summary.best
-    assert best is not None  # asked by the caller
-    value = format_number(best.value)
-    return clean(
-        f"best {summary.metric} {value} at iteration {best.iteration}, trial {best.trial_id}"
-    )
 
 
 # --- the table of trials --------------------------------------------------------------------------
@@ -218,15 +176,11 @@ class Column:
 
     def measure(self, max_title: int) -> int:
         """The cells it takes, its title cut where it is much wider than its values."""
-        from rich.cells import cell_len
-
         widest = max((cell_len(cell) for cell in self.cells), default=0)
         return max(widest, min(cell_len(self.title), max_title), self.least)
 
     def pad(self, text: str, width: int) -> str:
         """Push a title or a value to its side."""
-        from rich.cells import cell_len
-
         gap = " " * (width - cell_len(text))
         return text + gap if self.is_text else gap + text
 
@@ -266,14 +220,14 @@ def fit_columns(
 def _draw_table(
     summary: Summary, columns: bool | Sequence[str], width: int, mark: str
 ) -> Iterator[Text]:
-    from rich.text import Text
-
     indent = " " * len(mark)
+    best_id = None if summary.best is None else summary.best.trial_id
     chosen, hidden = fit_columns(summary, columns, width - len(mark))
     titles = [column.pad(shorten_name(column.title, size), size) for column, size in chosen]
     yield Text(indent + _GAP.join(titles), "bold")
     for at, row in enumerate(summary.rows):
-        text = Text(mark if row.is_best else indent, "bold" if row.is_best else "")
+        is_best = row.trial_id == best_id
+        text = Text(mark if is_best else indent, "bold" if is_best else "")
         cells = [column.pad(column.cells[at], size) for column, size in chosen]
         text.append(cells[0] + _GAP).append(cells[1], STYLES[row.status])
         yield text.append(_GAP + _GAP.join(cells[2:]))
@@ -293,40 +247,39 @@ def _build_fixed(rows: Sequence[Row], width: int) -> list[Column]:
 
 def _build_values(summary: Summary, columns: bool | Sequence[str]) -> Iterator[Column]:
     rows = summary.rows
+    metrics, cfgs = [row.metrics for row in rows], [row.cfg for row in rows]
     if not isinstance(columns, bool):
-        yield from (_build_named(name, rows) for name in columns)
+        known = [_drop_unknown(row) for row in rows]
+        for name in columns:
+            in_cfg = any(name in cfg for cfg in cfgs)
+            yield _build_column(summary, name, known, _MAX_CELL if in_cfg else None)
     elif columns:
         if summary.metric is not None:
-            yield _build_metric(summary.metric, rows)
-            yield _build_named("best", rows)
-        yield from (_build_cfg(name, rows) for name in summary.parameters)
+            yield _build_column(summary, summary.metric, metrics)
+            yield _build_column(summary, "best", [_drop_unknown(row) for row in rows])
+        yield from (_build_column(summary, name, cfgs) for name in summary.parameters)
         others = (name for name in summary.metrics if name != summary.metric)
-        yield from (_build_metric(name, rows) for name in others)
+        yield from (_build_column(summary, name, metrics) for name in others)
 
 
-def _build_named(name: str, rows: Sequence[Row]) -> Column:
-    """A column that was asked for by name: a metric, a value of the cfg, or of the run."""
-    if name == "best":
-        return Column(name, tuple(format_number(row.best) for row in rows), least=7)
-    if any(name in row.more for row in rows) and not any(name in row.cfg for row in rows):
-        cells = (format_value(row.more.get(name)) for row in rows)
-        return Column(name, tuple("-" if cell == "None" else cell for cell in cells), is_text=True)
-    if any(name in row.metrics for row in rows):
-        return _build_metric(name, rows)
-    return _build_cfg(name, rows)
+def _drop_unknown(row: Row) -> dict[str, Any]:
+    """A row's columns without those that it has no value for; a None of the cfg is one."""
+    columns = row.columns.items()
+    return {name: value for name, value in columns if value is not None or name in row.cfg}
 
 
-def _build_metric(name: str, rows: Sequence[Row]) -> Column:
-    cells = tuple(format_number(row.metrics.get(name)) for row in rows)
-    return Column(clean(name), cells, least=7)
-
-
-def _build_cfg(name: str, rows: Sequence[Row]) -> Column:
-    values = [row.cfg.get(name) for row in rows]
-    cells = tuple(
-        shorten(format_value(value), _MAX_CELL) if name in row.cfg else "-"
-        for row, value in zip(rows, values, strict=True)
+def _build_column(
+    summary: Summary,
+    name: str,
+    values: Sequence[Mapping[str, Any]],
+    most: int | None = _MAX_CELL,
+) -> Column:
+    """The column of a name, out of each row's values; cells longer than `most` are cut."""
+    cells = [format_value(each[name]) if name in each else "-" for each in values]
+    known = (each.get(name) for each in values)
+    return Column(
+        clean(name),
+        tuple(cells if most is None else (shorten(cell, most) for cell in cells)),
+        is_text=any(value is not None and not is_number(value) for value in known),
+        least=_LEAST if name == "best" or name in summary.metrics else 0,
     )
-    numbers = (int, float, type(None))
-    is_text = any(not isinstance(value, numbers) or isinstance(value, bool) for value in values)
-    return Column(clean(name), cells, is_text)

@@ -11,15 +11,15 @@ Here is what the pictures share: colours and shapes, axes, and numbers short eno
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..formats import clean
 
+Array = npt.NDArray[Any]
 Figure = dict[str, Any]
 
 #: Statuses in the order of legends (curves are drawn the other way round, the first on top), in
@@ -56,35 +56,45 @@ SCALE = [[0.0, "#c8b45a"], [0.35, "#5fa878"], [0.7, "#2a7f9e"], [1.0, "#6a4fb3"]
 HEIGHT = 420
 
 
-def build_layout(**more: Any) -> dict[str, Any]:
-    """The layout that all figures begin with."""
-    return {
+def build_figure(traces: list[dict[str, Any]], **layout: Any) -> Figure:
+    """A figure in the layout that all begin with."""
+    common = {
         "height": HEIGHT,
         "margin": {"l": 64, "r": 20, "t": 28, "b": 52},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+    }
+    return {"data": traces, "layout": {**common, **layout}}
+
+
+def build_scatter(mode: str, x: list[Any], y: list[Any], hover: str, **more: Any) -> dict[str, Any]:
+    """A trace of points or lines."""
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "x": x,
+        "y": y,
+        "hovertemplate": f"{hover}<extra></extra>",
         **more,
     }
 
 
-def write_numbers(values: Iterable[float] | npt.NDArray[Any], digits: int = 5) -> list[Any]:
-    """Numbers for JSON: floats with few digits, NaN and infinities as null."""
-    array = np.asarray(values)
-    if array.dtype.kind in "iu":
-        return [int(value) for value in array]
-    return [
-        float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in array.tolist()
-    ]
+def write_numbers(values: Sequence[float | None] | Array, digits: int = 5) -> list[Any]:
+    """Numbers for JSON: floats with few digits; None, NaN and infinities as null."""
+    listed = values if isinstance(values, Sequence) else values.tolist()
+    return [_write_number(value, digits) for value in listed]
+
+
+def _write_number(value: float | None, digits: int) -> float | None:
+    if value is None or isinstance(value, int):
+        return value
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def join_lines(lines: Iterable[tuple[list[Any], list[Any], str]]) -> dict[str, list[Any]]:
-    """Many lines as one with gaps: one trace each would be slow.
-
-    Args:
-        lines: The x and y of each, and what its points say.
-    """
+    """Many lines (x, y, and what their points say) as one with gaps: a trace each is slow."""
     joined: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
     for x, y, text in lines:
         joined["x"] += [*x, None]
@@ -98,16 +108,19 @@ def escape_text(text: str) -> str:
     return escape(clean(text), quote=False).replace("%{", "%&#123;")
 
 
-def build_metric_axis(name: str | None, is_log: bool, **more: Any) -> dict[str, Any]:
-    """The axis of the metric."""
-    axis = {
-        "title": {"text": escape_text(name or "")},
-        "type": "log" if is_log else "linear",
-        **more,
-    }
+def build_axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with a title of our own words."""
+    return {"title": {"text": title}, **more}
+
+
+def build_metric_axis(
+    name: str | None, is_log: bool, cut: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """The axis of the metric; `cut` is the range to show, None for all."""
+    axis = build_axis(escape_text(name or ""), type="log" if is_log else "linear")
     if is_log:
         axis |= {"dtick": 1, "exponentformat": "power"}
-    return axis
+    return axis if cut is None else axis | {"range": list(cut)}
 
 
 def choose_unit(seconds: float) -> tuple[str, float]:
@@ -122,7 +135,4 @@ def build_empty(text: str) -> Figure:
     """A figure that says why there is nothing to be seen."""
     note = {"text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
     hidden = {"visible": False}
-    return {
-        "data": [],
-        "layout": build_layout(height=120, annotations=[note], xaxis=hidden, yaxis=hidden),
-    }
+    return build_figure([], height=120, annotations=[note], xaxis=hidden, yaxis=hidden)

@@ -11,10 +11,13 @@ import numpy as np
 from ..formats import format_value, shorten
 from . import (
     COLORS,
+    Array,
     Figure,
+    build_axis,
     build_empty,
-    build_layout,
+    build_figure,
     build_metric_axis,
+    build_scatter,
     choose_unit,
     escape_text,
     join_lines,
@@ -67,7 +70,7 @@ def compute_curves(data: SweepData) -> list[Curve]:
         _thin(data, int(number), int(begin), int(end))
         for number, begin, end in zip(present, first, ends, strict=True)
     ]
-    best = set(data.order_by_best()[:KEPT].tolist())
+    best = set(data.ranking[:KEPT])
     budget = MAX_POINTS - sum(len(curve.value) for curve in curves if curve.trial in best)
     others = [curve for curve in curves if curve.trial not in best]
     points = sum(len(curve.value) for curve in others)
@@ -91,27 +94,22 @@ def draw_learning_curves(data: SweepData) -> Figure:
     curves = compute_curves(data)
     if not curves:
         return build_empty("No trial has logged anything yet.")
-    statuses = data.statuses
-    order = data.order_by_best()
-    best = int(order[0]) if len(order) and data.mode else None
+    statuses, ranking = data.statuses, data.ranking
+    best = ranking[0] if ranking and data.mode else None
     traces: list[dict[str, Any]] = []
     for status in reversed(COLORS):
         chosen = [c for c in curves if statuses[c.trial] == status and c.trial != best]
         traces += _build_traces(data, chosen, status)
-    top = [curve for curve in curves if curve.trial == best]
-    if top:
-        traces.append(_build_best(data, top[0]))
+    traces += [_build_best(data, curve) for curve in curves if curve.trial == best]
     values = np.concatenate([curve.value for curve in curves])
+    cut = choose_range(values, data.mode, data.is_log)
     longest = max(int(curve.iteration[-1]) for curve in curves)
-    layout = build_layout(
-        xaxis={"title": {"text": "iteration"}, "rangemode": "tozero"},
-        yaxis=build_metric_axis(data.metric, data.is_log),
+    return build_figure(
+        traces,
+        xaxis=build_axis("iteration", rangemode="tozero"),
+        yaxis=build_metric_axis(data.metric, data.is_log, cut),
         shapes=_build_rungs(data, longest),
     )
-    cut = choose_range(values, data.mode, data.is_log)
-    if cut is not None:
-        layout["yaxis"]["range"] = list(cut)
-    return {"data": traces, "layout": layout}
 
 
 def _build_traces(data: SweepData, curves: Sequence[Curve], status: str) -> list[dict[str, Any]]:
@@ -120,34 +118,30 @@ def _build_traces(data: SweepData, curves: Sequence[Curve], status: str) -> list
     points = [curve for curve in curves if len(curve.value) == 1]
     stride = max(1, -(-len(points) // MAX_MARKERS))
     few = sum(len(curve.value) for curve in lines) <= MAX_MARKERS
-    name = f"{status} ({len(curves)})"
-    faint = max(0.25, min(0.8, 12 / max(1, len(curves)) ** 0.5))
-    traces: list[dict[str, Any]] = []
-    for shown, mode in (
-        (lines, "lines+markers" if few else "lines"),
-        (points[::stride], "markers"),
-    ):
-        if shown:
-            style = {"mode": mode, "name": name, "legendgroup": status, "opacity": faint}
-            traces.append(_build_trace(data, shown, status, style | {"showlegend": not traces}))
-    return traces
+    shown = [("lines+markers" if few else "lines", lines), ("markers", points[::stride])]
+    color, width = COLORS[status], 1.8 if status == "completed" else 1.2
+    return [
+        build_scatter(
+            mode,
+            **_join(data, chosen),
+            hover="trial %{text}<br>iteration %{x}: %{y}",
+            name=f"{status} ({len(curves)})",
+            legendgroup=status,
+            showlegend=chosen is lines or not lines,
+            opacity=max(0.25, min(0.8, 12 / max(1, len(curves)) ** 0.5)),
+            line={"color": color, "width": width},
+            marker={"size": 4, "color": color},
+        )
+        for mode, chosen in shown
+        if chosen
+    ]
 
 
-def _build_trace(
-    data: SweepData, curves: Sequence[Curve], status: str, style: dict[str, Any]
-) -> dict[str, Any]:
-    lines = (
+def _join(data: SweepData, curves: Sequence[Curve]) -> dict[str, list[Any]]:
+    return join_lines(
         (write_numbers(each.iteration), write_numbers(each.value), data.trials[each.trial].trial_id)
         for each in curves
     )
-    return {
-        "type": "scatter",
-        **style,
-        **join_lines(lines),
-        "line": {"color": COLORS[status], "width": 1.8 if status == "completed" else 1.2},
-        "marker": {"size": 4, "color": COLORS[status]},
-        "hovertemplate": "trial %{text}<br>iteration %{x}: %{y}<extra></extra>",
-    }
 
 
 def _build_best(data: SweepData, curve: Curve) -> dict[str, Any]:
@@ -156,17 +150,15 @@ def _build_best(data: SweepData, curve: Curve) -> dict[str, Any]:
     lines = (f"{name} = {shorten(format_value(value), 40)}" for name, value in items)
     cfg = "".join(f"<br>{escape_text(line)}" for line in lines)
     trial_id = escape_text(trial.trial_id)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": f"the best, {trial_id}",
-        "x": write_numbers(curve.iteration),
-        "y": write_numbers(curve.value),
-        "line": {"color": "#8452c9", "width": 3},
-        "marker": {"size": 5, "color": "#8452c9"},
-        "hovertemplate": f"trial {trial_id} ({trial.status})<br>"
-        f"iteration %{{x}}: %{{y}}{cfg}<extra></extra>",
-    }
+    return build_scatter(
+        "lines+markers",
+        write_numbers(curve.iteration),
+        write_numbers(curve.value),
+        f"trial {trial_id} ({trial.status})<br>iteration %{{x}}: %{{y}}{cfg}",
+        name=f"the best, {trial_id}",
+        line={"color": "#8452c9", "width": 3},
+        marker={"size": 5, "color": "#8452c9"},
+    )
 
 
 def _build_rungs(data: SweepData, longest: int) -> list[dict[str, Any]]:
@@ -218,21 +210,16 @@ def compute_progress(data: SweepData) -> Progress:
     Returns:
         Nothing (arrays of length 0) where nobody said what is best or no finite value was logged.
     """
-    order = np.argsort(data.reports["logged_at"], kind="stable")
-    reports = data.reports[order]
-    values = reports["value"] if data.mode == "min" else -reports["value"]
-    values = np.where(np.isfinite(values), values, np.inf)
-    lowest = np.minimum.accumulate(values) if len(values) else values
-    better = np.append(np.inf, lowest[:-1]) > lowest if len(values) else np.empty(0, dtype=bool)
-    at = np.flatnonzero(better)
-    if data.mode is None or not len(at):
-        nothing = np.empty(0)
-        whole = np.empty(0, dtype=np.int64)
-        return Progress(nothing, whole, nothing, whole)
+    reports = data.reports[np.argsort(data.reports["logged_at"], kind="stable")]
+    sign = -1.0 if data.mode == "max" else 1.0
+    values = np.where(np.isfinite(reports["value"]), sign * reports["value"], np.inf)
+    lowest = np.minimum.accumulate(values)
+    at = np.flatnonzero(np.append(np.inf, lowest[:-1]) > lowest)
+    if data.mode is None:
+        at = at[:0]
     holder = reports["number"][at]
-    if at[-1] != len(values) - 1:  # the line goes on to the end
+    if len(at) and at[-1] != len(values) - 1:  # the line goes on to the end
         at, holder = np.append(at, len(values) - 1), np.append(holder, holder[-1])
-    sign = 1.0 if data.mode == "min" else -1.0
     elapsed_s = np.maximum(0.0, reports["logged_at"][at] - data.begun_at)
     return Progress(elapsed_s, at + 1, sign * lowest[at], holder)
 
@@ -243,33 +230,32 @@ def draw_best_over_time(data: SweepData) -> Figure:
     if not len(progress.value):
         return build_empty("No best value: nothing was logged, or nobody said what is best.")
     unit, size = choose_unit(float(progress.elapsed_s[-1]))
-    left = _build_steps(data, progress, progress.elapsed_s / size)
-    right = _build_steps(data, progress, progress.iterations) | {"xaxis": "x2", "yaxis": "y2"}
     axis = build_metric_axis(f"best {data.metric}", data.is_log)
-    layout = build_layout(
+    return build_figure(
+        [
+            _build_steps(data, progress, progress.elapsed_s / size),
+            _build_steps(data, progress, progress.iterations, xaxis="x2", yaxis="y2"),
+        ],
         showlegend=False,
-        xaxis={"title": {"text": unit}, "domain": [0, 0.48], "rangemode": "tozero"},
+        xaxis=build_axis(unit, domain=[0, 0.48], rangemode="tozero"),
         yaxis=axis,
-        xaxis2={
-            "title": {"text": "iterations of all trials"},
-            "domain": [0.52, 1],
-            "anchor": "y2",
-            "rangemode": "tozero",
-        },
+        xaxis2=build_axis(
+            "iterations of all trials", domain=[0.52, 1], anchor="y2", rangemode="tozero"
+        ),
         yaxis2={**axis, "title": {}, "matches": "y", "showticklabels": False, "anchor": "x2"},
         height=340,
     )
-    return {"data": [left, right], "layout": layout}
 
 
-def _build_steps(data: SweepData, progress: Progress, x: Any) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "x": write_numbers(x),
-        "y": write_numbers(progress.value),
-        "text": [escape_text(data.trials[at].trial_id) for at in progress.trial.tolist()],
-        "line": {"shape": "hv", "width": 2, "color": COLORS["completed"]},
-        "marker": {"size": 6, "color": COLORS["completed"]},
-        "hovertemplate": "%{y} by trial %{text}<br>at %{x}<extra></extra>",
-    }
+def _build_steps(data: SweepData, progress: Progress, x: Array, **axes: str) -> dict[str, Any]:
+    color = COLORS["completed"]
+    return build_scatter(
+        "lines+markers",
+        write_numbers(x),
+        write_numbers(progress.value),
+        "%{y} by trial %{text}<br>at %{x}",
+        text=[escape_text(data.trials[at].trial_id) for at in progress.trial.tolist()],
+        line={"shape": "hv", "width": 2, "color": color},
+        marker={"size": 6, "color": color},
+        **axes,
+    )

@@ -10,18 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...storage import rows
 from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
-from ...storage.rows import (
-    REPORT_FIELDS,
-    read_aggregate_rows,
-    read_aggregates,
-    read_metric_ids,
-    read_reports,
-    read_trials,
-)
 from ...trial import flatten_cfg
-from ..space import Parameter, list_parameters
+from ..formats import Parameter, list_parameters
 from ..summary import find_last_sign, get_best, read_runs
 
 Floats = npt.NDArray[np.float64]
@@ -89,11 +82,12 @@ class SweepData:
         values = self.reports["value"][np.isfinite(self.reports["value"])]
         return len(values) > 1 and values.min() > 0 and values.max() / values.min() > 300
 
-    def order_by_best(self) -> Ints:
+    @property
+    def ranking(self) -> list[int]:
         """The positions of the trials that have a best value, the best first."""
         known = np.flatnonzero(np.isfinite(self.best))
         keys = -self.best[known] if self.mode == "max" else self.best[known]
-        return known[np.argsort(keys, kind="stable")]
+        return known[np.argsort(keys, kind="stable")].tolist()  # type: ignore[no-any-return]
 
 
 def read_sweep_data(
@@ -103,17 +97,12 @@ def read_sweep_data(
     metric: str | None = None,
     mode: str | None = None,
 ) -> SweepData:
-    """Read a sweep.
-
-    Args:
-        database: The database.
-        experiment: The experiment.
-        now: The time, seconds since 1970.
-        metric: The metric to look at; by default the sweep's, else the first that was logged.
-        mode: "min" or "max"; by default the sweep's, if it is the sweep's metric.
-    """
-    metric, mode = _choose_metric(database, experiment, metric, mode)
-    trials = read_trials(database, experiment.id)
+    """Read a sweep, by default to look at its own metric, else at the first that was logged."""
+    own = experiment.settings.get("metric")
+    metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
+    if mode is None and metric == own:
+        mode = experiment.settings.get("mode")
+    trials = rows.read_trials(database, experiment.id)
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
@@ -134,21 +123,11 @@ def read_sweep_data(
     )
 
 
-def _choose_metric(
-    database: Database, experiment: ExperimentRecord, metric: str | None, mode: str | None
-) -> tuple[str | None, str | None]:
-    own = experiment.settings.get("metric")
-    metric = metric or own or next(iter(read_metric_ids(database, experiment.id)), None)
-    if mode is None and metric == own:
-        mode = experiment.settings.get("mode")
-    return metric, mode
-
-
 def _read_best(
     database: Database, experiment_id: int, metric: str | None, mode: str | None, count: int
 ) -> tuple[Floats, Ints]:
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
-    for each in read_aggregates(database, experiment_id, metric) if metric else ():
+    for each in rows.read_aggregates(database, experiment_id, metric) if metric else ():
         last = each.last_value, each.last_iteration
         found = last if mode is None else get_best(each, mode)
         if each.number < count and found is not None:
@@ -160,7 +139,7 @@ def _read_best(
 def _read_last(
     database: Database, experiment_id: int, count: int
 ) -> tuple[dict[str, Floats], Ints]:
-    aggregates = read_aggregate_rows(database, experiment_id)
+    aggregates = rows.read_aggregate_rows(database, experiment_id)
     iterations = np.zeros(count, dtype=np.int64)
     last = {}
     for metric_id, name in aggregates.names.items():
@@ -176,9 +155,8 @@ def _read_reports(
     database: Database, experiment_id: int, metric: str | None, count: int
 ) -> npt.NDArray[np.void]:
     if metric is None:
-        return np.empty(0, dtype=REPORT_FIELDS)
-    portions = [
-        read_reports(database, experiment_id, metric, range(first, min(first + PORTION, count)))
-        for first in range(0, count, PORTION)
-    ]
-    return np.concatenate(portions) if portions else np.empty(0, dtype=REPORT_FIELDS)
+        return np.empty(0, dtype=rows.REPORT_FIELDS)
+    firsts = range(0, count, PORTION)
+    portions = [range(first, min(first + PORTION, count)) for first in firsts]
+    tables = [rows.read_reports(database, experiment_id, metric, each) for each in portions]
+    return np.concatenate(tables) if tables else np.empty(0, dtype=rows.REPORT_FIELDS)

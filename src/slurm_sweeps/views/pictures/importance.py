@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..formats import shorten_name
-from . import COLORS, Figure, build_empty, build_layout, escape_text, write_numbers
+from . import COLORS, Figure, build_axis, build_empty, build_figure, escape_text, write_numbers
 from .data import Floats, Ints, SweepData
 from .parameters import Axis, build_axes
 
@@ -40,26 +40,27 @@ class Importance:
         reason: Why nothing can be said, or what to take into account; empty if all is well.
     """
 
-    names: Sequence[str]
-    shares: Sequence[float]
-    score: float
-    reason: str
+    names: Sequence[str] = ()
+    shares: Sequence[float] = ()
+    score: float = 0.0
+    reason: str = ""
 
 
 def compute_importance(data: SweepData) -> Importance:
     """Estimate what mattered, from the trials with a finite value."""
     axes = [axis for axis in build_axes(data) if len(np.unique(axis.positions)) > 1]
     known = np.flatnonzero(np.isfinite(data.best))
+    reason = ""
     if not axes:
-        return Importance([], [], 0.0, "no parameter varies")
-    if len(known) < MIN_TRIALS:
-        said = f"too few trials: {len(known)} have a value, {MIN_TRIALS} are needed"
-        return Importance([], [], 0.0, said)
-    if importlib.util.find_spec("sklearn") is None:
-        said = "this needs scikit-learn: pip install 'slurm-sweeps[report]'"
-        return Importance([], [], 0.0, said)
-    if len(np.unique(data.best[known])) < 2:
-        return Importance([], [], 0.0, "all trials have the same value")
+        reason = "no parameter varies"
+    elif len(known) < MIN_TRIALS:
+        reason = f"too few trials: {len(known)} have a value, {MIN_TRIALS} are needed"
+    elif importlib.util.find_spec("sklearn") is None:
+        reason = "this needs scikit-learn: pip install 'slurm-sweeps[report]'"
+    elif len(np.unique(data.best[known])) < 2:
+        reason = "all trials have the same value"
+    if reason:
+        return Importance(reason=reason)
     if len(known) > MAX_TRIALS:
         known = np.sort(np.random.default_rng(0).choice(known, MAX_TRIALS, replace=False))
     return _measure(axes, _build_table(axes, known), _rank(data.best[known]))
@@ -115,9 +116,10 @@ def draw_importance(importance: Importance) -> Figure:
         "marker": {"color": COLORS["completed"]},
         "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
     }
-    layout = build_layout(
+    return build_figure(
+        [bars],
         height=90 + 24 * len(names),
-        xaxis={"title": {"text": "share of the importance, %"}, "rangemode": "tozero"},
+        xaxis=build_axis("share of the importance, %", rangemode="tozero"),
         yaxis={
             "autorange": "reversed",
             "automargin": True,
@@ -127,4 +129,3 @@ def draw_importance(importance: Importance) -> Figure:
         },
         margin={"l": 64, "r": 48, "t": 12, "b": 48},
     )
-    return {"data": [bars], "layout": layout}

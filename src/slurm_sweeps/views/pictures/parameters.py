@@ -13,19 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import format_number, format_value, shorten, shorten_name
+from ..formats import format_number, format_value, is_number, shorten, shorten_name
 from . import (
     COLORS,
     SCALE,
     SYMBOLS,
     Figure,
     build_empty,
-    build_layout,
+    build_figure,
     build_metric_axis,
+    build_scatter,
     escape_text,
     write_numbers,
 )
-from .data import Floats, SweepData
+from .data import Floats, Ints, SweepData
 
 #: A parameter with more different values than this that are no numbers is no axis.
 MAX_CATEGORIES = 40
@@ -99,12 +100,8 @@ def build_axes(data: SweepData) -> list[Axis]:
 
     Parameters with too many different values that are no numbers are left out.
     """
-    axes = []
-    for parameter in data.parameters:
-        axis = _build_axis(parameter.name, parameter.is_log, data.cfgs)
-        if axis is not None:
-            axes.append(axis)
-    return axes
+    axes = (_build_axis(each.name, each.is_log, data.cfgs) for each in data.parameters)
+    return [axis for axis in axes if axis is not None]
 
 
 def _build_axis(name: str, is_log: bool, cfgs: Sequence[Mapping[str, Any]]) -> Axis | None:
@@ -112,7 +109,7 @@ def _build_axis(name: str, is_log: bool, cfgs: Sequence[Mapping[str, Any]]) -> A
     there = [value for value in values if value is not _MISSING]
     if not there:
         return None
-    if all(_is_number(value) for value in there):
+    if all(is_number(value) for value in there):
         positions = np.array([math.nan if v is _MISSING else float(v) for v in values])
         finite = positions[np.isfinite(positions)]
         is_log = is_log and bool(np.all(finite > 0))
@@ -130,25 +127,15 @@ def _build_axis(name: str, is_log: bool, cfgs: Sequence[Mapping[str, Any]]) -> A
 _MISSING = object()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _sort_key(value: Any) -> tuple[int, float, str]:
-    if _is_number(value):
+    if is_number(value):
         return (0, float(value), "")
     return (1, 0.0, format_value(value))
 
 
 def sample_trials(data: SweepData, most: int, kept: int = 100) -> list[int]:
-    """Choose trials to show: the best, and a regular sample of the others; by number.
-
-    Args:
-        data: The sweep.
-        most: How many at the most.
-        kept: How many of the best are always there.
-    """
-    order = data.order_by_best().tolist()
+    """Choose trials to show: the `kept` best, and a regular sample of the others; by number."""
+    order = data.ranking
     best, rest = order[: min(kept, most)], sorted(order[min(kept, most) :])
     stride = max(1, -(-len(rest) // max(1, most - len(best))))
     return sorted(best + rest[::stride])
@@ -157,13 +144,8 @@ def sample_trials(data: SweepData, most: int, kept: int = 100) -> list[int]:
 def choose_range(values: Floats, mode: str | None, is_log: bool) -> tuple[float, float] | None:
     """Cut off outliers on the bad side, which would press all others into a line.
 
-    Args:
-        values: What is shown, NaN for missing.
-        mode: "min" or "max"; None cuts nothing.
-        is_log: Whether the axis is logarithmic; then nothing is cut either.
-
     Returns:
-        The range of the axis, None for all.
+        The range of the axis; None for all, also where the axis is logarithmic.
     """
     finite = values[np.isfinite(values)]
     if mode is None or is_log or len(finite) < 10:
@@ -190,12 +172,7 @@ def _sort_axes(data: SweepData, order: Sequence[str]) -> list[Axis]:
 
 
 def draw_parameters(data: SweepData, order: Sequence[str] = ()) -> Figure:
-    """Each parameter against the best value of its trial.
-
-    Args:
-        data: The sweep.
-        order: Names of parameters, the most important first; by default the space's order.
-    """
+    """Each parameter against the best value of its trial, those named in `order` first."""
     axes = _sort_axes(data, order)
     known = np.flatnonzero(np.isfinite(data.best))
     if not axes or not len(known):
@@ -207,26 +184,23 @@ def draw_parameters(data: SweepData, order: Sequence[str] = ()) -> Figure:
     height = margin["t"] + _PANEL_HEIGHT * rows
     grid = {"rows": rows, "columns": columns, "pattern": "independent"}
     grid |= {"xgap": 0.2, "ygap": _PANEL_GAP / _PANEL_HEIGHT}
-    layout = build_layout(height=height, margin=margin, grid=grid)
     cut = choose_range(data.best, data.mode, data.is_log)
+    layout: dict[str, Any] = {}
     traces: list[dict[str, Any]] = []
     for at, axis in enumerate(axes):
         mark = "" if at == 0 else str(at + 1)
         layout[f"xaxis{mark}"] = _build_x(axis)
         layout[f"yaxis{mark}"] = _build_y(data, at, columns, cut)
-        traces += _build_points(data, axis, shown, mark, is_first=at == 0)
-    return {"data": traces, "layout": layout}
+        traces += _build_points(data, axis, shown, mark)
+    return build_figure(traces, height=height, margin=margin, grid=grid, **layout)
 
 
 def _build_x(axis: Axis) -> dict[str, Any]:
     places, labels = axis.ticks
     # Long labels of categories are turned; two sizes keep them from running into each other.
+    title = escape_text(shorten_name(axis.name, 34))
     return {
-        "title": {
-            "text": escape_text(shorten_name(axis.name, 34)),
-            "standoff": 4,
-            "font": {"size": 12},
-        },
+        "title": {"text": title, "standoff": 4, "font": {"size": 12}},
         "tickvals": write_numbers(places),
         "ticktext": [escape_text(shorten(label, 12)) for label in labels],
         "tickfont": {"size": 10},
@@ -237,62 +211,49 @@ def _build_x(axis: Axis) -> dict[str, Any]:
 def _build_y(
     data: SweepData, at: int, columns: int, cut: tuple[float, float] | None
 ) -> dict[str, Any]:
-    axis = build_metric_axis(data.metric if at % columns == 0 else "", data.is_log)
+    axis = build_metric_axis(data.metric if at % columns == 0 else "", data.is_log, cut)
     axis |= {"zeroline": False, "tickfont": {"size": 10}}
     if not data.is_log:
         axis["nticks"] = 5
     if at:
         axis["matches"] = "y"
-    if cut is not None:
-        axis["range"] = list(cut)
     return axis
 
 
-def _build_points(
-    data: SweepData, axis: Axis, shown: Any, mark: str, is_first: bool
-) -> list[dict[str, Any]]:
+def _build_points(data: SweepData, axis: Axis, shown: Ints, mark: str) -> list[dict[str, Any]]:
     """The points of a panel, one trace a status; categories are spread sideways a little."""
-    positions = axis.positions[shown]
+    positions = axis.positions
     if axis.categories is not None:
         # The golden ratio spreads them evenly, the same way at each drawing.
-        positions = positions + 0.5 * ((shown * 0.618034) % 1.0 - 0.5)
-    statuses = np.array(data.statuses)[shown]
-    traces = []
-    for status in SYMBOLS:
-        chosen = shown[statuses == status]
-        if not len(chosen):
-            continue
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": status,
-                "legendgroup": status,
-                "showlegend": is_first,
-                "xaxis": f"x{mark}",
-                "yaxis": f"y{mark}",
-                "x": write_numbers(positions[statuses == status], 4),
-                "y": write_numbers(data.best[chosen]),
-                "text": [escape_text(data.trials[at].trial_id) for at in chosen.tolist()],
-                "marker": {
-                    "size": 6,
-                    "color": COLORS[status],
-                    "symbol": SYMBOLS[status],
-                    "opacity": max(0.45, min(0.9, 12 / len(shown) ** 0.5)),
-                },
-                "hovertemplate": f"trial %{{text}} ({status}): %{{y}}<extra></extra>",
-            }
+        positions = positions + 0.5 * ((np.arange(len(positions)) * 0.618034) % 1.0 - 0.5)
+    statuses = np.array(data.statuses)
+    groups = {status: shown[statuses[shown] == status] for status in SYMBOLS}
+    return [
+        build_scatter(
+            "markers",
+            write_numbers(positions[chosen], 4),
+            write_numbers(data.best[chosen]),
+            f"trial %{{text}} ({status}): %{{y}}",
+            text=[escape_text(data.trials[at].trial_id) for at in chosen.tolist()],
+            name=status,
+            legendgroup=status,
+            showlegend=not mark,
+            xaxis=f"x{mark}",
+            yaxis=f"y{mark}",
+            marker={
+                "size": 6,
+                "color": COLORS[status],
+                "symbol": SYMBOLS[status],
+                "opacity": max(0.45, min(0.9, 12 / len(shown) ** 0.5)),
+            },
         )
-    return traces
+        for status, chosen in groups.items()
+        if len(chosen)
+    ]
 
 
 def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Figure:
-    """Each trial as a line through its parameters, coloured by its best value.
-
-    Args:
-        data: The sweep.
-        order: See `draw_parameters`; only the first `MAX_COORDINATES` are drawn.
-    """
+    """Each trial as a line through its first parameters, coloured by its best value."""
     axes = _sort_axes(data, order)[:MAX_COORDINATES]
     shown = np.array(sample_trials(data, MAX_LINES), dtype=int)
     if not axes or not len(shown):
@@ -313,13 +274,10 @@ def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Fig
         "reversescale": data.mode == "min",
     }
     trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -12}
-    return {
-        "data": [trace],
-        "layout": build_layout(margin={"l": 76, "r": 76, "t": 96, "b": 28}, height=460),
-    }
+    return build_figure([trace], margin={"l": 76, "r": 76, "t": 96, "b": 28}, height=460)
 
 
-def _build_dimension(axis: Axis, shown: Any) -> dict[str, Any]:
+def _build_dimension(axis: Axis, shown: Ints) -> dict[str, Any]:
     """One axis; trials without this parameter pass below all others."""
     positions = axis.positions[shown]
     places, labels = axis.ticks

@@ -10,8 +10,10 @@ from ...trial import Status
 from . import (
     COLORS,
     Figure,
+    build_axis,
     build_empty,
-    build_layout,
+    build_figure,
+    build_scatter,
     choose_unit,
     escape_text,
     join_lines,
@@ -34,8 +36,7 @@ class Stretch:
     begin_s: float
     end_s: float
     status: str
-    trial_id: str
-    attempt: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,9 @@ def compute_occupation(data: SweepData) -> Occupation:
         end = data.now if runs else each.end_time
         begin_s = each.start_time - start
         end_s = max(begin_s, (each.start_time if end is None else end) - start)
-        trial_id = data.trials[each.number].trial_id
-        stretches.append(
-            Stretch(each.slot, begin_s, end_s, each.status.value, trial_id, each.attempt)
-        )
+        again = f", attempt {each.attempt}" if each.attempt > 1 else ""
+        text = f"trial {data.trials[each.number].trial_id}{again}, {end_s - begin_s:.4g} s"
+        stretches.append(Stretch(each.slot, begin_s, end_s, each.status.value, text))
         hosts[each.slot] = each.host or ""
     count = max([int(data.experiment.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
     end_s = max((stretch.end_s for stretch in stretches), default=0.0)
@@ -89,43 +89,33 @@ def draw_slots(occupation: Occupation) -> Figure:
     unit, size = choose_unit(occupation.end_s)
     count = len(occupation.labels)
     row = max(_LEAST_ROW, min(_ROW, _ALL_ROWS // count))
-    as_bars = len(occupation.stretches) <= MAX_BARS
     traces = []
-    for status, color in COLORS.items():
+    for status in COLORS:
         chosen = [stretch for stretch in occupation.stretches if stretch.status == status]
-        if chosen:
-            build = _build_bars if as_bars else _build_lines
-            traces.append(build(chosen, status, color, size, row))
+        if chosen and len(occupation.stretches) <= MAX_BARS:
+            traces.append(_build_bars(chosen, status, size))
+        elif chosen:
+            traces.append(_build_lines(chosen, status, size, row))
     step = max(1, -(-14 // row))  # a label is 14 pixels high
-    layout = build_layout(
+    return build_figure(
+        traces,
         height=110 + row * count,
         barmode="overlay",
         bargap=0.15 if row > 8 else 0.0,
-        xaxis={
-            "title": {"text": unit},
-            "range": [0, 1.01 * occupation.end_s / size],
-            "zeroline": False,
-        },
-        yaxis={
-            "title": {"text": "slot"},
-            "range": [count - 0.5, -0.5],
-            "tickvals": list(range(0, count, step)),
-            "ticktext": list(occupation.labels[::step]),
-            "automargin": True,
-            "showgrid": False,
-            "zeroline": False,
-        },
+        xaxis=build_axis(unit, range=[0, 1.01 * occupation.end_s / size], zeroline=False),
+        yaxis=build_axis(
+            "slot",
+            range=[count - 0.5, -0.5],
+            tickvals=list(range(0, count, step)),
+            ticktext=list(occupation.labels[::step]),
+            automargin=True,
+            showgrid=False,
+            zeroline=False,
+        ),
     )
-    return {"data": traces, "layout": layout}
 
 
-def _build_bars(
-    stretches: Sequence[Stretch],
-    status: str,
-    color: str,
-    size: float,
-    row: int,  # noqa: ARG001 - as for lines
-) -> dict[str, Any]:
+def _build_bars(stretches: Sequence[Stretch], status: str, size: float) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
@@ -133,32 +123,28 @@ def _build_bars(
         "y": [stretch.slot for stretch in stretches],
         "base": write_numbers([stretch.begin_s / size for stretch in stretches], 6),
         "x": write_numbers([(stretch.end_s - stretch.begin_s) / size for stretch in stretches], 6),
-        "text": [_describe(stretch) for stretch in stretches],
+        "text": [escape_text(stretch.text) for stretch in stretches],
         "textposition": "none",
         # The seam that parts two trials of the same colour.
-        "marker": {"color": color, "line": {"color": "rgba(128,128,128,0.9)", "width": 0.5}},
+        "marker": {
+            "color": COLORS[status],
+            "line": {"color": "rgba(128,128,128,0.9)", "width": 0.5},
+        },
         "hovertemplate": f"%{{text}} ({status})<extra></extra>",
     }
 
 
 def _build_lines(
-    stretches: Sequence[Stretch], status: str, color: str, size: float, row: int
+    stretches: Sequence[Stretch], status: str, size: float, row: int
 ) -> dict[str, Any]:
-    lines = (
-        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.trial_id)
+    joined = join_lines(
+        (write_numbers([s.begin_s / size, s.end_s / size], 6), [s.slot, s.slot], s.text)
         for s in stretches
     )
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": f"{status} ({len(stretches)})",
-        **join_lines(lines),
-        "line": {"color": color, "width": max(2, round(row * 0.8))},
-        "hovertemplate": f"trial %{{text}} ({status})<extra></extra>",
-    }
-
-
-def _describe(stretch: Stretch) -> str:
-    again = f", attempt {stretch.attempt}" if stretch.attempt > 1 else ""
-    text = f"trial {stretch.trial_id}{again}, {stretch.end_s - stretch.begin_s:.4g} s"
-    return escape_text(text)
+    return build_scatter(
+        "lines",
+        **joined,
+        hover=f"%{{text}} ({status})",
+        name=f"{status} ({len(stretches)})",
+        line={"color": COLORS[status], "width": max(2, round(row * 0.8))},
+    )
