@@ -23,9 +23,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import StorageError
 from .database import Database
@@ -52,14 +50,6 @@ GROUP_ROWS = 20_000
 
 def _ignore(_: object) -> None:
     """The callback of someone who does not care."""
-
-
-@dataclass(slots=True)
-class _Group:
-    """Records that are committed together."""
-
-    records: list[Record] = field(default_factory=list)
-    rows: int = 0
 
 
 class Writer:
@@ -100,12 +90,11 @@ class Writer:
 
         # Guarded by the lock of `_changed`, which also wakes whoever waits for any of it.
         self._changed = threading.Condition()
-        self._groups: deque[_Group] = deque([_Group()])
-        self._rows = 0
+        self._waiting: list[Record] = []
+        self._rows = 0  # of all that is not committed
         self._put = 0
         self._committed = 0
-        self._flush_goal = 0
-        self._idle = False
+        self._is_urgent = False
         self._give_up_at: float | None = None
         self._failure: StorageError | None = None
         self._has_ended = False
@@ -127,22 +116,18 @@ class Writer:
         Raises:
             StorageError: The writer has failed, see `check`; or there was no room for `STUCK_S`.
         """
-        rows = 1 + len(record.metrics) if type(record) is ReportRecord else 1
+        rows = _count_rows(record)
         with self._changed:
             if self._rows >= self._max_rows:
                 self._wait(lambda: self._rows < self._max_rows)
             self._raise_failure()
-            self._refuse_closed(record)
-            group = self._groups[-1]
-            if group.rows >= GROUP_ROWS:
-                group = _Group()
-                self._groups.append(group)
-            group.records.append(record)
-            group.rows += rows
+            if self._give_up_at is not None:
+                path = self._database.path
+                raise StorageError(f"the writer of {path} is closed; lost: {record!r}")
+            self._waiting.append(record)
             self._rows += rows
             self._put += 1
-            if self._idle or group.rows >= GROUP_ROWS:
-                self._idle = False
+            if self._rows >= GROUP_ROWS:
                 self._changed.notify_all()
 
     def check(self) -> None:
@@ -165,8 +150,8 @@ class Writer:
             StorageError: The writer has failed, or the time was not enough.
         """
         with self._changed:
-            goal = self._flush_goal = self._put
-            self._changed.notify_all()
+            goal = self._put
+            self._hurry()
             self._wait(lambda: self._committed >= goal, timeout_s)
             self._raise_failure()
 
@@ -182,10 +167,14 @@ class Writer:
         with self._changed:
             if self._give_up_at is None:
                 self._give_up_at = time.monotonic() + timeout_s
-            self._changed.notify_all()
+            self._hurry()
             self._wait(lambda: self._has_ended)
         self._thread.join()
         self.check()
+
+    def _hurry(self) -> None:
+        self._is_urgent = True
+        self._changed.notify_all()
 
     def _wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Wait for the thread: for so long, or as long as it writes anything within `STUCK_S`."""
@@ -206,10 +195,6 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _refuse_closed(self, record: Record) -> None:
-        if self._is_closing():
-            raise StorageError(f"the writer of {self._database.path} is closed; lost: {record!r}")
-
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -220,10 +205,7 @@ class Writer:
         failure = None
         try:
             with self._database:
-                while (group := self._take_group()) is not None:
-                    if group.records:
-                        self._commit(group)
-                    self._do_chores()
+                self._serve()
         except StorageError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the border of the thread: the driver hears it
@@ -233,33 +215,23 @@ class Writer:
             self._has_ended = True
             self._changed.notify_all()
 
-    def _take_group(self) -> _Group | None:
-        """Wait for the next group; empty when only chores are due, None when all is done."""
-        with self._changed:
-            if not self._groups[0].records and not self._is_closing():
-                self._idle = True
-                self._changed.wait_for(self._has_work, POLL_INTERVAL_S)
-                self._idle = False
-            if self._groups[0].records:
+    def _serve(self) -> None:
+        is_closing = False
+        while not is_closing:
+            with self._changed:
                 self._changed.wait_for(self._is_ripe, COMMIT_INTERVAL_S)
-            if not self._groups[0].records and self._is_closing():
-                return None
-            group = self._groups.popleft()
-            if not self._groups:
-                self._groups.append(_Group())
-            return group
-
-    def _is_closing(self) -> bool:
-        return self._give_up_at is not None
-
-    def _has_work(self) -> bool:
-        return bool(self._groups[0].records) or self._is_closing()
+                records, self._waiting = self._waiting, []
+                self._is_urgent = False
+                is_closing = self._give_up_at is not None  # these are the last
+            for group, rows in _split(records):
+                self._commit(group, rows)
+                self._do_chores()
+            self._do_chores()
 
     def _is_ripe(self) -> bool:
-        asked = self._committed < self._flush_goal or self._is_closing()
-        return asked or self._groups[0].rows >= GROUP_ROWS
+        return self._is_urgent or self._rows >= GROUP_ROWS
 
-    def _commit(self, group: _Group) -> None:
+    def _commit(self, group: Sequence[Record], rows: int) -> None:
         started_at = time.monotonic()
         noticed = False
         while not self._try_to_commit(group):
@@ -271,24 +243,19 @@ class Writer:
             waited_s = time.monotonic() - started_at
             self._on_notice(f"{self._database.path} is free again after {waited_s:.0f} s")
         self._renewed_at = time.monotonic()
-        self._count_committed(group)
+        with self._changed:
+            self._rows -= rows
+            self._committed += len(group)
+            self._changed.notify_all()
 
-    def _try_to_commit(self, group: _Group) -> bool:
+    def _try_to_commit(self, group: Sequence[Record]) -> bool:
         try:
-            write_records(
-                self._database, self._experiment_id, group.records, self._owner, self._clock()
-            )
+            write_records(self._database, self._experiment_id, group, self._owner, self._clock())
         except DatabaseBusyError:
             if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                 raise
             return False
         return True
-
-    def _count_committed(self, group: _Group) -> None:
-        with self._changed:
-            self._rows -= group.rows
-            self._committed += len(group.records)
-            self._changed.notify_all()
 
     def _format_blocked(self, waited_s: float) -> str:
         with self._changed:
@@ -310,6 +277,24 @@ class Writer:
                     self._on_request(request)
         except DatabaseBusyError:
             return  # the next round tries again
+
+
+def _split(records: Sequence[Record]) -> Iterator[tuple[list[Record], int]]:
+    """Portions of about `GROUP_ROWS` rows, and how many each has."""
+    group: list[Record] = []
+    rows = 0
+    for record in records:
+        group.append(record)
+        rows += _count_rows(record)
+        if rows >= GROUP_ROWS:
+            yield group, rows
+            group, rows = [], 0
+    if group:
+        yield group, rows
+
+
+def _count_rows(record: Record) -> int:
+    return 1 + len(record.metrics) if type(record) is ReportRecord else 1
 
 
 def _wrap_bug(error: Exception) -> StorageError:
