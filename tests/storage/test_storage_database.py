@@ -104,19 +104,27 @@ def test_a_database_of_something_else(tmp_path: Path) -> None:
         Database.open(path, create=True)
 
 
-def test_a_newer_version(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "words", "remedy"),
+    [
+        (VERSION + 1, "by a newer slurm_sweeps", "update with 'pip install -U slurm-sweeps'"),
+        (VERSION - 1, "by an older slurm_sweeps", "read it with the slurm_sweeps that wrote it"),
+    ],
+)
+def test_another_version(path: Path, version: int, words: str, remedy: str) -> None:
     Database.open(path, create=True).close()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
-    with pytest.raises(StorageError) as caught:
-        Database.open(path)
+    for create in (False, True):
+        with pytest.raises(StorageError) as caught:
+            Database.open(path, create=create)
 
-    assert "was written by a newer slurm_sweeps" in str(caught.value)
-    assert f"of version {VERSION + 1}, this one knows {VERSION}" in str(caught.value)
-    assert "pip install -U slurm-sweeps" in str(caught.value)
+        assert f"{path} was written {words}" in str(caught.value)
+        assert f"of version {version}, this one knows {VERSION}" in str(caught.value)
+        assert remedy in str(caught.value)
 
 
 def test_a_damaged_file(path: Path) -> None:
