@@ -31,11 +31,7 @@ _STATE, _START_TIME = 0, 19
 
 
 def build_owner(job_id: str | None = None) -> LeaseOwner:
-    """Describe this process as the owner of a new lease.
-
-    Args:
-        job_id: The Slurm job that this process runs in, if any.
-    """
+    """Describe this process, in this Slurm job if any, as the owner of a new lease."""
     return LeaseOwner(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -53,13 +49,6 @@ def acquire_lease(
     clock: Callable[[], float] = time.time,
 ) -> Lease | None:
     """Take an experiment for one driver.
-
-    Args:
-        database: The database.
-        name: The experiment.
-        owner: The driver.
-        is_job_over: Asks Slurm about a job, see `is_gone`.
-        clock: Tells the time, seconds since 1970.
 
     Returns:
         The lease that was taken over from a driver that is gone, None if it was free.
@@ -95,7 +84,7 @@ def is_gone(
     Args:
         lease: The lease.
         now: The time, seconds since 1970.
-        here: The driver that would like to have it.
+        here: Who asks, such as the driver that would like to have it.
         is_job_over: Asks Slurm about a job id: over, not over, or None for unknown. Asked only for
             a driver whose process can't be seen from here.
 

@@ -228,15 +228,7 @@ def read_best(
 ) -> list[Aggregate]:
     """Read the trials with the best finite value at any iteration.
 
-    Args:
-        database: The database.
-        experiment_id: The experiment.
-        metric: The metric's name.
-        mode: "min" or "max".
-        limit: How many at most.
-
-    Returns:
-        The best first; of equal ones the earlier trial.
+    The best come first; of equal ones the earlier trial.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
     with database.reading() as connection:
@@ -402,18 +394,8 @@ def write_records(
 ) -> None:
     """Write records in one transaction: all of them or none.
 
-    Args:
-        database: The database.
-        experiment_id: Whose records they are.
-        records: In order; a later one of the same key replaces an earlier one. Reports are written
-            after all trials.
-        owner: Renew the lease of this owner in the same transaction.
-        now: The time, seconds since 1970; used with `owner` only.
-
-    Raises:
-        ExperimentLockedError: Another driver has taken the lease meanwhile.
-        DatabaseBusyError: Another process kept the file locked; nothing was written.
-        StorageError: It could not be written.
+    A later record of the same key replaces an earlier one; reports are written after all trials.
+    With an `owner`, its lease is renewed in the same transaction, see `Database.writing`.
     """
     trials = [record for record in records if isinstance(record, TrialRecord)]
     reports = [record for record in records if isinstance(record, ReportRecord)]
