@@ -27,9 +27,9 @@ def build_trials_frame(
 
     Args:
         trials: The trials, by number.
-        aggregates: Their aggregates of each metric, by its name.
+        aggregates: Their `AGGREGATE_FIELDS`, by the metric's name.
         modes: "min" or "max" for the metrics where it is known which is best.
-        now: The time, seconds since 1970; what a running trial's runtime ends with.
+        now: What a running trial's runtime ends with, seconds since 1970.
     """
     keys = np.array([trial[0] for trial in trials], dtype="i8")
     return pd.DataFrame(
@@ -105,20 +105,14 @@ def _choose_columns(name: str, modes: Mapping[str, str]) -> list[tuple[str, str]
 
 
 def build_metrics_frame(
-    table: Table, names: Mapping[int, str], trial_ids: Mapping[int, str]
+    table: Table, metric_names: Mapping[int, str], trial_ids: Mapping[int, str]
 ) -> pd.DataFrame:
-    """Tabulate all that was logged; `Result.metrics_dataframe` names the columns.
-
-    Args:
-        table: The rows, of `METRIC_FIELDS`.
-        names: The metric's name for each `metric_id`.
-        trial_ids: The id of each trial's number.
-    """
+    """Tabulate rows of `METRIC_FIELDS`; `Result.metrics_dataframe` names the columns."""
     return pd.DataFrame(
         {
             "trial_id": _look_up(table["number"], trial_ids),
             "iteration": np.ascontiguousarray(table["iteration"]),
-            "metric": _look_up(table["metric_id"], names),
+            "metric": _look_up(table["metric_id"], metric_names),
             "value": np.ascontiguousarray(table["value"]),
             "logged_at": _build_times(table["logged_at"]),
         }

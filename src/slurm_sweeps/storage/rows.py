@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: How a trial runs: the columns of `attempts` after the key and the status.
-_RUN = (
-    "slot, host, gpus, start_time, end_time, exit_code, signal, "
-    "error_type, error_message, traceback"
-)
+#: How a trial runs, as columns of `attempts` and as fields of its record.
+_RUN_FIELDS = ("slot", "host", "gpus", "start_time", "end_time", "exit_code", "signal")
+_RUN = f"{', '.join(_RUN_FIELDS)}, error_type, error_message, traceback"
 
 #: A trial with its latest attempt; one that is scheduled has not begun it.
 _TRIALS = (
@@ -41,29 +39,17 @@ _TRIALS = (
     f"AND trials.status != '{Status.SCHEDULED}'"
 )
 
+#: The columns of one metric's reports.
+REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
+
 #: The columns of all that was logged.
-METRIC_FIELDS = [
-    ("number", "i8"),
-    ("metric_id", "i8"),
-    ("iteration", "i8"),
-    ("value", "f8"),
-    ("logged_at", "f8"),
-]
+METRIC_FIELDS = [("number", "i8"), ("metric_id", "i8"), *REPORT_FIELDS[1:]]
 
 #: How many rows of metrics are read while the file is locked for writers: about half a second.
 PORTION = 500_000
 
-#: The columns of one metric's reports.
-REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
-
 #: The columns of one metric's aggregates that tables of trials show; NaN for what is not known.
-AGGREGATE_FIELDS = [
-    ("number", "i8"),
-    ("count", "i8"),
-    ("last", "f8"),
-    ("min", "f8"),
-    ("max", "f8"),
-]
+AGGREGATE_FIELDS = [("number", "i8"), ("count", "i8"), ("last", "f8"), ("min", "f8"), ("max", "f8")]
 
 #: (number, trial_id, status, start_time, end_time, cfg as JSON): what tables of trials show.
 #: Tuples, since a hundred thousand of them are wanted in no time.
@@ -161,18 +147,11 @@ def read_attempts(
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
     """What trials and attempts share, of the status, the attempt and `_RUN`."""
     status, attempt, *run, kind, message, traceback = columns
-    slot, host, gpus, start_time, end_time, exit_code, signal = run
     return {
         "status": Status(status),
         "attempt": attempt,
-        "slot": slot,
-        "host": host,
-        "gpus": gpus,
-        "start_time": start_time,
-        "end_time": end_time,
-        "exit_code": exit_code,
-        "signal": signal,
         "error": None if kind is None else TrialError(kind, message or "", traceback or ""),
+        **dict(zip(_RUN_FIELDS, run, strict=True)),
     }
 
 
@@ -460,13 +439,7 @@ def _build_attempt_row(experiment_id: int, trial: TrialRecord) -> tuple[Any, ...
         trial.number,
         trial.attempt,
         trial.status.value,
-        trial.slot,
-        trial.host,
-        trial.gpus,
-        trial.start_time,
-        trial.end_time,
-        trial.exit_code,
-        trial.signal,
+        *(getattr(trial, name) for name in _RUN_FIELDS),
         *(text if text is None else make_storable(text) for text in texts),
     )
 

@@ -63,7 +63,7 @@ class Writer:
         clock: Tells the time for the lease, seconds since 1970.
         on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
             when it is free again. All callbacks are called from the writer's thread.
-        on_request: Called with each request from outside; None if nobody listens to them.
+        on_request: Called with each request from outside.
         max_rows: Beyond so many rows in memory `put` waits until some are written.
 
     Raises:
@@ -78,7 +78,7 @@ class Writer:
         *,
         clock: Callable[[], float] = time.time,
         on_notice: Callable[[str], object] = _ignore,
-        on_request: Callable[[Request], object] | None = None,
+        on_request: Callable[[Request], object] = _ignore,
         max_rows: int = MAX_ROWS,
     ) -> None:
         self._experiment_id = experiment_id
@@ -120,7 +120,7 @@ class Writer:
         with self._changed:
             if self._rows >= self._max_rows:
                 self._wait(lambda: self._rows < self._max_rows)
-            self._raise_failure()
+            self.check()
             if self._give_up_at is not None:
                 path = self._database.path
                 raise StorageError(f"the writer of {path} is closed; lost: {record!r}")
@@ -137,8 +137,8 @@ class Writer:
             StorageError: With the file and the remedy; `ExperimentLockedError` if another driver
                 has taken the experiment over.
         """
-        with self._changed:
-            self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all that was put before is committed.
@@ -153,7 +153,7 @@ class Writer:
             goal = self._put
             self._hurry()
             self._wait(lambda: self._committed >= goal, timeout_s)
-            self._raise_failure()
+            self.check()
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is left, end the thread and close its connection.
@@ -195,10 +195,6 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     # The thread
 
     def _run(self) -> None:
@@ -238,7 +234,11 @@ class Writer:
             waited_s = time.monotonic() - started_at
             if waited_s >= NOTICE_AFTER_S and not noticed:
                 noticed = True
-                self._on_notice(self._format_blocked(waited_s))
+                self._on_notice(
+                    f"{self._database.path} has been locked by another process for {waited_s:.0f} "
+                    f"s; the trials run on, {self._rows} rows wait to be written (fuser or lsof "
+                    "name that process)"
+                )
         if noticed:
             waited_s = time.monotonic() - started_at
             self._on_notice(f"{self._database.path} is free again after {waited_s:.0f} s")
@@ -257,21 +257,13 @@ class Writer:
             return False
         return True
 
-    def _format_blocked(self, waited_s: float) -> str:
-        with self._changed:
-            rows = self._rows
-        return (
-            f"{self._database.path} has been locked by another process for {waited_s:.0f} s; the "
-            f"trials run on, {rows} rows wait to be written (fuser or lsof name that process)"
-        )
-
     def _do_chores(self) -> None:
         now = time.monotonic()
         try:
             if self._owner is not None and now - self._renewed_at >= HEARTBEAT_INTERVAL_S:
                 self._database.renew_lease(self._experiment_id, self._owner, self._clock())
                 self._renewed_at = now
-            if self._on_request is not None and now - self._polled_at >= POLL_INTERVAL_S:
+            if now - self._polled_at >= POLL_INTERVAL_S:
                 self._polled_at = now
                 for request in self._database.take_requests(self._experiment_id, self._clock()):
                     self._on_request(request)
