@@ -135,7 +135,7 @@ class Result:
                 modes[metric] = mode
             with database.reading():
                 trials = rows.read_trial_rows(database, experiment.id)
-                aggregates = rows.read_aggregate_rows(database, experiment.id)
+                aggregates = rows.read_aggregate_tables(database, experiment.id)
         return build_trials_frame(trials, aggregates, modes, time.time())
 
     def metrics_dataframe(self) -> pd.DataFrame:
@@ -150,12 +150,13 @@ class Result:
 
         with self._open() as database:
             key = database.experiment(self.experiment).id
-            metrics = rows.read_metric_rows(database, key)
-            # after the rows: a trial that was added meanwhile is among them
+            table = rows.read_metric_rows(database, key)
+            # after the rows: what was added meanwhile is among them
+            names = {number: name for name, number in rows.read_metric_ids(database, key).items()}
             trial_ids = {
                 number: trial_id for number, trial_id, *_ in rows.read_trial_rows(database, key)
             }
-        return build_metrics_frame(metrics, trial_ids)
+        return build_metrics_frame(table, names, trial_ids)
 
     def report(
         self,

@@ -45,7 +45,7 @@ def count_prefix(database: Database, experiment_id: int) -> int:
     trials = [trial.number for trial in read_trials(database, experiment_id)]
     assert trials == list(range(len(trials)))
     rows = read_metric_rows(database, experiment_id)
-    reports = rows.table[["number", "iteration"]].tolist()
+    reports = rows[["number", "iteration"]].tolist()
     found = sorted([(number, 0) for number in trials] + reports)
     assert found == [divmod(index, 1 + REPORTS_EACH) for index in range(len(found))]
     return len(found)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_samples import assert_aggregates, make_report, make_trial, open_in_memory
 
-from slurm_sweeps.storage.aggregates import fold_rows
 from slurm_sweeps.storage.records import ReportRecord
 from slurm_sweeps.storage.rows import read_metric_ids, write_records
 
@@ -66,7 +65,14 @@ def test_a_retry_replaces_what_it_logs_again(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("iterations", [[1, 1], [2, 1], [1, 2, 2], [5, 6, 1]])
-def test_what_does_not_rise_is_not_folded(iterations: list[int]) -> None:
-    rows = [(1, 0, 0, iteration, 1.0, 0.0, 1) for iteration in iterations]
+@pytest.mark.parametrize("size", [1, 3])
+def test_iterations_that_do_not_rise(iterations: list[int], size: int) -> None:
+    reports = [make_report(0, at, loss=float(index)) for index, at in enumerate(iterations)]
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        write_records(database, key, [make_trial(0)])
+        for first in range(0, len(reports), size):
+            write_records(database, key, reports[first : first + size])
 
-    assert fold_rows(rows) == ({}, {(0, 0)})
+        curve = {report.iteration: report.metrics["loss"] for report in reports}
+        assert_aggregates(database, key, {0: curve}, "loss")

@@ -104,19 +104,27 @@ def test_a_database_of_something_else(tmp_path: Path) -> None:
         Database.open(path, create=True)
 
 
-def test_a_newer_version(path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "words", "remedy"),
+    [
+        (VERSION + 1, "by a newer slurm_sweeps", "update with 'pip install -U slurm-sweeps'"),
+        (VERSION - 1, "by an older slurm_sweeps", "read it with the slurm_sweeps that wrote it"),
+    ],
+)
+def test_another_version(path: Path, version: int, words: str, remedy: str) -> None:
     Database.open(path, create=True).close()
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
-    with pytest.raises(StorageError) as caught:
-        Database.open(path)
+    for create in (False, True):
+        with pytest.raises(StorageError) as caught:
+            Database.open(path, create=create)
 
-    assert "was written by a newer slurm_sweeps" in str(caught.value)
-    assert f"of version {VERSION + 1}, this one knows {VERSION}" in str(caught.value)
-    assert "pip install -U slurm-sweeps" in str(caught.value)
+        assert f"{path} was written {words}" in str(caught.value)
+        assert f"of version {version}, this one knows {VERSION}" in str(caught.value)
+        assert remedy in str(caught.value)
 
 
 def test_a_damaged_file(path: Path) -> None:
@@ -225,10 +233,10 @@ def test_delete_takes_all_that_belongs_to_it(others: list[str]) -> None:
         assert read_trials(database, again.id) == []
         assert read_metric_ids(database, again.id) == {}
         assert database.requests(again.id) == []
-        assert len(read_metric_rows(database, again.id).table) == 0
+        assert len(read_metric_rows(database, again.id)) == 0
         write_records(database, again.id, [make_trial(0), make_report(0, 1)])
         for each in database.experiments():
-            assert len(read_metric_rows(database, each.id).table) == 1
+            assert len(read_metric_rows(database, each.id)) == 1
 
 
 # Trials
@@ -379,7 +387,7 @@ def test_values_come_back_as_they_were() -> None:
         found = read_metrics_of_trial(database, key, 0)["val/loss"]
         assert list(found) == list(range(len(values)))
         assert is_same(found.values(), values)
-        assert is_same(read_metric_rows(database, key).table["value"].tolist(), values)
+        assert is_same(read_metric_rows(database, key)["value"].tolist(), values)
         iterations, curve = read_curves(database, key, "val/loss", [0])[0]
         assert iterations.tolist() == list(range(len(values)))
         assert is_same(curve.tolist(), values)
@@ -430,12 +438,12 @@ def test_metric_rows_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
         write_records(database, key, reports)
         whole = read_metric_rows(database, key)
 
+        assert read_metric_ids(database, key) == {"b": 1, "a": 2}
         for portion in (1, 4, 15, 30, 31):
             monkeypatch.setattr(rows_module, "PORTION", portion)
             rows = read_metric_rows(database, key)
-            assert rows.names == {1: "b", 2: "a"}
-            assert rows.table.tolist() == whole.table.tolist()
-        keys = whole.table[["number", "metric_id", "iteration"]].tolist()
+            assert rows.tolist() == whole.tolist()
+        keys = whole[["number", "metric_id", "iteration"]].tolist()
         assert keys == sorted(keys)
         assert len(keys) == 30
 

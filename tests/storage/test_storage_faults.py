@@ -58,7 +58,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_consistent_prefix(path: Path) ->
             process.wait()
         with Database.open(path, read_only=True) as database:
             found = count_prefix(database, 1)
-            rows = read_metric_rows(database, 1).table[["number", "iteration", "value"]]
+            rows = read_metric_rows(database, 1)[["number", "iteration", "value"]]
             curves: dict[int, dict[int, float]] = {}
             for number, iteration, value in rows.tolist():
                 curves.setdefault(number, {})[iteration] = value

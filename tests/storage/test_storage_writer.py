@@ -89,7 +89,7 @@ def test_many_threads_may_put(path: Path, database: Database) -> None:
         for thread in threads:
             thread.join()
 
-    assert len(read_metric_rows(database, 1).table) == 2000
+    assert len(read_metric_rows(database, 1)) == 2000
 
 
 def test_what_is_in_memory_is_bounded(database: Database, path: Path) -> None:

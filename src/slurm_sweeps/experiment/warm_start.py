@@ -78,15 +78,13 @@ def read_warm_start(
 
 def _read_units(cfgs: list[dict[str, Any]], space: SearchSpace) -> dict[Leaf, float]:
     """Read the first of the cfgs that is one of the space, or raise the error of the first."""
-    try:
-        return space.to_units(cfgs[0])
-    except UsageError:
-        for cfg in cfgs[1:]:
-            try:
-                return space.to_units(cfg)
-            except UsageError:
-                continue
-        raise
+    errors = []
+    for cfg in cfgs:
+        try:
+            return space.to_units(cfg)
+        except UsageError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _read_result(result: Result, metric: str | None) -> Iterator[_Found]:

@@ -18,7 +18,9 @@ The rules that make it work on a cluster:
   the process closes any descriptor of it (https://www.sqlite.org/howtocorrupt.html, 2.2).
 
 All methods raise `DatabaseBusyError` when another process kept the file locked for the whole
-timeout, and `StorageError` with file and remedy for all else that SQLite refuses.
+timeout, and `StorageError` with file and remedy for all else that SQLite refuses. Those that take
+the `owner` of a lease raise `ExperimentLockedError`, and change nothing, when the lease is not its
+own any more. `now` is the time in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -138,12 +140,9 @@ class Database:
         half-way that another process writes.
 
         Args:
-            experiment_id: Whose lease to renew first; used with `owner` only.
+            experiment_id: Whose lease to renew first; used, as `now`, with `owner` only.
             owner: The driver that must hold that lease; None where none is needed.
-            now: The time, seconds since 1970; used with `owner` only.
-
-        Raises:
-            ExperimentLockedError: Another driver has taken the lease meanwhile.
+            now: The time.
         """
         with translate_errors(self.path), self._transaction("BEGIN IMMEDIATE"):
             if owner is not None:
@@ -182,19 +181,13 @@ class Database:
         now: float,
         owner: LeaseOwner | None = None,
     ) -> ExperimentRecord:
-        """Add an experiment.
-
-        Args:
-            name: Its name; see `layout.check_name`.
-            settings: What to write down about it; JSON-able.
-            now: The time, seconds since 1970.
-            owner: The driver that takes it in the same transaction.
+        """Add an experiment, and let a driver take it in the same transaction.
 
         Raises:
             ExperimentExistsError: There is one of this name.
         """
         with self.writing() as connection:
-            if connection.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
+            if _read_experiment(connection, "name", name) is not None:
                 raise ExperimentExistsError(
                     f"experiment {name!r} is stored in {self.path} already; go on with it by "
                     "restore=True, replace it by overwrite=True, or choose another name"
@@ -221,11 +214,11 @@ class Database:
             ExperimentNotFoundError: There is none; the message lists what there is.
         """
         with self.reading() as connection:
-            row = connection.execute(f"{_SELECT} WHERE name = ?", (name,)).fetchone()
-        if row is None:
+            found = _read_experiment(connection, "name", name)
+        if found is None:
             names = [each.name for each in self.experiments()]
             raise ExperimentNotFoundError(_format_not_found(name, self.path, names))
-        return _build_experiment(row)
+        return found
 
     def set_settings(self, experiment_id: int, settings: Mapping[str, Any]) -> None:
         """Replace the settings of an experiment."""
@@ -238,11 +231,7 @@ class Database:
     def reset_experiment(
         self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
     ) -> None:
-        """Let an experiment begin anew, without trials, its lease kept; its folder stays.
-
-        Raises:
-            ExperimentLockedError: The lease is not the owner's any more; nothing was removed.
-        """
+        """Let an experiment begin anew, without trials, its lease kept; its folder stays."""
         with self.writing(experiment_id, owner, now) as connection:
             _delete_rows(connection, experiment_id)
             connection.execute(
@@ -252,11 +241,7 @@ class Database:
             )
 
     def delete_experiment(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
-        """Remove an experiment and all that belongs to it from the database; its folder stays.
-
-        Raises:
-            ExperimentLockedError: The lease is not the owner's any more; nothing was removed.
-        """
+        """Remove an experiment and all that belongs to it from the database; its folder stays."""
         with self.writing(experiment_id, owner, now) as connection:
             _delete_rows(connection, experiment_id)
             connection.execute("DELETE FROM experiments WHERE id = ?", (experiment_id,))
@@ -274,15 +259,15 @@ class Database:
         Args:
             experiment_id: The experiment.
             owner: The driver.
-            now: The time, seconds since 1970.
+            now: The time.
             found: The lease that was there, of a driver that is gone; None if it was free.
 
         Returns:
             Whether it was taken; if not, look again.
         """
         with self.writing() as connection:
-            row = connection.execute(f"{_SELECT} WHERE id = ?", (experiment_id,)).fetchone()
-            if row is None or _build_experiment(row).lease != found:
+            experiment = _read_experiment(connection, "id", experiment_id)
+            if experiment is None or experiment.lease != found:
                 return False
             _write_lease(connection, experiment_id, owner, now)
             connection.execute(
@@ -301,11 +286,7 @@ class Database:
             )
 
     def renew_lease(self, experiment_id: int, owner: LeaseOwner, now: float) -> None:
-        """Say that the owner of the lease is alive; `write_records` does so too.
-
-        Raises:
-            ExperimentLockedError: The lease is not its own any more.
-        """
+        """Say that the owner of the lease is alive; `write_records` does so too."""
         with self.writing(experiment_id, owner, now):
             pass
 
@@ -316,8 +297,7 @@ class Database:
         ).rowcount
         if renewed:
             return
-        row = self._connection.execute(f"{_SELECT} WHERE id = ?", (experiment_id,)).fetchone()
-        found = None if row is None else _build_experiment(row)
+        found = _read_experiment(self._connection, "id", experiment_id)
         if found is not None and found.lease is not None:
             raise ExperimentLockedError(format_locked(found.name, self.path, found.lease, now))
         raise ExperimentLockedError(
@@ -400,17 +380,18 @@ def _set_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA cache_size = -32768")  # in KiB
 
 
+def _read_experiment(
+    connection: sqlite3.Connection, column: str, key: str | int
+) -> ExperimentRecord | None:
+    row = connection.execute(f"{_SELECT} WHERE {column} = ?", (key,)).fetchone()
+    return None if row is None else _build_experiment(row)
+
+
 def _build_experiment(row: Sequence[Any]) -> ExperimentRecord:
     key, name, created_at, updated_at, state, settings, *lease = row
-    held = lease[-1] is not None
+    held = None if lease[-1] is None else Lease(LeaseOwner(*lease), updated_at)
     return ExperimentRecord(
-        id=key,
-        name=name,
-        created_at=created_at,
-        updated_at=updated_at,
-        state=state,
-        settings=json.loads(settings),
-        lease=Lease(LeaseOwner(*lease), updated_at) if held else None,
+        key, name, created_at, updated_at, state, settings=json.loads(settings), lease=held
     )
 
 

@@ -5,11 +5,11 @@ SQLite's messages are told apart by their text: Python 3.10 does not give the er
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StorageError
@@ -43,7 +43,7 @@ class EmptyDatabaseError(StorageError):
     """The file holds no tables: the process that made it ended before it could make them."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into a `StorageError` that names the file and the remedy."""
     try:
@@ -59,7 +59,11 @@ def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
     if locked or "disk I/O" in said:
         refusal = find_lock_refusal(path.parent)
         if refusal is not None:
-            return StorageError(_format_refusal(path, refusal))
+            return StorageError(
+                f"{path} can't be locked, its file system refuses it ({refusal}); choose a "
+                f"local_dir on another file system, or set {VFS_VARIABLE}=unix-dotfile for all who "
+                "use this database"
+            )
     if locked:
         return DatabaseBusyError(_format_busy(path, said))
     if not os.path.exists(path) and ("readonly" in said or "disk I/O" in said):
@@ -71,13 +75,6 @@ def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
         if word in said:
             return StorageError(f"{path} {remedy.format(path=path)} (SQLite: {said})")
     return StorageError(f"{path} can't be used (SQLite: {type(error).__name__}: {said})")
-
-
-def _format_refusal(path: Path, refusal: str) -> str:
-    return (
-        f"{path} can't be locked, its file system refuses it ({refusal}); choose a local_dir on "
-        f"another file system, or set {VFS_VARIABLE}=unix-dotfile for all who use this database"
-    )
 
 
 def _format_busy(path: Path, said: str) -> str:
@@ -105,16 +102,12 @@ def find_lock_refusal(folder: Path) -> str | None:
 
     if VFS_VARIABLE in os.environ:
         return None
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-test-") as file:
-            return _try_to_lock(file.fileno())
-    except OSError:
-        return None
-
-
-def _try_to_lock(descriptor: int) -> str | None:
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return str(error)
+    with (
+        contextlib.suppress(OSError),
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".lock-test-") as file,
+    ):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return str(error)
     return None

@@ -11,12 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..trial import Status, flatten_cfg
-from .rows import NamedTable, TrialRow
+from .rows import TrialRow
+
+#: A structured array of some of the fields that `rows.py` names.
+Table = npt.NDArray[np.void]
 
 
 def build_trials_frame(
     trials: Sequence[TrialRow],
-    aggregates: NamedTable,
+    aggregates: Mapping[str, Table],
     modes: Mapping[str, str],
     now: float,
 ) -> pd.DataFrame:
@@ -24,9 +27,9 @@ def build_trials_frame(
 
     Args:
         trials: The trials, by number.
-        aggregates: Their aggregates.
+        aggregates: Their `AGGREGATE_FIELDS`, by the metric's name.
         modes: "min" or "max" for the metrics where it is known which is best.
-        now: The time, seconds since 1970; what a running trial's runtime ends with.
+        now: What a running trial's runtime ends with, seconds since 1970.
     """
     keys = np.array([trial[0] for trial in trials], dtype="i8")
     return pd.DataFrame(
@@ -73,21 +76,21 @@ def _build_cfg_columns(cfgs: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _count_iterations(
-    numbers: npt.NDArray[np.int64], aggregates: NamedTable
+    numbers: npt.NDArray[np.int64], aggregates: Mapping[str, Table]
 ) -> npt.NDArray[np.int64]:
     """How many iterations each trial has logged of the metric that it has logged most often."""
     iterations = np.zeros(len(numbers), dtype="i8")
-    rows = np.searchsorted(numbers, aggregates.table["number"])
-    np.maximum.at(iterations, rows, aggregates.table["count"])
+    for table in aggregates.values():
+        rows = np.searchsorted(numbers, table["number"])
+        iterations[rows] = np.maximum(iterations[rows], table["count"])
     return iterations
 
 
 def _build_metric_columns(
-    numbers: npt.NDArray[np.int64], aggregates: NamedTable, modes: Mapping[str, str]
+    numbers: npt.NDArray[np.int64], aggregates: Mapping[str, Table], modes: Mapping[str, str]
 ) -> dict[str, npt.NDArray[np.float64]]:
     columns: dict[str, npt.NDArray[np.float64]] = {}
-    for metric_id, name in aggregates.names.items():
-        table = aggregates.table[aggregates.table["metric_id"] == metric_id]
+    for name, table in aggregates.items():
         rows = np.searchsorted(numbers, table["number"])
         for column, field in _choose_columns(name, modes):
             columns[column] = values = np.full(len(numbers), np.nan)
@@ -101,14 +104,15 @@ def _choose_columns(name: str, modes: Mapping[str, str]) -> list[tuple[str, str]
     return [(f"last/{name}", "last"), *best, (f"min/{name}", "min"), (f"max/{name}", "max")]
 
 
-def build_metrics_frame(rows: NamedTable, trial_ids: Mapping[int, str]) -> pd.DataFrame:
-    """Tabulate all that was logged; `Result.metrics_dataframe` names the columns."""
-    table = rows.table
+def build_metrics_frame(
+    table: Table, metric_names: Mapping[int, str], trial_ids: Mapping[int, str]
+) -> pd.DataFrame:
+    """Tabulate rows of `METRIC_FIELDS`; `Result.metrics_dataframe` names the columns."""
     return pd.DataFrame(
         {
             "trial_id": _look_up(table["number"], trial_ids),
             "iteration": np.ascontiguousarray(table["iteration"]),
-            "metric": _look_up(table["metric_id"], rows.names),
+            "metric": _look_up(table["metric_id"], metric_names),
             "value": np.ascontiguousarray(table["value"]),
             "logged_at": _build_times(table["logged_at"]),
         }

@@ -58,13 +58,9 @@ def _find_fault(name: str) -> str | None:
         return "can't be written as a file name here"
     if size > MAX_NAME_BYTES:
         return f"is {size} bytes long, {MAX_NAME_BYTES} are the most"
-    return _find_clash(name)
-
-
-def _find_clash(name: str) -> str | None:
-    # SQLite puts its journal (and, elsewhere, -wal and -shm) beside the database.
-    taken = name.startswith(Layout.DATABASE)
-    return f"is kept for the database {Layout.DATABASE!r} and its side files" if taken else None
+    if name.startswith(Layout.DATABASE):  # SQLite puts its journal, -wal and -shm beside it
+        return f"is kept for the database {Layout.DATABASE!r} and its side files"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

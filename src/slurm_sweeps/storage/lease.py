@@ -31,11 +31,7 @@ _STATE, _START_TIME = 0, 19
 
 
 def build_owner(job_id: str | None = None) -> LeaseOwner:
-    """Describe this process as the owner of a new lease.
-
-    Args:
-        job_id: The Slurm job that this process runs in, if any.
-    """
+    """Describe this process, in this Slurm job if any, as the owner of a new lease."""
     return LeaseOwner(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -53,13 +49,6 @@ def acquire_lease(
     clock: Callable[[], float] = time.time,
 ) -> Lease | None:
     """Take an experiment for one driver.
-
-    Args:
-        database: The database.
-        name: The experiment.
-        owner: The driver.
-        is_job_over: Asks Slurm about a job, see `is_gone`.
-        clock: Tells the time, seconds since 1970.
 
     Returns:
         The lease that was taken over from a driver that is gone, None if it was free.
@@ -95,7 +84,7 @@ def is_gone(
     Args:
         lease: The lease.
         now: The time, seconds since 1970.
-        here: The driver that would like to have it.
+        here: Who asks, such as the driver that would like to have it.
         is_job_over: Asks Slurm about a job id: over, not over, or None for unknown. Asked only for
             a driver whose process can't be seen from here.
 
@@ -126,7 +115,13 @@ def _is_process_gone(owner: LeaseOwner, here: LeaseOwner) -> bool:
         return True  # dead, only that its parent has not asked for its exit code
     if stat is not None and not owner.start.endswith("/") and owner.start:
         return read_process_start(owner.pid) != owner.start
-    return not _is_alive(owner.pid)
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # someone else's, but there
+    return False
 
 
 def read_process_start(pid: int) -> str:
@@ -155,16 +150,6 @@ def _read_stat(pid: int) -> list[str] | None:
         return None
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # someone else's, but there
-    return True
-
-
 def remove_folder(folder: Path, renew: Callable[[], None]) -> None:
     """Remove an experiment's folder wholly, however long that takes, while its lease is held.
 
@@ -173,8 +158,8 @@ def remove_folder(folder: Path, renew: Callable[[], None]) -> None:
 
     Args:
         folder: The folder; it may be missing.
-        renew: Renews the lease. Called before anything is removed and every `HEARTBEAT_INTERVAL_S`
-            from then on; what it raises ends the removal.
+        renew: Called before anything is removed and every `HEARTBEAT_INTERVAL_S` from then on; what
+            it raises ends the removal.
 
     Raises:
         StorageError: Something can't be removed; the message names it.
@@ -188,7 +173,9 @@ def remove_folder(folder: Path, renew: Callable[[], None]) -> None:
                 if time.monotonic() - renewed_at >= HEARTBEAT_INTERVAL_S:
                     renew()
                     renewed_at = time.monotonic()
-                _remove(Path(parent, name))
+                path = Path(parent, name)
+                remove = path.unlink if path.is_symlink() or not path.is_dir() else path.rmdir
+                remove()
         if not folder.is_symlink():
             folder.rmdir()
     except OSError as error:
@@ -196,13 +183,6 @@ def remove_folder(folder: Path, renew: Callable[[], None]) -> None:
             f"the folder {folder} can't be removed: {error.strerror}: {error.filename}. Mend that, "
             "then try again"
         ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        path.rmdir()
-    else:
-        path.unlink()
 
 
 def _raise(error: OSError) -> None:

@@ -23,17 +23,11 @@ class TrialRecord:
         trial_id: 12 hex digits, unique in the experiment.
         repetition: How many trials with an equal cfg came before.
         cfg_json: The configuration as JSON text.
-        status: What it is at.
         attempt: 1 for the first run, 2 and more for retries.
         lost_count: How many of its attempts were lost.
-        slot: The slot it runs or ran in.
         host: The (first) host it runs or ran on.
         gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
-        start_time: When this attempt began.
-        end_time: When this attempt ended.
         error: Why this attempt failed or was lost.
-        exit_code: What its process exited with.
-        signal: The signal that ended its process.
     """
 
     number: int
@@ -97,8 +91,6 @@ class LeaseOwner:
     """The driver that works on an experiment.
 
     Args:
-        host: Its host's name.
-        pid: Its process id there.
         job_id: Its Slurm job, if it runs in one.
         start: Which process this pid is: the machine's boot, the process's PID namespace and its
             start, so that no other process of this pid is taken for it; empty if unknown.
@@ -125,8 +117,7 @@ class ExperimentRecord:
     """One experiment.
 
     Args:
-        id: Its key in the database.
-        name: Its name, unique in the database.
+        name: Unique in the database.
         created_at: When it was first run.
         updated_at: When a driver last wrote to it.
         state: What it is at, in the driver's words.

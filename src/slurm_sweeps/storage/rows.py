@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..trial import Status, TrialError, make_storable
@@ -29,11 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: How a trial runs: the columns of `attempts` after the key and the status.
-_RUN = (
-    "slot, host, gpus, start_time, end_time, exit_code, signal, "
-    "error_type, error_message, traceback"
-)
+#: How a trial runs, as columns of `attempts` and as fields of its record.
+_RUN_FIELDS = ("slot", "host", "gpus", "start_time", "end_time", "exit_code", "signal")
+_RUN = f"{', '.join(_RUN_FIELDS)}, error_type, error_message, traceback"
 
 #: A trial with its latest attempt; one that is scheduled has not begun it.
 _TRIALS = (
@@ -42,47 +39,21 @@ _TRIALS = (
     f"AND trials.status != '{Status.SCHEDULED}'"
 )
 
+#: The columns of one metric's reports.
+REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
+
 #: The columns of all that was logged.
-METRIC_FIELDS = [
-    ("number", "i8"),
-    ("metric_id", "i8"),
-    ("iteration", "i8"),
-    ("value", "f8"),
-    ("logged_at", "f8"),
-]
+METRIC_FIELDS = [("number", "i8"), ("metric_id", "i8"), *REPORT_FIELDS[1:]]
 
 #: How many rows of metrics are read while the file is locked for writers: about half a second.
 PORTION = 500_000
 
-#: The columns of one metric's reports.
-REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
-
-#: The columns of aggregates that tables of trials show.
-AGGREGATE_FIELDS = [
-    ("metric_id", "i8"),
-    ("number", "i8"),
-    ("count", "i8"),
-    ("last", "f8"),
-    ("min", "f8"),
-    ("max", "f8"),
-]
+#: The columns of one metric's aggregates that tables of trials show; NaN for what is not known.
+AGGREGATE_FIELDS = [("number", "i8"), ("count", "i8"), ("last", "f8"), ("min", "f8"), ("max", "f8")]
 
 #: (number, trial_id, status, start_time, end_time, cfg as JSON): what tables of trials show.
 #: Tuples, since a hundred thousand of them are wanted in no time.
 TrialRow = tuple[int, str, str, "float | None", "float | None", str]
-
-
-@dataclass(frozen=True, slots=True)
-class NamedTable:
-    """Rows of aggregates or metrics.
-
-    Args:
-        table: A structured array, by key; NaN where a value is not known.
-        names: The metric's name for each `metric_id`.
-    """
-
-    table: npt.NDArray[np.void]
-    names: Mapping[int, str]
 
 
 # Trials
@@ -176,18 +147,11 @@ def read_attempts(
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
     """What trials and attempts share, of the status, the attempt and `_RUN`."""
     status, attempt, *run, kind, message, traceback = columns
-    slot, host, gpus, start_time, end_time, exit_code, signal = run
     return {
         "status": Status(status),
         "attempt": attempt,
-        "slot": slot,
-        "host": host,
-        "gpus": gpus,
-        "start_time": start_time,
-        "end_time": end_time,
-        "exit_code": exit_code,
-        "signal": signal,
         "error": None if kind is None else TrialError(kind, message or "", traceback or ""),
+        **dict(zip(_RUN_FIELDS, run, strict=True)),
     }
 
 
@@ -227,17 +191,15 @@ def read_aggregates_of_trial(
     database: Database, experiment_id: int, number: int
 ) -> dict[str, Aggregate]:
     """Read what is known of each metric that one trial has logged, by the metric's name."""
-    found = {}
     with database.reading() as connection:
-        for name, metric_id in _read_metric_ids(connection, experiment_id).items():
-            row = connection.execute(
-                f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
-                "WHERE experiment_id = ? AND metric_id = ? AND number = ?",
-                (experiment_id, metric_id, number),
-            ).fetchone()
-            if row is not None:
-                found[name] = build_aggregate(row)
-    return found
+        rows = connection.execute(
+            # CROSS: each metric's one row is looked up, else SQLite might read all trials' rows.
+            f"SELECT name, {AGGREGATE_COLUMNS} FROM metric_names CROSS JOIN aggregates "
+            "ON aggregates.experiment_id = metric_names.experiment_id AND metric_id = id "
+            "WHERE metric_names.experiment_id = ? AND number = ? ORDER BY id",
+            (experiment_id, number),
+        )
+        return {name: build_aggregate(row) for name, *row in rows}
 
 
 def read_best(
@@ -245,15 +207,7 @@ def read_best(
 ) -> list[Aggregate]:
     """Read the trials with the best finite value at any iteration.
 
-    Args:
-        database: The database.
-        experiment_id: The experiment.
-        metric: The metric's name.
-        mode: "min" or "max".
-        limit: How many at most.
-
-    Returns:
-        The best first; of equal ones the earlier trial.
+    The best come first; of equal ones the earlier trial.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
     with database.reading() as connection:
@@ -266,17 +220,22 @@ def read_best(
         return [build_aggregate(row) for row in rows]
 
 
-def read_aggregate_rows(database: Database, experiment_id: int) -> NamedTable:
-    """Read what tables of trials show of all metrics: `AGGREGATE_FIELDS`, by metric and trial."""
+def read_aggregate_tables(
+    database: Database, experiment_id: int
+) -> dict[str, npt.NDArray[np.void]]:
+    """Read a structured array of `AGGREGATE_FIELDS`, by trial, for each metric by its name."""
     with database.reading() as connection:
-        rows = connection.execute(
-            "SELECT metric_id, number, count, last_value, min_value, max_value FROM aggregates "
-            "WHERE experiment_id = ? ORDER BY metric_id, number",
-            (experiment_id,),
-        )
-        table = _fetch_table(rows, AGGREGATE_FIELDS)
-        ids = _read_metric_ids(connection, experiment_id)
-    return NamedTable(table, {key: name for name, key in ids.items()})
+        return {
+            name: _fetch_table(
+                connection.execute(
+                    "SELECT number, count, last_value, min_value, max_value FROM aggregates "
+                    "WHERE experiment_id = ? AND metric_id = ? ORDER BY number",
+                    (experiment_id, metric_id),
+                ),
+                AGGREGATE_FIELDS,
+            )
+            for name, metric_id in _read_metric_ids(connection, experiment_id).items()
+        }
 
 
 def read_metrics_of_trial(
@@ -366,7 +325,7 @@ def read_reports(
         return _fetch_table(rows, REPORT_FIELDS)
 
 
-def read_metric_rows(database: Database, experiment_id: int) -> NamedTable:
+def read_metric_rows(database: Database, experiment_id: int) -> npt.NDArray[np.void]:
     """Read all that was ever logged: `METRIC_FIELDS`, by trial, metric and iteration.
 
     Read in portions, between which a running driver may write: trials that report meanwhile may be
@@ -374,9 +333,7 @@ def read_metric_rows(database: Database, experiment_id: int) -> NamedTable:
     """
     import numpy as np
 
-    portions = list(_iterate_portions(database, experiment_id))
-    ids = read_metric_ids(database, experiment_id)  # after the rows: a new name is among them
-    return NamedTable(np.concatenate(portions), {key: name for name, key in ids.items()})
+    return np.concatenate(list(_iterate_portions(database, experiment_id)))
 
 
 def _iterate_portions(database: Database, experiment_id: int) -> Iterator[npt.NDArray[np.void]]:
@@ -416,18 +373,8 @@ def write_records(
 ) -> None:
     """Write records in one transaction: all of them or none.
 
-    Args:
-        database: The database.
-        experiment_id: Whose records they are.
-        records: In order; a later one of the same key replaces an earlier one. Reports are written
-            after all trials.
-        owner: Renew the lease of this owner in the same transaction.
-        now: The time, seconds since 1970; used with `owner` only.
-
-    Raises:
-        ExperimentLockedError: Another driver has taken the lease meanwhile.
-        DatabaseBusyError: Another process kept the file locked; nothing was written.
-        StorageError: It could not be written.
+    A later record of the same key replaces an earlier one; reports are written after all trials.
+    With an `owner`, its lease is renewed in the same transaction, see `Database.writing`.
     """
     trials = [record for record in records if isinstance(record, TrialRecord)]
     reports = [record for record in records if isinstance(record, ReportRecord)]
@@ -492,13 +439,7 @@ def _build_attempt_row(experiment_id: int, trial: TrialRecord) -> tuple[Any, ...
         trial.number,
         trial.attempt,
         trial.status.value,
-        trial.slot,
-        trial.host,
-        trial.gpus,
-        trial.start_time,
-        trial.end_time,
-        trial.exit_code,
-        trial.signal,
+        *(getattr(trial, name) for name in _RUN_FIELDS),
         *(text if text is None else make_storable(text) for text in texts),
     )
 
@@ -506,21 +447,16 @@ def _build_attempt_row(experiment_id: int, trial: TrialRecord) -> tuple[Any, ...
 def _write_reports(
     connection: sqlite3.Connection, experiment_id: int, reports: Sequence[ReportRecord]
 ) -> None:
-    metric_ids = _read_metric_ids(connection, experiment_id)
-    names = dict.fromkeys(name for report in reports for name in report.metrics)
-    for name in [name for name in names if name not in metric_ids]:
-        metric_ids[name] = _add_metric_name(connection, experiment_id, make_storable(name))
+    logged = dict.fromkeys(name for report in reports for name in report.metrics)
+    names = {name: make_storable(name) for name in logged}
+    known = _read_metric_ids(connection, experiment_id)
+    new = [(experiment_id, name) for name in names.values() if name not in known]
+    if new:
+        connection.executemany(
+            "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)", new
+        )
+        known = _read_metric_ids(connection, experiment_id)
+    metric_ids = {name: known[stored] for name, stored in names.items()}
     rows = build_rows(experiment_id, reports, metric_ids)
     connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     update_aggregates(connection, experiment_id, rows)
-
-
-def _add_metric_name(connection: sqlite3.Connection, experiment_id: int, name: str) -> int:
-    connection.execute(
-        "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)",
-        (experiment_id, name),
-    )
-    metric_id: int = connection.execute(
-        "SELECT id FROM metric_names WHERE experiment_id = ? AND name = ?", (experiment_id, name)
-    ).fetchone()[0]
-    return metric_id

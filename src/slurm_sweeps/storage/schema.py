@@ -26,114 +26,93 @@ APPLICATION_ID = 0x53537770
 #: Raised with every change of the tables.
 VERSION = 2
 
-TABLES = (
-    """
-    CREATE TABLE experiments (
-        id INTEGER PRIMARY KEY,
-        name TEXT NOT NULL UNIQUE,
-        created_at REAL NOT NULL,
-        updated_at REAL NOT NULL,
-        state TEXT NOT NULL,
-        settings TEXT NOT NULL,
-        lease_host TEXT,
-        lease_pid INTEGER,
-        lease_job_id TEXT,
-        lease_start TEXT,
-        lease_nonce TEXT
-    )
-    """,
-    """
-    CREATE TABLE trials (
-        experiment_id INTEGER NOT NULL REFERENCES experiments (id),
-        number INTEGER NOT NULL,
-        trial_id TEXT NOT NULL,
-        repetition INTEGER NOT NULL,
-        status TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
-        lost_count INTEGER NOT NULL,
-        cfg TEXT NOT NULL,
-        PRIMARY KEY (experiment_id, number)
-    ) WITHOUT ROWID
-    """,
-    "CREATE UNIQUE INDEX trials_by_id ON trials (experiment_id, trial_id)",
-    """
-    CREATE TABLE attempts (
-        experiment_id INTEGER NOT NULL,
-        number INTEGER NOT NULL,
-        attempt INTEGER NOT NULL,
-        status TEXT NOT NULL,
-        slot INTEGER,
-        host TEXT,
-        gpus TEXT,
-        start_time REAL,
-        end_time REAL,
-        exit_code INTEGER,
-        signal INTEGER,
-        error_type TEXT,
-        error_message TEXT,
-        traceback TEXT,
-        PRIMARY KEY (experiment_id, number, attempt),
-        FOREIGN KEY (experiment_id, number) REFERENCES trials
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE metric_names (
-        id INTEGER PRIMARY KEY,
-        experiment_id INTEGER NOT NULL REFERENCES experiments (id),
-        name TEXT NOT NULL,
-        UNIQUE (experiment_id, name)
-    )
-    """,
-    """
-    CREATE TABLE metrics (
-        experiment_id INTEGER NOT NULL,
-        number INTEGER NOT NULL,
-        metric_id INTEGER NOT NULL,
-        iteration INTEGER NOT NULL,
-        value REAL,
-        logged_at REAL NOT NULL,
-        attempt INTEGER NOT NULL,
-        PRIMARY KEY (experiment_id, number, metric_id, iteration)
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE aggregates (
-        experiment_id INTEGER NOT NULL,
-        metric_id INTEGER NOT NULL,
-        number INTEGER NOT NULL,
-        count INTEGER NOT NULL,
-        first_iteration INTEGER NOT NULL,
-        last_iteration INTEGER NOT NULL,
-        last_value REAL,
-        min_value REAL,
-        min_iteration INTEGER,
-        max_value REAL,
-        max_iteration INTEGER,
-        PRIMARY KEY (experiment_id, metric_id, number),
-        FOREIGN KEY (experiment_id, number) REFERENCES trials
-    ) WITHOUT ROWID
-    """,
-    """
-    CREATE TABLE requests (
-        id INTEGER PRIMARY KEY,
-        experiment_id INTEGER NOT NULL REFERENCES experiments (id),
-        kind TEXT NOT NULL,
-        argument TEXT,
-        created_at REAL NOT NULL,
-        seen_at REAL
-    )
-    """,
-)
+_TABLES = """
+CREATE TABLE experiments (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    state TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    lease_host TEXT,
+    lease_pid INTEGER,
+    lease_job_id TEXT,
+    lease_start TEXT,
+    lease_nonce TEXT
+);
+CREATE TABLE trials (
+    experiment_id INTEGER NOT NULL REFERENCES experiments (id),
+    number INTEGER NOT NULL,
+    trial_id TEXT NOT NULL,
+    repetition INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    lost_count INTEGER NOT NULL,
+    cfg TEXT NOT NULL,
+    PRIMARY KEY (experiment_id, number)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX trials_by_id ON trials (experiment_id, trial_id);
+CREATE TABLE attempts (
+    experiment_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    slot INTEGER,
+    host TEXT,
+    gpus TEXT,
+    start_time REAL,
+    end_time REAL,
+    exit_code INTEGER,
+    signal INTEGER,
+    error_type TEXT,
+    error_message TEXT,
+    traceback TEXT,
+    PRIMARY KEY (experiment_id, number, attempt),
+    FOREIGN KEY (experiment_id, number) REFERENCES trials
+) WITHOUT ROWID;
+CREATE TABLE metric_names (
+    id INTEGER PRIMARY KEY,
+    experiment_id INTEGER NOT NULL REFERENCES experiments (id),
+    name TEXT NOT NULL,
+    UNIQUE (experiment_id, name)
+);
+CREATE TABLE metrics (
+    experiment_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL,
+    iteration INTEGER NOT NULL,
+    value REAL,
+    logged_at REAL NOT NULL,
+    attempt INTEGER NOT NULL,
+    PRIMARY KEY (experiment_id, number, metric_id, iteration)
+) WITHOUT ROWID;
+CREATE TABLE aggregates (
+    experiment_id INTEGER NOT NULL,
+    metric_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    first_iteration INTEGER NOT NULL,
+    last_iteration INTEGER NOT NULL,
+    last_value REAL,
+    min_value REAL,
+    min_iteration INTEGER,
+    max_value REAL,
+    max_iteration INTEGER,
+    PRIMARY KEY (experiment_id, metric_id, number),
+    FOREIGN KEY (experiment_id, number) REFERENCES trials
+) WITHOUT ROWID;
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY,
+    experiment_id INTEGER NOT NULL REFERENCES experiments (id),
+    kind TEXT NOT NULL,
+    argument TEXT,
+    created_at REAL NOT NULL,
+    seen_at REAL
+);
+"""
 
 #: What refers to others comes before what it refers to.
-TABLES_BY_DEPENDENCE = (
-    "requests",
-    "aggregates",
-    "metrics",
-    "metric_names",
-    "attempts",
-    "trials",
-)
+TABLES_BY_DEPENDENCE = ("requests", "aggregates", "metrics", "metric_names", "attempts", "trials")
 
 
 def prepare_schema(connection: sqlite3.Connection, path: Path, create: bool) -> None:
@@ -160,7 +139,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
-    for statement in TABLES:
+    for statement in _TABLES.split(";"):  # executescript() would commit in between
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")

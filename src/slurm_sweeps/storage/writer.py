@@ -23,9 +23,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import StorageError
 from .database import Database
@@ -54,14 +52,6 @@ def _ignore(_: object) -> None:
     """The callback of someone who does not care."""
 
 
-@dataclass(slots=True)
-class _Group:
-    """Records that are committed together."""
-
-    records: list[Record] = field(default_factory=list)
-    rows: int = 0
-
-
 class Writer:
     """Writes records of one experiment from a thread and through a connection of its own.
 
@@ -73,7 +63,7 @@ class Writer:
         clock: Tells the time for the lease, seconds since 1970.
         on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
             when it is free again. All callbacks are called from the writer's thread.
-        on_request: Called with each request from outside; None if nobody listens to them.
+        on_request: Called with each request from outside.
         max_rows: Beyond so many rows in memory `put` waits until some are written.
 
     Raises:
@@ -88,7 +78,7 @@ class Writer:
         *,
         clock: Callable[[], float] = time.time,
         on_notice: Callable[[str], object] = _ignore,
-        on_request: Callable[[Request], object] | None = None,
+        on_request: Callable[[Request], object] = _ignore,
         max_rows: int = MAX_ROWS,
     ) -> None:
         self._experiment_id = experiment_id
@@ -100,12 +90,11 @@ class Writer:
 
         # Guarded by the lock of `_changed`, which also wakes whoever waits for any of it.
         self._changed = threading.Condition()
-        self._groups: deque[_Group] = deque([_Group()])
-        self._rows = 0
+        self._waiting: list[Record] = []
+        self._rows = 0  # of all that is not committed
         self._put = 0
         self._committed = 0
-        self._flush_goal = 0
-        self._idle = False
+        self._is_urgent = False
         self._give_up_at: float | None = None
         self._failure: StorageError | None = None
         self._has_ended = False
@@ -127,22 +116,18 @@ class Writer:
         Raises:
             StorageError: The writer has failed, see `check`; or there was no room for `STUCK_S`.
         """
-        rows = 1 + len(record.metrics) if type(record) is ReportRecord else 1
+        rows = _count_rows(record)
         with self._changed:
             if self._rows >= self._max_rows:
                 self._wait(lambda: self._rows < self._max_rows)
-            self._raise_failure()
-            self._refuse_closed(record)
-            group = self._groups[-1]
-            if group.rows >= GROUP_ROWS:
-                group = _Group()
-                self._groups.append(group)
-            group.records.append(record)
-            group.rows += rows
+            self.check()
+            if self._give_up_at is not None:
+                path = self._database.path
+                raise StorageError(f"the writer of {path} is closed; lost: {record!r}")
+            self._waiting.append(record)
             self._rows += rows
             self._put += 1
-            if self._idle or group.rows >= GROUP_ROWS:
-                self._idle = False
+            if self._rows >= GROUP_ROWS:
                 self._changed.notify_all()
 
     def check(self) -> None:
@@ -152,8 +137,8 @@ class Writer:
             StorageError: With the file and the remedy; `ExperimentLockedError` if another driver
                 has taken the experiment over.
         """
-        with self._changed:
-            self._raise_failure()
+        if self._failure is not None:
+            raise self._failure
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until all that was put before is committed.
@@ -165,10 +150,10 @@ class Writer:
             StorageError: The writer has failed, or the time was not enough.
         """
         with self._changed:
-            goal = self._flush_goal = self._put
-            self._changed.notify_all()
+            goal = self._put
+            self._hurry()
             self._wait(lambda: self._committed >= goal, timeout_s)
-            self._raise_failure()
+            self.check()
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is left, end the thread and close its connection.
@@ -182,10 +167,14 @@ class Writer:
         with self._changed:
             if self._give_up_at is None:
                 self._give_up_at = time.monotonic() + timeout_s
-            self._changed.notify_all()
+            self._hurry()
             self._wait(lambda: self._has_ended)
         self._thread.join()
         self.check()
+
+    def _hurry(self) -> None:
+        self._is_urgent = True
+        self._changed.notify_all()
 
     def _wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Wait for the thread: for so long, or as long as it writes anything within `STUCK_S`."""
@@ -206,24 +195,13 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _refuse_closed(self, record: Record) -> None:
-        if self._is_closing():
-            raise StorageError(f"the writer of {self._database.path} is closed; lost: {record!r}")
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
     # The thread
 
     def _run(self) -> None:
         failure = None
         try:
             with self._database:
-                while (group := self._take_group()) is not None:
-                    if group.records:
-                        self._commit(group)
-                    self._do_chores()
+                self._serve()
         except StorageError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the border of the thread: the driver hears it
@@ -233,70 +211,51 @@ class Writer:
             self._has_ended = True
             self._changed.notify_all()
 
-    def _take_group(self) -> _Group | None:
-        """Wait for the next group; empty when only chores are due, None when all is done."""
-        with self._changed:
-            if not self._groups[0].records and not self._is_closing():
-                self._idle = True
-                self._changed.wait_for(self._has_work, POLL_INTERVAL_S)
-                self._idle = False
-            if self._groups[0].records:
+    def _serve(self) -> None:
+        is_closing = False
+        while not is_closing:
+            with self._changed:
                 self._changed.wait_for(self._is_ripe, COMMIT_INTERVAL_S)
-            if not self._groups[0].records and self._is_closing():
-                return None
-            group = self._groups.popleft()
-            if not self._groups:
-                self._groups.append(_Group())
-            return group
-
-    def _is_closing(self) -> bool:
-        return self._give_up_at is not None
-
-    def _has_work(self) -> bool:
-        return bool(self._groups[0].records) or self._is_closing()
+                records, self._waiting = self._waiting, []
+                self._is_urgent = False
+                is_closing = self._give_up_at is not None  # these are the last
+            for group, rows in _split(records):
+                self._commit(group, rows)
+                self._do_chores()
+            self._do_chores()
 
     def _is_ripe(self) -> bool:
-        asked = self._committed < self._flush_goal or self._is_closing()
-        return asked or self._groups[0].rows >= GROUP_ROWS
+        return self._is_urgent or self._rows >= GROUP_ROWS
 
-    def _commit(self, group: _Group) -> None:
+    def _commit(self, group: Sequence[Record], rows: int) -> None:
         started_at = time.monotonic()
         noticed = False
         while not self._try_to_commit(group):
             waited_s = time.monotonic() - started_at
             if waited_s >= NOTICE_AFTER_S and not noticed:
                 noticed = True
-                self._on_notice(self._format_blocked(waited_s))
+                self._on_notice(
+                    f"{self._database.path} has been locked by another process for {waited_s:.0f} "
+                    f"s; the trials run on, {self._rows} rows wait to be written (fuser or lsof "
+                    "name that process)"
+                )
         if noticed:
             waited_s = time.monotonic() - started_at
             self._on_notice(f"{self._database.path} is free again after {waited_s:.0f} s")
         self._renewed_at = time.monotonic()
-        self._count_committed(group)
+        with self._changed:
+            self._rows -= rows
+            self._committed += len(group)
+            self._changed.notify_all()
 
-    def _try_to_commit(self, group: _Group) -> bool:
+    def _try_to_commit(self, group: Sequence[Record]) -> bool:
         try:
-            write_records(
-                self._database, self._experiment_id, group.records, self._owner, self._clock()
-            )
+            write_records(self._database, self._experiment_id, group, self._owner, self._clock())
         except DatabaseBusyError:
             if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                 raise
             return False
         return True
-
-    def _count_committed(self, group: _Group) -> None:
-        with self._changed:
-            self._rows -= group.rows
-            self._committed += len(group.records)
-            self._changed.notify_all()
-
-    def _format_blocked(self, waited_s: float) -> str:
-        with self._changed:
-            rows = self._rows
-        return (
-            f"{self._database.path} has been locked by another process for {waited_s:.0f} s; the "
-            f"trials run on, {rows} rows wait to be written (fuser or lsof name that process)"
-        )
 
     def _do_chores(self) -> None:
         now = time.monotonic()
@@ -304,12 +263,30 @@ class Writer:
             if self._owner is not None and now - self._renewed_at >= HEARTBEAT_INTERVAL_S:
                 self._database.renew_lease(self._experiment_id, self._owner, self._clock())
                 self._renewed_at = now
-            if self._on_request is not None and now - self._polled_at >= POLL_INTERVAL_S:
+            if now - self._polled_at >= POLL_INTERVAL_S:
                 self._polled_at = now
                 for request in self._database.take_requests(self._experiment_id, self._clock()):
                     self._on_request(request)
         except DatabaseBusyError:
             return  # the next round tries again
+
+
+def _split(records: Sequence[Record]) -> Iterator[tuple[list[Record], int]]:
+    """Portions of about `GROUP_ROWS` rows, and how many each has."""
+    group: list[Record] = []
+    rows = 0
+    for record in records:
+        group.append(record)
+        rows += _count_rows(record)
+        if rows >= GROUP_ROWS:
+            yield group, rows
+            group, rows = [], 0
+    if group:
+        yield group, rows
+
+
+def _count_rows(record: Record) -> int:
+    return 1 + len(record.metrics) if type(record) is ReportRecord else 1
 
 
 def _wrap_bug(error: Exception) -> StorageError:

@@ -139,11 +139,9 @@ def _read_best(
 def _read_last(
     database: Database, experiment_id: int, count: int
 ) -> tuple[dict[str, Floats], Ints]:
-    aggregates = rows.read_aggregate_rows(database, experiment_id)
     iterations = np.zeros(count, dtype=np.int64)
     last = {}
-    for metric_id, name in aggregates.names.items():
-        table = aggregates.table[aggregates.table["metric_id"] == metric_id]
+    for name, table in rows.read_aggregate_tables(database, experiment_id).items():
         table = table[table["number"] < count]  # of trials that were added meanwhile nothing
         np.maximum.at(iterations, table["number"], table["count"])
         last[name] = np.full(count, np.nan)
