@@ -70,7 +70,15 @@ class Standstill:
     def __init__(self, now_s: float) -> None:
         self._last: Activity | None = None
         self._blocked_since = self._spinning_since = now_s
+        self._look_at = now_s
         self._has_said = False
+
+    def look(self, pid: int, now_s: float) -> str | None:
+        """Judge what a process does now, every few seconds; see `judge`."""
+        if now_s < self._look_at:
+            return None
+        self._look_at = now_s + LOOK_EVERY_S
+        return self.judge(read_activity(pid), now_s)
 
     def judge(self, activity: Activity | None, now_s: float) -> str | None:
         """Say what is wrong, once for each kind.
@@ -121,34 +129,28 @@ def ask_for_stack(pid: int) -> None:
 
 def read_activity(pid: int) -> Activity | None:
     """Read what a trial does; None if it has reported, has ended, or can't be looked into."""
-    folder = Path("/proc", str(pid), "task")
+    process = Path("/proc", str(pid))
     try:
-        if not _is_watched(pid):
+        if not _is_watched(process):
             return None
-        threads = [int(name) for name in os.listdir(folder)]
+        threads = list((process / "task").iterdir())
         return Activity(
-            {thread: _read_cpu_ns(folder / str(thread)) for thread in threads},
-            {thread: _read_waits(folder / str(thread)) for thread in threads},
-            all(_waits_for_lock(folder / str(thread)) for thread in threads),
+            {int(t.name): int((t / "schedstat").read_text().split()[0]) for t in threads},
+            {int(t.name): int(_read_status(t, "voluntary_ctxt_switches")) for t in threads},
+            all(map(_waits_for_lock, threads)),
         )
     except (OSError, ValueError, IndexError):
         return None
 
 
-def _is_watched(pid: int) -> bool:
+def _is_watched(process: Path) -> bool:
     """Whether a process answers to `DUMP_SIGNAL`, which it does until its first report."""
-    status = Path("/proc", str(pid), "status").read_text()
-    caught = int(status.partition("\nSigCgt:")[2].split()[0], 16)
+    caught = int(_read_status(process, "SigCgt"), 16)
     return DUMP_SIGNAL is not None and bool(caught >> (DUMP_SIGNAL - 1) & 1)
 
 
-def _read_cpu_ns(thread: Path) -> int:
-    return int((thread / "schedstat").read_text().split()[0])
-
-
-def _read_waits(thread: Path) -> int:
-    status = (thread / "status").read_text()
-    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+def _read_status(task: Path, name: str) -> str:
+    return (task / "status").read_text().partition(f"\n{name}:")[2].split()[0]
 
 
 def _waits_for_lock(thread: Path) -> bool:

@@ -30,7 +30,7 @@ from typing import Any, cast
 from ..errors import StorageError, TrainError
 from ..storage.layout import TrialLayout, build_draft_path
 from ..trial import describe_value
-from .fork_hazard import keep_cuda_closed
+from .forking import keep_cuda_closed
 from .pickling import dumps, loads, name_culprit
 
 Train = Callable[[dict[str, Any]], Any]

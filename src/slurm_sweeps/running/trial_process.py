@@ -31,9 +31,9 @@ from typing import Any, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
-from .inheritance import disown
+from .forking import disown
 from .pickling import dumps, loads, name_culprit
-from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
+from .processes import WARNINGS, build_argv, die_with_parent, finish_process
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import read_train
@@ -286,7 +286,6 @@ class Spawner:
         self._loaded = loaded
         self._train_file = train_file
         self._own_fds = own_fds
-        self._libc = load_libc()
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
 
@@ -348,7 +347,7 @@ class Spawner:
         """In the child: drop what is the worker's, then run the attempt."""
         try:
             os.setsid()
-            die_with_parent(self._libc, worker_pid)
+            die_with_parent(worker_pid)
             _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
                 self._become_interpreter(run or {}, link)
