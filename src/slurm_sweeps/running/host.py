@@ -206,12 +206,12 @@ class Host(Parent):
         loaded, step = self._load(init), init.get("step")
         if step is None or loaded.train is None:
             return loaded
-        from .step_place import find_own_address, sees_more_gpus
+        from .step_place import find_address, sees_more_gpus
 
         if sees_more_gpus(step) and has_looked_for_gpus():
             self._send({"kind": "notice", "text": SAW_ALL_GPUS, "slot": slot})
             return Loaded()
-        find_own_address()  # a hundred forks that ask at once wait for a name server
+        find_address()  # a hundred forks that ask at once wait for a name server
         return loaded
 
     def _start(self, slot: int, loaded: Loaded) -> _Child:

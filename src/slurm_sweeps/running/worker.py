@@ -286,7 +286,7 @@ class Worker(Parent):
         gpus = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         if self._place is None:
             return gpus
-        return {"address": self._place.address, "port": self._place.find_free_port(), **gpus}
+        return {**self._place.describe_next(), **gpus}
 
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
