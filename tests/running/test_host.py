@@ -23,6 +23,7 @@ from slurm_sweeps.running.channel import Connection, Record, start_process
 from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import pickle_train, write_train
+from slurm_sweeps.running.trial_process import encode_cfg
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
 from slurm_sweeps.slurm.slot import Slot, merge_slots
@@ -53,7 +54,8 @@ class Driver:
     def run(self, slot: int, cfg: dict[str, Any], **more: Any) -> None:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial_id": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
-        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
+        cfg_text = encode_cfg(cfg)
+        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg_text, **record, **more})
         wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:

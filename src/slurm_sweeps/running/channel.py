@@ -59,8 +59,7 @@ class _Any(TypedDict, total=False):
     address: str | None  # these three: what the next trial there will find
     port: int | None
     gpus: str | None
-    cfg: dict[str, Any]  # else cfg_pickle
-    cfg_pickle: str
+    cfg: str  # as `encode_cfg` writes it
     exit_code: int | None  # from here on: how an attempt ended
     signal: int | None
     at: float | None

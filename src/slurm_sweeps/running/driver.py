@@ -423,7 +423,7 @@ class Driver:
                 "dir": str(folder),
                 "port": slot.port,
                 "address": slot.address,
-                **encode_cfg(trial.cfg),
+                "cfg": encode_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))

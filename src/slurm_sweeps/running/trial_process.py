@@ -32,7 +32,7 @@ from typing import Any, NoReturn, TextIO
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .forking import disown
-from .pickling import dumps, loads, name_culprit
+from .pickling import dumps, explain, loads
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
@@ -93,14 +93,7 @@ def rehearse(task: Task, link: socket.socket) -> None:
 
 
 def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> NoReturn:
-    """Turn this process into the trial's, run `train`, tell the worker, end the process.
-
-    Args:
-        task: Its rank.
-        link: The socket to its worker.
-        run: The driver's `run` record.
-        train: The user's function.
-    """
+    """Turn this process into the trial's, run `train`, tell the worker, end the process."""
     code = 1
     try:
         context = TrialContext(
@@ -114,7 +107,7 @@ def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> N
         session = Session(link, context, task.direct)
         _take_place(context, run)
         activate(session)
-        code = _call(train, decode_cfg(run), session)
+        code = _call(train, loads(base64.b64decode(run["cfg"])), session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
@@ -126,37 +119,12 @@ def check_travels(template: dict[str, Any]) -> None:
     try:
         dumps(template)
     except Exception as error:  # objects may raise anything when pickled
-        raise UsageTypeError(
-            f"cfg can't be pickled: {type(error).__name__}: {error}. "
-            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
-            "inside train"
-        ) from error
+        raise UsageTypeError(f"cfg {explain(error, template, 'cfg')}") from error
 
 
-def encode_cfg(cfg: dict[str, Any]) -> Record:
-    """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
-    if is_plain(cfg):
-        return {"cfg": cfg}
-    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
-
-
-def decode_cfg(run: Record) -> dict[str, Any]:
-    """Read the cfg of a `run` record."""
-    if "cfg" in run:
-        cfg: dict[str, Any] = run["cfg"]
-    else:
-        cfg = loads(base64.b64decode(run["cfg_pickle"]))
-    return cfg
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
-    kind = type(value)
-    if kind is dict:
-        return all(type(key) is str and is_plain(value[key]) for key in value)
-    if kind is list:
-        return all(map(is_plain, value))
-    return value is None or kind in (str, float, int, bool)
+def encode_cfg(cfg: dict[str, Any]) -> str:
+    """Write a cfg for a `run` record."""
+    return base64.b64encode(dumps(cfg)).decode()
 
 
 def _take_place(context: TrialContext, run: Record) -> None:
@@ -370,35 +338,34 @@ class Spawner:
         import tempfile  # most workers never need it
 
         take_environment(run)
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the new interpreter reads and closes it
-        file.write(json.dumps(run).encode())  # too long for a command line, perhaps
-        file.flush()
-        os.lseek(file.fileno(), 0, os.SEEK_SET)
-        for fd in (link.fileno(), file.fileno()):
-            os.set_inheritable(fd, True)
         arguments = {
             "argv": sys.argv,
-            "run": file.fileno(),
+            "run": run,
             "link": link.fileno(),
             "train": self._train_file,
             "rank": self._task.rank,
             "world_size": self._task.world_size,
         }
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the new interpreter reads and closes it
+        file.write(json.dumps(arguments).encode())  # too long for a command line, perhaps
+        file.seek(0)
+        for fd in (link.fileno(), file.fileno()):
+            os.set_inheritable(fd, True)
         code = "from slurm_sweeps.running.trial_process import main; main()"
-        argv = build_argv(code, json.dumps(arguments))
+        argv = build_argv(code, str(file.fileno()))
         os.execv(argv[0], argv)
 
 
 def main() -> NoReturn:
     """Run one attempt in a fresh interpreter."""
-    arguments = json.loads(sys.argv[1])
+    with open(int(sys.argv[1]), "rb") as file:
+        arguments = json.load(file)
     sys.argv[:] = arguments["argv"]
     link = socket.socket(fileno=arguments["link"])
     link.set_inheritable(False)
-    with open(arguments["run"], "rb") as file:
-        run = json.load(file)
     train = read_train(Path(arguments["train"]))
-    run_attempt(Task(arguments["rank"], arguments["world_size"]), link, run, train)
+    task = Task(arguments["rank"], arguments["world_size"])
+    run_attempt(task, link, arguments["run"], train)
 
 
 def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
