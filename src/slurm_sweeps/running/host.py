@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -147,7 +147,7 @@ class Host(Parent):
             self._take_events()
         kill_children()
 
-    def _follow(self, records: list[Record]) -> None:
+    def _follow(self, records: Iterable[Record]) -> None:
         """Pass each record on to its slot's worker."""
         for record in records:
             slot = record.get("slot")

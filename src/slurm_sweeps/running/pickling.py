@@ -80,7 +80,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.of_main: dict[str, Any] = {}
-        self._sources: dict[str, str | None] = {}
+        self._sources: dict[str, tuple[str, str | None]] = {}
         self._main = sys.modules["__main__"]
         self.globals_ref[id(vars(self._main))] = _MainGlobals()
 
@@ -97,14 +97,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
         make, args = self.dispatch_table[CodeType](code)[:2]
         file = code.co_filename
         if file not in self._sources:
-            has_file = os.path.exists(file)
-            self._sources[file] = None if has_file else "".join(linecache.getlines(file)) or None
-        return _restore_code, (_find_path(file), self._sources[file], make, args)
-
-
-def _find_path(file: str) -> str:
-    """Return a source file's path, which may be relative to a folder that a trial isn't in."""
-    return os.path.abspath(file) if os.path.exists(file) else file
+            if os.path.exists(file):  # perhaps relative to a folder that a trial isn't in
+                self._sources[file] = os.path.abspath(file), None
+            else:
+                self._sources[file] = file, "".join(linecache.getlines(file)) or None
+        return _restore_code, (*self._sources[file], make, args)
 
 
 def _restore_code(

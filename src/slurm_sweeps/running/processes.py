@@ -41,10 +41,6 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
         told: "prune", "pause" or "stop" if it was told to leave.
         exit_code: Its exit status; negative is the number of the signal that ended it.
         oom: Whether the kernel's out-of-memory killer struck here while it ran.
-
-    Returns:
-        `how` (completed, pruned, failed, lost, interrupted) with `exit_code`, `signal`,
-        `error_type`, `message` and `traceback` where they apply.
     """
     if told in ("prune", "pause"):
         return {"how": "pruned"}

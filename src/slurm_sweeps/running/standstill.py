@@ -83,10 +83,6 @@ class Standstill:
     def judge(self, activity: Activity | None, now_s: float) -> str | None:
         """Say what is wrong, once for each kind.
 
-        Args:
-            activity: What was just read; None if it couldn't be.
-            now_s: The time, by the same clock.
-
         Returns:
             "blocked": it hangs, and may be ended. "spinning": it may hang. None: nothing is known.
         """

@@ -24,6 +24,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,7 @@ class Parent(ABC):
         return bool(events)
 
     @abstractmethod
-    def _follow(self, records: list[Record]) -> None:
+    def _follow(self, records: Iterable[Record]) -> None:
         """Do what the driver says."""
 
     @abstractmethod
@@ -192,11 +193,9 @@ class Worker(Parent):
     """See the module's docstring.
 
     Args:
-        channel_in: As for `Parent`, like `channel_out` and `loaded`.
-        channel_out: See there.
+        channel_in, channel_out, loaded: As for `Parent`.
         task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
-        loaded: See there.
     """
 
     def __init__(
@@ -236,25 +235,24 @@ class Worker(Parent):
 
     # --- what the driver says -----------------------------------------------------------------
 
-    def _follow(self, records: list[Record]) -> None:
-        self._heard.extend(records)
-        self._follow_driver()
-
-    def _follow_driver(self) -> None:
+    def _follow(self, records: Iterable[Record] = ()) -> None:
         """Do what the driver said, in order; a `run` waits until the trial before has exited."""
+        self._heard.extend(records)
         while self._heard:
-            kind = self._heard[0]["kind"]
-            if kind == "run" and self._trial is not None and self._trial.is_told_of:
+            kind, trial = self._heard[0]["kind"], self._trial
+            if kind == "run" and trial is not None and trial.is_told_of:
                 return
             record = self._heard.popleft()
-            if kind == "decision":
-                self._pass_decision(record)
-            elif kind == "run":
+            if kind == "run":
                 self._start_trial(record)
-            elif kind == "stop":
-                self._ask_to_stop(record)
             elif kind == "init":
                 self._get_ready(record)
+            elif trial is None or record.get("number") != trial.run["number"]:
+                continue  # that has ended meanwhile
+            elif kind == "decision":
+                self._pass_decision(trial, record)
+            elif kind == "stop":
+                self._ask_to_stop(trial, record)
 
     def _get_ready(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
@@ -302,10 +300,7 @@ class Worker(Parent):
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
-    def _pass_decision(self, decision: Record) -> None:
-        trial = self._trial
-        if trial is None or decision["number"] != trial.run["number"]:
-            return
+    def _pass_decision(self, trial: RunningTrial, decision: Record) -> None:
         if self._task.rank == 0:
             trial.tell(decision)
             return
@@ -331,10 +326,7 @@ class Worker(Parent):
                 trial.awaits = None
                 trial.tell(decision)
 
-    def _ask_to_stop(self, stop: Record) -> None:
-        trial = self._trial
-        if trial is None or stop["number"] != trial.run["number"]:
-            return
+    def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
         trial.tell({"kind": "stop"})
         trial.set_deadline("asked", stop["grace_s"])
@@ -427,15 +419,23 @@ class Worker(Parent):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(trial.pid, signal.SIGKILL)
         self._end_leftovers()
-        self._drain(trial)
+        with contextlib.suppress(OSError):
+            while data := trial.link.recv(65536):  # what it said before it ended
+                self._take_records(trial, data)
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(trial.link)
+        trial.link.close()
         self._trial = None
         if trial.begins_anew and trial.told is None and self._spawner is not None:
             self._spawner.stop_forking()
             self._start_trial(trial.run)
         elif not trial.is_told_of:
-            oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
+            before, oom = self._oom_kills, False
+            if exit_code == -signal.SIGKILL:
+                self._oom_kills = count_oom_kills()
+                oom = self._oom_kills > before
             self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
-        self._follow_driver()
+        self._follow()
 
     def _end_leftovers(self) -> None:
         spare = self._spawner.spare if self._spawner is not None else None
@@ -463,17 +463,3 @@ class Worker(Parent):
             end = {"at": time.time(), **end}
         number = trial.run["number"]
         self._say({**end, "kind": "ended", "number": number, **self._describe_place()})
-
-    def _was_out_of_memory(self) -> bool:
-        """Whether the kernel's out-of-memory killer has struck since this was last asked."""
-        before, self._oom_kills = self._oom_kills, count_oom_kills()
-        return self._oom_kills > before
-
-    def _drain(self, trial: RunningTrial) -> None:
-        """Read what the trial said before it ended, then close its socket."""
-        with contextlib.suppress(OSError):
-            while data := trial.link.recv(65536):
-                self._take_records(trial, data)
-        with contextlib.suppress(KeyError):
-            self._poll.unregister(trial.link)
-        trial.link.close()
