@@ -27,7 +27,6 @@ import atexit
 import contextlib
 import ctypes
 import os
-import random
 import re
 import signal
 import sys
@@ -36,6 +35,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -223,27 +223,58 @@ _ENDS = (
 _LARGEST_GIVEN_SEED = 2**32
 
 
+class _SeedNotes:
+    """Notes what `random` is seeded with, if it is imported: each fork pays for it where it is."""
+
+    def __init__(self) -> None:
+        self.last: Any = None
+        self.unwrap: Callable[[], None] = lambda: None
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Find `random` as Python does, to be wrapped when it was executed."""
+        if name != "random":
+            return None
+        spec: Any = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module: Any) -> None:
+            execute(module)
+            self.wrap(module)
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+    def wrap(self, module: Any) -> None:
+        """Note from now on."""
+        seed = module.seed
+
+        def seed_and_note(a: Any = None, version: int = 2) -> None:
+            self.last = a
+            seed(a, version)
+
+        module.seed = seed_and_note
+        self.unwrap = lambda: setattr(module, "seed", seed)
+
+
 def note_seeding(load: Callable[[], T]) -> tuple[T, Any]:
     """Call `load`; return what that does, and the state of `random` if the user has seeded it."""
-    seed, given = random.seed, [None]
-
-    def seed_and_note(a: Any = None, version: int = 2) -> None:
-        given.append(a)
-        seed(a, version)
-
-    random.seed = seed_and_note
+    notes: Any = _SeedNotes()
+    if "random" in sys.modules:
+        notes.wrap(sys.modules["random"])
+    sys.meta_path.insert(0, notes)
     try:
         loaded = load()
     finally:
-        random.seed = seed
-    return loaded, None if given[-1] is None else random.getstate()
+        sys.meta_path.remove(notes)
+        notes.unwrap()
+    return loaded, None if notes.last is None else sys.modules["random"].getstate()
 
 
 def disown(random_state: Any) -> None:
     """In a fork: do what the module's docstring says; `note_seeding` gives the state."""
     _leave_ends()
     if random_state is not None:
-        random.setstate(random_state)
+        sys.modules["random"].setstate(random_state)
     with contextlib.suppress(Exception):  # other versions; the trial may not need any of this
         _seed_numpy()
     with contextlib.suppress(Exception):

@@ -110,17 +110,11 @@ def take_channel(output: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class _Child:
-    """A slot's worker, as the host holds it.
-
-    Args:
-        pid: Its process id.
-        pipe: Its input, which never blocks.
-        unsent: What the pipe did not take yet.
-    """
+    """A slot's worker, as the host holds it."""
 
     pid: int
-    pipe: int
-    unsent: bytes = b""
+    pipe: int  # its input, which never blocks
+    unsent: bytes = b""  # what the pipe did not take yet
 
 
 class Host(Parent):

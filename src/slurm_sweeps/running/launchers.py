@@ -44,28 +44,18 @@ FILES, FILES_PER_SLOT = 200, 6
 
 @dataclass(frozen=True, slots=True)
 class SlotPlace:
-    """A place where one trial runs at a time.
+    """A place where one trial runs at a time."""
 
-    Args:
-        number: Its number, from 0.
-        nodes: The nodes it is on.
-    """
-
-    number: int
+    number: int  # from 0
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What can be told of a worker from what it, or srun, wrote.
+    """What can be told of a worker from what it, or srun, wrote."""
 
-    Args:
-        cause: Why it never began; None if that isn't said.
-        stall: Why it may never begin; None if it may.
-    """
-
-    cause: str | None = None
-    stall: str | None = None
+    cause: str | None = None  # why it never began, if that is said
+    stall: str | None = None  # why it may never begin
 
 
 class Launcher(Protocol):

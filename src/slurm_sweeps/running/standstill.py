@@ -46,26 +46,15 @@ _FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(platform.machi
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a process has done so far, and what it does now.
+    """What a process has done so far, and what it does now."""
 
-    Args:
-        ran_ns: CPU time of each thread.
-        waits: How often each thread has given up the CPU by itself, in system calls that wait.
-        is_blocked: Whether each of its threads waits for a lock without a limit, and it has no
-            children.
-    """
-
-    ran_ns: dict[int, int]
-    waits: dict[int, int]
-    is_blocked: bool
+    ran_ns: dict[int, int]  # CPU time of each thread
+    waits: dict[int, int]  # how often each has given up the CPU by itself, in calls that wait
+    is_blocked: bool  # whether each waits for a lock without a limit, and it has no children
 
 
 class Standstill:
-    """Watches one process, from its start to its first report.
-
-    Args:
-        now_s: The time, by any clock.
-    """
+    """Watches one process, from its start to its first report, by any clock."""
 
     def __init__(self, now_s: float) -> None:
         self._last: Activity | None = None

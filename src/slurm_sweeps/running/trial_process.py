@@ -47,34 +47,21 @@ MAX_MESSAGE_CHARS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Which task of its slot's trials a worker runs.
-
-    Args:
-        rank: Its rank.
-        world_size: How many tasks a trial has.
-        direct: The socket over which trials report straight to the driver, if it is on this host.
-    """
+    """Which task of its slot's trials a worker runs."""
 
     rank: int = 0
     world_size: int = 1
-    direct: socket.socket | None = None
+    direct: socket.socket | None = None  # to report straight to the driver, if it is on this host
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What loading `train` has come to in this process, or in the one that it is a fork of.
+    """What loading `train` has come to in this process, or in the one that it is a fork of."""
 
-    Args:
-        train: What a fork calls; None if every trial gets a fresh interpreter.
-        hazard: Why that is so.
-        handlers: Those of signals that loading has set.
-        random_state: That of `random`, if loading has seeded it.
-    """
-
-    train: Train | None = None
-    hazard: str | None = None
-    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)
-    random_state: Any = None
+    train: Train | None = None  # what a fork calls; None if every trial gets a fresh interpreter
+    hazard: str | None = None  # why that is so
+    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)  # set by loading
+    random_state: Any = None  # that of `random`, if loading has seeded it
 
 
 def rehearse(task: Task, link: socket.socket) -> None:
