@@ -109,7 +109,7 @@ def check_trials(folder: Path, count: int) -> list[dict[str, Any]]:
 
 PROBE = """
 import os, sys
-from slurm_sweeps.running.fork_hazard import find_fork_hazard, keep_cuda_closed
+from slurm_sweeps.running.forking import find_fork_hazard, keep_cuda_closed
 
 keep_cuda_closed()
 import torch

@@ -23,10 +23,12 @@ from slurm_sweeps.running.channel import Connection, Record, start_process
 from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import pickle_train, write_train
+from slurm_sweeps.running.trial_process import encode_cfg
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
 from slurm_sweeps.slurm.step import Slot, merge_slots
 from slurm_sweeps.slurm.text import Gres
+from sweep_scripts import Scripts
 
 
 class Driver:
@@ -52,7 +54,8 @@ class Driver:
     def run(self, slot: int, cfg: dict[str, Any], **more: Any) -> None:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial_id": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
-        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg, **record, **more})
+        cfg_text = encode_cfg(cfg)
+        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg_text, **record, **more})
         wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:
@@ -140,9 +143,9 @@ def test_where_forking_is_unsafe_each_worker_imports_for_itself(
 #: What NVML leaves behind where it was asked for GPUs, and what an answer depends on.
 LOOKS_FOR_GPUS = """
 import ctypes, shutil
-from slurm_sweeps.running import fork_hazard
-fork_hazard.NVIDIA = {folder!r} + "/nvidia"
-fork_hazard.ACCELERATORS = (fork_hazard.NVIDIA,)
+from slurm_sweeps.running import forking
+forking.NVIDIA = {folder!r} + "/nvidia"
+forking.ACCELERATORS = (forking.NVIDIA,)
 nvml = {folder!r} + f"/libnvidia-ml.so.{{os.getpid()}}"
 ctypes.CDLL(shutil.copy({stand_in!r}, nvml))
 device = open({folder!r} + "/nvidiactl", "w")
@@ -362,3 +365,35 @@ def test_a_slot_keeps_to_its_own_cpus_where_slurm_has_bound_the_step() -> None:
 def test_what_can_not_share_imports_is_refused(cfg: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         SlurmCfg(share_imports=True, **cfg)
+
+
+DETACHES = """
+import os, pathlib, subprocess, time
+import slurm_sweeps as ss
+
+def train(cfg):
+    child = subprocess.Popen(["setsid", "sleep", "600"])
+    pathlib.Path("{pids}").write_text(f"{{os.getppid()}} {{os.getpid()}} {{child.pid}}\\n")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    ss.Experiment(train, {{}}, "exp").run(1, {slots})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent died")
+@pytest.mark.parametrize("slots", [1, 2])
+def test_hosts_that_were_stopped_end_when_their_driver_is_killed(
+    scripts: Scripts, slots: int
+) -> None:
+    """With all that their trials have started; two slots have a worker between host and trial."""
+    file = scripts.folder / "pids"
+    with scripts.start(DETACHES.format(pids=file, slots=slots)) as driver:
+        worker, trial, child = map(int, read_when_there(file).split())
+        host = int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text())
+        assert (host == worker) == (slots == 1)
+        for pid in (host, worker, trial):
+            os.kill(pid, signal.SIGSTOP)
+        driver.kill()
+        for pid in (host, worker, trial, child):
+            wait_until(lambda pid=pid: read_process(pid) is None, TIMEOUT_S, lambda: "it lives")

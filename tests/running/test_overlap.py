@@ -16,6 +16,7 @@ import slurm_sweeps as ss
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import StorageError
 from slurm_sweeps.running.launchers import LocalLauncher, open_launcher
+from slurm_sweeps.running.trial_process import encode_cfg
 from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
@@ -69,7 +70,7 @@ def test_an_end_is_told_before_the_exit_and_the_next_trial_waits_for_the_exit(
         assert read_process(first)
         directory = str(tmp_path / "trial-1")
         run = {"trial_id": "trial-1", "number": 1, "attempt": 1, "dir": directory}
-        worker.send({"kind": "run", **run, "env": {}, "cfg": {}})
+        worker.send({"kind": "run", **run, "env": {}, "cfg": encode_cfg({})})
         worker.send({"kind": "stop", "number": 1, "grace_s": TIMEOUT_S})  # heard in its turn
         let_go(tmp_path)
         started = worker.wait_for("started")

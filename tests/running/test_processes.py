@@ -82,14 +82,14 @@ def test_the_cgroups_own_count_is_preferred(
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 3\noom_kill 2\n")
-    monkeypatch.setattr(processes, "_cgroup_files", [(events, "oom_kill")])
+    monkeypatch.setattr(processes, "_find_cgroup_files", lambda: [events])
     assert processes.count_oom_kills() == 2
 
 
 SCRIPT = """
 import os, sys
 from slurm_sweeps.running import processes
-processes.adopt_orphans(processes.load_libc())
+processes.adopt_orphans()
 read, write = os.pipe()
 pids = []
 if os.fork() == 0:  # a daemon: its own session, its parent gone

@@ -64,9 +64,11 @@ def test_a_rank_that_lost_another_is_not_the_reason(type_: str, message: str, ho
     assert (alone["how"], alone["message"]) == ("failed", f"rank 0: {message}")
 
 
-def test_a_node_is_found_by_its_name_or_else_by_its_host() -> None:
-    assert find_address({"SLURMD_NODENAME": "localhost"}) == "localhost"
-    other = find_address({"SLURMD_NODENAME": "no-such-node.invalid"})
+def test_a_node_is_found_by_its_name_or_else_by_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "localhost")
+    assert find_address.__wrapped__() == "localhost"
+    monkeypatch.setenv("SLURMD_NODENAME", "no-such-node.invalid")
+    other = find_address.__wrapped__()
     assert other
     assert other != "no-such-node.invalid"
 

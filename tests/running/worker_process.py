@@ -16,6 +16,7 @@ from cluster_tools.processes import wait_until
 from slurm_sweeps.running.channel import Decoder, Record, encode, start_process
 from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.train import pickle_train, write_train
+from slurm_sweeps.running.trial_process import encode_cfg
 
 TIMEOUT_S = 60.0
 
@@ -53,7 +54,7 @@ class WorkerProcess:
         """Start a trial; return what the worker says of its start."""
         directory = str(self.folder / f"trial-{number}")
         record = {"trial_id": f"trial-{number}", "number": number, "attempt": 1, "dir": directory}
-        self.send({"kind": "run", **record, "env": {}, "cfg": cfg or {}, **more})
+        self.send({"kind": "run", **record, "env": {}, "cfg": encode_cfg(cfg or {}), **more})
         return self.wait_for("started")
 
     def decide(self, do: str, iteration: int, number: int = 0) -> None:

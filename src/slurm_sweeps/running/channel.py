@@ -63,8 +63,7 @@ class Record(TypedDict, total=False):
     gpus: str | None  # these three: what the next trial there will find
     port: int  # the last two in a job step only
     address: str
-    cfg: dict[str, Any]  # else cfg_pickle
-    cfg_pickle: str
+    cfg: str  # as `encode_cfg` writes it
     iteration: int
     metrics: dict[str, float]
     do: str

@@ -399,7 +399,7 @@ class Driver:
                 "attempt": trial.attempt,
                 "dir": str(folder),
                 **slot.found,
-                **encode_cfg(trial.cfg),
+                "cfg": encode_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))

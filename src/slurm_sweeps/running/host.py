@@ -23,24 +23,21 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .channel import Decoder, Record, encode
-from .fork_hazard import has_looked_for_gpus
+from .channel import Record, encode
+from .forking import has_looked_for_gpus
 from .processes import (
-    ChildWatch,
-    adopt_orphans,
     build_argv,
     die_with_parent,
     finish_process,
     kill_children,
-    list_children,
-    load_libc,
+    wake_without_parent,
 )
 from .trial_process import Loaded, Task
-from .worker import Worker, build_hello, load, write_record
+from .worker import Parent, Worker, build_hello
 
 #: How long what was loaded may take for its own end, in seconds.
 LAST_S = 5
@@ -74,6 +71,7 @@ def build_host_argv(
 
 def main() -> NoReturn:
     """Run a host on this process's standard streams."""
+    wake_without_parent()
     arguments = json.loads(sys.argv[1])
     sys.argv[:] = arguments["argv"]
     world_size, slot = arguments["world_size"], arguments.get("slot")
@@ -112,20 +110,14 @@ def take_channel(output: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class _Child:
-    """A slot's worker, as the host holds it.
-
-    Args:
-        pid: Its process id.
-        pipe: Its input, which never blocks.
-        unsent: What the pipe did not take yet.
-    """
+    """A slot's worker, as the host holds it."""
 
     pid: int
-    pipe: int
-    unsent: bytes = b""
+    pipe: int  # its input, which never blocks
+    unsent: bytes = b""  # what the pipe did not take yet
 
 
-class Host:
+class Host(Parent):
     """One of several slots: see the module's docstring.
 
     Args:
@@ -138,54 +130,34 @@ class Host:
     def __init__(
         self, channel_in: int, channel_out: int, direct: Mapping[int, socket.socket]
     ) -> None:
-        self._in = channel_in
-        self._out = channel_out
+        super().__init__(channel_in, channel_out)
         self._direct = direct
-        self._decoder = Decoder()
-        self._libc = load_libc()
-        self._poll = select.poll()
         self._children: dict[int, _Child] = {}
-        self._loaded: Loaded | None = None
-        self._left_alone: set[int] = set()
         self._env = dict(os.environ)  # before imports change it
-        self._gone = False
 
     def serve(self) -> None:
         """Work until the driver closes the channel."""
-        adopt_orphans(self._libc)
-        self._watch = ChildWatch()
-        self._poll.register(self._in, select.POLLIN)
-        self._poll.register(self._watch.fd, select.POLLIN)
         while not self._gone:
-            for fd, _ in self._poll.poll():
-                if fd == self._watch.fd:
-                    self._reap()
-                elif fd == self._in:
-                    self._hear_driver()
-                else:
-                    self._send_rest(fd)
+            self._take_events()
         kill_children()
 
-    def _hear_driver(self) -> None:
-        data = os.read(self._in, 65536)
-        self._gone = not data
-        for record in self._decoder.feed(data):
+    def _follow(self, records: Iterable[Record]) -> None:
+        """Pass each record on to its slot's worker."""
+        for record in records:
             slot = record.get("slot")
-            if isinstance(slot, int) and not self._gone:
-                self._follow(slot, record)
-
-    def _follow(self, slot: int, record: Record) -> None:
-        if record["kind"] == "init" and slot not in self._children:
-            self._open(slot, record)
-        child = self._children.get(slot)
-        if child is None:
-            return
-        if record["kind"] == "kill":
-            self._forget(slot, child)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
-            return
-        self._write(child, encode(record))
+            if slot is None or self._gone:
+                continue
+            if record["kind"] == "init" and slot not in self._children:
+                self._open(slot, record)
+            child = self._children.get(slot)
+            if child is None:
+                continue
+            if record["kind"] == "kill":
+                self._forget(slot, child)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+            else:
+                self._write(child, encode(record))
 
     def _write(self, child: _Child, data: bytes) -> None:
         """Write to a worker, as far as that doesn't block; the rest when it reads on."""
@@ -201,9 +173,9 @@ class Host:
         with contextlib.suppress(KeyError):
             self._poll.unregister(child.pipe)
 
-    def _send_rest(self, pipe: int) -> None:
+    def _serve_child(self, fd: int) -> None:
         for child in self._children.values():
-            if child.pipe == pipe:
+            if child.pipe == fd:
                 self._write(child, b"")
 
     # --- workers ------------------------------------------------------------------------------
@@ -211,46 +183,48 @@ class Host:
     def _open(self, slot: int, init: Record) -> None:
         """Start the worker of a slot; load `train` before the first."""
         try:
-            self._loaded = loaded = self._loaded or self._load(slot, init)
+            self._loaded = loaded = self._loaded or self._load_for_all(slot, init)
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
-            self._tell(slot, build_hello())
-            self._tell(slot, {"kind": "broken", "traceback": traceback.format_exc()})
+            self._send({**build_hello(), "slot": slot})
+            self._send({"kind": "broken", "traceback": traceback.format_exc(), "slot": slot})
             self._gone = True  # another try is for another process, which has not half of it loaded
             return
         try:
             self._children[slot] = self._start(slot, loaded)
         except OSError:  # out of processes or files: the others go on
             traceback.print_exc()
-            self._tell(slot, {"kind": "gone", "exit_code": 1})
+            self._send({"kind": "gone", "exit_code": 1, "slot": slot})
 
-    def _load(self, slot: int, init: Record) -> Loaded:
+    def _load_for_all(self, slot: int, init: Record) -> Loaded:
         os.environ.update(init.get("env") or {})  # the same for all of its slots
-        loaded, share = load(init, self._watch), init.get("share")
-        self._left_alone = set(list_children())  # they serve all trials
+        loaded, share = self._load(init), init.get("share")
         if share is None or loaded.train is None:
             return loaded
-        from .step_place import find_own_address, sees_more_gpus
+        from .step_place import find_address, sees_more_gpus
 
         if sees_more_gpus(share) and has_looked_for_gpus():
-            self._tell(slot, {"kind": "notice", "text": SAW_ALL_GPUS})
+            self._send({"kind": "notice", "text": SAW_ALL_GPUS, "slot": slot})
             return Loaded()
-        find_own_address()  # a hundred forks that ask at once wait for a name server
+        find_address()  # a hundred forks that ask at once wait for a name server
         return loaded
 
     def _start(self, slot: int, loaded: Loaded) -> _Child:
         theirs, mine = os.pipe()
         try:
             if loaded.train is None:
-                child = _Child(self._spawn(slot, theirs, loaded.hazard), mine)
+                pid = self._spawn(slot, theirs, loaded.hazard)
             else:
-                child = _Child(self._fork(slot, theirs, mine, loaded), mine)
+                own_pid, pid = os.getpid(), os.fork()
+                if pid == 0:
+                    os.close(mine)
+                    self._become_worker(slot, theirs, own_pid, loaded)
         except OSError:
             os.close(mine)
             raise
         finally:
             os.close(theirs)
         os.set_blocking(mine, False)
-        return child
+        return _Child(pid, mine)
 
     def _spawn(self, slot: int, theirs: int, hazard: str | None) -> int:
         """Start a worker as a fresh interpreter; return its process id."""
@@ -265,19 +239,11 @@ class Host:
             for fd in direct.values():
                 os.set_inheritable(fd, False)
 
-    def _fork(self, slot: int, theirs: int, mine: int, loaded: Loaded) -> int:
-        own_pid = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            os.close(mine)
-            self._become_worker(slot, theirs, own_pid, loaded)
-        return pid
-
     def _become_worker(self, slot: int, theirs: int, parent_pid: int, loaded: Loaded) -> NoReturn:
         """In the child: drop what is the host's and what is other slots', then work."""
         code = 1
         try:
-            die_with_parent(self._libc, parent_pid)
+            die_with_parent(parent_pid)
             siblings = [child.pipe for child in self._children.values()]
             for fd in (self._in, self._watch.fd, self._watch.writer, *siblings):
                 os.close(fd)
@@ -297,19 +263,12 @@ class Host:
             self._poll.unregister(child.pipe)
         os.close(child.pipe)
 
-    def _reap(self) -> None:
-        """Tell of workers that have ended, and kill what they have left behind."""
-        for pid, status in self._watch.reap():
-            slots = {child.pid: slot for slot, child in self._children.items()}
-            if pid in slots:
-                self._forget(slots[pid], self._children[slots[pid]])
-                exit_code = os.waitstatus_to_exitcode(status)
-                self._tell(slots[pid], {"kind": "gone", "exit_code": exit_code})
-            # Not waited for: one may hang in the kernel, and the other slots go on.
-            self._left_alone.discard(pid)
-            workers = {child.pid for child in self._children.values()}
-            kill_children(workers | self._left_alone, wait_s=0.0)
-
-    def _tell(self, slot: int, record: Record) -> None:
-        with contextlib.suppress(OSError):  # the driver is gone, which the input tells
-            write_record(self._out, record, slot=slot)
+    def _note_exit(self, pid: int, exit_code: int) -> None:
+        """Tell of a worker that has ended, and kill what it has left behind."""
+        for slot, child in list(self._children.items()):
+            if child.pid == pid:
+                self._forget(slot, child)
+                self._send({"kind": "gone", "exit_code": exit_code, "slot": slot})
+        # Not waited for: one may hang in the kernel, and the other slots go on.
+        workers = {child.pid for child in self._children.values()}
+        kill_children(workers | self._left_alone, wait_s=0.0)

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, re
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
-    Slot,
     build_srun_argv,
     build_step_environment,
     is_step_waiting,
@@ -44,28 +44,18 @@ FILES, FILES_PER_SLOT = 200, 6
 
 @dataclass(frozen=True, slots=True)
 class SlotPlace:
-    """A place where one trial runs at a time.
+    """A place where one trial runs at a time."""
 
-    Args:
-        number: Its number, from 0.
-        nodes: The nodes it is on.
-    """
-
-    number: int
+    number: int  # from 0
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What can be told of a worker from what it, or srun, wrote.
+    """What can be told of a worker from what it, or srun, wrote."""
 
-    Args:
-        cause: Why it never began; None if that isn't said.
-        stall: Why it may never begin; None if it may.
-    """
-
-    cause: str | None = None
-    stall: str | None = None
+    cause: str | None = None  # why it never began, if that is said
+    stall: str | None = None  # why it may never begin
 
 
 class Launcher(Protocol):
@@ -107,12 +97,47 @@ class Launcher(Protocol):
         """Tell what is the matter with a worker that has not begun, by what it wrote."""
         ...
 
-    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:
+    def clean_up(self, step: str | None, trial_pid: int | None) -> None:
         """End what a worker that died with its trial may have left behind."""
         ...
 
 
-class LocalLauncher:
+class _Hosts(ABC):
+    """Starts hosts, each for the slots that see the same of a machine.
+
+    Args:
+        layout: Where files go.
+        see: Returns what is the same for slots that share a host, and for no others.
+    """
+
+    slots: Sequence[SlotPlace]
+
+    def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
+        self._layout = layout
+        self._see = see
+        self._hosts: dict[object, Connection] = {}  # by what their slots see
+
+    def start(self, slot: int) -> Connection:
+        """Return the host that is to run a slot's worker; start it unless it runs already."""
+        seen = self._see(slot)
+        host = self._hosts.get(seen)
+        if host is None or host.has_ended:
+            alike = [place.number for place in self.slots if self._see(place.number) == seen]
+            host = self._hosts[seen] = self._launch(alike)
+        return host
+
+    @abstractmethod
+    def _launch(self, slots: list[int]) -> Connection:
+        """Start a host for these slots."""
+
+    def close(self) -> None:
+        """End the hosts that still run."""
+        for host in self._hosts.values():
+            if not host.has_ended:
+                host.end()
+
+
+class LocalLauncher(_Hosts):
     """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
@@ -134,41 +159,32 @@ class LocalLauncher:
         gpus: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
+        super().__init__(layout, self._deal_gpus)
         self.slots = [SlotPlace(slot, (socket.gethostname(),)) for slot in range(slots)]
         self.notices = notices
-        self._layout = layout
         self._gpus_per_trial = gpus_per_trial
         self._gpus = gpus
-        self._hosts: dict[str, Connection] = {}  # by GPUs
-
-    def start(self, slot: int) -> Connection:
-        """Start a host with a socket for the reports of each of its slots."""
-        gpus = self._deal_gpus(slot)
-        host = self._hosts.get(gpus)
-        if host is None or host.has_ended:
-            alike = [s.number for s in self.slots if self._deal_gpus(s.number) == gpus]
-            host = self._hosts[gpus] = self._launch(alike)
-        return host
 
     def _launch(self, slots: list[int]) -> Connection:
+        """Start a host with a socket for the reports of each of its slots."""
         env = dict(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // len(self.slots))))
-        pairs = {}
+        mine: dict[int, socket.socket] = {}
+        theirs: dict[int, socket.socket] = {}
         try:
             for slot in slots:
-                pairs[slot] = socket.socketpair()
-            theirs = {slot: pair[1].fileno() for slot, pair in pairs.items()}
-            argv = build_host_argv(len(slots), direct=theirs)
-            process = start_process(argv, env, pass_fds=tuple(theirs.values()))
+                mine[slot], theirs[slot] = socket.socketpair()
+            fds = {slot: its.fileno() for slot, its in theirs.items()}
+            argv = build_host_argv(len(slots), direct=fds)
+            process = start_process(argv, env, pass_fds=tuple(fds.values()))
         except OSError as error:
-            for mine, _ in pairs.values():
-                mine.close()
+            for its in mine.values():
+                its.close()
             raise LaunchError(f"can't start a worker with {sys.executable!r}: {error}") from error
         finally:
-            for _, its in pairs.values():
+            for its in theirs.values():
                 its.close()
-        direct = {slot: mine for slot, (mine, _) in pairs.items()}
-        return Connection(process, self._layout.slot_log(slots[0]), direct)
+        return Connection(process, self._layout.slot_log(slots[0]), mine)
 
     def _deal_gpus(self, slot: int) -> str:
         """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
@@ -185,17 +201,11 @@ class LocalLauncher:
         """Python's last words; a child process begins at once."""
         return Diagnosis(said.strip() or None)
 
-    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
+    def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Kill the trial's process group: its worker can't do so any more."""
         if trial_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(trial_pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """End the hosts that still run."""
-        for host in self._hosts.values():
-            if not host.has_ended:
-                host.end()
 
 
 def allow_open_files(count: int) -> None:
@@ -216,7 +226,7 @@ def count_cpus() -> int:
         return os.cpu_count() or 1
 
 
-class SlurmLauncher:
+class SlurmLauncher(_Hosts):
     """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
@@ -227,6 +237,8 @@ class SlurmLauncher:
     """
 
     def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+        # Every slot has a step of its own, or every node.
+        super().__init__(layout, lambda slot: plan.slots[slot].nodes if cfg.share_imports else slot)
         self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
@@ -234,43 +246,28 @@ class SlurmLauncher:
         self._allocation = allocation
         self._shares = plan.slots
         self._cfg = cfg
-        self._layout = layout
-        self._shared: dict[str, Connection] = {}  # by node
 
-    def start(self, slot: int) -> Connection:
-        """Start a slot's step, unless it shares one that runs; srun speaks over its streams."""
-        share = self._shares[slot]
-        if not self._cfg.share_imports:
-            return self._launch(share, slot)
-        (node,) = share.nodes
-        host = self._shared.get(node)
-        if host is None or host.has_ended:
-            neighbours = self._find_neighbours(share)
-            whole = merge_slots(neighbours, self._allocation.find_node(node))
-            host = self._shared[node] = self._launch(whole, slot, len(neighbours))
-        return host
-
-    def _launch(self, share: Slot, slot: int, slots: int = 1) -> Connection:
-        command = build_host_argv(slots, self.world_size)
-        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slot}")
+    def _launch(self, slots: list[int]) -> Connection:
+        """Start a step; srun speaks over its streams."""
+        share = self._shares[slots[0]]
         env = build_step_environment(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(self._shares[slot].cpus_per_task))
+        env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
+        if self._cfg.share_imports:
+            node = self._allocation.find_node(share.nodes[0])
+            share = merge_slots([self._shares[slot] for slot in slots], node)
+        command = build_host_argv(len(slots), self.world_size)
+        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slots[0]}")
         try:
             process = start_process(argv, env)
         except OSError as error:
             raise LaunchError(f"can't start srun: {error}; is Slurm's client on PATH?") from error
-        return Connection(process, self._layout.slot_log(slot))
-
-    def _find_neighbours(self, slot: Slot) -> list[Slot]:
-        """Return the slots that share a step with this one, itself included."""
-        return [other for other in self._shares if other.nodes == slot.nodes]
+        return Connection(process, self._layout.slot_log(slots[0]))
 
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
         share = self._shares[slot]
-        shared = self._describe_sharing(share) if self._cfg.share_imports else {}
         digits = "".join(filter(str.isdigit, self._allocation.job_id))
-        step = {
+        step: dict[str, Any] = {
             "port_range": list(self._cfg.master_port_range),
             "slot": slot,
             "slots": len(self._shares),
@@ -278,24 +275,17 @@ class SlurmLauncher:
             "cpus_per_task": share.cpus_per_task,
             "mem_mb": share.mem_mb,
             "visible_gpus": share.visible_gpus,
-            **shared,
         }
+        if self._cfg.share_imports and share.exclusive:  # the step sees its neighbours' too
+            neighbours = [other for other in self._shares if other.nodes == share.nodes]
+            at, gpus = neighbours.index(share), share.gpus
+            node = self._allocation.find_node(share.nodes[0])
+            cpus = node.count_step_cpus(1, share.cpus_per_task)
+            step["bound_to"] = [at * cpus, cpus, len(neighbours) * cpus]
+            step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
         return {"share": step}
 
-    def _describe_sharing(self, slot: Slot) -> dict[str, Any]:
-        """Say which of the CPUs and GPUs of a shared step are a slot's own."""
-        if not slot.exclusive:
-            return {}
-        neighbours = self._find_neighbours(slot)
-        at, gpus = neighbours.index(slot), slot.gpus
-        node = self._allocation.find_node(slot.nodes[0])
-        cpus = node.count_step_cpus(1, slot.cpus_per_task)
-        return {
-            "bound_to": [at * cpus, cpus, len(neighbours) * cpus],
-            "visible_gpus": list(range(at * gpus, (at + 1) * gpus)) if gpus else None,
-        }
-
-    def clean_up(self, slot: int, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
+    def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
             cancel_step(f"{self._allocation.job_id}.{step}")
@@ -339,26 +329,24 @@ def open_launcher(
     """
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ)
-    if allocation is not None:
+    launcher: LocalLauncher | SlurmLauncher
+    if allocation is None:
+        gpus = find_gpus() if local_cfg.gpus else ()
+        slots, notices = count_local_slots(
+            count_cpus(), len(gpus), local_cfg, max_concurrent_trials
+        )
+        launcher = LocalLauncher(slots, layout, local_cfg.gpus, gpus, notices)
+    else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
-        allow_open_files(FILES + FILES_PER_SLOT * len(plan.slots))
-        yield SlurmLauncher(allocation, plan, slurm_cfg, layout)
-        return
-    launcher = _build_local(layout, local_cfg, max_concurrent_trials)
+        launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
-        if early:
+        if early and allocation is None:
             with contextlib.suppress(LaunchError):  # to be said when it is needed
                 launcher.start(0)
         yield launcher
     finally:
         launcher.close()
-
-
-def _build_local(layout: Layout, cfg: LocalCfg, max_concurrent_trials: int | None) -> LocalLauncher:
-    gpus = find_gpus() if cfg.gpus else ()
-    slots, notices = count_local_slots(count_cpus(), len(gpus), cfg, max_concurrent_trials)
-    return LocalLauncher(slots, layout, cfg.gpus, gpus, notices)
 
 
 @contextmanager

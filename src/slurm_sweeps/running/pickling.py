@@ -14,6 +14,7 @@ that. Added is what lets the other process treat them as by hand:
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import importlib.machinery
@@ -23,6 +24,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -78,7 +80,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.of_main: dict[str, Any] = {}
-        self._sources: dict[str, str | None] = {}
+        self._sources: dict[str, tuple[str, str | None]] = {}
         self._main = sys.modules["__main__"]
         self.globals_ref[id(vars(self._main))] = _MainGlobals()
 
@@ -95,14 +97,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
         make, args = self.dispatch_table[CodeType](code)[:2]
         file = code.co_filename
         if file not in self._sources:
-            has_file = os.path.exists(file)
-            self._sources[file] = None if has_file else "".join(linecache.getlines(file)) or None
-        return _restore_code, (_find_path(file), self._sources[file], make, args)
-
-
-def _find_path(file: str) -> str:
-    """Return a source file's path, which may be relative to a folder that a trial isn't in."""
-    return os.path.abspath(file) if os.path.exists(file) else file
+            if os.path.exists(file):  # perhaps relative to a folder that a trial isn't in
+                self._sources[file] = os.path.abspath(file), None
+            else:
+                self._sources[file] = file, "".join(linecache.getlines(file)) or None
+        return _restore_code, (*self._sources[file], make, args)
 
 
 def _restore_code(
@@ -142,33 +141,28 @@ def _enter_main(script: dict[str, str | None]) -> bool:
 # --- what can't be pickled ------------------------------------------------------------------------
 
 
-def name_culprit(thing: object, name: str) -> str:
-    """Say which part of a thing that can't be pickled is to blame: a sentence, or "" if unknown.
+def explain(error: Exception, thing: object, name: str) -> str:
+    """Say that a thing can't be pickled, why, which part of it is to blame, and what to do.
 
     Args:
-        thing: What `dumps` has failed on.
+        error: What `dumps` has raised.
+        thing: What it has failed on.
         name: What to call it.
     """
     path, where = name, ""
     for _ in range(MAX_DEPTH):
-        part = _find_bad_part(thing)
-        if part is None:
+        parts = islice(_list_parts(thing), MAX_PARTS)
+        bad = next((part for part in parts if not _travels(part[1])), None)
+        if bad is None:
             break
-        label, used, thing = part
-        path = label.format(path)
-        where = used or where
-    if path == name:
-        return ""
-    return f"It is {path} ({type(thing).__qualname__}){where}. "
-
-
-def _find_bad_part(thing: Any) -> tuple[str, str, Any] | None:
-    for count, part in enumerate(_list_parts(thing)):
-        if count > MAX_PARTS:
-            return None
-        if not _travels(part[2]):
-            return part
-    return None
+        label, thing, use = bad
+        path = path + label if label.startswith((".", "[")) else label
+        where = use or where
+    culprit = "" if path == name else f"It is {path} ({type(thing).__qualname__}){where}. "
+    return (
+        f"can't be pickled: {type(error).__name__}: {error}. {culprit}"
+        "Create what can't travel (locks, files, connections, models on a GPU) inside train"
+    )
 
 
 def _travels(thing: Any) -> bool:
@@ -179,69 +173,59 @@ def _travels(thing: Any) -> bool:
     return True
 
 
-def _list_parts(thing: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield the parts of a thing: how each is written, where it is used, and itself."""
+#: A part of a thing: its name, or what to write behind that of the thing; itself; where it is used.
+_Part = tuple[str, Any, str]
+
+
+def _list_parts(thing: Any) -> Iterator[_Part]:
     if isinstance(thing, FunctionType):
         yield from _list_variables(thing)
     elif isinstance(thing, MethodType):
-        yield "{}.__self__", "", thing.__self__
+        yield ".__self__", thing.__self__, ""
     elif isinstance(thing, functools.partial):
-        yield "{}.func", "", thing.func
-        for i, value in enumerate(thing.args):
-            yield f"{{}}.args[{i}]", "", value
-        for key, value in thing.keywords.items():
-            yield f"{{}}.keywords[{key!r}]", "", value
+        yield ".func", thing.func, ""
+        yield ".args", thing.args, ""
+        yield ".keywords", thing.keywords, ""
     elif isinstance(thing, dict):
         for key, value in thing.items():
-            yield "{}[" + repr(key).replace("{", "{{").replace("}", "}}") + "]", "", value
+            yield f"[{key!r}]", value, ""
     elif isinstance(thing, (list, tuple)):
         for i, value in enumerate(thing):
-            yield f"{{}}[{i}]", "", value
-    elif isinstance(thing, type):
-        for key, value in vars(thing).items():
-            yield f"{{}}.{key}", "", getattr(value, "__func__", value)
+            yield f"[{i}]", value, ""
     else:
         for key, value in getattr(thing, "__dict__", {}).items():
-            yield f"{{}}.{key}", "", value
-        if type(thing).__module__ == "__main__":
-            yield type(thing).__qualname__, "", type(thing)
+            yield f".{key}", getattr(value, "__func__", value), ""
+        if not isinstance(thing, type) and type(thing).__module__ == "__main__":
+            yield type(thing).__qualname__, type(thing), ""
 
 
-def _list_variables(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+def _list_variables(function: FunctionType) -> Iterator[_Part]:
     """Yield what a function that goes by value takes from around it."""
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # it is not bound yet
-            continue
-        yield name, _describe_use(function, name), value
-    for inner in walk_code(code):
+        with contextlib.suppress(ValueError):  # it is not bound yet
+            yield name, cell.cell_contents, _describe_use(function, name)
+    for inner in _walk_code(code):
         for name in inner.co_names:
             if name in function.__globals__:
-                yield name, _describe_use(function, name), function.__globals__[name]
+                yield name, function.__globals__[name], _describe_use(function, name)
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield f"a default of {function.__qualname__}", "", value
+        yield f"a default of {function.__qualname__}", value, ""
 
 
 def _describe_use(function: FunctionType, name: str) -> str:
-    line = function.__code__.co_firstlineno
-    for code in walk_code(function.__code__):
-        for instruction in dis.get_instructions(code):
-            start = instruction.starts_line
-            if type(start) is int:  # a bool since 3.13
-                line = start
-            elif sys.version_info >= (3, 13) and instruction.line_number is not None:
-                line = instruction.line_number
-            if instruction.argval == name and instruction.opname.startswith("LOAD_"):
-                file = os.path.basename(code.co_filename)
-                return f", which {function.__qualname__} uses in line {line} of {file}"
-    return f", which {function.__qualname__} uses"
+    use = f", which {function.__qualname__} uses"
+    for code in _walk_code(function.__code__):
+        for step in dis.get_instructions(code):
+            if step.argval == name and step.opname.startswith("LOAD_"):
+                lines = (line for start, end, line in code.co_lines() if start <= step.offset < end)
+                return f"{use} in line {next(lines)} of {os.path.basename(code.co_filename)}"
+    return use
 
 
-def walk_code(code: CodeType) -> Iterator[CodeType]:
+def _walk_code(code: CodeType) -> Iterator[CodeType]:
     """Yield a code object and those of the functions and classes that it defines."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from walk_code(constant)
+            yield from _walk_code(constant)

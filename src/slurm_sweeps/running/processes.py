@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -26,16 +27,9 @@ from typing import Any
 from .channel import Record
 
 #: Signals that a process brings upon itself: a crash, which is a failure of `train`.
-CRASHES = frozenset(
-    {
-        signal.SIGSEGV,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGSYS,
-    }
+CRASHES = (
+    *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE),
+    *(signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
 )
 
 
@@ -47,10 +41,6 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
         told: "prune", "pause" or "stop" if it was told to leave.
         exit_code: Its exit status; negative is the number of the signal that ended it.
         oom: Whether the kernel's out-of-memory killer struck here while it ran.
-
-    Returns:
-        `how` (completed, pruned, failed, lost, interrupted) with `exit_code`, `signal`,
-        `error_type`, `message` and `traceback` where they apply.
     """
     if told in ("prune", "pause"):
         return {"how": "pruned"}
@@ -69,7 +59,10 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
 
 
 def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
-    name = _name_signal(number)
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # of the real-time ones Python names only the first and the last
+        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
     end: Record = {"signal": number, "error_type": name}
     if number in CRASHES:
         message = f"the trial's process crashed ({name}, {signal.strsignal(number)})"
@@ -82,44 +75,29 @@ def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
     return {**end, "how": "lost", "message": f"the trial's process was killed by {name}"}
 
 
-def _name_signal(number: int) -> str:
-    """Name a signal; of the real-time ones Python names only the first and the last."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
-
-
 def count_oom_kills() -> int:
     """Return how often the out-of-memory killer has struck: in this cgroup, else on this host."""
-    for file, key in (*_find_cgroup_files(), (Path("/proc/vmstat"), "oom_kill")):
+    for file in (*_find_cgroup_files(), Path("/proc/vmstat")):
         with contextlib.suppress(OSError, ValueError):
             for line in file.read_text().splitlines():
                 name, _, value = line.partition(" ")
-                if name == key:
+                if name == "oom_kill":
                     return int(value)
     return 0
 
 
-def _find_cgroup_files() -> list[tuple[Path, str]]:
+@functools.cache
+def _find_cgroup_files() -> list[Path]:
     """Find the files that count kills in this process's memory cgroup (version 2 and 1)."""
-    global _cgroup_files
-    if _cgroup_files is None:
-        _cgroup_files = []
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/cgroup").read_text().splitlines():
-                number, controllers, path = line.split(":", 2)
-                if number == "0" and path != "/":
-                    file = Path(f"/sys/fs/cgroup{path}/memory.events")
-                    _cgroup_files.append((file, "oom_kill"))
-                elif "memory" in controllers.split(","):
-                    file = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
-                    _cgroup_files.append((file, "oom_kill"))
-        _cgroup_files = [item for item in _cgroup_files if item[0].exists()]
-    return _cgroup_files
-
-
-_cgroup_files: list[tuple[Path, str]] | None = None
+    files = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0" and path != "/":
+                files.append(Path(f"/sys/fs/cgroup{path}/memory.events"))
+            elif "memory" in controllers.split(","):
+                files.append(Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control"))
+    return [file for file in files if file.exists()]
 
 
 def build_argv(code: str, *argv: str) -> list[str]:
@@ -138,7 +116,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def load_libc() -> ctypes.CDLL | None:
+@functools.cache
+def _load_libc() -> ctypes.CDLL | None:
     """Return the C library where it has prctl (Linux), else None."""
     if not sys.platform.startswith("linux"):
         return None
@@ -147,19 +126,32 @@ def load_libc() -> ctypes.CDLL | None:
     return libc
 
 
-def die_with_parent(libc: ctypes.CDLL | None, parent_pid: int) -> None:
+def _prctl(option: int, value: int) -> None:
+    libc = _load_libc()
+    if libc is not None:
+        libc.prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent(parent_pid: int) -> None:
     """Let the kernel kill this process when its parent dies, however that dies (Linux only)."""
-    if libc is None:
-        return
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before the call
         os._exit(1)
 
 
-def adopt_orphans(libc: ctypes.CDLL | None) -> None:
+def wake_without_parent() -> None:
+    """Let the kernel continue this process, should it be stopped, when its parent dies (Linux).
+
+    It then reads the end of its input, and ends what it has started before it ends itself; killed,
+    it would leave that behind. Harmless where only the thread ends that has started this process,
+    which the kernel takes for its parent.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent ends (Linux only)."""
-    if libc is not None:
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 #: How long children that were killed may take to end, in seconds.

@@ -30,20 +30,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, SupportsFloat, cast
 
-from ..errors import (
-    SlurmSweepsError,
-    TrialInterrupted,
-    TrialPruned,
-    UsageError,
-    UsageTypeError,
-)
+from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import (
-    Decoder,
-    Record,
-    encode,
-    is_storable,
-)
+from .channel import Decoder, Record, encode, is_storable
 from .standstill import end_watch
 
 
@@ -95,8 +84,10 @@ class Session:
         end_watch()
         with self._lock:
             self._leave_if_told()
-            self._send(self._describe_report(step, values))
-            self._follow(self._wait_for_decision())
+            self._ask(self._describe_report(step, values))
+            while not self._decisions:
+                self._receive(self._reports)
+            self._follow(self._decisions.popleft())
 
     def should_stop(self) -> bool:
         """See `should_stop` below."""
@@ -137,10 +128,8 @@ class Session:
 
     def _tell_worker(self, record: Record) -> None:
         """Say something that needs no answer; a worker that is gone is no error here."""
-        try:
+        with contextlib.suppress(OSError):
             self._link.sendall(encode(record))
-        except OSError:  # the worker is gone, or the trial closed this socket itself
-            return
 
     def _describe_report(self, iteration: int, metrics: dict[str, float]) -> Record:
         if self.context.rank > 0:  # rank 0 reports for all
@@ -152,11 +141,6 @@ class Session:
             "iteration": iteration,
             "metrics": metrics,
         }
-
-    def _wait_for_decision(self) -> Record:
-        while not self._decisions:
-            self._receive(self._reports)
-        return self._decisions.popleft()
 
     def _follow(self, decision: Record) -> None:
         if decision["do"] in ("prune", "pause"):
@@ -192,7 +176,7 @@ class Session:
         mine = (self.context.number, self.context.attempt)
         return (decision["number"], decision["attempt"]) == mine
 
-    def _send(self, record: Record) -> None:
+    def _ask(self, record: Record) -> None:
         try:
             self._reports.sendall(encode(record))
         except OSError as error:
@@ -223,10 +207,10 @@ def check_metrics(metrics: Any) -> dict[str, float]:
         raise UsageTypeError(
             f"log needs a dict of metrics, like {{'loss': 0.1}}; got {type(metrics).__name__}"
         )
-    return {check_name(name): check_value(name, value) for name, value in metrics.items()}
+    return {_check_name(name): _check_value(name, value) for name, value in metrics.items()}
 
 
-def check_name(name: Any) -> str:
+def _check_name(name: Any) -> str:
     """Return the metric's name if it is one."""
     if not isinstance(name, str):
         raise UsageTypeError(f"the name of a metric is a str; got {name!r}")
@@ -237,7 +221,7 @@ def check_name(name: Any) -> str:
     return name
 
 
-def check_value(name: str, value: Any) -> float:
+def _check_value(name: str, value: Any) -> float:
     """Return a metric's value as a float: real numbers only, NumPy's scalars included."""
     kind = type(value)
     if kind is float:

@@ -454,7 +454,7 @@ class Slots:
                 for slot in group:  # a trial of its own dies with it
                     connection.send({"kind": "kill", "slot": slot.place.number})
                     if slot.trial_pid is not None and slot.step is None:
-                        slot.launcher.clean_up(slot.place.number, None, slot.trial_pid)
+                        slot.launcher.clean_up(None, slot.trial_pid)
                 code = connection.process.poll()
             else:
                 is_leaving = group[0].status is SlotStatus.LEAVING
@@ -467,7 +467,7 @@ class Slots:
         steps = set()
         for slot in slots:
             if (has_lost_trials or slot.trial is not None) and slot.step not in steps:
-                slot.launcher.clean_up(slot.place.number, slot.step, slot.trial_pid)
+                slot.launcher.clean_up(slot.step, slot.trial_pid)
                 steps |= {slot.step} - {None}
 
     def _end(self, connection: Connection, grace_s: float = 0.0) -> int | None:

@@ -46,38 +46,31 @@ _FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(platform.machi
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a process has done so far, and what it does now.
+    """What a process has done so far, and what it does now."""
 
-    Args:
-        ran_ns: CPU time of each thread.
-        waits: How often each thread has given up the CPU by itself, in system calls that wait.
-        is_blocked: Whether each of its threads waits for a lock without a limit, and it has no
-            children.
-    """
-
-    ran_ns: dict[int, int]
-    waits: dict[int, int]
-    is_blocked: bool
+    ran_ns: dict[int, int]  # CPU time of each thread
+    waits: dict[int, int]  # how often each has given up the CPU by itself, in calls that wait
+    is_blocked: bool  # whether each waits for a lock without a limit, and it has no children
 
 
 class Standstill:
-    """Watches one process, from its start to its first report.
-
-    Args:
-        now_s: The time, by any clock.
-    """
+    """Watches one process, from its start to its first report, by any clock."""
 
     def __init__(self, now_s: float) -> None:
         self._last: Activity | None = None
         self._blocked_since = self._spinning_since = now_s
+        self._look_at = now_s
         self._has_said = False
+
+    def look(self, pid: int, now_s: float) -> str | None:
+        """Judge what a process does now, every few seconds; see `judge`."""
+        if now_s < self._look_at:
+            return None
+        self._look_at = now_s + LOOK_EVERY_S
+        return self.judge(read_activity(pid), now_s)
 
     def judge(self, activity: Activity | None, now_s: float) -> str | None:
         """Say what is wrong, once for each kind.
-
-        Args:
-            activity: What was just read; None if it couldn't be.
-            now_s: The time, by the same clock.
 
         Returns:
             "blocked": it hangs, and may be ended. "spinning": it may hang. None: nothing is known.
@@ -121,34 +114,28 @@ def ask_for_stack(pid: int) -> None:
 
 def read_activity(pid: int) -> Activity | None:
     """Read what a trial does; None if it has reported, has ended, or can't be looked into."""
-    folder = Path("/proc", str(pid), "task")
+    process = Path("/proc", str(pid))
     try:
-        if not _is_watched(pid):
+        if not _is_watched(process):
             return None
-        threads = [int(name) for name in os.listdir(folder)]
+        threads = list((process / "task").iterdir())
         return Activity(
-            {thread: _read_cpu_ns(folder / str(thread)) for thread in threads},
-            {thread: _read_waits(folder / str(thread)) for thread in threads},
-            all(_waits_for_lock(folder / str(thread)) for thread in threads),
+            {int(t.name): int((t / "schedstat").read_text().split()[0]) for t in threads},
+            {int(t.name): int(_read_status(t, "voluntary_ctxt_switches")) for t in threads},
+            all(map(_waits_for_lock, threads)),
         )
     except (OSError, ValueError, IndexError):
         return None
 
 
-def _is_watched(pid: int) -> bool:
+def _is_watched(process: Path) -> bool:
     """Whether a process answers to `DUMP_SIGNAL`, which it does until its first report."""
-    status = Path("/proc", str(pid), "status").read_text()
-    caught = int(status.partition("\nSigCgt:")[2].split()[0], 16)
+    caught = int(_read_status(process, "SigCgt"), 16)
     return DUMP_SIGNAL is not None and bool(caught >> (DUMP_SIGNAL - 1) & 1)
 
 
-def _read_cpu_ns(thread: Path) -> int:
-    return int((thread / "schedstat").read_text().split()[0])
-
-
-def _read_waits(thread: Path) -> int:
-    status = (thread / "status").read_text()
-    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+def _read_status(task: Path, name: str) -> str:
+    return (task / "status").read_text().partition(f"\n{name}:")[2].split()[0]
 
 
 def _waits_for_lock(thread: Path) -> bool:

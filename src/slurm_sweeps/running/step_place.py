@@ -1,7 +1,7 @@
 """What a worker in a job step makes of its surroundings for the trials it runs.
 
 Slurm describes the job in the environment of a step; a trial is to find itself described there
-(`srun.build_trial_environment`). And a distributed trial needs a port on its first node that no
+(`step.build_trial_environment`). And a distributed trial needs a port on its first node that no
 other trial has: rank 0's worker, which is on that node, looks for a free one in its slot's part of
 the range and tells the driver, which passes it on to all ranks of the trial. With it goes its
 address, under a name that can be looked up: not every name of a node in Slurm is one.
@@ -14,9 +14,11 @@ import functools
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from ..slurm.step import build_trial_environment, choose_gpus, iterate_master_ports
+from .channel import Record
 
 #: How many ports in a row may be taken before the worker gives up looking.
 MAX_TRIES = 1_000
@@ -38,11 +40,6 @@ class StepPlace:
             (first, last), described["slot"], described["slots"], described["salt"]
         )
 
-    @property
-    def address(self) -> str:
-        """A name or number by which other nodes reach this one."""
-        return find_own_address()
-
     def bind(self) -> None:
         """Keep this process, once, to what is the slot's of a step that sees more.
 
@@ -52,27 +49,24 @@ class StepPlace:
         os.environ.update(choose_gpus(os.environ, self._described["visible_gpus"]))
         bound_to = self._described.get("bound_to")
         if bound_to is not None:
-            allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (find_core(cpu), cpu))
+            allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (_find_core(cpu), cpu))
             os.sched_setaffinity(0, choose_cpus(allowed, *bound_to))
 
-    def find_free_port(self) -> int:
-        """Return the next port of this slot's that nobody listens on here."""
-        port = next(self._ports)
-        for _ in range(MAX_TRIES):
-            if is_free(port):
+    def describe_next(self) -> Record:
+        """Return the address that other nodes reach this one by, and a port that is free here."""
+        for port in islice(self._ports, MAX_TRIES):
+            if _is_free(port):
                 break
-            port = next(self._ports)
-        return port
+        return {"address": find_address(), "port": port}
 
-    def build_environment(self, port: int, address: str | None = None) -> dict[str, str | None]:
+    def build_environment(self, port: int, address: str | None) -> dict[str, str | None]:
         """Return what to set or unset for a trial with this MASTER_PORT and MASTER_ADDR."""
-        described = self._described
         return build_trial_environment(
             os.environ,
             master_port=port,
             master_addr=address,
-            cpus_per_task=described["cpus_per_task"],
-            mem_mb=described["mem_mb"],
+            cpus_per_task=self._described["cpus_per_task"],
+            mem_mb=self._described["mem_mb"],
         )
 
 
@@ -82,7 +76,7 @@ def sees_more_gpus(described: Mapping[str, Any]) -> bool:
     return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
 
 
-def find_core(cpu: int) -> int:
+def _find_core(cpu: int) -> int:
     """Return the first CPU of the core that a CPU belongs to; itself where that is not told."""
     siblings = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
     with contextlib.suppress(OSError, ValueError), open(siblings) as file:
@@ -102,8 +96,7 @@ def choose_cpus(allowed: Sequence[int], first: int, count: int, total: int) -> S
     return allowed[first : first + count] if len(allowed) == total else allowed
 
 
-def is_free(port: int) -> bool:
-    """Whether a TCP port can be bound on this host."""
+def _is_free(port: int) -> bool:
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
@@ -112,37 +105,17 @@ def is_free(port: int) -> bool:
 
 
 @functools.cache
-def find_own_address() -> str:
-    """Return `find_address` of this process; looked up once, which may take seconds."""
-    return find_address(os.environ)
-
-
-def find_address(env: Mapping[str, str]) -> str:
-    """Return what other nodes of the step can reach this one by.
+def find_address() -> str:
+    """Return what other nodes of the step can reach this one by; to look for it may take seconds.
 
     The node's name as Slurm has it, if that can be looked up; else this host's name; else the
     number of the interface that faces the host of srun.
     """
-    names = [env.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()]
-    for name in names:
-        if name and _resolves(name):
-            return name
-    return _find_facing_interface(env.get("SLURM_LAUNCH_NODE_IPADDR"))
-
-
-def _resolves(name: str) -> bool:
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        return False
-    return True
-
-
-def _find_facing_interface(host: str | None) -> str:
-    """Return the number of the interface that would be used to reach a host; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host or "127.0.0.1", 9))
-        except OSError:
-            return "127.0.0.1"
+    for name in (os.environ.get("SLURMD_NODENAME"), socket.gethostname(), socket.getfqdn()):
+        with contextlib.suppress(OSError):
+            if name and socket.getaddrinfo(name, None):
+                return name
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect((os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"), 9))  # sends nothing
         return str(probe.getsockname()[0])
+    return "127.0.0.1"

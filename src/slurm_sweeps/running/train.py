@@ -25,15 +25,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any, cast
 
 from ..errors import StorageError, TrainError, UsageTypeError
 from ..storage.layout import TrialLayout, build_draft_path
 from ..trial import describe_value
-from .channel import Record
-from .fork_hazard import keep_cuda_closed
-from .pickling import dumps, loads, name_culprit
+from .forking import keep_cuda_closed
+from .pickling import dumps, explain, loads
 
 Train = Callable[[dict[str, Any]], Any]
 
@@ -47,11 +46,7 @@ def pickle_train(train: Train) -> bytes:
     try:
         return dumps(train)
     except Exception as error:  # objects may raise anything when pickled
-        raise TrainError(
-            f"train ({train!r}) can't be pickled: {type(error).__name__}: {error}. "
-            f"{name_culprit(train, 'train')}Create what can't travel (locks, files, connections, "
-            "models on a GPU) inside train"
-        ) from error
+        raise TrainError(f"train ({train!r}) {explain(error, train, 'train')}") from error
 
 
 def write_train(data: bytes, path: Path) -> None:
@@ -61,22 +56,18 @@ def write_train(data: bytes, path: Path) -> None:
         StorageError: It can't be written.
     """
     try:
-        _write(data, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        temporary = build_draft_path(path)
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), 0o600)  # whatever the umask: `read_train` is strict
+            file.write(data)
+        temporary.replace(path)
     except OSError as error:
         raise StorageError(
             f"can't write {path}: {error}. Choose a local_dir that you can write, on a disk that "
             "has room"
         ) from error
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    temporary = build_draft_path(path)
-    with temporary.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)  # whatever the umask: `read_train` is strict
-        file.write(data)
-    temporary.replace(path)
 
 
 def load_train(path: Path, ahead: bool) -> Train:
@@ -93,15 +84,11 @@ def load_train(path: Path, ahead: bool) -> Train:
         Exception: Whatever loading raises.
     """
     if not ahead:
-        return functools.partial(_read_and_call, path)
+        return lambda cfg: read_train(path)(cfg)
     keep_cuda_closed()
     train = read_train(path)
     import_ahead(train)
     return train
-
-
-def _read_and_call(path: Path, cfg: dict[str, Any]) -> Any:
-    return read_train(path)(cfg)
 
 
 def read_train(path: Path) -> Train:
@@ -147,14 +134,10 @@ def import_ahead(train: Train) -> None:
     for name, members in _find_imports(train):
         with contextlib.suppress(Exception, SystemExit):
             module = importlib.import_module(name)
-            _import_submodules(module, members)
-
-
-def _import_submodules(module: ModuleType, members: tuple[str, ...]) -> None:
-    for member in members:
-        if not hasattr(module, member):
-            with contextlib.suppress(Exception, SystemExit):
-                importlib.import_module(f"{module.__name__}.{member}")
+            for member in members:
+                if not hasattr(module, member):
+                    with contextlib.suppress(Exception, SystemExit):
+                        importlib.import_module(f"{name}.{member}")
 
 
 #: How instructions begin that only move values, define functions, or import.
@@ -211,37 +194,18 @@ def check_travels(template: dict[str, Any]) -> None:
     try:
         dumps(template)
     except Exception as error:  # objects may raise anything when pickled
-        raise UsageTypeError(
-            f"cfg can't be pickled: {type(error).__name__}: {error}. "
-            f"{name_culprit(template, 'cfg')}Create what can't travel (locks, files, connections) "
-            "inside train"
-        ) from error
+        raise UsageTypeError(f"cfg {explain(error, template, 'cfg')}") from error
 
 
-def encode_cfg(cfg: dict[str, Any]) -> Record:
-    """Write a cfg for a `run` record: as JSON if it comes back the same, else pickled."""
-    if is_plain(cfg):
-        return {"cfg": cfg}
-    return {"cfg_pickle": base64.b64encode(dumps(cfg)).decode()}
+def encode_cfg(cfg: dict[str, Any]) -> str:
+    """Write a cfg for a `run` record."""
+    return base64.b64encode(dumps(cfg)).decode()
 
 
-def decode_cfg(run: Record) -> dict[str, Any]:
+def decode_cfg(text: str) -> dict[str, Any]:
     """Read the cfg of a `run` record."""
-    if "cfg" in run:
-        cfg: dict[str, Any] = run["cfg"]
-    else:
-        cfg = loads(base64.b64decode(run["cfg_pickle"]))
+    cfg: dict[str, Any] = loads(base64.b64decode(text))
     return cfg
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
-    kind = type(value)
-    if kind is dict:
-        return all(type(key) is str and is_plain(value[key]) for key in value)
-    if kind is list:
-        return all(map(is_plain, value))
-    return value is None or kind in (str, float, int, bool)
 
 
 def format_cfg(cfg: dict[str, Any]) -> str:

@@ -30,8 +30,8 @@ from typing import Any, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned
 from .channel import Decoder, Record, encode
-from .inheritance import disown
-from .processes import WARNINGS, build_argv, die_with_parent, finish_process, load_libc
+from .forking import disown
+from .processes import WARNINGS, build_argv, die_with_parent, finish_process
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
@@ -43,34 +43,21 @@ MAX_MESSAGE_CHARS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Which task of its slot's trials a worker runs.
-
-    Args:
-        rank: Its rank.
-        world_size: How many tasks a trial has.
-        direct: The socket over which trials report straight to the driver, if it is on this host.
-    """
+    """Which task of its slot's trials a worker runs."""
 
     rank: int = 0
     world_size: int = 1
-    direct: socket.socket | None = None
+    direct: socket.socket | None = None  # to report straight to the driver, if it is on this host
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What loading `train` has come to in this process, or in the one that it is a fork of.
+    """What loading `train` has come to in this process, or in the one that it is a fork of."""
 
-    Args:
-        train: What a fork calls; None if every trial gets a fresh interpreter.
-        hazard: Why that is so.
-        handlers: Those of signals that loading has set.
-        random_state: That of `random`, if loading has seeded it.
-    """
-
-    train: Train | None = None
-    hazard: str | None = None
-    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)
-    random_state: Any = None
+    train: Train | None = None  # what a fork calls; None if every trial gets a fresh interpreter
+    hazard: str | None = None  # why that is so
+    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)  # set by loading
+    random_state: Any = None  # that of `random`, if loading has seeded it
 
 
 def rehearse(task: Task, link: socket.socket) -> None:
@@ -88,17 +75,11 @@ def rehearse(task: Task, link: socket.socket) -> None:
     _redirect("stdout", os.devnull, 1)
 
 
-def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> NoReturn:
-    """Turn this process into the trial's, run `train`, tell the worker, end the process.
-
-    Args:
-        task: Its rank.
-        link: The socket to its worker.
-        run: The driver's `run` record.
-        train: The user's function.
-    """
+def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
+    """Turn this process into the trial's, run `train`, tell the worker, end the process."""
     code = 1
     try:
+        run = _wait_for_run(link)
         context = TrialContext(
             run["trial_id"],
             run["number"],
@@ -110,11 +91,25 @@ def run_attempt(task: Task, link: socket.socket, run: Record, train: Train) -> N
         session = Session(link, context, task.direct)
         _take_place(context, run)
         activate(session)
-        code = _call(train, decode_cfg(run), session)
+        code = _call(train, decode_cfg(run["cfg"]), session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _wait_for_run(link: socket.socket) -> Record:
+    """Wait for the worker to say what to run; end if there is nothing any more.
+
+    What it says next, a request to stop perhaps, stays in the socket for the session.
+    """
+    decoder = Decoder()
+    while True:
+        data = link.recv(65536, socket.MSG_PEEK)
+        if not data:
+            os._exit(0)
+        for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
+            return record
 
 
 def _take_place(context: TrialContext, run: Record) -> None:
@@ -244,9 +239,13 @@ class Spawner:
         self._loaded = loaded
         self._train_file = train_file
         self._own_fds = own_fds
-        self._libc = load_libc()
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
+
+    @property
+    def forks(self) -> bool:
+        """Whether trials are forked here, and not fresh interpreters."""
+        return self._loaded.train is not None
 
     def prepare(self) -> None:
         """Fork the process of the next trial, unless that was done or forking isn't safe."""
@@ -258,28 +257,21 @@ class Spawner:
     def start(self, run: Record) -> Child:
         """Start a trial in the process that waits for it, or in a new one."""
         child, self.spare = self.spare, None
-        self.is_due = self._loaded.train is not None
-        if child is None:
-            return self._spawn(run)
-        try:
-            child.link.sendall(encode(run))
-        except OSError:  # somebody has killed it meanwhile
+        self.is_due = self.forks
+        if child is not None and not _send(child.link, run):  # somebody has killed it meanwhile
             child.link.close()
-            return self._spawn(run)
+            child = None
+        if child is None:
+            child = self._spawn(run)
+            _send(child.link, run)
         return child
-
-    @property
-    def forks(self) -> bool:
-        """Whether trials are forked here, and not fresh interpreters."""
-        return self._loaded.train is not None
 
     def stop_forking(self) -> None:
         """From now on, every trial gets a fresh interpreter."""
         self._loaded = replace(self._loaded, train=None)
         self.is_due = False
         if self.spare is not None:
-            self.spare.link.close()  # by which it ends
-            self.spare = None
+            self.note_end(self.spare.pid)  # that its link is closed ends it
 
     def note_end(self, pid: int) -> None:
         """Take note that a child has ended: perhaps the spare one."""
@@ -306,10 +298,11 @@ class Spawner:
         """In the child: drop what is the worker's, then run the attempt."""
         try:
             os.setsid()
-            die_with_parent(self._libc, worker_pid)
+            die_with_parent(worker_pid)
             _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
-                self._become_interpreter(run or {}, link)
+                take_environment(run or {"env": {}})  # which imports may look at
+                self._become_interpreter(link)
             disown(self._loaded.random_state)
             answer_with_stack()
             for fd in self._own_fds:
@@ -317,47 +310,37 @@ class Spawner:
                     os.close(fd)
             if run is None:
                 rehearse(self._task, link)
-                run = _wait_for_run(link)
-            run_attempt(self._task, link, run, self._loaded.train)
+            run_attempt(self._task, link, self._loaded.train)
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
         finally:
             os._exit(1)
 
-    def _become_interpreter(self, run: Record, link: socket.socket) -> NoReturn:
-        """In the child: start anew, in the trial's environment, which imports may look at."""
-        import tempfile  # most workers never need it
-
-        take_environment(run)
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the new interpreter reads and closes it
-        file.write(json.dumps(run).encode())  # too long for a command line, perhaps
-        file.flush()
-        os.lseek(file.fileno(), 0, os.SEEK_SET)
-        for fd in (link.fileno(), file.fileno()):
-            os.set_inheritable(fd, True)
-        arguments = {
-            "argv": sys.argv,
-            "run": file.fileno(),
-            "link": link.fileno(),
-            "train": self._train_file,
-            "rank": self._task.rank,
-            "world_size": self._task.world_size,
-        }
+    def _become_interpreter(self, link: socket.socket) -> NoReturn:
+        """In the child: start anew."""
+        link.set_inheritable(True)
+        task = [self._task.rank, self._task.world_size]
         code = "from slurm_sweeps.running.trial_process import main; main()"
+        arguments = [link.fileno(), self._train_file, task, sys.argv]
         argv = build_argv(code, json.dumps(arguments))
         os.execv(argv[0], argv)
 
 
 def main() -> NoReturn:
     """Run one attempt in a fresh interpreter."""
-    arguments = json.loads(sys.argv[1])
-    sys.argv[:] = arguments["argv"]
-    link = socket.socket(fileno=arguments["link"])
+    fd, train_file, task, sys.argv[:] = json.loads(sys.argv[1])
+    link = socket.socket(fileno=fd)
     link.set_inheritable(False)
-    with open(arguments["run"], "rb") as file:
-        run = json.load(file)
-    train = read_train(Path(arguments["train"]))
-    run_attempt(Task(arguments["rank"], arguments["world_size"]), link, run, train)
+    run_attempt(Task(*task), link, read_train(Path(train_file)))
+
+
+def _send(link: socket.socket, run: Record) -> bool:
+    """Tell a process what to run; return whether it is there."""
+    try:
+        link.sendall(encode(run))
+    except OSError:
+        return False
+    return True
 
 
 def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
@@ -375,17 +358,3 @@ def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
         signal.signal(number, handlers.get(number, signal.SIG_DFL))
     for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _wait_for_run(link: socket.socket) -> Record:
-    """Wait for the worker to say what to run; end if there is nothing any more.
-
-    What it says next, a request to stop perhaps, stays in the socket for the session.
-    """
-    decoder = Decoder()
-    while True:
-        data = link.recv(65536, socket.MSG_PEEK)
-        if not data:
-            os._exit(0)
-        for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
-            return record

@@ -15,22 +15,22 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import select
 import signal
 import socket
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from . import standstill
 from .channel import Decoder, Record, encode, encode_parts
-from .fork_hazard import find_fork_hazard, silence_fork_warnings
-from .inheritance import note_seeding
+from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
     ChildWatch,
     adopt_orphans,
@@ -39,8 +39,8 @@ from .processes import (
     judge,
     kill_children,
     list_children,
-    load_libc,
 )
+from .standstill import Standstill
 from .train import load_train
 from .trial_process import Loaded, Spawner, Task
 
@@ -48,23 +48,89 @@ if TYPE_CHECKING:
     from .step_place import StepPlace
 
 
-def load(init: Record, watch: ChildWatch) -> Loaded:
-    """Load `train` in this process, and see whether that can be forked then.
+class Parent(ABC):
+    """Hears the driver on one side and its own children on the other: what all hosts do.
 
     Args:
-        init: The driver's record.
-        watch: This process's own, which is set right afterwards.
-
-    Raises:
-        Exception: Whatever loading raises.
+        channel_in: File descriptor to read the driver's records from.
+        channel_out: File descriptor to write records to.
+        loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
     """
-    file, ahead = Path(init["train"]), not init.get("fresh")
-    train, random_state = note_seeding(lambda: load_train(file, ahead))
-    handlers = watch.listen()
-    hazard = find_fork_hazard()
-    silence_fork_warnings()
-    freeze_memory()
-    return Loaded(None if hazard else train, hazard, handlers, random_state)
+
+    def __init__(self, channel_in: int, channel_out: int, loaded: Loaded | None = None) -> None:
+        adopt_orphans()
+        self._in = channel_in
+        self._out = channel_out
+        self._loaded = loaded
+        self._decoder = Decoder()
+        self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
+        self._gone = False
+        self._watch = ChildWatch()
+        self._poll = select.poll()
+        self._poll.register(self._in, select.POLLIN)
+        self._poll.register(self._watch.fd, select.POLLIN)
+
+    def _take_events(self, timeout_ms: float | None = None) -> bool:
+        """Serve whoever has something to say; return whether anybody had in time."""
+        events = self._poll.poll(timeout_ms)
+        for fd, _ in events:
+            if fd == self._in:
+                data = os.read(self._in, 65536)
+                self._gone = self._gone or not data
+                self._follow(self._decoder.feed(data))
+            elif fd == self._watch.fd:
+                for pid, status in self._watch.reap():
+                    self._left_alone.discard(pid)
+                    self._note_exit(pid, os.waitstatus_to_exitcode(status))
+            else:
+                self._serve_child(fd)
+        return bool(events)
+
+    @abstractmethod
+    def _follow(self, records: Iterable[Record]) -> None:
+        """Do what the driver says."""
+
+    @abstractmethod
+    def _serve_child(self, fd: int) -> None:
+        """Go on with what a registered file descriptor is ready for."""
+
+    @abstractmethod
+    def _note_exit(self, pid: int, exit_code: int) -> None:
+        """Take note that a child has ended: one of ours, or what one has left behind."""
+
+    def _send(self, record: Record) -> None:
+        """Write to the driver, so that a record stays whole beside what others write there.
+
+        That of a rank other than 0 carries its `rank`; that of a slot whose neighbours' workers
+        write to the same pipe, `slot`.
+        """
+        data = encode(record)
+        # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
+        if "rank" in record:
+            data = encode_parts(record, record["rank"])
+        elif "slot" in record and len(data) > select.PIPE_BUF:
+            data = encode_parts(record, record["slot"])
+        try:
+            for line in data.splitlines(keepends=True):
+                while line:
+                    line = line[os.write(self._out, line) :]
+        except OSError:  # the driver is gone
+            self._gone = True
+
+    def _load(self, init: Record) -> Loaded:
+        """Load `train` in this process, and see whether that can be forked then.
+
+        Raises:
+            Exception: Whatever loading raises.
+        """
+        file, ahead = Path(init["train"]), not init.get("fresh")
+        train, random_state = note_seeding(lambda: load_train(file, ahead))
+        handlers = self._watch.listen()  # loading may have replaced what that needs
+        hazard = find_fork_hazard()
+        silence_fork_warnings()
+        freeze_memory()
+        self._left_alone = set(list_children())
+        return Loaded(None if hazard else train, hazard, handlers, random_state)
 
 
 def build_hello() -> Record:
@@ -77,34 +143,6 @@ def build_hello() -> Record:
     }
 
 
-def write_record(out: int, record: Record, rank: int = 0, slot: int | None = None) -> None:
-    """Write a record to the driver, so that it stays whole beside what others write there.
-
-    Args:
-        out: A file descriptor.
-        record: The record.
-        rank: Of this task.
-        slot: Its slot's number, if the workers of other slots write to `out` too.
-
-    Raises:
-        OSError: The driver is gone.
-    """
-    if rank > 0:
-        lines = [encode_parts({**record, "rank": rank}, rank)]
-    elif slot is None:
-        lines = [encode(record)]
-    else:
-        record = {**record, "slot": slot}
-        data = encode(record)
-        # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
-        if len(data) > select.PIPE_BUF:
-            data = encode_parts(record, slot)
-        lines = data.splitlines(keepends=True)
-    for data in lines:
-        while data:
-            data = data[os.write(out, data) :]
-
-
 @dataclass(slots=True)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
@@ -112,7 +150,7 @@ class RunningTrial:
     run: Record
     pid: int
     link: socket.socket
-    decoder: Decoder
+    decoder: Decoder = field(default_factory=Decoder)
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
     told: str | None = None  # "prune", "pause" or "stop": what it was told to do
@@ -120,8 +158,7 @@ class RunningTrial:
     deadline: float | None = None  # when to go further
     awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
     decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
-    watch: standstill.Standstill | None = None  # of a fork, until its first report
-    look_at: float = 0.0  # when to look at it next
+    watch: Standstill | None = None  # of a fork
     begins_anew: bool = False  # whether it hangs, and is ended to start in a fresh interpreter
 
     def tell(self, record: Record) -> None:
@@ -150,15 +187,13 @@ class RunningTrial:
 FORK_DELAY_MS = 3.0
 
 
-class Worker:
+class Worker(Parent):
     """See the module's docstring.
 
     Args:
-        channel_in: File descriptor to read the driver's records from.
-        channel_out: File descriptor to write records to.
+        channel_in, channel_out, loaded: As for `Parent`.
         task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
-        loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
     """
 
     def __init__(
@@ -169,75 +204,53 @@ class Worker:
         slot: int | None = None,
         loaded: Loaded | None = None,
     ) -> None:
-        self._in = channel_in
-        self._out = channel_out
+        super().__init__(channel_in, channel_out, loaded)
         self._task = task
-        self._slot = slot
-        self._loaded = loaded
-        self._decoder = Decoder()
+        sender = {"rank": task.rank or None, "slot": slot}
+        self._sender = cast(Record, {key: n for key, n in sender.items() if n is not None})
         self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
-        self._left_alone: set[int] = set()  # children that are not to be ended with a trial
         self._oom_kills = 0
-        self._poll = select.poll()
-        self._gone = False
+        self._say(build_hello())
 
     def serve(self) -> None:
-        """Work until the driver closes the channel."""
-        adopt_orphans(load_libc())
-        self._watch = ChildWatch()
-        self._poll.register(self._in, select.POLLIN)
-        self._poll.register(self._watch.fd, select.POLLIN)
-        self._send(build_hello())
+        """Work until the driver closes the channel; nothing stays behind then."""
         while not self._gone:
-            events = self._poll.poll(self._poll_timeout_ms())
-            if not events:
+            if not self._take_events(self._choose_timeout_ms()):
                 self._prepare_next()
-            for fd, _ in events:
-                if fd == self._in:
-                    self._hear_driver()
-                elif fd == self._watch.fd:
-                    self._reap()
-                elif self._trial is not None and fd == self._trial.link.fileno():
-                    self._hear_trial(self._trial)
-            self._go_further()
-            self._look_for_standstill()
-        self._abandon()
+            if self._trial is not None:
+                self._go_further(self._trial)
+                self._look_for_standstill(self._trial)
+        if self._trial is not None:
+            self._trial.signal(signal.SIGKILL)
+        kill_children()
 
-    def _send(self, record: Record) -> None:
-        try:
-            write_record(self._out, record, self._task.rank, self._slot)
-        except OSError:  # the driver is gone
-            self._gone = True
+    def _say(self, record: Record) -> None:
+        self._send({**record, **self._sender})
 
     # --- what the driver says -----------------------------------------------------------------
 
-    def _hear_driver(self) -> None:
-        data = os.read(self._in, 65536)
-        if not data:
-            self._gone = True
-            return
-        self._heard.extend(self._decoder.feed(data))
-        self._follow_driver()
-
-    def _follow_driver(self) -> None:
+    def _follow(self, records: Iterable[Record] = ()) -> None:
         """Do what the driver said, in order; a `run` waits until the trial before has exited."""
+        self._heard.extend(records)
         while self._heard:
-            kind = self._heard[0]["kind"]
-            if kind == "run" and self._trial is not None and self._trial.is_told_of:
+            kind, trial = self._heard[0]["kind"], self._trial
+            if kind == "run" and trial is not None and trial.is_told_of:
                 return
             record = self._heard.popleft()
-            if kind == "decision":
-                self._pass_decision(record)
-            elif kind == "run":
+            if kind == "run":
                 self._start_trial(record)
-            elif kind == "stop":
-                self._ask_to_stop(record)
             elif kind == "init":
                 self._get_ready(record)
+            elif trial is None or record.get("number") != trial.run["number"]:
+                continue  # that has ended meanwhile
+            elif kind == "decision":
+                self._pass_decision(trial, record)
+            elif kind == "stop":
+                self._ask_to_stop(trial, record)
 
     def _get_ready(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
@@ -249,18 +262,17 @@ class Worker:
             self._place = StepPlace(init["share"])
             self._place.bind()
         try:
-            self._loaded = loaded = self._loaded or load(init, self._watch)
+            self._loaded = loaded = self._loaded or self._load(init)
         except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
-            self._send({"kind": "broken", "traceback": traceback.format_exc()})
+            self._say({"kind": "broken", "traceback": traceback.format_exc()})
             return
         if loaded.hazard:
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
-            self._send({"kind": "notice", "text": text})
-        self._left_alone = set(list_children())  # they serve all trials
+            self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
-        self._send({"kind": "ready", **self._describe_place()})
+        self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
 
     def _describe_place(self) -> Record:
@@ -270,7 +282,7 @@ class Worker:
         gpus: Record = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         if self._place is None:
             return gpus
-        return {"address": self._place.address, "port": self._place.find_free_port(), **gpus}
+        return {**self._place.describe_next(), **gpus}
 
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
@@ -281,16 +293,12 @@ class Worker:
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
-        self._trial = RunningTrial(run, child.pid, child.link, Decoder())
-        if self._spawner.forks:
-            self._trial.watch = standstill.Standstill(time.monotonic())
+        watch = Standstill(time.monotonic()) if self._spawner.forks else None
+        self._trial = RunningTrial(run, child.pid, child.link, watch=watch)
         self._poll.register(child.link, select.POLLIN)
-        self._send({"kind": "started", "number": run["number"], "pid": child.pid})
+        self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
-    def _pass_decision(self, decision: Record) -> None:
-        trial = self._trial
-        if trial is None or decision["number"] != trial.run["number"]:
-            return
+    def _pass_decision(self, trial: RunningTrial, decision: Record) -> None:
         if self._task.rank == 0:
             trial.tell(decision)
             return
@@ -316,18 +324,18 @@ class Worker:
                 trial.awaits = None
                 trial.tell(decision)
 
-    def _ask_to_stop(self, stop: Record) -> None:
-        trial = self._trial
-        if trial is None or stop["number"] != trial.run["number"]:
-            return
+    def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
         trial.tell({"kind": "stop"})
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------
 
-    def _hear_trial(self, trial: RunningTrial) -> None:
+    def _serve_child(self, fd: int) -> None:
         """Pass on what the trial says, until there is nothing more for now."""
+        trial = self._trial
+        if trial is None or fd != trial.link.fileno():  # it has ended in this very turn
+            return
         try:
             data = trial.link.recv(65536)
         except BlockingIOError:
@@ -348,7 +356,7 @@ class Worker:
         for record in trial.decoder.feed(data):
             kind = record["kind"]
             if kind == "report":
-                self._send(record)
+                self._say(record)
             elif kind == "await":
                 trial.awaits = record["iteration"]
                 self._answer(trial)
@@ -359,25 +367,24 @@ class Worker:
 
     # --- how a trial ends ---------------------------------------------------------------------
 
-    def _poll_timeout_ms(self) -> float | None:
-        wait_ms = None
+    def _choose_timeout_ms(self) -> float | None:
+        waits_ms = []
         if self._trial is not None and self._trial.deadline is not None:
-            wait_ms = max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1)
+            waits_ms.append(max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1))
         if self._trial is not None and self._trial.watch is not None:
-            wait_ms = min(wait_ms or math.inf, standstill.LOOK_EVERY_S * 1000)
+            waits_ms.append(standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:
-            wait_ms = min(wait_ms or FORK_DELAY_MS, FORK_DELAY_MS)
-        return wait_ms
+            waits_ms.append(FORK_DELAY_MS)
+        return min(waits_ms, default=None)
 
     def _prepare_next(self) -> None:
         """Fork the process of the next trial, if that is to be done."""
         if self._spawner is not None:
             self._spawner.prepare()
 
-    def _go_further(self) -> None:
+    def _go_further(self, trial: RunningTrial) -> None:
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
-        trial = self._trial
-        if trial is None or trial.deadline is None or time.monotonic() < trial.deadline:
+        if trial.deadline is None or time.monotonic() < trial.deadline:
             return
         if trial.ending == "asked":
             trial.set_deadline("TERM", self._init["term_grace_s"])
@@ -386,44 +393,47 @@ class Worker:
             trial.set_deadline("KILL", 1.0)
             trial.signal(signal.SIGKILL)
 
-    def _look_for_standstill(self) -> None:
+    def _look_for_standstill(self, trial: RunningTrial) -> None:
         """Have a fork that hangs before its first report say where, and start anew without one."""
-        trial, now = self._trial, time.monotonic()
-        if trial is None or trial.watch is None or trial.ending or now < trial.look_at:
+        if trial.watch is None or trial.ending:
             return
-        trial.look_at = now + standstill.LOOK_EVERY_S
-        verdict = trial.watch.judge(standstill.read_activity(trial.pid), now)
+        verdict = trial.watch.look(trial.pid, time.monotonic())
         if verdict is None:
             return
         standstill.ask_for_stack(trial.pid)
         what = standstill.NOTICES[verdict].format(trial=trial.run["trial_id"])
-        self._send({"kind": "notice", "text": f"{what}. Its stderr.log shows where"})
+        self._say({"kind": "notice", "text": f"{what}. Its stderr.log shows where"})
         if verdict == "blocked":
             trial.begins_anew = True
             trial.set_deadline("TERM", 1.0)  # time to write where it is; then KILL
 
-    def _reap(self) -> None:
-        """Take note of children that have ended: the trial, or what it left behind."""
-        for pid, status in self._watch.reap():
-            self._left_alone.discard(pid)
-            if self._spawner is not None:
-                self._spawner.note_end(pid)
-            if self._trial is not None and pid == self._trial.pid:
-                self._end_trial(self._trial, os.waitstatus_to_exitcode(status))
+    def _note_exit(self, pid: int, exit_code: int) -> None:
+        if self._spawner is not None:
+            self._spawner.note_end(pid)
+        if self._trial is not None and pid == self._trial.pid:
+            self._end_trial(self._trial, exit_code)
 
     def _end_trial(self, trial: RunningTrial, exit_code: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(trial.pid, signal.SIGKILL)
         self._end_leftovers()
-        self._drain(trial)
+        with contextlib.suppress(OSError):
+            while data := trial.link.recv(65536):  # what it said before it ended
+                self._take_records(trial, data)
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(trial.link)
+        trial.link.close()
         self._trial = None
         if trial.begins_anew and trial.told is None and self._spawner is not None:
             self._spawner.stop_forking()
             self._start_trial(trial.run)
         elif not trial.is_told_of:
-            oom = exit_code == -signal.SIGKILL and self._was_out_of_memory()
+            before, oom = self._oom_kills, False
+            if exit_code == -signal.SIGKILL:
+                self._oom_kills = count_oom_kills()
+                oom = self._oom_kills > before
             self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
-        self._follow_driver()
+        self._follow()
 
     def _end_leftovers(self) -> None:
         spare = self._spawner.spare if self._spawner is not None else None
@@ -431,7 +441,7 @@ class Worker:
         if stuck := kill_children(spared):
             self._left_alone |= stuck
             text = f"what a trial has started hangs in the kernel and is left behind: {stuck}"
-            self._send({"kind": "notice", "text": text})
+            self._say({"kind": "notice", "text": text})
 
     def _end_early(self, trial: RunningTrial) -> None:
         """Tell the end of a trial that has nothing left to do but to exit.
@@ -450,24 +460,4 @@ class Worker:
         if self._task.world_size > 1:  # the driver looks which rank was the first
             end = {"at": time.time(), **end}
         number = trial.run["number"]
-        self._send({**end, "kind": "ended", "number": number, **self._describe_place()})
-
-    def _was_out_of_memory(self) -> bool:
-        """Whether the kernel's out-of-memory killer has struck since this was last asked."""
-        before, self._oom_kills = self._oom_kills, count_oom_kills()
-        return self._oom_kills > before
-
-    def _drain(self, trial: RunningTrial) -> None:
-        """Read what the trial said before it ended, then close its socket."""
-        with contextlib.suppress(OSError):
-            while data := trial.link.recv(65536):
-                self._take_records(trial, data)
-        with contextlib.suppress(KeyError):
-            self._poll.unregister(trial.link)
-        trial.link.close()
-
-    def _abandon(self) -> None:
-        """The driver is gone: nothing may stay behind."""
-        if self._trial is not None:
-            self._trial.signal(signal.SIGKILL)
-        kill_children()
+        self._say({**end, "kind": "ended", "number": number, **self._describe_place()})

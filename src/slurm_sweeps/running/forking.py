@@ -1,4 +1,4 @@
-"""Whether a process that has imported what `train` needs can be forked for each trial.
+"""Forks of a process that has imported what `train` needs: whether they are safe, and as by hand.
 
 A fork copies memory, not threads, and not what the driver of an accelerator keeps in the kernel for
 its process. So other threads and an accelerator in use rule it out. That somebody has asked NVML,
@@ -10,10 +10,20 @@ in the parent when it forks, and start them again when they are needed; what is 
 fork that was thrown away would be missed by a child. GNU's OpenMP is the exception: a child waits
 for ever for the threads of its parent, but it gives them up when asked to (`omp_pause_resource`,
 OpenMP 5.0), and then starts new ones in parent and child alike. So it is asked.
+
+A fork is made as if it had imported by itself (`disown`):
+
+- What is to be done at the end of a process is left to the one that loaded: a module's temporary
+  folder would else be deleted by the first trial. (`multiprocessing` sees to that by itself.)
+- Random numbers that a process seeds from entropy are seeded anew: Python's (it does so by itself
+  in a fork), NumPy's and PyTorch's global ones. Those that the user has seeded while loading stay
+  as they are: the same in every trial, as by hand. A NumPy `Generator` of the user's own stays as
+  it is too: it doesn't tell a seed that somebody chose from entropy.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -23,11 +33,18 @@ import sys
 import threading
 import time
 import warnings
+import weakref
+from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: Devices whose state in the parent is of no use to a forked child, as their paths begin.
 NVIDIA = "/dev/nvidia"
 ACCELERATORS = (NVIDIA, "/dev/kfd", "/dev/accel")
+NVML = "libnvidia-ml"
 #: NVIDIA's libraries that open its devices to draw, or to compute without CUDA.
 OTHER_USES = (
     "libEGL_nvidia",
@@ -38,8 +55,8 @@ OTHER_USES = (
 )
 #: What CUDA's driver answers when all is well, which it isn't until `cuInit` was called.
 CUDA_SUCCESS = 0
-#: Modules that end a fork by themselves if they were used before it: numba's OpenMP layer.
-REFUSE_FORKS = ("numba.np.ufunc.omppool",)
+#: Ends a fork by itself if it was used before it: numba's OpenMP layer.
+REFUSES_FORKS = "numba.np.ufunc.omppool"
 #: The OpenMP libraries of GNU, LLVM and Intel; wheels bring copies, with a hash in the name.
 OPENMP = re.compile(r"/lib(gomp|omp|iomp5)[-.][^/]*$")
 #: How its standard says "give up all you can".
@@ -71,12 +88,10 @@ def find_fork_hazard() -> str | None:
         return f"importing what train needs has started threads ({', '.join(others[:3])})"
     if _has_cuda_started():
         return "importing what train needs has started CUDA"
-    device = _find_accelerator_in_use()
-    if device:
+    if device := _find_accelerator_in_use():
         return f"importing what train needs has opened the accelerator {device}"
-    refusing = [name for name in REFUSE_FORKS if name in sys.modules]
-    if refusing:
-        return f"importing what train needs has used {refusing[0]}, which ends forks"
+    if REFUSES_FORKS in sys.modules:
+        return f"importing what train needs has used {REFUSES_FORKS}, which ends forks"
     return _find_lasting_threads()
 
 
@@ -88,7 +103,7 @@ def silence_fork_warnings() -> None:
 
 def has_looked_for_gpus() -> bool:
     """Whether something here may know how many NVIDIA GPUs this process sees."""
-    return _has_asked_nvml() or _is_nvidia_open()
+    return _is_mapped(NVML) or bool(_list_open(NVIDIA))
 
 
 def _has_cuda_started() -> bool:
@@ -99,32 +114,15 @@ def _has_cuda_started() -> bool:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOW | os.RTLD_NOLOAD)
         answer = driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))
     except (OSError, AttributeError):  # it can't be asked
-        return _is_nvidia_open()
+        return bool(_list_open(NVIDIA))
     return int(answer) == CUDA_SUCCESS
 
 
 def _find_accelerator_in_use() -> str | None:
-    paths = [path for path in _list_open_files() if path.startswith(ACCELERATORS)]
-    if _has_asked_nvml() and not any(map(_is_mapped, OTHER_USES)):
+    paths = _list_open(*ACCELERATORS)
+    if _is_mapped(NVML) and not _is_mapped(*OTHER_USES):
         paths = [path for path in paths if not path.startswith(NVIDIA)]
     return paths[0] if paths else None
-
-
-def _has_asked_nvml() -> bool:
-    return _is_mapped("libnvidia-ml")
-
-
-def _is_nvidia_open() -> bool:
-    return any(path.startswith(NVIDIA) for path in _list_open_files())
-
-
-def _list_open_files() -> list[str]:
-    paths = []
-    with contextlib.suppress(OSError):  # no such folder outside Linux
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                paths.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return paths
 
 
 def _find_lasting_threads() -> str | None:
@@ -138,7 +136,7 @@ def _find_lasting_threads() -> str | None:
     names = _settle()
     if not names:
         return None
-    named = sorted({name for name in names if name != _read_own_name()})
+    named = sorted(set(names) - {_read("/proc/self/comm")})  # that of threads without their own
     which = f" ({', '.join(named[:3])})" if named else ""
     return f"importing what train needs has started {len(names)} native threads{which}"
 
@@ -163,7 +161,7 @@ def _try_fork() -> bool:
 
 def _pause_openmp() -> None:
     """Let every copy of OpenMP here end its threads; how many it may start stays as it was set."""
-    for path in {path for path in _list_mapped_files() if OPENMP.search(path)}:
+    for path in {path for path in _list_mapped() if OPENMP.search(path)}:
         with contextlib.suppress(OSError, AttributeError):  # one before OpenMP 5.0
             library = ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
             threads = library.omp_get_max_threads()
@@ -181,31 +179,131 @@ def _settle() -> list[str]:
 
 def _list_native_threads() -> list[str]:
     """Name this process's other threads, but those of NVML and jemalloc: forks do without them."""
-    idle = ("jemalloc_bg_thd", "cuda") if _has_asked_nvml() else ("jemalloc_bg_thd",)
-    names = []
-    with contextlib.suppress(OSError):  # no such folder outside Linux
-        for thread in set(os.listdir("/proc/self/task")) - {str(os.getpid())}:
-            with contextlib.suppress(OSError):  # it has just ended
-                names.append(_read_thread_name(thread))
-    return [name for name in names if not name.startswith(idle)]
+    idle = ("jemalloc_bg_thd", "cuda") if _is_mapped(NVML) else ("jemalloc_bg_thd",)
+    threads = [t for t in Path("/proc/self/task").glob("*") if t.name != str(os.getpid())]
+    names = [_read(thread / "comm") for thread in threads]  # "": it has just ended
+    return [name for name in names if name and not name.startswith(idle)]
 
 
-def _read_own_name() -> str:
-    """Return what threads without a name of their own are called."""
-    return _read_thread_name(str(os.getpid()))
+def _list_open(*beginnings: str) -> list[str]:
+    """Return the paths of open files that begin so."""
+    paths = []
+    for fd in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            paths.append(os.readlink(fd))
+    return [path for path in paths if path.startswith(beginnings)]
 
 
-def _read_thread_name(thread: str) -> str:
-    return Path("/proc/self/task", thread, "comm").read_text(errors="replace").strip()
+def _is_mapped(*libraries: str) -> bool:
+    return any(library in path for path in _list_mapped() for library in libraries)
 
 
-def _is_mapped(library: str) -> bool:
-    return any(library in path for path in _list_mapped_files())
+def _list_mapped() -> list[str]:
+    maps = _read("/proc/self/maps").splitlines()
+    return [line.split(maxsplit=5)[-1] for line in maps if "/" in line]
 
 
-def _list_mapped_files() -> list[str]:
+def _read(file: str | Path) -> str:
+    """Return what a file of /proc holds; nothing outside Linux."""
     try:
-        maps = Path("/proc/self/maps").read_text(errors="replace")
+        return Path(file).read_text(errors="replace").strip()
     except OSError:
-        return []
-    return [line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line]
+        return ""
+
+
+# --- what a fork inherits -------------------------------------------------------------------------
+
+#: Functions for a process's end that concern what the trial itself does, by module.
+_ENDS = (
+    ("logging", "shutdown"),
+    ("multiprocessing.util", "_exit_function"),
+    ("mlflow.tracking.fluent", "_safe_end_run"),
+)
+#: PyTorch draws a seed of 64 bits where nobody gives one; people give shorter ones.
+_LARGEST_GIVEN_SEED = 2**32
+
+
+class _SeedNotes:
+    """Notes what `random` is seeded with, if it is imported: each fork pays for it where it is."""
+
+    def __init__(self) -> None:
+        self.last: Any = None
+        self.unwrap: Callable[[], None] = lambda: None
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Find `random` as Python does, to be wrapped when it was executed."""
+        if name != "random":
+            return None
+        spec: Any = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def execute_and_wrap(module: Any) -> None:
+            execute(module)
+            self.wrap(module)
+
+        spec.loader.exec_module = execute_and_wrap
+        return spec
+
+    def wrap(self, module: Any) -> None:
+        """Note from now on."""
+        seed = module.seed
+
+        def seed_and_note(a: Any = None, version: int = 2) -> None:
+            self.last = a
+            seed(a, version)
+
+        module.seed = seed_and_note
+        self.unwrap = lambda: setattr(module, "seed", seed)
+
+
+def note_seeding(load: Callable[[], T]) -> tuple[T, Any]:
+    """Call `load`; return what that does, and the state of `random` if the user has seeded it."""
+    notes: Any = _SeedNotes()
+    if "random" in sys.modules:
+        notes.wrap(sys.modules["random"])
+    sys.meta_path.insert(0, notes)
+    try:
+        loaded = load()
+    finally:
+        sys.meta_path.remove(notes)
+        notes.unwrap()
+    return loaded, None if notes.last is None else sys.modules["random"].getstate()
+
+
+def disown(random_state: Any) -> None:
+    """In a fork: do what the module's docstring says; `note_seeding` gives the state."""
+    _leave_ends()
+    if random_state is not None:
+        sys.modules["random"].setstate(random_state)
+    with contextlib.suppress(Exception):  # other versions; the trial may not need any of this
+        _seed_numpy()
+    with contextlib.suppress(Exception):
+        _seed_torch()
+
+
+def _leave_ends() -> None:
+    atexit._clear()
+    finalizers: Any = weakref.finalize
+    for info in finalizers._registry.values():
+        info.atexit = False
+    finalizers._registered_with_atexit = False
+    for module, name in _ENDS:
+        end = getattr(sys.modules.get(module), name, None)
+        if end is not None:
+            atexit.register(end)
+
+
+def _seed_numpy() -> None:
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is None:
+        return
+    # Kept only as long as it is the one that the generator was made with.
+    entropy = getattr(numpy_random.mtrand._rand._bit_generator, "_seed_seq", True)
+    if entropy is not None:
+        numpy_random.seed()
+
+
+def _seed_torch() -> None:
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.initial_seed() >= _LARGEST_GIVEN_SEED:
+        torch.default_generator.seed()  # CUDA's are seeded when it starts, which is in the trial

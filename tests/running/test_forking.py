@@ -23,7 +23,7 @@ def run_python(code: str, *arguments: str) -> list[str]:
 
 THREAD = """
 import threading
-from slurm_sweeps.running.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.forking import find_fork_hazard
 
 threading.Thread(target=threading.Event().wait, name="prefetcher", daemon=True).start()
 print(find_fork_hazard())
@@ -38,16 +38,16 @@ def test_a_python_thread_is_a_hazard() -> None:
 OPEN_DEVICE = """
 import ctypes, shutil, sys
 from pathlib import Path
-from slurm_sweeps.running import fork_hazard
+from slurm_sweeps.running import forking
 
 stand_in, folder, device, *libraries = sys.argv[1:]
-fork_hazard.NVIDIA = folder + "/nvidia"
-fork_hazard.ACCELERATORS = (fork_hazard.NVIDIA, folder + "/kfd")
+forking.NVIDIA = folder + "/nvidia"
+forking.ACCELERATORS = (forking.NVIDIA, folder + "/kfd")
 for library in libraries:
     ctypes.CDLL(shutil.copy(stand_in, Path(folder, library)))
 file = open(Path(folder, device), "w")
-print(fork_hazard.find_fork_hazard())
-print(fork_hazard.has_looked_for_gpus())
+print(forking.find_fork_hazard())
+print(forking.has_looked_for_gpus())
 """
 NVML = "libnvidia-ml.so.1"
 
@@ -79,7 +79,7 @@ def test_an_accelerator_is_a_hazard_unless_nvml_alone_has_opened_it(
 NATIVE_THREAD = """
 import ctypes, os, shutil, sys
 from pathlib import Path
-from slurm_sweeps.running.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.forking import find_fork_hazard
 
 print(find_fork_hazard())
 libc = ctypes.CDLL(None)
@@ -109,7 +109,7 @@ def test_a_native_thread_is_a_hazard_but_for_that_of_nvml(tmp_path: Path) -> Non
 CLEAN = """
 import numpy, sys
 import numpy.linalg
-from slurm_sweeps.running.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.forking import find_fork_hazard
 numpy.linalg.svd(numpy.ones((300, 300)))  # OpenBLAS starts its threads, if it has more than one
 print(find_fork_hazard())
 """
@@ -123,7 +123,7 @@ OPENMP = """
 import ctypes, os, sys
 from pathlib import Path
 import sklearn.cluster, threadpoolctl
-from slurm_sweeps.running.fork_hazard import find_fork_hazard
+from slurm_sweeps.running.forking import find_fork_hazard
 
 def fit():
     sklearn.cluster.KMeans(4, n_init=1).fit([[i, i * i] for i in range(5000)])
@@ -151,12 +151,12 @@ def test_openmp_is_no_hazard_and_keeps_its_number_of_threads() -> None:
 
 STUCK = """
 import os, time
-from slurm_sweeps.running import fork_hazard
+from slurm_sweeps.running import forking
 
-fork_hazard.FORK_LIMIT_S = 0.5
-fork_hazard._list_native_threads = lambda: ["one"]  # to have it try
+forking.FORK_LIMIT_S = 0.5
+forking._list_native_threads = lambda: ["one"]  # to have it try
 os.register_at_fork(after_in_child=lambda: time.sleep(600))
-print(fork_hazard.find_fork_hazard())
+print(forking.find_fork_hazard())
 """
 
 
