@@ -193,3 +193,15 @@ def test_the_block_of_a_file(tmp_path: Path) -> None:
     assert "newest failure, trial " in text
     assert f"{tmp_path}/sample/" in text
     assert "\x1b" not in text
+
+
+def test_a_column_that_sorts_also_shows(tmp_path: Path) -> None:
+    summary = read(tmp_path)
+    names = ["iter", "slot", "loss", "width"]
+    columns = [column for column, _ in fit_columns(summary, names, 200)[0]][4:]
+    first = summary.rows[0].columns
+    assert [column.cells[0] for column in columns] == [str(first[n])[:6] for n in names[:2]] + [
+        f"{first['loss']:.4g}",
+        str(first["width"]),
+    ]
+    assert not any(column.is_text for column in columns)
