@@ -260,10 +260,13 @@ def test_the_house_stays_small() -> None:
 
     The limits are what it took when it was last put in order. Who needs more looks first for what
     can go, or can be said once; a limit that is raised says why here. Denser lines are no way out.
+
+    17,500 lines were planned; a thousand more are what user code and clusters were found to do:
+    forks that hang or share what they should not, how code travels, shares on threads of cores.
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
     assert 50 < len(SOURCES) <= 95, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 17_500, f"{lines} lines"
+    assert 5_000 < lines <= 18_500, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -22,8 +22,7 @@ from slurm_sweeps.errors import UsageError
 from slurm_sweeps.running.channel import Connection, Record, start_process
 from slurm_sweeps.running.host import build_host_argv
 from slurm_sweeps.running.step_place import choose_cpus
-from slurm_sweeps.running.train import pickle_train, write_train
-from slurm_sweeps.running.trial_process import encode_cfg
+from slurm_sweeps.running.train import encode_cfg, pickle_train, write_train
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
 from slurm_sweeps.slurm.step import Slot, merge_slots

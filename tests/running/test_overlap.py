@@ -16,7 +16,7 @@ import slurm_sweeps as ss
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import StorageError
 from slurm_sweeps.running.launchers import LocalLauncher, open_launcher
-from slurm_sweeps.running.trial_process import encode_cfg
+from slurm_sweeps.running.train import encode_cfg
 from slurm_sweeps.slurm.config import LocalCfg, SlurmCfg
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout

@@ -15,8 +15,7 @@ from typing import Any
 from cluster_tools.processes import wait_until
 from slurm_sweeps.running.channel import Decoder, Record, encode, start_process
 from slurm_sweeps.running.host import build_host_argv
-from slurm_sweeps.running.train import pickle_train, write_train
-from slurm_sweeps.running.trial_process import encode_cfg
+from slurm_sweeps.running.train import encode_cfg, pickle_train, write_train
 
 TIMEOUT_S = 60.0
 

@@ -63,7 +63,7 @@ class Record(TypedDict, total=False):
     gpus: str | None  # these three: what the next trial there will find
     port: int  # the last two in a job step only
     address: str
-    cfg: str  # as `encode_cfg` writes it
+    cfg: dict[str, Any] | str  # as `encode_cfg` writes it
     iteration: int
     metrics: dict[str, float]
     do: str
@@ -128,6 +128,7 @@ _CHECKS_BY_TYPE: dict[Any, Callable[[Any], bool]] = {
     int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
     float | None: lambda value: value is None or _is_number(value),
     str | None: lambda value: value is None or type(value) is str,
+    dict[str, Any] | str: lambda value: type(value) in (dict, str),
 }
 _CHECKS = {name: _CHECKS_BY_TYPE[its] for name, its in get_type_hints(Record).items()}
 

@@ -37,7 +37,7 @@ from .processes import (
     wake_without_parent,
 )
 from .trial_process import Loaded, Task
-from .worker import Parent, Worker, build_hello
+from .worker import Parent, Worker, build_hello, describe_broken
 
 #: How long what was loaded may take for its own end, in seconds.
 LAST_S = 5
@@ -184,9 +184,9 @@ class Host(Parent):
         """Start the worker of a slot; load `train` before the first."""
         try:
             self._loaded = loaded = self._loaded or self._load_for_all(slot, init)
-        except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
+        except BaseException as error:  # noqa: BLE001 - user code runs here; the driver gets all of it
             self._send({**build_hello(), "slot": slot})
-            self._send({"kind": "broken", "traceback": traceback.format_exc(), "slot": slot})
+            self._send({"kind": "broken", "traceback": describe_broken(error), "slot": slot})
             self._gone = True  # another try is for another process, which has not half of it loaded
             return
         try:

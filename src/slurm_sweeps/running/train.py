@@ -197,15 +197,25 @@ def check_travels(template: dict[str, Any]) -> None:
         raise UsageTypeError(f"cfg {explain(error, template, 'cfg')}") from error
 
 
-def encode_cfg(cfg: dict[str, Any]) -> str:
-    """Write a cfg for a `run` record."""
-    return base64.b64encode(dumps(cfg)).decode()
+def encode_cfg(cfg: dict[str, Any]) -> dict[str, Any] | str:
+    """Write a cfg for a `run` record: as it is if JSON gives it back the same, else pickled."""
+    return cfg if _is_plain(cfg) else base64.b64encode(dumps(cfg)).decode()
 
 
-def decode_cfg(text: str) -> dict[str, Any]:
+def decode_cfg(sent: dict[str, Any] | str) -> dict[str, Any]:
     """Read the cfg of a `run` record."""
-    cfg: dict[str, Any] = loads(base64.b64decode(text))
+    cfg: dict[str, Any] = loads(base64.b64decode(sent)) if isinstance(sent, str) else sent
     return cfg
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back the same, in type too (a tuple would become a list)."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(value[key]) for key in value)
+    if kind is list:
+        return all(map(_is_plain, value))
+    return value is None or kind in (str, float, int, bool)
 
 
 def format_cfg(cfg: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ..errors import TrainError
 from . import standstill
 from .channel import Decoder, Record, encode, encode_parts
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
@@ -46,6 +47,11 @@ from .trial_process import Loaded, Spawner, Task
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
+
+
+def describe_broken(error: BaseException) -> str:
+    """Tell the driver why `train` can't be loaded: our own errors say it all in a sentence."""
+    return str(error) if isinstance(error, TrainError) else traceback.format_exc()
 
 
 class Parent(ABC):
@@ -263,8 +269,8 @@ class Worker(Parent):
             self._place.bind()
         try:
             self._loaded = loaded = self._loaded or self._load(init)
-        except BaseException:  # noqa: BLE001 - user code runs here; the driver gets all of it
-            self._say({"kind": "broken", "traceback": traceback.format_exc()})
+        except BaseException as error:  # noqa: BLE001 - user code runs here; the driver gets all of it
+            self._say({"kind": "broken", "traceback": describe_broken(error)})
             return
         if loaded.hazard:
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
