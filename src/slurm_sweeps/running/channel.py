@@ -15,6 +15,8 @@ the driver's own host over a socket for each slot. Nothing here waits for a disk
 that doesn't read: what a pipe doesn't take at once is sent when it can be.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -22,12 +24,14 @@ import select
 import selectors
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
+
+if TYPE_CHECKING:
+    import subprocess
 
 _SEPARATOR = b"\x1e"
 
@@ -372,7 +376,9 @@ class Connection:
             poll = select.poll()
             poll.register(self._stdout, 0)  # an end is told unasked
             poll.poll(timeout_s * 1000)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        from subprocess import TimeoutExpired  # here and below: only the driver needs it
+
+        with contextlib.suppress(TimeoutExpired):
             return self.process.wait(max(0.0, deadline - time.monotonic()))
         return None
 
@@ -426,6 +432,8 @@ class Connection:
 
 def start_process(argv: list[str], env: dict[str, str], **kwargs: Any) -> subprocess.Popen[bytes]:
     """Start a worker (or its srun) with pipes, in a session of its own: a Ctrl-C is not for it."""
+    import subprocess
+
     return subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,

@@ -282,15 +282,17 @@ def disown(random_state: Any) -> None:
 
 
 def _leave_ends() -> None:
-    atexit._clear()
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _ENDS)
+    ends = [end for end in found if end is not None]
     finalizers: Any = weakref.finalize
+    if atexit._ncallbacks() <= len(ends) and not finalizers._registry:
+        return  # nothing is there to be left; each write costs a fork a page
+    atexit._clear()
     for info in finalizers._registry.values():
         info.atexit = False
     finalizers._registered_with_atexit = False
-    for module, name in _ENDS:
-        end = getattr(sys.modules.get(module), name, None)
-        if end is not None:
-            atexit.register(end)
+    for end in ends:
+        atexit.register(end)
 
 
 def _seed_numpy() -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
-import platform
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ NOTICES = {
 }
 
 #: The number of the system call `futex`, by machine.
-_FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(platform.machine())
+_FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(os.uname().machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Standstill:
     def __init__(self, now_s: float) -> None:
         self._last: Activity | None = None
         self._blocked_since = self._spinning_since = now_s
-        self._look_at = now_s
+        self._look_at = now_s + LOOK_EVERY_S  # most trials have reported by then
         self._has_said = False
 
     def look(self, pid: int, now_s: float) -> str | None:
@@ -93,7 +92,7 @@ class Standstill:
 
 
 def answer_with_stack() -> None:
-    """In a forked trial: write where all threads are to standard error at every `DUMP_SIGNAL`."""
+    """Let this process's forks write where their threads are to standard error at `DUMP_SIGNAL`."""
     if DUMP_SIGNAL is not None:
         signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # what it is again after `end_watch`
         faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)

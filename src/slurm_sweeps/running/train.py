@@ -30,7 +30,6 @@ from typing import Any, cast
 
 from ..errors import StorageError, TrainError, UsageTypeError
 from ..storage.layout import TrialLayout, build_draft_path
-from ..trial import describe_value
 from .forking import keep_cuda_closed
 from .pickling import dumps, explain, loads
 
@@ -220,11 +219,13 @@ def _is_plain(value: Any) -> bool:
 
 def format_cfg(cfg: dict[str, Any]) -> str:
     """Write a cfg as YAML; what YAML can't hold is shown as text."""
+    import yaml  # here, as the next: only the driver writes it, and hosts stay small
+
+    from ..trial import describe_value
+
     text = json.dumps(cfg, default=describe_value, ensure_ascii=False)
     # File names that are not UTF-8 hold halves of surrogate pairs, which a file can't.
     plain = json.loads(text.encode("utf-8", "replace"))
-    import yaml  # here: only the driver writes it
-
     # The C emitter is five times faster; PyYAML has it where libyaml was there when it was built.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True))

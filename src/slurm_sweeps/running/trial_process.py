@@ -241,6 +241,8 @@ class Spawner:
         self._own_fds = own_fds
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
+        if self.forks:
+            answer_with_stack()  # likewise: forks inherit it
 
     @property
     def forks(self) -> bool:
@@ -304,7 +306,6 @@ class Spawner:
                 take_environment(run or {"env": {}})  # which imports may look at
                 self._become_interpreter(link)
             disown(self._loaded.random_state)
-            answer_with_stack()
             for fd in self._own_fds:
                 if fd > 2:
                     os.close(fd)
