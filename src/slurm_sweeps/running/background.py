@@ -56,11 +56,18 @@ class Background:
             raise self._error
 
     def close(self, timeout_s: float) -> bool:
-        """Let the thread end when all is done; return whether it has, after so many seconds."""
+        """Let the thread end when all is done; return whether it has.
+
+        Args:
+            timeout_s: How long to wait while nothing gets done.
+        """
         if self._thread is None:
             return True
         self._jobs.put(None)
-        self._thread.join(timeout_s)
+        waiting = -1
+        while self._thread.is_alive() and self._jobs.qsize() != waiting:
+            waiting = self._jobs.qsize()
+            self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _work(self) -> None:

@@ -430,7 +430,8 @@ class Worker(Parent):
             self._poll.unregister(trial.link)
         trial.link.close()
         self._trial = None
-        if trial.begins_anew and trial.told is None and self._spawner is not None:
+        hangs = trial.begins_anew and trial.said is None and trial.told is None
+        if hangs and self._spawner is not None:
             self._spawner.stop_forking()
             self._start_trial(trial.run)
         elif not trial.is_told_of:

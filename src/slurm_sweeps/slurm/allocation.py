@@ -212,11 +212,11 @@ def _build_nodes(env: Mapping[str, str], job_text: str, node_text: str) -> tuple
     nodes = []
     for name, cpu, task in zip(names, cpus, tasks, strict=True):
         # Where two threads a core are a wrong guess, CPUs are shared out in pairs; the other way
-        # round, steps would wait. A part of a core: the site gives threads away one by one.
-        of_core = threads.get(name, 2)
+        # round, steps would wait. Less than a core: the site gives threads away one by one.
+        of_core = threads.get(name, 2 - cpu % 2)
         of_core = min(of_core, most or of_core)
         mem_mb, gres = known.get(name) or _guess_share(env, name, cpu, len(names))
-        nodes.append(Node(name, cpu, task, mem_mb, gres, 1 if cpu % of_core else of_core))
+        nodes.append(Node(name, cpu, task, mem_mb, gres, 1 if cpu < of_core else of_core))
     return tuple(nodes)
 
 

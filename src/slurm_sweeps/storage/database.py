@@ -231,9 +231,12 @@ class Database:
     def reset_experiment(
         self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
     ) -> None:
-        """Let an experiment begin anew, without trials, its lease kept; its folder stays."""
+        """Let an experiment begin anew, without trials, its lease kept; its folder stays.
+
+        What was asked since the lease was taken is kept too: it is meant for its owner.
+        """
         with self.writing(experiment_id, owner, now) as connection:
-            _delete_rows(connection, experiment_id)
+            _delete_rows(connection, experiment_id, "AND seen_at IS NOT NULL")
             connection.execute(
                 "UPDATE experiments SET created_at = ?, state = 'created', settings = ? "
                 "WHERE id = ?",
@@ -406,9 +409,10 @@ def _write_lease(
     )
 
 
-def _delete_rows(connection: sqlite3.Connection, experiment_id: int) -> None:
+def _delete_rows(connection: sqlite3.Connection, key: int, which_requests: str = "") -> None:
     for table in TABLES_BY_DEPENDENCE:
-        connection.execute(f"DELETE FROM {table} WHERE experiment_id = ?", (experiment_id,))
+        which = which_requests if table == "requests" else ""
+        connection.execute(f"DELETE FROM {table} WHERE experiment_id = ? {which}", (key,))
 
 
 def _format_not_found(name: str, path: Path, names: Sequence[str]) -> str:
