@@ -69,7 +69,7 @@ def test_nan_is_taken() -> None:
         (1j, "not builtins.complex"),
         ([0.5], "not builtins.list"),
         (decimal.Decimal("0.5"), "not decimal.Decimal"),
-        (np.bool_(True), "must be a real number, not numpy.bool"),
+        (np.bool_(True), "not numpy.bool; pass int(loss) of a truth value"),
         (np.array(0.5), "pass loss.item() of a tensor or array that holds one number"),
         (Tensor(), "pass loss.item() of a tensor"),
     ],
@@ -323,12 +323,6 @@ def test_a_connection_that_ends_while_waiting_says_so(session: Session, peer: Pe
 def test_a_socket_that_train_closed_says_so(session: Session) -> None:
     os.close(session._link.detach())
     with pytest.raises(ss.SlurmSweepsError, match="train closed file descriptors"):
-        session.log({"loss": 1}, 1)
-
-
-def test_a_child_of_the_trial_can_not_report(session: Session) -> None:
-    session._pid -= 1
-    with pytest.raises(ss.SlurmSweepsError, match=r"a child of the trial's process \d+: report"):
         session.log({"loss": 1}, 1)
 
 

@@ -22,6 +22,7 @@ from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
+from ..running.session import fail, is_in_child
 from ..running.train import check_travels, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
@@ -177,9 +178,10 @@ class Experiment:
             AllocationError: A trial doesn't fit the allocation.
             ExperimentLockedError: Another driver is at work on this experiment.
             StorageError: The database can't be written.
-            UsageError: `multiprocessing` imports the script for a process that it has spawned.
+            UsageError: This process was started by a trial, or `multiprocessing` imports the script
+                for a process that it has spawned.
         """
-        _refuse_in_import()
+        _refuse_in_child()
         cfg = RunCfg(
             n_trials,
             max_concurrent_trials,
@@ -305,10 +307,18 @@ class Experiment:
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 
-def _refuse_in_import() -> None:
-    """Raise if this process only imports the script, for a child of a trial or of another sweep."""
+def _refuse_in_child() -> None:
+    """Raise if this process is a child of a trial, or of another sweep, that runs the script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
+    if is_in_child():
+        error = UsageError(
+            "run was called in a process that a trial has started: a sweep would run inside of "
+            "the trial. Lightning's strategy='ddp' starts the script again for each device: use "
+            "'ddp_spawn' or 'ddp_fork', or a task for each with SlurmCfg(ntasks=…)"
+        )
+        fail(error)
+        raise error

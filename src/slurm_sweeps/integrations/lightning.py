@@ -89,7 +89,10 @@ class _Reports:
         self._validations += counts(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Report, on every rank: in a trial of several, `log` is a collective call."""
+        """Report, on every rank of a trial of several: there `log` is a collective call.
+
+        Ranks that Lightning itself has started are one trial, for which its rank 0 speaks.
+        """
         if not counts(trainer):
             return
         values = pick_metrics(self.metrics, trainer.callback_metrics, "logged by the module")
@@ -97,7 +100,8 @@ class _Reports:
         iteration = int(trainer.current_epoch) + 1 if by_epoch else self._validations
         if trainer.is_global_zero:
             self._wandb.log(values, iteration, framework_logs=has_wandb_logger(trainer))
-        session.log(values, iteration)
+        if trainer.is_global_zero or session.world_size() > 1:
+            session.log(values, iteration)
 
     def on_fit_end(self, trainer: Any, pl_module: Any, exception: Any = None) -> None:
         """Close the W&B run that was opened here."""

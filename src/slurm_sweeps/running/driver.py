@@ -112,6 +112,7 @@ class Driver:
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
+        self._completed = self._silent = 0  # trials; those of them that logged nothing
         self._kill_at = math.inf
         self.stopped_by: str | None = None
 
@@ -138,6 +139,7 @@ class Driver:
             self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
+            self._tell_silent()
             is_written = self._disk.close(DISK_S)
             self._logs.close(DISK_S if is_written else 0.0)
             self._terminal.close(TERMINAL_S)
@@ -157,6 +159,15 @@ class Driver:
             self._notify(
                 f"{self._slots.malformed} records from workers were cut short or made no sense, "
                 f"and were left aside; they are in {self._layout.slots}"
+            )
+
+    def _tell_silent(self) -> None:
+        """Say if trials have done well and left nothing to compare them by."""
+        if self._silent:
+            self._notify(
+                f"{self._silent} of {self._completed} completed trials logged nothing, so nothing "
+                "of them can be compared: report with ss.log({'loss': …}, iteration); what train "
+                "returns is not kept"
             )
 
     def _is_done(self) -> bool:
@@ -420,7 +431,11 @@ class Driver:
             return
         record = build_trial_record(slot, trial, ended.status)
         slot.trial = slot.trial_pid = slot.deadline = None
+        is_silent = trial.last_iteration is None
         outcome = self._sweep.end(trial.number, ended)
+        if outcome.status is Status.COMPLETED:
+            self._completed += 1
+            self._silent += is_silent
         self._writer.put(
             dataclasses.replace(
                 record,

@@ -64,9 +64,11 @@ def build_host_argv(
         worker: What only the host of several slots says to a fresh interpreter of its own: the
             `slot` whose worker that is, and the `hazard` for which it exists.
     """
+    script = os.path.abspath(sys.argv[0])  # a trial is in another folder
+    sys_argv = [script, *sys.argv[1:]] if os.path.isfile(script) else sys.argv
     arguments = {"slots": slots, "world_size": world_size, "direct": direct or {}, **worker}
     code = "from slurm_sweeps.running.host import main; main()"
-    return build_argv(code, json.dumps({**arguments, "argv": sys.argv}))
+    return build_argv(code, json.dumps({**arguments, "argv": sys_argv}))
 
 
 def main() -> NoReturn:

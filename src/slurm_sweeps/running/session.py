@@ -2,8 +2,10 @@
 
 In a trial's process one `Session` is active; it speaks with the worker (its parent) over a socket
 pair. On the driver's own host reports take a second socket, straight to the driver: each process
-that a report passes through costs it a wake-up, and those are most of its time. Outside a trial
-there is no session: `log` then prints, so that `train({...})` can be tried by hand.
+that a report passes through costs it a wake-up, and those are most of its time. A process that the
+trial has started gets a session at its first call, over a connection to the worker of its own
+(`relay`). Outside a trial there is none: `log` then prints, so that `train({...})` can be tried by
+hand.
 
 `log` is a collective call in a trial of several ranks, like any in DDP: rank 0 reports, and every
 rank that calls it waits for the decision on that iteration, so all leave together. Ranks other
@@ -16,6 +18,7 @@ Only the standard library is imported here: every trial pays for what this modul
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -33,6 +36,7 @@ from typing import Any, SupportsFloat, cast
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
 from .channel import Decoder, Record, encode, is_storable
+from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
 
 
@@ -80,7 +84,6 @@ class Session:
         """See `log` below."""
         values = check_metrics(metrics)
         step = check_iteration(iteration)
-        self._check_process()
         end_watch()
         with self._lock:
             self._leave_if_told()
@@ -91,7 +94,6 @@ class Session:
 
     def should_stop(self) -> bool:
         """See `should_stop` below."""
-        self._check_process()
         if self.context.world_size == 1:
             with self._lock:
                 if select.select([self._link], [], [], 0)[0]:
@@ -109,14 +111,19 @@ class Session:
         if self.context.world_size == 1:
             self._stop_asked = True
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this process's, and not that of the one that has forked it."""
+        return os.getpid() == self._pid
+
     def send_end(self, record: Record) -> None:
         """Tell the worker how the attempt ended; what a fork of `train` returns is not its end."""
-        if os.getpid() == self._pid:
+        if self.is_here:
             self._tell_worker(record)
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
-        if os.getpid() == self._pid:
+        if self.is_here:
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
 
@@ -182,13 +189,6 @@ class Session:
         except OSError as error:
             raise SlurmSweepsError(_lost_link(error)) from error
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise SlurmSweepsError(
-                f"slurm_sweeps was called in process {os.getpid()}, a child of the trial's process "
-                f"{self._pid}: report from the trial's own process, it holds the channel"
-            )
-
 
 def _lost_link(why: object) -> str:
     return (
@@ -232,7 +232,9 @@ def _check_value(name: str, value: Any) -> float:
         except OverflowError:
             raise UsageError(f"metric {name!r} is too large for a float") from None
     hint = ""
-    if callable(getattr(value, "item", None)):
+    if kind.__name__ in ("bool", "bool_"):
+        hint = f"; pass int({name}) of a truth value"
+    elif callable(getattr(value, "item", None)):
         hint = f"; pass {name}.item() of a tensor or array that holds one number"
     raise UsageTypeError(
         f"metric {name!r} must be a real number, not {kind.__module__}.{kind.__qualname__}{hint}"
@@ -287,15 +289,62 @@ def _give_term_back_to_children(handler: Callable[[int, FrameType | None], None]
 
 
 def is_in_trial() -> bool:
-    """Tell whether a trial runs in this process."""
-    return _active is not None
+    """Tell whether a trial runs in this process, or has started it."""
+    return _active is not None or TRIAL_VARIABLE in os.environ
+
+
+def is_in_child() -> bool:
+    """Tell whether a trial has started this process, by other than a fork."""
+    return _active is None and TRIAL_VARIABLE in os.environ
+
+
+def fail(error: Exception) -> None:
+    """In a child of a trial: have that fail of an error, whatever it makes of its child's end."""
+    session = _find()
+    if session is not None:
+        session.send_end(
+            {
+                "kind": "ended",
+                "how": "failed",
+                "exit_code": 1,
+                "error_type": type(error).__qualname__,
+                "message": str(error),
+                "traceback": f"{type(error).__qualname__}: {error}",
+            }
+        )
+
+
+def _find() -> Session | None:
+    """Return this process's session, which a child of a trial gets now; None outside a trial.
+
+    Raises:
+        SlurmSweepsError: The worker of the child's trial can't be reached.
+    """
+    global _active
+    if _active is not None and _active.is_here:
+        return _active
+    told = os.environ.get(TRIAL_VARIABLE)
+    if told is None and _active is None:
+        return None
+    known = json.loads(told or "{}")
+    try:
+        link = call(known.pop("address", ""))
+    except OSError as error:
+        raise SlurmSweepsError(
+            f"process {os.getpid()} was started by a trial, whose worker it can't reach ({error}): "
+            f"it has ended, or the variable {TRIAL_VARIABLE} was taken out of the environment. "
+            "Report from the trial's own process"
+        ) from error
+    context = TrialContext(directory=Path(known.pop("dir")), **known)
+    _active = Session(link, context)
+    return _active
 
 
 def log(metrics: dict[str, Any], iteration: int) -> None:
     """Report metrics of the running trial, and leave if the trial isn't worth going on with.
 
-    Returns when the decision on this report is there (a fraction of a millisecond). Outside a
-    trial it prints the metrics and goes on.
+    Returns when the decision on this report is there (a fraction of a millisecond). Processes that
+    the trial has started can call it too. Outside a trial it prints the metrics and goes on.
 
     Args:
         metrics: `{name: value}`; any names, values are real numbers (NumPy scalars included).
@@ -308,8 +357,9 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         TypeError: A value is not a real number (bool, str and tensors are not).
         ValueError: The iteration is negative or not a whole number.
     """
-    if _active is not None:
-        _active.log(metrics, iteration)
+    session = _find()
+    if session is not None:
+        session.log(metrics, iteration)
         return
     values = check_metrics(metrics)
     shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
@@ -322,24 +372,34 @@ def should_stop() -> bool:
     In a trial of several ranks it changes only inside `log`, at the same report on every rank
     that calls it. Outside a trial it is always False.
     """
-    return _active is not None and _active.should_stop()
+    session = _find()
+    return session is not None and session.should_stop()
 
 
 def trial_id() -> str:
     """Return the id of the running trial (12 hex digits); UsageError outside a trial."""
-    if _active is None:
+    session = _find()
+    if session is None:
         raise UsageError("trial_id() only makes sense inside a trial, and no trial runs here")
-    return _active.context.trial_id
+    return session.context.trial_id
 
 
 def attempt() -> int:
     """Return 1 in a trial's first run, 2 and more in its retries; 1 outside a trial."""
-    return 1 if _active is None else _active.context.attempt
+    session = _find()
+    return 1 if session is None else session.context.attempt
+
+
+def world_size() -> int:
+    """Return how many tasks the running trial has; 1 outside a trial."""
+    session = _find()
+    return 1 if session is None else session.context.world_size
 
 
 def trial_dir() -> Path:
     """Return the running trial's folder, its working directory; the current one outside a trial."""
-    return Path.cwd() if _active is None else _active.context.directory
+    session = _find()
+    return Path.cwd() if session is None else session.context.directory
 
 
 def checkpoint_dir() -> Path:

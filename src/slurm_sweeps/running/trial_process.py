@@ -28,10 +28,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from ..errors import TrialInterrupted, TrialPruned
+from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process
+from .relay import Relay
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
@@ -163,7 +164,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
     try:
-        train(cfg)
+        _refuse_unrun(train(cfg))
     except TrialPruned:
         return {"kind": "ended", "how": "pruned"}
     except TrialInterrupted:
@@ -177,6 +178,15 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
         return _describe_failure(error, 1)
     return {"kind": "ended", "how": "completed"}
+
+
+def _refuse_unrun(returned: object) -> None:
+    """Raise if what `train` has returned is its body, of which nothing has run yet."""
+    if isinstance(returned, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+        raise UsageTypeError(
+            f"train has returned a {type(returned).__name__}, and nothing of it has run: what it "
+            "calls is a generator or async function. Run it there, with asyncio.run for instance"
+        )
 
 
 def _read_exit_code(code: object) -> int:
@@ -224,6 +234,7 @@ class Spawner:
         loaded: What they call.
         train_file: Where a fresh interpreter finds `train`.
         own_fds: The worker's own file descriptors, which a fork must not keep.
+        relay: Where children of its trials call, which has some more.
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
@@ -231,7 +242,7 @@ class Spawner:
     """
 
     def __init__(
-        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...]
+        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...], relay: Relay
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
@@ -239,6 +250,7 @@ class Spawner:
         self._loaded = loaded
         self._train_file = train_file
         self._own_fds = own_fds
+        self._relay = relay
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
         if self.forks:
@@ -306,7 +318,7 @@ class Spawner:
                 take_environment(run or {"env": {}})  # which imports may look at
                 self._become_interpreter(link)
             disown(self._loaded.random_state)
-            for fd in self._own_fds:
+            for fd in (*self._own_fds, *self._relay.fds):
                 if fd > 2:
                     os.close(fd)
             if run is None:
@@ -355,7 +367,8 @@ def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
     answers USR1 with a requeue of the whole job, but leaves alone a signal that is seen to already.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, handlers.get(number, signal.SIG_DFL))
+    signal.signal(signal.SIGCHLD, handlers.get(signal.SIGCHLD, signal.SIG_DFL))
+    interrupt = handlers.get(signal.SIGINT, signal.default_int_handler)  # as by hand: watchdogs
+    signal.signal(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
     for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)

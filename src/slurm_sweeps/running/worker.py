@@ -41,6 +41,7 @@ from .processes import (
     kill_children,
     list_children,
 )
+from .relay import TRIAL_VARIABLE, Caller, Relay
 from .standstill import Standstill
 from .train import load_train
 from .trial_process import Loaded, Spawner, Task
@@ -155,24 +156,17 @@ class RunningTrial:
 
     run: Record
     pid: int
-    link: socket.socket
-    decoder: Decoder = field(default_factory=Decoder)
+    own: Caller  # its own process; its children call at the worker's relay
+    askers: deque[Caller] = field(default_factory=deque)  # whose reports await the driver's word
+    child_left: bool = False  # whether a child was told to leave, which train may not notice
+    child_failed: Record | None = None  # what a child gave as the end of all of it
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
     told: str | None = None  # "prune", "pause" or "stop": what it was told to do
     ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
     deadline: float | None = None  # when to go further
-    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
-    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
     watch: Standstill | None = None  # of a fork
     begins_anew: bool = False  # whether it hangs, and is ended to start in a fresh interpreter
-
-    def tell(self, record: Record) -> None:
-        """Say something to the trial, which may have ended, or closed the socket."""
-        with contextlib.suppress(OSError):  # its end is seen elsewhere
-            self.link.setblocking(True)
-            self.link.sendall(encode(record))
-            self.link.setblocking(False)
 
     def set_deadline(self, ending: str, wait_s: float) -> None:
         """Set when to go further than `ending`; asking again doesn't put off what follows it."""
@@ -187,6 +181,16 @@ class RunningTrial:
         if number == signal.SIGKILL:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _read(link: socket.socket) -> bytes | None:
+    """Read what is there: nothing at the end, None if there is nothing yet."""
+    try:
+        return link.recv(65536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
@@ -220,6 +224,9 @@ class Worker(Parent):
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
         self._oom_kills = 0
+        self._relay = Relay()
+        for fd in self._relay.fds:
+            self._poll.register(fd, select.POLLIN)
         self._say(build_hello())
 
     def serve(self) -> None:
@@ -277,7 +284,7 @@ class Worker(Parent):
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         self._oom_kills = count_oom_kills()
-        self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
+        self._spawner = Spawner(self._task, loaded, init["train"], own_fds, self._relay)
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
 
@@ -296,20 +303,23 @@ class Worker(Parent):
         env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
+        env[TRIAL_VARIABLE] = self._relay.describe(run, self._task.rank, self._task.world_size)
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
         watch = Standstill(time.monotonic()) if self._spawner.forks else None
-        self._trial = RunningTrial(run, child.pid, child.link, watch=watch)
+        self._trial = RunningTrial(run, child.pid, Caller(child.link), watch=watch)
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
     def _pass_decision(self, trial: RunningTrial, decision: Record) -> None:
         if self._task.rank == 0:
-            trial.tell(decision)
+            is_due = trial.askers and decision["attempt"] == trial.run["attempt"]
+            (trial.askers.popleft() if is_due else trial.own).tell(decision)
             return
-        trial.decisions.append(decision)
-        self._answer(trial)
+        for caller in (trial.own, *self._relay.callers.values()):
+            caller.decisions.append(decision)
+            caller.answer()
         self._note_told(trial, decision["do"])
 
     def _note_told(self, trial: RunningTrial, do: str) -> None:
@@ -319,57 +329,80 @@ class Worker(Parent):
         trial.told = do
         trial.set_deadline("asked", self._init["prune_grace_s"])
 
-    def _answer(self, trial: RunningTrial) -> None:
-        """In ranks other than 0: give the trial the decision that it waits for, once it is there.
-
-        Such a rank asks when its own `log` is called, which it may never do.
-        """
-        while trial.awaits is not None and trial.decisions:
-            decision = trial.decisions.popleft()
-            if decision["iteration"] >= trial.awaits or decision["do"] != "go_on":
-                trial.awaits = None
-                trial.tell(decision)
-
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
-        trial.tell({"kind": "stop"})
+        for caller in (trial.own, *self._relay.callers.values()):
+            caller.tell({"kind": "stop"})
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------
 
     def _serve_child(self, fd: int) -> None:
-        """Pass on what the trial says, until there is nothing more for now."""
+        """Pass on what the trial says, or a child of it, until there is nothing more for now."""
         trial = self._trial
-        if trial is None or fd != trial.link.fileno():  # it has ended in this very turn
+        if fd in self._relay.callers:
+            self._serve_caller(fd)
+        elif trial is not None and fd == trial.own.link.fileno():
+            self._serve_trial(trial)
+        elif fd in self._relay.fds:
+            self._take_call()
+        # else it has ended in this very turn
+
+    def _take_call(self) -> None:
+        """Let a child of the trial have its say, and know what its trial knows."""
+        caller = self._relay.accept()
+        if caller is None:
             return
-        try:
-            data = trial.link.recv(65536)
-        except BlockingIOError:
+        self._poll.register(caller.link, select.POLLIN)
+        if self._trial is not None:
+            caller.decisions.extend(self._trial.own.decisions)
+            if self._trial.told == "stop":
+                caller.tell({"kind": "stop"})
+
+    def _serve_caller(self, fd: int) -> None:
+        caller = self._relay.callers[fd]
+        data = _read(caller.link)
+        if data is not None and (not data or self._trial is None):
+            self._hang_up(fd)
+        elif data and self._trial is not None:
+            self._take_records(self._trial, caller, data)
+
+    def _hang_up(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        self._relay.hang_up(fd)
+
+    def _serve_trial(self, trial: RunningTrial) -> None:
+        data = _read(trial.own.link)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
-            self._poll.unregister(trial.link)
+            self._poll.unregister(trial.own.link)
             self._end_early(trial)
             return
-        self._take_records(trial, data)
+        self._take_records(trial, trial.own, data)
         if trial.said is not None:
             self._prepare_next()
             if trial.ending is None:
                 trial.set_deadline("asked", self._init["exit_grace_s"])
 
-    def _take_records(self, trial: RunningTrial, data: bytes) -> None:
-        for record in trial.decoder.feed(data):
-            kind = record["kind"]
+    def _take_records(self, trial: RunningTrial, caller: Caller, data: bytes) -> None:
+        for record in caller.decoder.feed(data):
+            kind, is_child = record["kind"], caller is not trial.own
             if kind == "report":
+                trial.askers.append(caller)
                 self._say(record)
             elif kind == "await":
-                trial.awaits = record["iteration"]
-                self._answer(trial)
+                caller.awaits = record["iteration"]
+                caller.answer()
             elif kind == "told":
+                trial.child_left = trial.child_left or is_child
                 self._note_told(trial, record["do"])
+            elif kind == "ended" and is_child:
+                trial.child_failed = record
             elif kind == "ended":
                 trial.said = record
+            if is_child:
+                trial.watch = None  # it is alive
 
     # --- how a trial ends ---------------------------------------------------------------------
 
@@ -424,11 +457,13 @@ class Worker(Parent):
             os.killpg(trial.pid, signal.SIGKILL)
         self._end_leftovers()
         with contextlib.suppress(OSError):
-            while data := trial.link.recv(65536):  # what it said before it ended
-                self._take_records(trial, data)
+            while data := trial.own.link.recv(65536):  # what it said before it ended
+                self._take_records(trial, trial.own, data)
         with contextlib.suppress(KeyError):
-            self._poll.unregister(trial.link)
-        trial.link.close()
+            self._poll.unregister(trial.own.link)
+        trial.own.link.close()
+        for fd in list(self._relay.callers):
+            self._hang_up(fd)
         self._trial = None
         hangs = trial.begins_anew and trial.said is None and trial.told is None
         if hangs and self._spawner is not None:
@@ -439,7 +474,7 @@ class Worker(Parent):
             if exit_code == -signal.SIGKILL:
                 self._oom_kills = count_oom_kills()
                 oom = self._oom_kills > before
-            self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
+            self._tell_end(trial, self._judge(trial, exit_code, oom))
         self._follow()
 
     def _end_leftovers(self) -> None:
@@ -461,7 +496,13 @@ class Worker(Parent):
             return
         if trial.told != "pause" and not self._init.get("fresh"):
             trial.is_told_of = True
-            self._tell_end(trial, judge(said, trial.told, 0, False))
+            self._tell_end(trial, self._judge(trial, 0, False))
+
+    def _judge(self, trial: RunningTrial, exit_code: int, oom: bool) -> Record:
+        """Decide how an attempt ended; what a child has said, or was told, is for all of it."""
+        if trial.child_left and trial.told == "stop":
+            return {"how": "interrupted"}
+        return judge(trial.child_failed or trial.said, trial.told, exit_code, oom)
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
         if self._task.world_size > 1:  # the driver looks which rank was the first
