@@ -15,13 +15,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped, UsageError
+from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
+from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
 from ..running.train import check_travels, pickle_train, write_train
 from ..samplers import SamplerPlan
@@ -101,6 +102,7 @@ class Experiment:
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
     ) -> None:
+        end_if_under_way()
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
@@ -205,6 +207,8 @@ class Experiment:
         with StopSignals() as signals:
             try:
                 stopped_by = self._run(cfg, view, signals)
+            except SweepFailedError as error:
+                raise SweepFailedError(f"{error}{describe_left_out()}") from None
             except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
                 raise SweepStopped(EXIT_CTRL_C) from None
         if stopped_by not in AS_WANTED:

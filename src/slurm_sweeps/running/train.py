@@ -43,7 +43,7 @@ def pickle_train(train: Train) -> bytes:
         TrainError: It can't be pickled.
     """
     try:
-        return dumps(train)
+        return dumps(train, with_script=True)
     except Exception as error:  # objects may raise anything when pickled
         raise TrainError(f"train ({train!r}) {explain(error, train, 'train')}") from error
 
@@ -69,7 +69,7 @@ def write_train(data: bytes, path: Path) -> None:
         ) from error
 
 
-def load_train(path: Path, ahead: bool) -> Train:
+def load_train(path: Path, ahead: bool, notify: Callable[[str], object] = print) -> Train:
     """Get ready to call `train` in forked trials.
 
     Args:
@@ -77,6 +77,7 @@ def load_train(path: Path, ahead: bool) -> Train:
         ahead: Load it here, with all that it imports, so that every trial finds it loaded. If
             False the trial loads it in its own process: where there is only one trial nothing is
             saved by that, and MPI must be started by the trial itself, once in a job step.
+        notify: Tells the user something about the script.
 
     Raises:
         TrainError: See `read_train`.
@@ -85,12 +86,12 @@ def load_train(path: Path, ahead: bool) -> Train:
     if not ahead:
         return lambda cfg: read_train(path)(cfg)
     keep_cuda_closed()
-    train = read_train(path)
+    train = read_train(path, notify)
     import_ahead(train)
     return train
 
 
-def read_train(path: Path) -> Train:
+def read_train(path: Path, notify: Callable[[str], object] = print) -> Train:
     """Unpickle `train`, after a look at who could have written it.
 
     Raises:
@@ -101,7 +102,7 @@ def read_train(path: Path) -> Train:
         _check_owned(place)
     with contextlib.suppress(Exception):  # a closed standard error
         faulthandler.enable(2)  # what crashes in an import leaves a word: which
-    return cast(Train, loads(path.read_bytes()))
+    return cast(Train, loads(path.read_bytes(), notify))
 
 
 def _check_owned(place: Path) -> None:

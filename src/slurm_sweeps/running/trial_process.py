@@ -32,7 +32,7 @@ from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process
-from .relay import Relay
+from .relay import TRIAL_VARIABLE, Relay
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
@@ -316,6 +316,7 @@ class Spawner:
             _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
                 take_environment(run or {"env": {}})  # which imports may look at
+                os.environ.pop(TRIAL_VARIABLE, None)  # what is imported first isn't its child
                 self._become_interpreter(link)
             disown(self._loaded.random_state)
             for fd in (*self._own_fds, *self._relay.fds):

@@ -131,7 +131,12 @@ class Parent(ABC):
             Exception: Whatever loading raises.
         """
         file, ahead = Path(init["train"]), not init.get("fresh")
-        train, random_state = note_seeding(lambda: load_train(file, ahead))
+        sender = {"slot": init["slot"]} if "slot" in init else {}
+
+        def notify(text: str) -> None:
+            self._send(cast(Record, {"kind": "notice", "text": text, **sender}))
+
+        train, random_state = note_seeding(lambda: load_train(file, ahead, notify))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
         silence_fork_warnings()
