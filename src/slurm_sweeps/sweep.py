@@ -51,6 +51,7 @@ class SweepCfg:
     slots: int = 1  # trials at once; "the first trials" are at least this many
     target: float | None = None  # the metric at this value or better is what the sweep is after
     lower_is_better: bool = True
+    seed: int = 0  # of which each trial has one of its own
 
 
 class Pace:

@@ -170,7 +170,7 @@ def decide(do: str, iteration: int = 1, trial: int = 3, attempt: int = 2) -> dic
 
 
 def build_context(directory: Path, rank: int = 0, world_size: int = 1) -> TrialContext:
-    return TrialContext("0123456789ab", 3, 2, directory, rank, world_size)
+    return TrialContext("0123456789ab", 3, 2, directory, rank, world_size, 77)
 
 
 @pytest.fixture
@@ -367,6 +367,7 @@ def test_the_rest_outside_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ss.checkpoint_dir().is_dir()
     with pytest.raises(ss.UsageError, match=r"trial_id\(\) only makes sense inside a trial"):
         ss.trial_id()
+    assert ss.trial_seed() == 0
 
 
 def test_the_rest_inside_a_trial(
@@ -374,6 +375,7 @@ def test_the_rest_inside_a_trial(
 ) -> None:
     monkeypatch.setattr(session_module, "_active", session)
     assert ss.trial_id() == "0123456789ab"
+    assert ss.trial_seed() == 77
     assert ss.attempt() == 2
     assert ss.trial_dir() == tmp_path
     assert ss.checkpoint_dir() == tmp_path / "checkpoints"

@@ -24,7 +24,7 @@ from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
 from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
-from ..running.train import check_travels, pickle_train, write_train
+from ..running.train import check_travels, describe_size, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
@@ -245,7 +245,9 @@ class Experiment:
                 self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 repetition = self._search.describe_repetition(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, repetition)
+                size = describe_size(len(train))
+                del train  # it may be large, and is in its file
+                notices = (*self._notices, *launcher.notices, repetition, size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,

@@ -92,6 +92,7 @@ class Search:
                 slots,
                 cfg.target,
                 lower_is_better=mode != "max",
+                seed=settings["seed"],
             ),
             sampler,
             pruner,

@@ -53,6 +53,7 @@ class Record(TypedDict, total=False):
     attempt: int
     trial_id: str
     dir: str
+    seed: int  # the trial's
     train: str
     step: str | None  # the job step's id
     share: dict[str, Any]  # what of it is the slot's

@@ -28,7 +28,7 @@ from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
-from ..trial import Status
+from ..trial import Status, compute_trial_seed
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
@@ -409,6 +409,7 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
+                "seed": compute_trial_seed(self._sweep.cfg.seed, trial.number),
                 **slot.found,
                 "cfg": encode_cfg(trial.cfg),
             }

@@ -74,6 +74,7 @@ class Relay:
         """Write what a trial's children have to know, for their environment."""
         address = "" if self._listener is None else self._listener.getsockname()[1:].decode()
         known = {name: run[name] for name in ("trial_id", "number", "attempt", "dir")}
+        known |= {"seed": run.get("seed", 0), "started_in": find_folder()}
         return json.dumps({**known, "rank": rank, "world_size": world_size, "address": address})
 
     def accept(self) -> Caller | None:
@@ -95,6 +96,14 @@ class Relay:
     def hang_up(self, fd: int) -> None:
         """Forget a child that has ended."""
         self.callers.pop(fd).link.close()
+
+
+def find_folder() -> str:
+    """Return the current folder; nothing if it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def call(address: str) -> socket.socket:

@@ -50,6 +50,8 @@ class TrialContext:
     directory: Path
     rank: int = 0
     world_size: int = 1
+    seed: int = 0
+    started_in: str = ""  # the folder that the sweep was started in, if it was there
 
 
 class Session:
@@ -388,6 +390,31 @@ def attempt() -> int:
     """Return 1 in a trial's first run, 2 and more in its retries; 1 outside a trial."""
     session = _find()
     return 1 if session is None else session.context.attempt
+
+
+def trial_seed() -> int:
+    """Return a seed for the running trial, from 0 to 2**32 - 1; 0 outside a trial.
+
+    It is that of this trial in every attempt, so that a retry draws the same again, and another one
+    in each trial. With `Experiment(..., seed=0)` trials have the same seeds whenever the sweep is
+    run: the first four bytes, the highest first, of the SHA-256 of the text
+    "<the experiment's seed>:<the trial's number>".
+    """
+    session = _find()
+    return 0 if session is None else session.context.seed
+
+
+def script_dir() -> Path:
+    """Return the folder of the script: of what lies beside it, wherever a trial runs.
+
+    Where there is no script, as in a notebook, the folder that the sweep was started in; outside a
+    trial the current one.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is not None:
+        return Path(os.path.abspath(file)).parent
+    session = _find()
+    return Path.cwd() if session is None else Path(session.context.started_in)
 
 
 def world_size() -> int:

@@ -48,6 +48,21 @@ def pickle_train(train: Train) -> bytes:
         raise TrainError(f"train ({train!r}) {explain(error, train, 'train')}") from error
 
 
+#: From how many MB on the size of what travels is said.
+LARGE_MB = 100
+
+
+def describe_size(size: int) -> str | None:
+    """Say that what `pickle_train` made is large, if its so many bytes are."""
+    if size < LARGE_MB * 10**6:
+        return None
+    return (
+        f"train takes {size // 10**6} MB along (variables of the script or from around it): each "
+        "host reads and keeps them, and for a moment twice as much. Load large data in a module "
+        "that train imports, or inside train"
+    )
+
+
 def write_train(data: bytes, path: Path) -> None:
     """Write what `pickle_train` made to `path`, whose folder becomes the user's alone (mode 0700).
 

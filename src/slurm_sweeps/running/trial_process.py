@@ -32,8 +32,8 @@ from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .processes import WARNINGS, build_argv, die_with_parent, finish_process
-from .relay import TRIAL_VARIABLE, Relay
-from .session import Session, TrialContext, activate
+from .relay import TRIAL_VARIABLE, Relay, find_folder
+from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
 
@@ -88,6 +88,8 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             Path(run["dir"]),
             task.rank,
             task.world_size,
+            run.get("seed", 0),
+            find_folder(),
         )
         session = Session(link, context, task.direct)
         _take_place(context, run)
@@ -176,7 +178,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             return {"kind": "ended", "how": how}
         return _describe_failure(error, _read_exit_code(error.code))
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        return _describe_failure(error, 1)
+        return _describe_failure(error, 1, _advise(error, session.context))
     return {"kind": "ended", "how": "completed"}
 
 
@@ -194,19 +196,36 @@ def _read_exit_code(code: object) -> int:
     return code if isinstance(code, int) and abs(code) < 2**31 else 1
 
 
-def _describe_failure(error: BaseException, exit_code: int) -> Record:
+def _advise(error: BaseException, context: TrialContext) -> str:
+    """Say what is other in a trial than by hand, where that is why something was raised."""
+    file = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError) and isinstance(file, str):
+        beside = os.path.join(script_dir(), file)
+        for found in (beside, os.path.join(context.started_in, file)):
+            if not os.path.isabs(file) and os.path.exists(found):
+                write = f"ss.script_dir() / {file!r}" if found == beside else repr(found)
+                return f". A trial runs in a folder of its own: write {write}"
+    is_end_of_input = isinstance(error, EOFError) and "reading a line" in str(error)
+    if is_end_of_input or type(error).__name__ == "BdbQuit":  # of pdb, without its input
+        return ". A trial has no terminal to read from: call train(cfg) by hand to debug it"
+    return ""
+
+
+def _describe_failure(error: BaseException, exit_code: int, advice: str = "") -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
     frames: types.TracebackType | None = error.__traceback__
     if frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
+    if advice:
+        text = f"{text.rstrip()}{advice}\n"
     return {
         "kind": "ended",
         "how": "failed",
         "at": time.time(),
         "exit_code": exit_code,
         "error_type": type(error).__qualname__,
-        "message": _describe_message(error)[:MAX_MESSAGE_CHARS],
+        "message": (_describe_message(error) + advice)[:MAX_MESSAGE_CHARS].removeprefix(". "),
         "traceback": text[-MAX_TRACEBACK_CHARS:],
     }
 
