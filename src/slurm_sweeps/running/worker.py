@@ -149,7 +149,7 @@ def build_hello() -> Record:
     }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
 
