@@ -239,7 +239,7 @@ def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")
+        TrialLayout(folder).cfg.write_bytes(format_cfg(cfg).encode())
     except OSError as error:
         raise StorageError(
             f"can't write into {folder}: {error}. Make room or mend the permissions; "

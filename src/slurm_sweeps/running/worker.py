@@ -149,7 +149,7 @@ def build_hello() -> Record:
     }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
 
@@ -276,10 +276,10 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
+        self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
