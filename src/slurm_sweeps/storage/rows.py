@@ -48,6 +48,9 @@ METRIC_FIELDS = [("number", "i8"), ("metric_id", "i8"), *REPORT_FIELDS[1:]]
 #: How many rows of metrics are read while the file is locked for writers: about half a second.
 PORTION = 500_000
 
+#: The same where they are read trial by trial.
+TRIALS_AT_ONCE = 200
+
 #: The columns of one metric's aggregates that tables of trials show; NaN for what is not known.
 AGGREGATE_FIELDS = [("number", "i8"), ("count", "i8"), ("last", "f8"), ("min", "f8"), ("max", "f8")]
 
@@ -254,31 +257,6 @@ def read_metrics_of_trial(
     return metrics
 
 
-def read_curves(
-    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
-) -> dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Read the learning curves of some trials.
-
-    Returns:
-        Iterations, rising, and values for each trial's number; empty arrays for a trial that did
-        not log the metric.
-    """
-    with database.reading() as connection:
-        metric_id = _find_metric(connection, experiment_id, metric)
-        tables = {
-            number: _fetch_table(
-                connection.execute(
-                    "SELECT iteration, value FROM metrics "
-                    "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
-                    (experiment_id, number, metric_id),
-                ),
-                REPORT_FIELDS[1:3],
-            )
-            for number in numbers
-        }
-    return {number: (table["iteration"], table["value"]) for number, table in tables.items()}
-
-
 def read_first_reports(
     database: Database, experiment_id: int, metric: str
 ) -> dict[int, tuple[int, int, float, float]]:
@@ -302,27 +280,28 @@ def read_first_reports(
 
 
 def read_reports(
-    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
-) -> npt.NDArray[np.void]:
-    """Read what some trials have logged of one metric, and when.
+    database: Database, experiment_id: int, metric: str, numbers: Sequence[int]
+) -> Iterator[npt.NDArray[np.void]]:
+    """Read what trials of these numbers have logged of one metric, and when.
 
-    Pass the trials in portions of some hundreds: a driver may write in between.
-
-    Returns:
-        A structured array with `REPORT_FIELDS`, by trial and iteration.
+    Yields:
+        Structured arrays with `REPORT_FIELDS`, by trial and iteration, each of a portion of the
+        trials: a driver may write in between.
     """
-    with database.reading() as connection:
-        metric_id = _find_metric(connection, experiment_id, metric)
-        rows = (
-            row
-            for number in numbers
-            for row in connection.execute(
-                "SELECT number, iteration, value, logged_at FROM metrics "
-                "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
-                (experiment_id, number, metric_id),
+    for first in range(0, len(numbers), TRIALS_AT_ONCE):
+        with database.reading() as connection:
+            metric_id = _find_metric(connection, experiment_id, metric)
+            rows = (
+                row
+                for number in numbers[first : first + TRIALS_AT_ONCE]
+                for row in connection.execute(
+                    "SELECT number, iteration, value, logged_at FROM metrics "
+                    "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
+                    (experiment_id, number, metric_id),
+                )
             )
-        )
-        return _fetch_table(rows, REPORT_FIELDS)
+            portion = _fetch_table(rows, REPORT_FIELDS)
+        yield portion
 
 
 def read_metric_rows(database: Database, experiment_id: int) -> npt.NDArray[np.void]:
