@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +280,16 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
         for attempt, iterations in enumerate(attempts, start=1):
             now += 100.0
             lived.begin(attempt, now)
-            row = TrialRecord(0, "0" * 12, 0, '{"x": 0.5}', Status.RUNNING, attempt)
-            write_records(database, record.id, [replace(row, start_time=now)])
+            row = TrialRecord(
+                0,
+                "0" * 12,
+                0,
+                '{"x": 0.5}',
+                status=Status.RUNNING,
+                attempt=attempt,
+                start_time=now,
+            )
+            write_records(database, record.id, [row])
             for iteration in iterations:
                 now += 7.0
                 lived.note(iteration, now)

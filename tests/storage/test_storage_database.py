@@ -350,7 +350,7 @@ def test_trials_are_chosen_and_ordered() -> None:
 def test_two_trials_can_not_share_an_id() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", Status.RUNNING)
+        twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", status=Status.RUNNING)
 
         with pytest.raises(StorageError, match=r"holds such an entry already .*trial_id"):
             write_records(database, key, [make_trial(0), twin])
