@@ -130,6 +130,11 @@ class Database:
                 with self._transaction("BEGIN"):
                     yield self._connection
 
+    def fetch(self, sql: str, bound: Sequence[Any] = ()) -> list[Any]:
+        """Read all rows of one statement."""
+        with self.reading() as connection:
+            return connection.execute(sql, bound).fetchall()
+
     @contextmanager
     def writing(
         self, experiment_id: int = 0, owner: LeaseOwner | None = None, now: float = 0.0
