@@ -17,7 +17,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .records import Aggregate, ReportRecord
+from .records import Aggregate
 
 #: (experiment_id, number, metric_id, iteration, value, logged_at, attempt)
 MetricRow = tuple[int, int, int, int, float, float, int]
@@ -66,25 +66,6 @@ _RECOMPUTE = """
         high, (SELECT min(iteration) FROM curve WHERE finite = high)
     FROM bounds WHERE count > 0
 """
-
-
-def build_rows(
-    experiment_id: int, reports: Iterable[ReportRecord], metric_ids: dict[str, int]
-) -> list[MetricRow]:
-    """Spread reports into rows of `metrics`, in the order of the reports."""
-    return [
-        (
-            experiment_id,
-            report.number,
-            metric_ids[name],
-            report.iteration,
-            value,
-            report.logged_at,
-            report.attempt,
-        )
-        for report in reports
-        for name, value in report.metrics.items()
-    ]
 
 
 def _summarize(points: Points) -> tuple[float | int | None, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..trial import Status, TrialError, make_storable
-from .aggregates import AGGREGATE_COLUMNS, build_aggregate, build_rows, update_aggregates
+from .aggregates import AGGREGATE_COLUMNS, build_aggregate, update_aggregates
 from .database import Database
 from .records import (
     Aggregate,
@@ -417,14 +417,24 @@ def _write_reports(
 ) -> None:
     logged = dict.fromkeys(name for report in reports for name in report.metrics)
     names = {name: make_storable(name) for name in logged}
+    connection.executemany(
+        "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)",
+        [(experiment_id, stored) for stored in names.values()],
+    )
     known = read_metric_ids(database, experiment_id)
-    new = [(experiment_id, name) for name in names.values() if name not in known]
-    if new:
-        connection.executemany(
-            "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)", new
-        )
-        known = read_metric_ids(database, experiment_id)
     metric_ids = {name: known[stored] for name, stored in names.items()}
-    rows = build_rows(experiment_id, reports, metric_ids)
+    rows = [
+        (
+            experiment_id,
+            report.number,
+            metric_ids[name],
+            report.iteration,
+            value,
+            report.logged_at,
+            report.attempt,
+        )
+        for report in reports
+        for name, value in report.metrics.items()
+    ]
     connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     update_aggregates(connection, experiment_id, rows)
