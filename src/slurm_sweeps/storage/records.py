@@ -159,4 +159,3 @@ class Request:
     kind: str
     argument: str | None
     created_at: float
-    seen_at: float | None
