@@ -33,7 +33,7 @@ def test_the_threshold_is_the_kth_smallest_at_each_step(
             assert math.isnan(ranking.threshold)
 
 
-def test_what_was_put_in_can_be_taken_out_again() -> None:
+def test_the_dead_are_dropped_when_they_come_to_the_top() -> None:
     ranking = Ranking(Fraction(2))
     for value in range(1000):
         ranking.add(float(value))

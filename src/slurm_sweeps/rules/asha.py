@@ -222,9 +222,9 @@ class _Standing:
 
 
 class AshaPruner:
-    """The incremental ASHA, of all its rungs or a bracket's; it takes about 300 bytes a trial.
+    """The incremental ASHA, of all its rungs or a bracket's: O(rungs · log n) a report.
 
-    A report costs a look at each rung, and a place in the `Ranking` of each that it enters.
+    It takes about 300 bytes a trial.
     """
 
     def __init__(self, plan: ASHA | Hyperband, rungs: tuple[int, ...]) -> None:
@@ -324,7 +324,7 @@ class AshaPruner:
 
 
 class PromotionPruner(AshaPruner):
-    """The incremental ASHA with promotion, which costs O(rungs · log n)."""
+    """The incremental ASHA with promotion: O(rungs · log n) a report and a promotion."""
 
     def __init__(self, plan: ASHA, rungs: tuple[int, ...]) -> None:
         super().__init__(plan, rungs)
@@ -380,7 +380,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class HyperbandPruner:
-    """Asynchronous Hyperband: several ASHAs side by side.
+    """Asynchronous Hyperband, several ASHAs side by side: O(rungs · log n) a report.
 
     Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is
     judged among the trials of that bracket alone. Brackets get trials in the shares of Hyperband,

@@ -90,7 +90,7 @@ class _Course:
 
 
 class MedianPruner:
-    """The median rule, report by report: a place in a `Ranking` each, where they come in order.
+    """The median rule, report by report: O(log n) where iterations come in their order.
 
     It keeps all values, about 100 bytes each. An iteration that is logged again, or late, costs as
     much as it changes of what was the best so far.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from fractions import Fraction
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,33 +15,76 @@ if TYPE_CHECKING:
 class Ranking:
     """A multiset of finite numbers that knows its k-th smallest, k = ⌈n / factor⌉.
 
-    It is a sorted list. To put a number in or take one out moves those behind it, by one call of
-    the C library: 20 µs among 100,000, less than 5 µs among 10,000.
+    Two heaps meet at that number: the k smallest in one, largest first, and the rest in the other,
+    smallest first. As k changes by at most one a step, each step moves at most one number over. A
+    number that is taken out stays in its heap, noted as dead, until it comes to the top. So adding
+    and removing cost O(log n), and looking is free. About 40 bytes a number.
+
+    Attributes:
+        threshold: The k-th smallest number; NaN, which nothing is at or below, if there is none.
     """
 
     def __init__(self, factor: Fraction) -> None:
         self._factor = factor.as_integer_ratio()  # so that k is exact
-        self._numbers: list[float] = []
+        self._best: list[float] = []  # negated: heapq keeps the smallest in front
+        self._rest: list[float] = []
+        self._n_best = self._n_rest = 0  # without the dead
+        self._dead_best: dict[float, int] = {}
+        self._dead_rest: dict[float, int] = {}
+        self.threshold = math.nan
 
     def __len__(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def threshold(self) -> float:
-        """The k-th smallest number; NaN, which nothing is at or below, if there is none."""
-        numerator, denominator = self._factor
-        k = -(-len(self._numbers) * denominator // numerator)
-        return self._numbers[k - 1] if k else math.nan
+        return self._n_best + self._n_rest
 
     def add(self, value: float) -> None:
         """Put a number in; one that is not finite is left out."""
-        if math.isfinite(value):
-            insort(self._numbers, value)
+        if value <= self.threshold:
+            heappush(self._best, -value)
+            self._n_best += 1
+        elif math.isfinite(value):
+            heappush(self._rest, value)
+            self._n_rest += 1
+        self._balance()
 
     def remove(self, value: float) -> None:
         """Take out a number that was put in."""
-        if math.isfinite(value):
-            del self._numbers[bisect_left(self._numbers, value)]
+        if value <= self.threshold:
+            # All that is smaller than the threshold is in that heap, and one that is equal.
+            self._dead_best[-value] = self._dead_best.get(-value, 0) + 1
+            self._n_best -= 1
+        elif math.isfinite(value):
+            self._dead_rest[value] = self._dead_rest.get(value, 0) + 1
+            self._n_rest -= 1
+        self._balance()
+
+    def _balance(self) -> None:
+        numerator, denominator = self._factor
+        k = -(-(self._n_best + self._n_rest) * denominator // numerator)
+        if self._n_best < k:
+            heappush(self._best, -_pop_living(self._rest, self._dead_rest))
+            self._n_best, self._n_rest = self._n_best + 1, self._n_rest - 1
+        elif self._n_best > k:
+            heappush(self._rest, -_pop_living(self._best, self._dead_best))
+            self._n_best, self._n_rest = self._n_best - 1, self._n_rest + 1
+        if self._dead_best:
+            _drop_dead(self._best, self._dead_best)
+        self.threshold = -self._best[0] if self._best else math.nan
+
+
+def _pop_living(heap: list[float], dead: dict[float, int]) -> float:
+    if dead:
+        _drop_dead(heap, dead)
+    return heappop(heap)
+
+
+def _drop_dead(heap: list[float], dead: dict[float, int]) -> None:
+    """Pop what is dead off the top, so that a living number is in front."""
+    while heap and (count := dead.get(heap[0], 0)):
+        if count == 1:
+            del dead[heap[0]]
+        else:
+            dead[heap[0]] = count - 1
+        heappop(heap)
 
 
 def compute_rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
