@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, UsageTypeError
-from ..search.draws import Streams
+from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
 from .protocol import NumberedSampler, Observation, Problem
@@ -114,15 +114,12 @@ class OptunaSampler(NumberedSampler):
             self._study.add_trial(trial)
 
 
-class _Asking:
-    """Configurations as Optuna proposes them for one trial; drawn from as from `Draw`.
-
-    Each leaf of the space is one of Optuna's parameters.
-    """
+class _Asking(Drawing):
+    """Configurations as Optuna proposes them; each leaf of the space is one of its parameters."""
 
     def __init__(self, study: Any, space: SearchSpace, library: ModuleType) -> None:
+        super().__init__(space, np.random.default_rng(0))
         self._study = study
-        self._space = space
         self._library = library
         self._names: dict[Leaf, str] = {}
         seen: Counter[str] = Counter()
@@ -132,15 +129,12 @@ class _Asking:
             self._names[leaf] = leaf.path + again
         self._trial: Any = None
         self._cfg: dict[str, Any] | None = None
-        self.rng = np.random.default_rng(0)
-        self.is_point = False
 
     def draw(self) -> dict[str, Any]:
         """Return the next proposal; the one before it was not wanted."""
         self._drop()
         self._trial = self._study.ask()
-        self.is_point = True
-        self._cfg = self._space.build(self._suggest)
+        self._cfg = super().draw()
         return self._cfg
 
     def take(self, cfg: dict[str, Any]) -> Any:
@@ -170,9 +164,7 @@ class _Asking:
             params=params, distributions=distributions, value=value
         )
 
-    def _suggest(self, leaf: Leaf) -> float:
-        if leaf.space.is_continuous:
-            self.is_point = False
+    def _pick(self, leaf: Leaf) -> float:
         name = self._names[leaf]
         if not leaf.n_options:
             return float(self._trial.suggest_float(name, 0.0, 1.0))
