@@ -159,16 +159,6 @@ class Pool(Drawing):
         return float(self._candidates[self._best, self._columns[leaf]])
 
 
-def check_installed() -> None:
-    """Raise UsageError if the library that forests are made with is not there."""
-    try:
-        import sklearn  # noqa: F401 - only whether it is there
-    except ImportError as error:
-        raise UsageError(
-            f"samplers.Model() needs scikit-learn ({error}): pip install 'slurm-sweeps[model]'"
-        ) from error
-
-
 def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Pool:
     """Fit a forest to one trial or more, and ask it about a pool of candidates.
 

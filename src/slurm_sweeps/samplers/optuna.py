@@ -20,7 +20,7 @@ from ..errors import UsageError, UsageTypeError
 from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Observation, Problem
+from .protocol import NumberedSampler, Observation, Problem, import_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Optuna:
             raise UsageError(
                 "samplers.Optuna() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
             )
-        library = _import_optuna()
+        library = import_extra("optuna", "samplers.Optuna()", "Optuna", "optuna")
         if self.sampler is not None and not isinstance(self.sampler, library.samplers.BaseSampler):
             raise UsageTypeError(
                 "samplers.Optuna(sampler) takes an object such as optuna.samplers.GPSampler(), "
@@ -89,17 +89,10 @@ class OptunaSampler(NumberedSampler):
             self._running[number] = trial
         return cfg
 
-    def tell(self, trial: Observation) -> None:
-        super().tell(trial)
-        if trial.status.tells_value:
-            self._take(trial.number, trial.cfg, trial.value)
-
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
-        """Learn from a trial of another sweep; its point counts as tried."""
-        super().warm_up(cfg, value)
-        self._take(-1 - len(self._told), cfg, value)
-
-    def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:
+    def _learn(self, trial: Observation) -> None:
+        if not trial.status.tells_value:
+            return
+        number, value = trial.number, trial.value
         lower = self._sign * value if value is not None and math.isfinite(value) else self._worst
         if self._told.get(number) == lower:
             return
@@ -110,8 +103,8 @@ class OptunaSampler(NumberedSampler):
             state = self._library.trial.TrialState
             self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
         # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
-        elif told is not None and (trial := self._asking.make_trial(cfg, told)) is not None:
-            self._study.add_trial(trial)
+        elif told is not None and (known := self._asking.make_trial(trial.cfg, told)) is not None:
+            self._study.add_trial(known)
 
 
 class _Asking(Drawing):
@@ -174,17 +167,6 @@ class _Asking(Drawing):
         if self._trial is not None:
             self._study.tell(self._trial, state=self._library.trial.TrialState.FAIL)
             self._trial = None
-
-
-def _import_optuna() -> ModuleType:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError(
-            f"samplers.Optuna() needs Optuna ({error}): pip install 'slurm-sweeps[optuna]'"
-        ) from error
-    library: ModuleType = optuna
-    return library
 
 
 def _make_study(library: ModuleType, sampler: Any, mode: str | None) -> Any:
