@@ -113,15 +113,11 @@ class Encoding:
         active = np.ones(rows.shape, dtype=bool)
         for leaf, column in self.columns.items():  # parents come before what lies in them
             if leaf.parent is not None:
-                active[:, column] = self._is_picked(leaf, rows, active)
+                parent = self.columns[leaf.parent]
+                n_options = self.counts[parent]
+                option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
+                active[:, column] = active[:, parent] & (option == leaf.option)
         return active
-
-    def _is_picked(self, leaf: Leaf, rows: Array, active: Array) -> Array:
-        parent = self.columns[leaf.parent]  # type: ignore[index] # only called where there is one
-        n_options = self.counts[parent]
-        option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
-        picked: Array = active[:, parent] & (option == leaf.option)
-        return picked
 
 
 class Pool(Drawing):
