@@ -518,6 +518,7 @@ def test_a_driver_that_lost_its_lease_changes_nothing_more() -> None:
 
         for call in (
             lambda: write_records(database, key, [make_trial(1)], OWNER, 501.0),
+            lambda: database.set_settings(key, {"n_trials": 2}, OWNER, 501.0),
             lambda: database.renew_lease(key, OWNER, 501.0),
             lambda: database.reset_experiment(key, {}, OWNER, 501.0),
             lambda: database.delete_experiment(key, OWNER, 501.0),

@@ -319,19 +319,21 @@ class LiveView:
         self._terminal.put(partial(self._screen.notify, text))
 
     def close(self) -> None:
-        """Wait until all messages are shown, while any are."""
+        """Wait until all is shown, as long as anything is within `TERMINAL_S`."""
         self._terminal.close(TERMINAL_S)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         for job in (self.refresh, self._screen.close):
             self._terminal.put(job)
         self.close()
+        if kind is None:
+            self._terminal.check()
         if self._reporter is not None:
             was_stopped = self._summary is not None and self._summary.state == "stopped"
             problem = self._reporter.finish(in_a_hurry=was_stopped)
