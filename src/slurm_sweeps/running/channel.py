@@ -374,13 +374,11 @@ class Connection:
 
         Where that can't be asked (macOS, before Python 3.13), it is reaped.
         """
-        if self.process.returncode is not None or not hasattr(os, "waitid"):
-            return self.process.poll() is not None
-        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        try:
-            return os.waitid(os.P_PID, self.process.pid, how) is not None
-        except ChildProcessError:  # somebody has reaped it
-            return True
+        if self.process.returncode is None and hasattr(os, "waitid"):
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
+                return os.waitid(os.P_PID, self.process.pid, how) is not None
+        return self.process.poll() is not None
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the process to end by itself; its output first, whose end is told at once."""

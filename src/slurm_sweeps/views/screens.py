@@ -301,7 +301,7 @@ class LiveView:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(TERMINAL_S)
         for job in (self.refresh, self._screen.close):
             self._terminal.put(job)
         self.close()
