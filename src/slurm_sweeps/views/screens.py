@@ -285,6 +285,7 @@ class LiveView:
         self._summary: Summary | None = None
         self._stop = threading.Event()
         self._terminal = Background("slurm-sweeps-terminal")
+        self._is_held_up = False
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-view", daemon=True)
 
     def notify(self, text: str) -> None:
@@ -292,8 +293,9 @@ class LiveView:
         self._terminal.put(partial(self._screen.notify, text))
 
     def close(self) -> None:
-        """Wait until all is shown, as long as anything is within `TERMINAL_S`."""
-        self._terminal.close(TERMINAL_S)
+        """Wait until all is shown, as long as anything is within `TERMINAL_S`; then no more."""
+        if not self._is_held_up:
+            self._is_held_up = not self._terminal.close(TERMINAL_S)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
