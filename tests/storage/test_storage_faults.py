@@ -109,8 +109,8 @@ def test_others_may_lock_it_for_long(
         for index in range(1000):  # that this ends while the file is locked is the test
             writer.put(make_record(index))
         assert told.wait(WAIT_S)
-        with monkeypatch.context() as hasty:
-            hasty.setattr(writer_module, "STUCK_S", 0.1)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "STUCK_S", 0.1)
             with pytest.raises(StorageError, match=r"1000 records are not in .* after 0.1 s"):
                 writer.flush()
         tell(other)

@@ -178,6 +178,22 @@ def test_it_renews_the_lease(
     assert lease.heartbeat == 7.0
 
 
+def test_it_renews_the_lease_when_asked_and_says_if_that_is_lost(
+    path: Path, database: Database, reader: Database
+) -> None:
+    times = iter(range(2, 100))
+    assert database.take_lease(1, OWNER, 1.0, None)
+    writer = Writer(path, 1, OWNER, clock=lambda: float(next(times)))
+    writer.renew()
+    held = reader.experiment("a").lease
+    assert held is not None
+    assert held.heartbeat > 1.0
+    assert database.take_lease(1, RIVAL, 50.0, held)
+    for call in (writer.renew, writer.close):
+        with pytest.raises(ExperimentLockedError):
+            call()
+
+
 def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Path) -> None:
     assert database.take_lease(1, OWNER, 1.0, None)
     writer = Writer(path, 1, OWNER)
