@@ -22,16 +22,15 @@ import socket
 import sys
 import time
 import traceback
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
 from .channel import Decoder, Record, encode
 from .forking import disown
-from .processes import WARNINGS, build_argv, die_with_parent, finish_process
+from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack
@@ -42,8 +41,7 @@ MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """Which task of its slot's trials a worker runs."""
 
     rank: int = 0
@@ -51,13 +49,12 @@ class Task:
     direct: socket.socket | None = None  # to report straight to the driver, if it is on this host
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What loading `train` has come to in this process, or in the one that it is a fork of."""
 
     train: Train | None = None  # what a fork calls; None if every trial gets a fresh interpreter
     hazard: str | None = None  # why that is so
-    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)  # set by loading
+    handlers: Mapping[signal.Signals, Any] = MappingProxyType({})  # set by loading
     random_state: Any = None  # that of `random`, if loading has seeded it
 
 
@@ -184,7 +181,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
 
 def _refuse_unrun(returned: object) -> None:
     """Raise if what `train` has returned is its body, of which nothing has run yet."""
-    if isinstance(returned, (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)):
+    if isinstance(returned, (GeneratorType, CoroutineType, AsyncGeneratorType)):
         raise UsageTypeError(
             f"train has returned a {type(returned).__name__}, and nothing of it has run: what it "
             "calls is a generator or async function. Run it there, with asyncio.run for instance"
@@ -213,7 +210,7 @@ def _advise(error: BaseException, context: TrialContext) -> str:
 
 def _describe_failure(error: BaseException, exit_code: int, advice: str = "") -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
-    frames: types.TracebackType | None = error.__traceback__
+    frames: TracebackType | None = error.__traceback__
     if frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
@@ -237,8 +234,7 @@ def _describe_message(error: BaseException) -> str:
         return "<its message can't be shown: __str__ failed>"
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(NamedTuple):
     """A trial's process, as its worker holds it."""
 
     pid: int
@@ -301,7 +297,7 @@ class Spawner:
 
     def stop_forking(self) -> None:
         """From now on, every trial gets a fresh interpreter."""
-        self._loaded = replace(self._loaded, train=None)
+        self._loaded = self._loaded._replace(train=None)
         self.is_due = False
         if self.spare is not None:
             self.note_end(self.spare.pid)  # that its link is closed ends it
@@ -353,9 +349,8 @@ class Spawner:
         """In the child: start anew."""
         link.set_inheritable(True)
         task = [self._task.rank, self._task.world_size]
-        code = "from slurm_sweeps.running.trial_process import main; main()"
         arguments = [link.fileno(), self._train_file, task, sys.argv]
-        argv = build_argv(code, json.dumps(arguments))
+        argv = build_argv(RUN.format("trial_process"), json.dumps(arguments))
         os.execv(argv[0], argv)
 
 

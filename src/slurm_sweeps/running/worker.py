@@ -155,7 +155,7 @@ def build_hello() -> Record:
     }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
 
@@ -288,10 +288,10 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds, self._relay)
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
+        self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
@@ -322,6 +322,7 @@ class Worker(Parent):
             is_due = trial.askers and decision["attempt"] == trial.run["attempt"]
             (trial.askers.popleft() if is_due else trial.own).tell(decision)
             return
+        trial.watch = None  # the trial has reported; this rank may never do so
         for caller in (trial.own, *self._relay.callers.values()):
             caller.decisions.append(decision)
             caller.answer()
@@ -337,7 +338,7 @@ class Worker(Parent):
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
         for caller in (trial.own, *self._relay.callers.values()):
-            caller.tell({"kind": "stop"})
+            caller.tell(stop)
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------
