@@ -211,6 +211,11 @@ class Decoder:
                 self._buffer = _SEPARATOR + piece
         return records
 
+    @property
+    def rest(self) -> bytes:
+        """What has come of a record that is not complete yet."""
+        return self._buffer
+
     def take_noise(self) -> bytes:
         """Return what was found between records since the last call."""
         noise = b"".join(self._noise)

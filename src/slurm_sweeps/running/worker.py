@@ -23,7 +23,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -62,14 +62,25 @@ class Parent(ABC):
         channel_in: File descriptor to read the driver's records from.
         channel_out: File descriptor to write records to.
         loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
+        begin_anew: Replaces this process by one that has loaded nothing, given why `train` can't be
+            forked and what was heard so far. What was loaded would only be in the way: it holds
+            ports, locks of files and memory that the trials' own interpreters need.
     """
 
-    def __init__(self, channel_in: int, channel_out: int, loaded: Loaded | None = None) -> None:
+    def __init__(
+        self,
+        channel_in: int,
+        channel_out: int,
+        loaded: Loaded | None = None,
+        begin_anew: Callable[[str, bytes], object] | None = None,
+    ) -> None:
         adopt_orphans()
         self._in = channel_in
         self._out = channel_out
         self._loaded = loaded
+        self._begin_anew = begin_anew
         self._decoder = Decoder()
+        self._heard: list[Record] = []  # at once, last
         self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
         self._gone = False
         self._watch = ChildWatch()
@@ -84,7 +95,7 @@ class Parent(ABC):
             if fd == self._in:
                 data = os.read(self._in, 65536)
                 self._gone = self._gone or not data
-                self._follow(self._decoder.feed(data))
+                self.hear(data)
             elif fd == self._watch.fd:
                 for pid, status in self._watch.reap():
                     self._left_alone.discard(pid)
@@ -92,6 +103,11 @@ class Parent(ABC):
             else:
                 self._serve_child(fd)
         return bool(events)
+
+    def hear(self, data: bytes) -> None:
+        """Do what the driver says in the next bytes of the channel."""
+        self._heard = self._decoder.feed(data)
+        self._follow(self._heard)
 
     @abstractmethod
     def _follow(self, records: Iterable[Record]) -> None:
@@ -139,6 +155,8 @@ class Parent(ABC):
         train, random_state = note_seeding(lambda: load_train(file, ahead, notify))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
+        if hazard and ahead and self._begin_anew is not None:
+            self._begin_anew(hazard, b"".join(map(encode, self._heard)) + self._decoder.rest)
         silence_fork_warnings()
         freeze_memory()
         self._left_alone = set(list_children())
@@ -206,7 +224,7 @@ class Worker(Parent):
     """See the module's docstring.
 
     Args:
-        channel_in, channel_out, loaded: As for `Parent`.
+        channel_in, channel_out, loaded, begin_anew: As for `Parent`.
         task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
     """
@@ -218,12 +236,13 @@ class Worker(Parent):
         task: Task,
         slot: int | None = None,
         loaded: Loaded | None = None,
+        begin_anew: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        super().__init__(channel_in, channel_out, loaded)
+        super().__init__(channel_in, channel_out, loaded, begin_anew)
         self._task = task
         sender = {"rank": task.rank or None, "slot": slot}
         self._sender = cast(Record, {key: n for key, n in sender.items() if n is not None})
-        self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
+        self._waiting: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
@@ -232,6 +251,9 @@ class Worker(Parent):
         self._relay = Relay()
         for fd in self._relay.fds:
             self._poll.register(fd, select.POLLIN)
+
+    def greet(self) -> None:
+        """Say that it has begun."""
         self._say(build_hello())
 
     def serve(self) -> None:
@@ -253,12 +275,12 @@ class Worker(Parent):
 
     def _follow(self, records: Iterable[Record] = ()) -> None:
         """Do what the driver said, in order; a `run` waits until the trial before has exited."""
-        self._heard.extend(records)
-        while self._heard:
-            kind, trial = self._heard[0]["kind"], self._trial
+        self._waiting.extend(records)
+        while self._waiting:
+            kind, trial = self._waiting[0]["kind"], self._trial
             if kind == "run" and trial is not None and trial.is_told_of:
                 return
-            record = self._heard.popleft()
+            record = self._waiting.popleft()
             if kind == "run":
                 self._start_trial(record)
             elif kind == "init":
