@@ -28,6 +28,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned
+from ..storage.layout import TrialLayout
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
@@ -86,7 +87,12 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             task.world_size,
         )
         session = Session(link, context, task.direct)
-        _take_place(context, run)
+        try:
+            _take_place(context, run)
+        except OSError as error:  # no trial will find a place
+            problem = f"can't write into {context.directory}: {error}"
+            session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
+            raise
         activate(session)
         code = _call(train, decode_cfg(run["cfg"]), session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
@@ -114,9 +120,11 @@ def _take_place(context: TrialContext, run: Record) -> None:
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
     take_environment(run)
-    suffix = f".{context.rank}" if context.rank else ""
-    _redirect("stdout", f"stdout{suffix}.log", 1)
-    _redirect("stderr", f"stderr{suffix}.log", 2)
+    files = TrialLayout(context.directory)
+    if context.rank == 0:
+        files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
+    _redirect("stdout", files.stdout(context.rank), 1)
+    _redirect("stderr", files.stderr(context.rank), 2)
 
 
 def take_environment(run: Record) -> None:
@@ -128,7 +136,7 @@ def take_environment(run: Record) -> None:
             os.environ[name] = value
 
 
-def _redirect(stream: str, file: str, target: int) -> None:
+def _redirect(stream: str, file: str | Path, target: int) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(fd, target)
     os.close(fd)
