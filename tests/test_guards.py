@@ -33,12 +33,13 @@ MAY_IMPORT["sweep"] = {"errors", "trial", "rules", "search", "samplers"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage", "slurm"}
+MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
 MAY_IMPORT["views"] = {"errors", "trial", "storage", "running"}
 MAY_IMPORT["result"] = {"errors", "trial", "storage", "views"}
 MAY_IMPORT["experiment"] = set(MAY_IMPORT)
-MAY_IMPORT["cli"] = {"errors", "trial", "storage", "slurm", "running", "views", "result"}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["integrations"] = {"errors", "running"}
-MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT["__main__"] = {"cli", "programs"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -175,7 +175,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             return {"kind": "ended", "how": how}
         return _describe_failure(error, _read_exit_code(error.code))
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        return _describe_failure(error, 1)
+        return _describe_failure(error, getattr(error, "exit_code", 1))
     return {"kind": "ended", "how": "completed"}
 
 
