@@ -138,7 +138,9 @@ class Program:
         if "args" in used or self._templates:
             return None
         unused = sorted(
-            name for name in known if not any(name == u or name.startswith(f"{u}.") for u in used)
+            name
+            for name in known
+            if name and not any(name == each or name.startswith(f"{each}.") for each in used)
         )
         if not unused:
             return None
@@ -171,17 +173,17 @@ class Program:
         mine = logs if place.rank == 0 else {}
         live = build_reports(self.metrics if mine else None, mine, folder)
         final = build_reports(self.result if mine else None, mine, folder)
+        latest = 0
         with self._start(cfg, values, folder, stdout, stderr) as process:
             for is_over in _watch(process):
-                for metrics, iteration in live.read(is_over):
-                    log(metrics, iteration)
+                for metrics, latest in live.read(is_over):
+                    log(metrics, latest)
                 if not is_over:
                     leave_if_told()
         self._judge(process.returncode, folder, logs)
-        last = list(final.read(is_over=True))[-1:]
-        for metrics, iteration in last:
-            log(metrics, max(iteration, live.count + 1))
-        if mine and not (live.count or last) and (self.metrics or self.result):
+        for metrics, _ in list(final.read(is_over=True))[-1:]:
+            log(metrics, latest + 1)
+        if mine and not (live.count or final.count) and (self.metrics or self.result):
             raise ProgramError(
                 f"{self._name} ended with 0 and has told no metric: "
                 f"{_describe_source(self.metrics or self.result)}{_describe_last(logs)}"
