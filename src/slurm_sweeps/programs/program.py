@@ -236,6 +236,7 @@ class Program:
                     stdout=to,
                     stderr=to if self.pty else err.fileno(),
                     start_new_session=True,
+                    close_fds=False,  # ours are not inherited; Slurm's for MPI (PMI_FD) must be
                 )
             except OSError as error:
                 raise ProgramError(self._explain_start(error, folder)) from None
