@@ -321,6 +321,28 @@ def test_the_second_script_of_the_readme_runs(scripts: Scripts) -> None:
     assert all(curve in ({1}, {1, 2}) for curve in curves)
 
 
+def test_the_sweep_of_a_program_of_the_readme_runs(scripts: Scripts) -> None:
+    (source,) = read_code("yaml")
+    assert "n_trials: 200" in source
+    (scripts.folder / "sweep.yaml").write_text(source.replace("n_trials: 200", "n_trials: 4"))
+    scripts.write(
+        """
+        import argparse
+        parser = argparse.ArgumentParser()
+        for name, kind in (("--lr", float), ("--width", int), ("--out", str)):
+            parser.add_argument(name, type=kind, required=True)
+        args = parser.parse_args()
+        for epoch in range(1, 4):
+            print(f"epoch {epoch}: loss={args.lr * args.width / epoch}")
+        """,
+        "train.py",
+    )
+    verb = [str(Path(sys.executable).with_name("slurm-sweeps")), "run", "sweep.yaml"]
+    scripts.run(f"import subprocess; subprocess.run({verb}, check=True)")
+    trials = ss.Result("script", scripts.folder / "slurm-sweeps").trials
+    assert [trial.cfg.keys() for trial in trials] == [{"lr", "width"}] * 4
+
+
 def test_the_readme_links_to_what_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = re.findall(r"\]\((?!http)([^)#]+)\)", text)
