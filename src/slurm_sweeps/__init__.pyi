@@ -24,7 +24,7 @@ from .programs.output import File as File
 from .programs.program import Program as Program
 from .result import Result as Result
 from .rules.asha import ASHA as ASHA
-from .rules.hyperband import Hyperband as Hyperband
+from .rules.asha import Hyperband as Hyperband
 from .rules.median import MedianStopping as MedianStopping
 from .running.session import attempt as attempt
 from .running.session import checkpoint_dir as checkpoint_dir

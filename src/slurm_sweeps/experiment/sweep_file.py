@@ -20,8 +20,7 @@ from .. import samplers
 from ..errors import SlurmSweepsError, UsageError
 from ..programs.output import File
 from ..programs.program import Program
-from ..rules.asha import ASHA
-from ..rules.hyperband import Hyperband
+from ..rules.asha import ASHA, Hyperband
 from ..rules.median import MedianStopping
 from ..search.choices import Choice, Grid
 from ..search.search_space import join_path

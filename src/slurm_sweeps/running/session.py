@@ -24,11 +24,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
-from typing import Any, SupportsFloat, cast
+from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
@@ -39,8 +38,7 @@ from .standstill import end_watch
 MAX_ITERATION = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class TrialContext:
+class TrialContext(NamedTuple):
     """What a trial's process knows of its trial."""
 
     trial_id: str
