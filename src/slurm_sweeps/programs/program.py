@@ -82,8 +82,9 @@ class Program:
         shell: Give the command to `/bin/sh`, with each value quoted.
         pty: Run it on a terminal of its own, for programs that tell nothing before their end
             without one; standard error goes into `stdout.log` then.
-        line_buffered: Have it print each line at once, as on a terminal, where it can be had by
-            `PYTHONUNBUFFERED` and `stdbuf` (programs of C's library, unless linked statically).
+        line_buffered: Have a program whose metrics are read from what it prints print each line at
+            once, as on a terminal, where that can be had by `PYTHONUNBUFFERED` and `stdbuf`
+            (programs of C's library, unless linked statically).
         folder: What the paths of templates start from, and that of the program, or of the script
             that it runs (`python train.py`), if it is a file there. None is the folder of the
             script that makes this object. All other relative paths are the program's own.
@@ -209,8 +210,9 @@ class Program:
             argv = ["/bin/sh", "-c", fill_shell(self._words[0], cfg, values)]
         else:
             argv = fill_words(self._words, cfg, values)
-        stdbuf = shutil.which("stdbuf")
-        if self.line_buffered and not self.pty and stdbuf and shutil.which(argv[0]):
+        is_read = self.metrics is not None and not isinstance(self.metrics, File)
+        stdbuf = shutil.which("stdbuf") if is_read and self.line_buffered and not self.pty else None
+        if stdbuf and shutil.which(argv[0]):
             return [stdbuf, "-oL", "-eL", *argv]
         return argv
 
