@@ -521,7 +521,15 @@ def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -
         worker.wait_for("report")
         for whole in (
             {"kind": "init", "train": "", "prune_grace_s": 0, "exit_grace_s": 0, "term_grace_s": 0},
-            {"kind": "run", "number": 0, "attempt": 1, "trial_id": "", "dir": "", "cfg": ""},
+            {
+                "kind": "run",
+                "number": 0,
+                "attempt": 1,
+                "trial_id": "",
+                "dir": "",
+                "cfg": "",
+                "cfg_yml": "",
+            },
             {"kind": "decision", "number": 0, "attempt": 1, "iteration": 1, "do": "prune"},
             {"kind": "stop", "number": 0, "grace_s": 0.0},
         ):

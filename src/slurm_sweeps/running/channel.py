@@ -69,6 +69,7 @@ class Record(TypedDict, total=False):
     port: int  # the last two in a job step only
     address: str
     cfg: dict[str, Any] | str  # as `encode_cfg` writes it
+    cfg_yml: str  # for people to read, in the trial's folder
     iteration: int
     metrics: dict[str, float]
     do: str
@@ -80,6 +81,7 @@ class Record(TypedDict, total=False):
     error_type: str
     message: str
     traceback: str
+    problem: str  # why no other attempt would fare better
     sender: int  # these two: see `encode_parts`
     part: int
     last: bool
@@ -89,7 +91,7 @@ class Record(TypedDict, total=False):
 KINDS = {
     # Driver to worker.
     "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
+    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",

@@ -28,6 +28,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxy
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..storage.layout import TrialLayout
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
@@ -35,6 +36,9 @@ from .relay import TRIAL_VARIABLE, Relay, find_folder
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
+
+#: Where our own code is.
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 #: What a traceback or message may take of the database, in characters; the logs have all of it.
 MAX_TRACEBACK_CHARS = 20_000
@@ -89,7 +93,12 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             find_folder(),
         )
         session = Session(link, context, task.direct)
-        _take_place(context, run)
+        try:
+            _take_place(context, run)
+        except OSError as error:  # no trial will find a place
+            problem = f"can't write into {context.directory}: {error}"
+            session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
+            raise
         activate(session)
         code = _call(train, decode_cfg(run["cfg"]), session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
@@ -117,9 +126,11 @@ def _take_place(context: TrialContext, run: Record) -> None:
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
     take_environment(run)
-    suffix = f".{context.rank}" if context.rank else ""
-    _redirect("stdout", f"stdout{suffix}.log", 1)
-    _redirect("stderr", f"stderr{suffix}.log", 2)
+    files = TrialLayout(context.directory)
+    if context.rank == 0:
+        files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
+    _redirect("stdout", files.stdout(context.rank), 1)
+    _redirect("stderr", files.stderr(context.rank), 2)
 
 
 def take_environment(run: Record) -> None:
@@ -131,7 +142,7 @@ def take_environment(run: Record) -> None:
             os.environ[name] = value
 
 
-def _redirect(stream: str, file: str, target: int) -> None:
+def _redirect(stream: str, file: str | Path, target: int) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(fd, target)
     os.close(fd)
@@ -175,7 +186,8 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             return {"kind": "ended", "how": how}
         return _describe_failure(error, _read_exit_code(error.code))
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        return _describe_failure(error, 1, _advise(error, session.context))
+        advice = _advise(error, session.context)
+        return _describe_failure(error, getattr(error, "exit_code", 1), advice)
     return {"kind": "ended", "how": "completed"}
 
 
@@ -211,7 +223,7 @@ def _advise(error: BaseException, context: TrialContext) -> str:
 def _describe_failure(error: BaseException, exit_code: int, advice: str = "") -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
     frames: TracebackType | None = error.__traceback__
-    if frames is not None and frames.tb_next is not None:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     if advice:
