@@ -23,9 +23,11 @@ PLACES = [
     "views/test_pictures.py",
     "views/test_summary.py",
     "running/test_messages.py",
+    "running/test_journal.py",
     "running/test_session.py",
     "running/test_processes.py",
     "cli/test_cli.py",
+    "test_hand_in.py",
     "test_result.py",
     "test_guards.py",
 ]

@@ -208,6 +208,7 @@ def test_a_report_goes_out_and_the_trial_goes_on(session: Session, peer: Peer) -
         "attempt": 2,
         "iteration": 1,
         "metrics": {"loss": 0.5, "val/acc": 1.0},
+        "at": first["at"],
     }
     assert (second["iteration"], repr(second["metrics"])) == (2, "{'loss': nan}")
 

@@ -342,6 +342,9 @@ class Driver:
             "iteration": iteration,
             "do": answer.decision.value,
         }
+        if slot.kept != self._writer.n_committed:
+            slot.kept = self._writer.n_committed
+            decided |= {"put": self._writer.n_put + 1, "kept": slot.kept}  # it is put below
         connection.answer(fd, decided)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
@@ -391,6 +394,7 @@ class Driver:
             return
         self._slots.begin(slot, trial)
         folder = self._folder / trial.trial_id
+        journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
                 "kind": "run",
@@ -398,6 +402,10 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(folder),
+                "journal": str(self._folder / journal),
+                "repetition": trial.repetition,
+                "host": slot.host,
+                "at": trial.began_at,
                 **slot.found,
                 "cfg": encode_cfg(trial.cfg),
             }

@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from typing import Any, SupportsFloat, cast
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
 from .channel import Decoder, Record, encode, is_storable
+from .journal import Journal
 from .standstill import end_watch
 
 
@@ -55,6 +57,7 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
+        journal: Where this process writes down what it reports; None for nowhere.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
@@ -62,7 +65,11 @@ class Session:
     """
 
     def __init__(
-        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
+        self,
+        link: socket.socket,
+        context: TrialContext,
+        direct: socket.socket | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.context = context
         self._link = link
@@ -73,6 +80,10 @@ class Session:
         self._pid = os.getpid()
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
+        self._journal = journal
+        self._told: str | None = None  # what it was told to do last, if not to go on
+        self._end: Record | None = None
+        self._is_cut_off = False  # from its driver: what happens then is no fault of its own
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -84,7 +95,7 @@ class Session:
         end_watch()
         with self._lock:
             self._leave_if_told()
-            self._ask(self._describe_report(step, values))
+            self._report(step, values)
             while not self._decisions:
                 self._receive(self._reports)
             self._follow(self._decisions.popleft())
@@ -112,11 +123,14 @@ class Session:
     def send_end(self, record: Record) -> None:
         """Tell the worker how the attempt ended; what a fork of `train` returns is not its end."""
         if os.getpid() == self._pid:
+            self._end = record
             self._tell_worker(record)
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if os.getpid() == self._pid:
+            if self._end is not None and self._end["how"] != "interrupted" and not self._is_cut_off:
+                self._write_down(encode(self._describe_end(self._end)))
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
 
@@ -140,9 +154,48 @@ class Session:
             "attempt": self.context.attempt,
             "iteration": iteration,
             "metrics": metrics,
+            "at": time.time(),
         }
 
+    def _describe_end(self, end: Record) -> Record:
+        return {
+            "at": time.time(),
+            **end,
+            "number": self.context.number,
+            "attempt": self.context.attempt,
+            "rank": self.context.rank,
+            "world_size": self.context.world_size,
+            "do": self._told or "go_on",
+        }
+
+    def _report(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Report to the driver, and write it down while that thinks, even if it is gone."""
+        data = encode(self._describe_report(iteration, metrics))
+        try:
+            self._reports.sendall(data)
+        except OSError as error:
+            raise self._lose_link(error) from error
+        finally:
+            if self.context.rank == 0:
+                self._write_down(data)
+
+    def _write_down(self, data: bytes) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.append(data)
+        except OSError as error:
+            text = (
+                f"trials can't write their journals ({error}): if the driver is killed, reports of "
+                "its last moment may be missing"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
+
     def _follow(self, decision: Record) -> None:
+        if self._journal is not None and "kept" in decision:
+            self._journal.cut(decision["put"], decision["kept"])
+        if decision["do"] != "go_on":
+            self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):
             self._verdict = TrialPruned
         elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
@@ -162,9 +215,9 @@ class Session:
         try:
             data = source.recv(65536)
         except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
+            raise self._lose_link(error) from error
         if not data:
-            raise SlurmSweepsError(_lost_link("end of file"))
+            raise self._lose_link("end of file")
         for record in self._decoders[source].feed(data):
             if record["kind"] == "stop":
                 self.ask_to_stop()
@@ -176,11 +229,12 @@ class Session:
         mine = (self.context.number, self.context.attempt)
         return (decision["number"], decision["attempt"]) == mine
 
-    def _ask(self, record: Record) -> None:
-        try:
-            self._reports.sendall(encode(record))
-        except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
+    def _lose_link(self, why: object) -> SlurmSweepsError:
+        self._is_cut_off = True
+        return SlurmSweepsError(
+            f"the connection from this trial to its worker is gone ({why}): the worker has ended, "
+            "or train closed file descriptors that it did not open"
+        )
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -188,13 +242,6 @@ class Session:
                 f"slurm_sweeps was called in process {os.getpid()}, a child of the trial's process "
                 f"{self._pid}: report from the trial's own process, it holds the channel"
             )
-
-
-def _lost_link(why: object) -> str:
-    return (
-        f"the connection from this trial to its worker is gone ({why}): "
-        "the worker has ended, or train closed file descriptors that it did not open"
-    )
 
 
 def check_metrics(metrics: Any) -> dict[str, float]:
