@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.running.channel import Record, encode
+from slurm_sweeps.running import journal as journal_module
+from slurm_sweeps.running.channel import Decoder, Record, encode
 from slurm_sweeps.running.journal import MAX_BYTES, Journal, read_journals
 
 
@@ -31,13 +34,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "slot-0.journal"
 
 
-def test_what_is_written_is_read_in_order(path: Path) -> None:
+@pytest.mark.parametrize("at_once_s", [0.0, 60.0])
+def test_what_is_written_is_read_in_order(
+    path: Path, at_once_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the thread, or at once."""
+    monkeypatch.setattr(journal_module, "AT_ONCE_S", at_once_s)
+    begun = time.time()
     for number in (0, 1):  # one trial after the other
         journal = Journal(path, encode({**HEAD, "number": number}))
         for iteration in range(3):
             journal.append(encode(build_report(iteration, number)))
+        journal.settle()
     records, n_strange = read_journals([path])
     assert n_strange == 0
+    assert all(begun <= record.pop("at") <= time.time() for record in records if "at" in record)
     assert records == [
         record
         for number in (0, 1)
@@ -52,8 +63,10 @@ def test_what_is_in_the_database_is_cut_off_and_nothing_else(path: Path) -> None
         journal = Journal(path, encode({**HEAD, "number": number}))
         for put in range(5_000 * number, 5_000 * (number + 1)):
             journal.append(encode(build_report(put, number)))
-            journal.cut(put, max(0, put - lag))
+            journal.settle()
+            journal.note(put, max(0, put - lag))
             longest = max(longest, path.stat().st_size)
+        journal.settle()
     records, n_strange = read_journals([path])
     assert n_strange == 0
     kept = [record["iteration"] for record in records if record["kind"] == "report"]
@@ -66,7 +79,8 @@ def test_nothing_is_cut_off_while_the_database_takes_nothing(path: Path) -> None
     journal = Journal(path, b"")
     for put in range(3_000):
         journal.append(encode(build_report(put)))
-        journal.cut(put, 0)
+        journal.settle()
+        journal.note(put, 0)
     assert path.stat().st_size > 3 * MAX_BYTES
     assert [record["iteration"] for record in read_journals([path])[0]] == list(range(3_000))
 
@@ -102,3 +116,38 @@ def test_what_is_no_file_of_ours_is_not_read(path: Path, tmp_path: Path) -> None
         os.chown(theirs, 12345, -1)
         files.append(theirs)
     assert read_journals(files) == ([], len(files))
+
+
+def test_a_disk_that_hangs_is_not_waited_for_and_gets_all_when_it_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody reads is as such a disk."""
+    monkeypatch.setattr(journal_module, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(journal_module, "AT_ONCE_S", 0.0)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    journal = Journal(path, b"")
+    journal.append(encode(build_report(0)))
+    journal.settle()
+    os.dup2(writer, journal._fd)
+    os.close(writer)
+    for iteration in range(1, 200):  # far more than it holds
+        journal.append(encode(build_report(iteration)))
+        journal.settle()
+    decoder, records = Decoder(), list[Record]()
+    while len(records) < 199:
+        records += decoder.feed(os.read(reader, 65536))
+    os.close(reader)
+    assert [record["iteration"] for record in records] == list(range(1, 200))
+
+
+@pytest.mark.parametrize("at_once_s", [0.0, 60.0])
+def test_what_can_not_be_written_is_told_each_time(
+    tmp_path: Path, at_once_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "AT_ONCE_S", at_once_s)
+    journal = Journal(tmp_path / "missing" / "slot-0.journal", b"")
+    for _ in range(2):
+        journal.append(encode(build_report(1)))
+        assert isinstance(journal.settle(), FileNotFoundError)
+        assert journal.settle() is None

@@ -24,6 +24,8 @@ from slurm_sweeps.running.session import (
     check_metrics,
 )
 
+STOP = {"kind": "stop", "number": 0, "grace_s": 60.0}
+
 
 class Tensor:
     """Something like a tensor: one number inside, and a way to get it."""
@@ -208,7 +210,6 @@ def test_a_report_goes_out_and_the_trial_goes_on(session: Session, peer: Peer) -
         "attempt": 2,
         "iteration": 1,
         "metrics": {"loss": 0.5, "val/acc": 1.0},
-        "at": first["at"],
     }
     assert (second["iteration"], repr(second["metrics"])) == (2, "{'loss': nan}")
 
@@ -242,7 +243,7 @@ def test_a_request_to_stop_is_seen_between_reports(
     session: Session, ends: tuple[socket.socket, socket.socket]
 ) -> None:
     assert not session.should_stop()
-    ends[1].sendall(encode({"kind": "stop"}))
+    ends[1].sendall(encode(STOP))
     assert session.should_stop()
     assert session.was_told_to_stop
 
@@ -250,7 +251,7 @@ def test_a_request_to_stop_is_seen_between_reports(
 def test_after_a_request_to_stop_the_next_report_is_stored_and_then_raises(
     session: Session, peer: Peer
 ) -> None:
-    peer.answers = [[{"kind": "stop"}, decide("go_on")]]
+    peer.answers = [[STOP, decide("go_on")]]
     peer.start()
     with pytest.raises(ss.TrialInterrupted):
         session.log({"loss": 1}, 1)

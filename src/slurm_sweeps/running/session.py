@@ -22,7 +22,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +97,7 @@ class Session:
             self._report(step, values)
             while not self._decisions:
                 self._receive(self._reports)
+            self._settle_journal()
             self._follow(self._decisions.popleft())
 
     def should_stop(self) -> bool:
@@ -129,10 +129,16 @@ class Session:
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if os.getpid() == self._pid:
-            if self._end is not None and self._end["how"] != "interrupted" and not self._is_cut_off:
-                self._write_down(encode(self._describe_end(self._end)))
+            self._write_end_down()
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
+
+    def _write_end_down(self) -> None:
+        if self._journal is None or self._end is None or self._is_cut_off:
+            return
+        if self._end["how"] != "interrupted":  # it is run again anyway
+            self._journal.append(encode(self._describe_end(self._end)))
+            self._settle_journal()
 
     def rehearse(self) -> None:
         """Do what `log` does, short of sending it."""
@@ -154,12 +160,10 @@ class Session:
             "attempt": self.context.attempt,
             "iteration": iteration,
             "metrics": metrics,
-            "at": time.time(),
         }
 
     def _describe_end(self, end: Record) -> Record:
         return {
-            "at": time.time(),
             **end,
             "number": self.context.number,
             "attempt": self.context.attempt,
@@ -176,15 +180,12 @@ class Session:
         except OSError as error:
             raise self._lose_link(error) from error
         finally:
-            if self.context.rank == 0:
-                self._write_down(data)
+            if self._journal is not None and self.context.rank == 0:
+                self._journal.append(data)
 
-    def _write_down(self, data: bytes) -> None:
-        if self._journal is None:
-            return
-        try:
-            self._journal.append(data)
-        except OSError as error:
+    def _settle_journal(self) -> None:
+        """See that all is written down; say it if that can't be done."""
+        if self._journal is not None and (error := self._journal.settle()) is not None:
             text = (
                 f"trials can't write their journals ({error}): if the driver is killed, reports of "
                 "its last moment may be missing"
@@ -193,7 +194,7 @@ class Session:
 
     def _follow(self, decision: Record) -> None:
         if self._journal is not None and "kept" in decision:
-            self._journal.cut(decision["put"], decision["kept"])
+            self._journal.note(decision["put"], decision["kept"])
         if decision["do"] != "go_on":
             self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):
