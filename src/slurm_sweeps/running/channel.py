@@ -96,7 +96,7 @@ class Record(TypedDict, total=False):
 KINDS = {
     # Driver to worker.
     "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
+    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",

@@ -146,7 +146,7 @@ def _take_place(context: TrialContext, run: Record) -> None:
     os.chdir(context.directory)
     take_environment(run)
     files = TrialLayout(context.directory)
-    if context.rank == 0:
+    if context.rank == 0 and "cfg_yml" in run:
         files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
     _redirect("stdout", files.stdout(context.rank), 1)
     _redirect("stderr", files.stderr(context.rank), 2)
