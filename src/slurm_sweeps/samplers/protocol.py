@@ -21,8 +21,8 @@ The rules, which the property tests of `tests/samplers` hold every sampler to:
 - Trial numbers are given in the order of the asks: the first ask is trial 0's, the next trial 1's.
 - `tell` comes when a trial starts, with its first values from each power of four of the iterations
   on, and when it ends; in an experiment that is resumed also for each stored trial, in the order of
-  their numbers, before the first ask. So it comes more than once for a number, and the last one
-  counts.
+  their numbers, before the first ask; a `StudyingSampler` is told again all that it was told then.
+  So it comes more than once for a number, and the last one counts.
 - Told of the trials 0 to n-1 in a fresh process, with the same seed, a sampler asks for trial n
   what it would have asked for undisturbed. One that learns does so when it was told the same in
   the same order.
