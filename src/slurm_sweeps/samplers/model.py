@@ -10,9 +10,9 @@ workers that ask at once are not sent to one place.
 What an iteration costs is learned as well: of two that promise the same the cheaper comes first.
 
 What is proposed follows from the order of what is asked and told alone. A fit is planned as soon as
-enough was told, of what was told until then, and is used from the second ask after that on, however
-long it takes: so another thread can make it (`plan_study`) while one more trial runs. An ask that
-needs it makes it by itself if nobody has.
+enough was told, of what was told until then, and is used a few asks later, however long it takes:
+so another thread can make it (`plan_study`) while more trials run. An ask that needs it makes it by
+itself if nobody has.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ GROWTH = 0.05
 #: So many asks are made of a pool at the most, so that enough good candidates are left in it.
 MAX_ASKED = 700
 
-#: So many asks come between the plan of a fit and its use: time in which it can be made.
-LAG = 1
+#: Between the plan of a fit and its use comes one ask, and one more for so many trials that it
+#: knows: time in which it can be made, and less news than bring about the next.
+TRIALS_PER_ASK = 25
 
 #: What the time that an iteration takes counts, unless the user says or the sweep is repeatable.
 COST_WEIGHT = 0.2
@@ -170,9 +171,9 @@ class ModelSampler(NumberedSampler):
         seed = int(self._streams.go_to(number).integers(2**62))
         told = list(self._told.values())
         compute = partial(fit, told, self._encoding, seed, self._cost_weight)
-        # What earlier sweeps have found can be learnt before the first trial.
-        self._planned = _Study(number + LAG if number else 0, compute)
-        self._n_known = n
+        # What earlier sweeps have found is learnt before the first trial.
+        begins = number + 1 + n // TRIALS_PER_ASK if number else 0
+        self._planned, self._n_known = _Study(begins, compute), n
 
     def _find_used(self, number: int) -> _Study | None:
         """Return the study that the ask for a trial uses."""
