@@ -33,11 +33,11 @@ SWEEP = """
             "same",
             sys.argv[1],
             asha=ss.ASHA("loss", "min"),
-            sampler=ss.samplers.Model(n_startup=5),
+            sampler=ss.samplers.Model(n_startup=6),
             seed=0,
             restore="auto",
         )
-        result = experiment.run(24, 1)
+        result = experiment.run(18, 1)
         print("proposed", [trial.cfg["x"] for trial in result.trials])
 """
 
@@ -47,9 +47,9 @@ def test_the_same_seed_proposes_the_same_however_long_a_fit_takes(scripts: Scrip
         return scripts.run(SWEEP, *arguments).stdout.rpartition("proposed ")[2]
 
     proposed = run("first")
-    assert proposed.count(",") == 23
+    assert proposed.count(",") == 17
     assert run("beside", "busy") == proposed
 
-    for at in (8, 15):
+    for at in (8, 14):
         scripts.run(SWEEP, "killed", f"kill-at-{at}", code=-9)
     assert run("killed") == proposed
