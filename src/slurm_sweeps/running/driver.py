@@ -136,6 +136,7 @@ class Driver:
             StorageError: Writing has failed for good.
         """
         self._selector.register(signals.fd, selectors.EVENT_READ, None)
+        self._selector.register(self._fit.fd, selectors.EVENT_READ, None)
         try:
             while not self._is_done():
                 self._tick(signals)
@@ -193,6 +194,7 @@ class Driver:
             self._follow_request(self._requests.get())
         self._writer.check()
         self._watch_folder(now)
+        self._fit.hush()
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
@@ -225,10 +227,12 @@ class Driver:
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
-        problem = self._fit.advance()
+        has_advanced, problem = self._fit.advance()
         if problem is not None and self._sweep.fatal is None:
             self._notify(problem)
         self._fail_if_fatal()
+        if has_advanced:
+            self._fill_idle()
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
