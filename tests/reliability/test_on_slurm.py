@@ -299,6 +299,25 @@ def load_train_on_one_node_only(cluster: SlurmCluster, folder: Path) -> SlurmSwe
     return sweep.go_on()
 
 
+#: What is silent is asked after and given up within seconds instead of minutes.
+IMPATIENT = """
+import slurm_sweeps.running.slots
+
+slurm_sweeps.running.slots.ASK_AFTER_S, slurm_sweeps.running.slots.SILENT_S = 7.0, 9.0
+"""
+
+
+def lose_a_slurmstepd(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """The link to a worker ends, and nobody is told: its srun waits on."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=14, PAUSE_S=0.5)
+    sweep.path.write_text(IMPATIENT + SWEEP)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    (step,) = leftover_processes(f"slurmstepd: [{sweep.job}.1]")
+    os.kill(step.pid, signal.SIGKILL)
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    return sweep
+
+
 SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     meet_a_time_limit,
     lose_a_node,
@@ -310,6 +329,7 @@ SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     be_killed_within_a_job,
     leave_a_node_out,
     load_train_on_one_node_only,
+    lose_a_slurmstepd,
 )
 
 Played = dict[str, "Future[SlurmSweep]"]
@@ -405,3 +425,11 @@ def test_a_node_on_which_train_can_not_be_loaded_is_left_out(played: Played) -> 
     assert "ImportError: there is no such thing on n3" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
     assert_complete(sweep.database, 20, 4)
+
+
+def test_a_silent_worker_is_given_up_while_its_job_runs(played: Played) -> None:
+    sweep = played["lose_a_slurmstepd"].result()
+    assert "nothing is heard from 1 worker(s) on" in sweep.printed()
+    assert "was silent for 9 s and was given up" in sweep.printed()
+    assert sweep.list_losses() == ["WorkerLost"]
+    assert_complete(sweep.database, 14, 4)

@@ -33,7 +33,7 @@ from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
-from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
+from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import encode_cfg, write_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
@@ -113,6 +113,7 @@ class Driver:
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = math.inf
+        self._silent_since: float | None = None  # when the silence of a worker was too long
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -184,6 +185,7 @@ class Driver:
             self._advance_fit()
             self._start_workers(now)
             self._slots.look_for_stalls(now)
+            self._give_up_silent(now)
         overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
@@ -200,6 +202,21 @@ class Driver:
         if self._slots.may_start(now):
             startable = self._sweep.count_startable(len(self._slots))
             self._slots.start(len(self._sweep.running) + startable, now)
+
+    def _give_up_silent(self, now: float) -> None:
+        """Give up workers that are silent too long, unless their job is suspended."""
+        silent = self._slots.find_silent(now)
+        if not silent:
+            return
+        self._silent_since = self._silent_since or now
+        runs = self._limit is None or self._limit.runs(self._silent_since)
+        if runs is None:
+            return
+        self._silent_since = None
+        if runs:
+            self._take_loss(self._slots.give_up(silent))
+        else:
+            self._slots.excuse_silence(now)
 
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
@@ -308,6 +325,8 @@ class Driver:
                 self._slots.note_hello(slot, record)
             case "ready" if self._slots.note_ready(slot, record):
                 self._fill(slot)
+            case "alive":
+                self._slots.note_alive(slot, record)
             case "notice":
                 self._notify(record["text"])
             case "broken":
@@ -375,7 +394,9 @@ class Driver:
         All are given up before any trial is run again: one lost with its whole node would else be
         given to its neighbours there, one after the other, and be lost with each of them.
         """
-        loss = self._slots.lose(slots, why, code)
+        self._take_loss(self._slots.lose(slots, why, code))
+
+    def _take_loss(self, loss: Loss) -> None:
         if not self._stopping:
             for text in loss.notices:
                 self._notify(text)

@@ -31,7 +31,7 @@ from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
-from .channel import Connection, Record
+from .channel import ALIVE_EVERY_S, Connection, Record
 from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
@@ -46,6 +46,11 @@ STALL_S = 5.0
 
 #: How often workers that have not begun yet are looked at, in seconds.
 LOOK_S = 0.5
+
+#: A worker that has said that it is there and is silent for so many seconds is told of; after the
+#: second number it is given up. That of a stopped process, or of one on a crowded machine, may well
+#: be heard again before; Slurm gives a node as long (SlurmdTimeout).
+ASK_AFTER_S, SILENT_S = 60.0, 300.0
 
 #: A worker that was told to go has this long before it is killed, in seconds: after its one trial
 #: (so does Slurm with the step around it), and in the end.
@@ -92,6 +97,7 @@ class SlotState:
     start_at: float = 0.0  # when to start a worker again
     worker_since: float = 0.0  # when its latest worker was started
     deadline: float | None = None  # when what is to end here is waited for no more
+    heard_at: dict[int, float] = field(default_factory=dict)  # when each rank said it is there
 
     def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
@@ -211,7 +217,7 @@ class Slots:
         # When, and which; what has changed since is skipped.
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
-        self._look_at = 0.0
+        self._look_at = self._listen_at = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -336,6 +342,7 @@ class Slots:
         slot.connection = connection
         self._set(slot, SlotStatus.STARTING)
         slot.ready_ranks.clear()
+        slot.heard_at.clear()
         if connection not in self._served:
             self._served[connection] = {}
             connection.attach(self._selector, self._keep)
@@ -399,6 +406,38 @@ class Slots:
                 for group, _, _ in self._part(self.list_served(connection)):
                     for each in group:
                         self._pause(each, now)
+
+    def note_alive(self, slot: SlotState, record: Record) -> None:
+        """A rank's worker says that it is there; from now on it is missed when it doesn't."""
+        slot.heard_at[record.get("rank", 0)] = time.monotonic()
+
+    def find_silent(self, now: float) -> list[SlotState]:
+        """Return the slots that are silent for `SILENT_S`; tell of those that are for long."""
+        if now < self._listen_at:
+            return []
+        self._listen_at = now + ALIVE_EVERY_S
+        heard = [(slot, min(slot.heard_at.values(), default=now)) for slot in self.with_worker]
+        quiet = [slot for slot, heard_at in heard if now - heard_at > ASK_AFTER_S]
+        if quiet:
+            nodes = ", ".join(dict.fromkeys(node for slot in quiet for node in slot.place.nodes))
+            self._notify(
+                f"nothing is heard from {len(quiet)} worker(s) on {nodes}: who is silent for "
+                f"{SILENT_S:.0f} s while the job runs is given up"
+            )
+        return [slot for slot, heard_at in heard if now - heard_at > SILENT_S]
+
+    def excuse_silence(self, now: float) -> None:
+        """Count silence from now on: nobody could be heard before, as in a suspended job."""
+        for slot in self.with_worker:
+            slot.heard_at = dict.fromkeys(slot.heard_at, now)
+
+    def give_up(self, silent: Iterable[SlotState]) -> Loss:
+        """Lose silent workers; Slurm has to end what may be left of their steps."""
+        silent = list(silent)
+        for slot in silent:
+            if slot.connection is not None:
+                slot.connection.has_lost_trials = True
+        return self.lose(silent, f"was silent for {SILENT_S:.0f} s and was given up")
 
     # --- workers end ------------------------------------------------------------------------------
 

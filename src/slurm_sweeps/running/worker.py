@@ -15,6 +15,7 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
 from . import standstill
-from .channel import Decoder, Record, encode, encode_parts
+from .channel import ALIVE_EVERY_S, Decoder, Record, encode, encode_parts
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
     ChildWatch,
@@ -220,6 +221,7 @@ class Worker(Parent):
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
         self._oom_kills = 0
+        self._alive_at = math.inf  # when to say next that it is there
         self._say(build_hello())
 
     def serve(self) -> None:
@@ -230,12 +232,20 @@ class Worker(Parent):
             if self._trial is not None:
                 self._go_further(self._trial)
                 self._look_for_standstill(self._trial)
+            self._say_alive()
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
         kill_children()
 
     def _say(self, record: Record) -> None:
         self._send({**record, **self._sender})
+
+    def _say_alive(self) -> None:
+        """Tell now and then that this worker is there."""
+        now = time.monotonic()
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY_S
+            self._say({"kind": "alive"})
 
     # --- what the driver says -----------------------------------------------------------------
 
@@ -279,6 +289,8 @@ class Worker(Parent):
         self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
         self._say({"kind": "ready", **self._describe_place()})
+        if self._place is not None:  # elsewhere, a pipe tells the end of its process
+            self._alive_at = 0.0
         self._spawner.prepare()
 
     def _describe_place(self) -> Record:
@@ -374,9 +386,10 @@ class Worker(Parent):
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        waits_ms = []
+        due = [self._alive_at]
         if self._trial is not None and self._trial.deadline is not None:
-            waits_ms.append(max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1))
+            due.append(self._trial.deadline)
+        waits_ms = [max(0.0, (at - time.monotonic()) * 1000 + 1) for at in due if at < math.inf]
         if self._trial is not None and self._trial.watch is not None:
             waits_ms.append(standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:

@@ -8,6 +8,7 @@ answer is no error here but an answer: None, or what is known without it.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
@@ -16,14 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .allocation import Allocation, parse_allocation
-from .step import build_command_environment
+from .step import build_command_environment, is_outage
 from .text import Fate, parse_fate, parse_kill_wait, parse_time_left
 
 #: A controller that is restarted or overloaded may need this long.
 TIMEOUT_S = 20.0
 
-#: How often the time left is asked for again: an administrator may have changed the limit.
-REFRESH_S = 120.0
+#: How often the time left is asked for again: an administrator may have changed the limit. When
+#: somebody wants to know, it may be as often as the second.
+REFRESH_S, SOON_S = 120.0, 2.0
 
 #: Slurm's default for the time between TERM and KILL.
 KILL_WAIT_S = 30.0
@@ -111,7 +113,7 @@ def cancel_step(step_id: str) -> None:
 
 
 class JobClock:
-    """Knows when this process's job ends; asks Slurm from a thread of its own, now and then.
+    """Knows when this process's job ends, and whether it runs; asks Slurm from a thread of its own.
 
     Attributes:
         kill_wait_s: Seconds between the TERM by which Slurm ends a job and the KILL.
@@ -121,7 +123,10 @@ class JobClock:
         self._job_id = job_id
         self.kill_wait_s = KILL_WAIT_S
         self._ends_at: float | None = None
-        self._stop = threading.Event()
+        self._state = ""
+        self._asked_at = -math.inf  # when Slurm was asked what it has answered
+        self._is_over = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-clock", daemon=True)
 
     def __enter__(self) -> JobClock:
@@ -129,19 +134,36 @@ class JobClock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._is_over = True
+        self._wake.set()
 
     def get_time_left(self, now: float) -> float | None:
         """Seconds from `now` (`time.monotonic()`) until the job ends; None: unknown or never."""
         return None if self._ends_at is None else self._ends_at - now
 
+    def runs(self, since: float) -> bool | None:
+        """Whether the job runs, as Slurm has said when it was asked after `since` (monotonic).
+
+        False for one that is suspended; True too where nothing can be learnt from Slurm. None: it
+        has not answered since; it is asked again.
+        """
+        if self._asked_at > since:
+            return self._state in ("RUNNING", "")
+        self._wake.set()
+        return None
+
     def _run(self) -> None:
         config = ask(os.environ, "scontrol", "show", "config")
         self.kill_wait_s = parse_kill_wait(config.text) or KILL_WAIT_S
-        while True:
-            reply = ask(os.environ, "squeue", "--noheader", f"--jobs={self._job_id}", "--format=%L")
-            if not reply.problem:
-                left = parse_time_left(reply.text)
-                self._ends_at = None if left is None else time.monotonic() + left
-            if self._stop.wait(REFRESH_S):
-                return
+        options = ("--noheader", f"--jobs={self._job_id}", "--format=%L %T")
+        while not self._is_over:
+            asked_at = time.monotonic()
+            reply = ask(os.environ, "squeue", *options)
+            left, _, state = reply.text.strip().partition(" ")
+            if not is_outage(reply.problem):
+                left_s = parse_time_left(left)
+                self._ends_at = None if left_s is None else time.monotonic() + left_s
+                self._state, self._asked_at = state, asked_at
+            time.sleep(SOON_S)
+            self._wake.wait(REFRESH_S)
+            self._wake.clear()

@@ -288,6 +288,20 @@ def parse_step_error(stderr: str) -> str | None:
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
+#: Slurm's controller, its authentication or a daemon between does not answer, or not in time.
+_OUTAGE = re.compile(
+    r"Unable to contact slurm controller|Unable to connect to slurm|timed out|munge"
+    r"|Protocol authentication error|Zero Bytes were transmitted|temporarily unable"
+    r"|backup controller|Connection (?:refused|reset)|connect(?:ion)? failure",
+    re.IGNORECASE,
+)
+
+
+def is_outage(text: str) -> bool:
+    """Tell whether what a command of Slurm said means that Slurm itself is away for now."""
+    return _OUTAGE.search(text) is not None
+
+
 def is_step_waiting(line: str) -> bool:
     """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
     return line.startswith("srun: ") and "step creation temporarily disabled" in line
