@@ -24,6 +24,8 @@ from slurm_sweeps.running.session import (
     check_metrics,
 )
 
+STOP = {"kind": "stop", "number": 0, "grace_s": 60.0}
+
 
 class Tensor:
     """Something like a tensor: one number inside, and a way to get it."""
@@ -241,7 +243,7 @@ def test_a_request_to_stop_is_seen_between_reports(
     session: Session, ends: tuple[socket.socket, socket.socket]
 ) -> None:
     assert not session.should_stop()
-    ends[1].sendall(encode({"kind": "stop"}))
+    ends[1].sendall(encode(STOP))
     assert session.should_stop()
     assert session.was_told_to_stop
 
@@ -249,7 +251,7 @@ def test_a_request_to_stop_is_seen_between_reports(
 def test_after_a_request_to_stop_the_next_report_is_stored_and_then_raises(
     session: Session, peer: Peer
 ) -> None:
-    peer.answers = [[{"kind": "stop"}, decide("go_on")]]
+    peer.answers = [[STOP, decide("go_on")]]
     peer.start()
     with pytest.raises(ss.TrialInterrupted):
         session.log({"loss": 1}, 1)

@@ -206,10 +206,10 @@ def test_an_unknown_experiment_gets_the_nearest_name() -> None:
 
 def test_state_and_settings_change() -> None:
     with open_in_memory() as database:
-        key = database.create_experiment("a", {"n_trials": 1}, 0.0).id
+        key = database.create_experiment("a", {"n_trials": 1}, 0.0, OWNER).id
 
         write_records(database, key, [StateRecord("running")])
-        database.set_settings(key, {"n_trials": 2})
+        database.set_settings(key, {"n_trials": 2}, OWNER, 2.0)
         assert database.experiment("a").state == "running"
         assert database.experiment("a").settings == {"n_trials": 2}
 

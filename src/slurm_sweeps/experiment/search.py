@@ -21,7 +21,7 @@ from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
-from ..storage.records import ExperimentRecord, Request, TrialRecord
+from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
     read_curves,
@@ -63,7 +63,12 @@ class Search:
         }
 
     def build_sweep(
-        self, database: Database, record: ExperimentRecord, cfg: RunCfg, slots: int
+        self,
+        database: Database,
+        record: ExperimentRecord,
+        owner: LeaseOwner,
+        cfg: RunCfg,
+        slots: int,
     ) -> Sweep:
         """Build the sweep, at its beginning or where it stopped, and write down its settings.
 
@@ -106,7 +111,7 @@ class Search:
             "started_at": time.time(),
             "done_before": sum(trial.status.is_final for trial in trials),
         }
-        database.set_settings(record.id, settings)
+        database.set_settings(record.id, settings, owner, time.time())
         return sweep
 
     def _restore(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
@@ -39,10 +40,26 @@ class Background:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._began_at: float | None = None  # with the job that is being done, if one is
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one job more may wait."""
+        return self._jobs.qsize() < self._max_waiting
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._began_at is None and self._jobs.empty()
+
+    def is_stuck(self, for_s: float) -> bool:
+        """Whether one job has taken more than so many seconds by now."""
+        began_at = self._began_at
+        return began_at is not None and time.monotonic() - began_at > for_s
 
     def put(self, job: Callable[[], object]) -> bool:
         """Have a job done after those before it; False if too many wait, and it is left out."""
-        if self._jobs.qsize() >= self._max_waiting:
+        if not self.has_room:
             return False
         self._jobs.put(job)
         if self._thread is None:
@@ -56,26 +73,32 @@ class Background:
             raise self._error
 
     def close(self, timeout_s: float) -> bool:
-        """Let the thread end when all is done; return whether it has.
+        """Let the thread end when all is done; return whether it has. What comes later has another.
 
         Args:
             timeout_s: How long to wait while nothing gets done.
         """
-        if self._thread is None:
+        thread = self._thread
+        if thread is None:
             return True
         self._jobs.put(None)
         waiting = -1
-        while self._thread.is_alive() and self._jobs.qsize() != waiting:
+        while thread.is_alive() and self._jobs.qsize() != waiting:
             waiting = self._jobs.qsize()
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+            thread.join(timeout_s)
+        if thread.is_alive():
+            return False
+        self._thread = None
+        return True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._began_at = time.monotonic()
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
+            self._began_at = None
 
 
 class BackgroundFit:

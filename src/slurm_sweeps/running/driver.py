@@ -2,7 +2,7 @@
 
 Everything that happens arrives here as a record from a worker, a signal, or a moment in time; the
 `Sweep` says what follows; the driver carries it out and hands what must be kept to the writer. It
-never waits for a disk or a terminal (`background` does), nor for any single worker. Every wait has
+never waits for a disk (`background` does) or a terminal, nor for any single worker. Every wait has
 an end: a trial that was told to leave is made to by its worker, and a worker that doesn't answer is
 killed here. A turn of the loop costs the same however many slots there are.
 """
@@ -34,7 +34,7 @@ from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import encode_cfg, write_cfg
+from .train import check_there, encode_cfg, write_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -55,12 +55,18 @@ RANK_GRACE_S = 2.0
 #: How long trials have to leave when the sweep fails, in seconds.
 FAILURE_GRACE_S = 5.0
 
-#: What waits for a disk at the end has so long, in seconds; what waits for a terminal less.
+#: What waits for a disk has so long, in seconds: at the end, and while no trial may begin for it.
 DISK_S = 30.0
-TERMINAL_S = 5.0
 
-#: So many pieces of noise, of 64 kB at the most, wait for the disk.
-MAX_NOISE = 1_000
+#: So many cfg.yml may wait for the disk, and pieces of noise, of 64 kB at the most.
+MAX_CFGS, MAX_NOISE = 10_000, 1_000
+
+#: How often it is looked whether the experiment's folder is there, in seconds.
+FOLDER_S = 5.0
+
+#: After a gap of so many seconds (the driver was suspended, say), less than another one waits
+#: before it takes an experiment over, the lease is renewed before anything else is done.
+GAP_S = 30.0
 
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
@@ -70,7 +76,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
-        notify: Tells the user something, in a line or a few; called from a thread of its own.
+        notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
@@ -101,9 +107,8 @@ class Driver:
         self._requests: SimpleQueue[Request] = requests or SimpleQueue()
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
-        self._disk = Background("slurm-sweeps-disk")
+        self._disk = Background("slurm-sweeps-disk", MAX_CFGS)
         self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
-        self._terminal = Background("slurm-sweeps-terminal")
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
@@ -114,6 +119,8 @@ class Driver:
         self._stopping = False
         self._kill_at = math.inf
         self._silent_since: float | None = None  # when the silence of a worker was too long
+        self._is_disk_behind = False
+        self._awake_at = self._looked_at = time.monotonic()
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -141,16 +148,18 @@ class Driver:
             self._tell_malformed()
             is_written = self._disk.close(DISK_S)
             self._logs.close(DISK_S if is_written else 0.0)
-            self._terminal.close(TERMINAL_S)
             self._fit.close()
         self._disk.check()
         if not is_written:
-            raise StorageError(
-                f"after {DISK_S:.0f} s not all cfg.yml of trials are written below "
-                f"{self._layout.folder}: does its disk hang? restore=True goes on from here"
-            )
+            raise self._describe_slow_disk()
         if self._sweep.fatal:
             raise SweepFailedError(self._sweep.fatal)
+
+    def _describe_slow_disk(self) -> StorageError:
+        return StorageError(
+            f"after {DISK_S:.0f} s not all cfg.yml of trials are written below "
+            f"{self._layout.folder}: does its disk hang? restore=True goes on from here"
+        )
 
     def _tell_malformed(self) -> None:
         """Say if something besides the workers has written into the channel."""
@@ -172,23 +181,49 @@ class Driver:
 
     def _tick(self, signals: StopSignals) -> None:
         """Do what is due by now."""
+        self._note_gap()
         now = time.monotonic()
         for number in signals.take():
             self._follow_signal(number)
         while not self._requests.empty():
             self._follow_request(self._requests.get())
         self._writer.check()
-        self._disk.check()
+        self._watch_disk(now)
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
             self._advance_fit()
             self._start_workers(now)
-            self._slots.look_for_stalls(now)
             self._give_up_silent(now)
+        dead = self._slots.look(now)
+        if dead:
+            self._lose(dead, ENDED)
         overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
+
+    def _note_gap(self) -> None:
+        """Hold the lease anew after a gap in which another driver may have taken it.
+
+        Trials that were waiting for an answer would else write on into their folders, which are the
+        other driver's by then.
+        """
+        before, self._awake_at = self._awake_at, time.monotonic()
+        if self._awake_at - before > GAP_S:
+            self._writer.renew()
+            self._awake_at = time.monotonic()
+
+    def _watch_disk(self, now: float) -> None:
+        """See that cfg.yml are written, and that the folder for them is there."""
+        self._disk.check()
+        if self._disk.is_idle and now - self._looked_at > FOLDER_S:
+            self._looked_at = now
+            self._disk.put(partial(check_there, self._folder / self._layout.train.name))
+        if self._is_disk_behind and self._disk.has_room:
+            self._is_disk_behind = False
+            self._fill_idle()
+        elif self._is_disk_behind and self._disk.is_stuck(DISK_S):
+            raise self._describe_slow_disk()
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
@@ -303,6 +338,7 @@ class Driver:
 
     def _hear(self, connection: Connection, fd: int) -> None:
         records = connection.read(fd)
+        self._note_gap()
         if records is None:
             connection.detach(fd)
             if fd == connection.streams[0]:
@@ -406,7 +442,10 @@ class Driver:
     # --- trials -------------------------------------------------------------------------------
 
     def _fill(self, slot: SlotState) -> None:
-        """Give a ready slot its next trial."""
+        """Give a ready slot its next trial, unless the disk is too far behind with those before."""
+        if not self._disk.has_room:
+            self._is_disk_behind = True
+            return
         trial = self._sweep.assign(time.time(), time.time)
         if trial is None:
             return
@@ -424,11 +463,7 @@ class Driver:
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        if not self._disk.put(partial(write_cfg, trial.cfg, folder)):
-            raise StorageError(
-                f"can't write into {folder}: its disk takes nothing any more. Mend it; "
-                "restore=True goes on from here"
-            )
+        self._disk.put(partial(write_cfg, trial.cfg, folder))
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
         if not self._logs.put(partial(append_to, log, noise)):
@@ -485,4 +520,4 @@ class Driver:
         """Tell the user something; what was told before only if it is meant anew."""
         if again or text not in self._said:
             self._said.add(text)
-            self._terminal.put(partial(self._tell, text))
+            self._tell(text)

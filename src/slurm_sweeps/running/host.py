@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .channel import Record, encode
+from .deadlines import LAST_S
 from .forking import has_looked_for_gpus
 from .processes import (
     build_argv,
@@ -38,9 +39,6 @@ from .processes import (
 )
 from .trial_process import Loaded, Task
 from .worker import Parent, Worker, build_hello, describe_broken
-
-#: How long what was loaded may take for its own end, in seconds.
-LAST_S = 5
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
 SAW_ALL_GPUS = (

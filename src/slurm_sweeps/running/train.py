@@ -231,6 +231,24 @@ def format_cfg(cfg: dict[str, Any]) -> str:
     return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
+def check_there(train: Path) -> None:
+    """See that an experiment's folder, with the pickled `train` in it, is still there.
+
+    Raises:
+        StorageError: Somebody has removed it.
+    """
+    try:
+        train.stat()
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{train} is gone: someone has removed the experiment's folder, or part of it, while "
+            "the sweep ran. restore=True goes on without what trials wrote there, overwrite=True "
+            "begins anew"
+        ) from error
+    except OSError:  # it can't be seen for the moment
+        return
+
+
 def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
     """Make a trial's folder and write its `cfg.yml`.
 

@@ -320,6 +320,7 @@ class Worker(Parent):
         if self._task.rank == 0:
             trial.tell(decision)
             return
+        trial.watch = None  # the trial has reported; this rank may never do so
         trial.decisions.append(decision)
         self._answer(trial)
         self._note_told(trial, decision["do"])
@@ -344,7 +345,7 @@ class Worker(Parent):
 
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
-        trial.tell({"kind": "stop"})
+        trial.tell(stop)
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------

@@ -220,9 +220,11 @@ class Database:
             raise ExperimentNotFoundError(_format_not_found(name, self.path, names))
         return found
 
-    def set_settings(self, experiment_id: int, settings: Mapping[str, Any]) -> None:
+    def set_settings(
+        self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
+    ) -> None:
         """Replace the settings of an experiment."""
-        with self.writing() as connection:
+        with self.writing(experiment_id, owner, now) as connection:
             connection.execute(
                 "UPDATE experiments SET settings = ? WHERE id = ?",
                 (json.dumps(dict(settings)), experiment_id),

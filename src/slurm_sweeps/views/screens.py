@@ -3,7 +3,9 @@
 `LiveView` reads the database, from a thread of its own or from `watch`, and never asks the driver.
 Reading is rare and short; in between, where the screen is redrawn in place, only the clocks go on.
 
-The screens take whole summaries and messages, from one thread at a time. None of them lets an error
+Nobody waits for a terminal that is held up, or a pipe that nobody reads: what is shown of a running
+sweep is shown by a thread of its own, and given up in the end. The screens take whole summaries and
+messages, from one thread at a time. None of them lets an error
 of its stream out: a sweep goes on when the terminal it was begun in is gone, or the notebook.
 """
 
@@ -17,10 +19,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from ..errors import StorageError
+from ..running.background import Background
 from ..storage.database import Database
 from ..storage.layout import Layout
 from .formats import clean_lines
@@ -39,6 +43,9 @@ READ_SHARE = 0.02
 
 #: How long one read waits for the writer; else the next round tries again.
 TIMEOUT_S = 1.0
+
+#: What waits for a terminal in the end has so long while nothing is shown, in seconds.
+TERMINAL_S = 5.0
 
 #: The width of a table in a notebook, in characters.
 NOTEBOOK_WIDTH = 110
@@ -201,11 +208,53 @@ class NotebookScreen:
         )
 
 
+class _OwnOutput(io.TextIOBase):
+    """Standard output by a file descriptor of its own, without a buffer.
+
+    Who is held up in `sys.stdout` holds its lock, and Python aborts when it can't flush that at its
+    end.
+    """
+
+    def __init__(self, stdout: TextIO) -> None:
+        stdout.flush()  # what was printed before comes before
+        self._fd = os.dup(stdout.fileno())
+        self._encoding = stdout.encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # it is one there too
+        """That of standard output."""
+        return self._encoding
+
+    def fileno(self) -> int:
+        """Its own file descriptor."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Whether it leads to a terminal."""
+        return os.isatty(self._fd)
+
+    def write(self, text: str) -> int:
+        """Write all of a text, however long that takes."""
+        data = text.encode(self._encoding, "replace")
+        while data:
+            data = data[os.write(self._fd, data) :]
+        return len(text)
+
+    def __del__(self) -> None:
+        """Nobody shows anything any more."""
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self._fd)
+
+
 def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Screen:
     """Choose how to show something; None is standard output, or nowhere if that is closed."""
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
+    is_real = stream is None and sys.stdout is sys.__stdout__  # not one that the user has put there
+    if is_real and isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(*_STREAM_ERRORS):
+            stream = cast(TextIO, _OwnOutput(sys.stdout))
     stream = stream or sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
     if stream.isatty() and os.environ.get("TERM") not in ("dumb", ""):
         return TerminalScreen(stream, columns)
@@ -262,13 +311,16 @@ class LiveView:
             self._reporter = Reporter(self._layout, report)
         self._summary: Summary | None = None
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._terminal = Background("slurm-sweeps-terminal")
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-view", daemon=True)
 
     def notify(self, text: str) -> None:
-        """Show a message, from any thread."""
-        with self._lock:
-            self._screen.notify(text)
+        """Show a message, from any thread, which does not wait for it."""
+        self._terminal.put(partial(self._screen.notify, text))
+
+    def close(self) -> None:
+        """Wait until all messages are shown, while any are."""
+        self._terminal.close(TERMINAL_S)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
@@ -277,9 +329,9 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.refresh()
-        with self._lock:
-            self._screen.close()
+        for job in (self.refresh, self._screen.close):
+            self._terminal.put(job)
+        self.close()
         if self._reporter is not None:
             was_stopped = self._summary is not None and self._summary.state == "stopped"
             problem = self._reporter.finish(in_a_hurry=was_stopped)
@@ -294,24 +346,24 @@ class LiveView:
                 self._summary = read_summary(store, self._layout, self._rows, now)
         except StorageError:  # locked for a moment; what is wrong for good the driver says
             return None
-        self._show(self._summary, now)
+        self._screen.show(self._summary, now)
         return self._summary
 
-    def _show(self, summary: Summary, now: float) -> None:
-        with self._lock:
-            self._screen.show(summary, now)
-
     def _run(self) -> None:
-        due = time.monotonic() + min(REDRAW_S, self._interval_s)
-        while not self._stop.wait(max(0.01, min(REDRAW_S, due - time.monotonic()))):
-            if time.monotonic() >= due:
-                began = time.monotonic()
-                self.refresh()
-                due = began + self._choose_pause_s(time.monotonic() - began)
-            elif self._summary is not None and self._screen.is_animated:
-                self._show(self._summary, time.time())
+        self._due = time.monotonic() + min(REDRAW_S, self._interval_s)
+        while not self._stop.wait(max(0.01, min(REDRAW_S, self._due - time.monotonic()))):
+            if self._terminal.is_idle:
+                self._terminal.put(self._redraw)
             if self._reporter is not None:
                 self._reporter.keep_up(time.monotonic())
+
+    def _redraw(self) -> None:
+        began = time.monotonic()
+        if began >= self._due:
+            self.refresh()
+            self._due = began + self._choose_pause_s(time.monotonic() - began)
+        elif self._summary is not None and self._screen.is_animated:
+            self._screen.show(self._summary, time.time())
 
     def _choose_pause_s(self, took_s: float) -> float:
         """How long to leave the database alone after a read that took so long."""
