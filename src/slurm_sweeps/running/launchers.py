@@ -23,14 +23,24 @@ from typing import Any, Protocol
 
 from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
-from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, requeue_job
+from ..slurm.client import (
+    JobClock,
+    StepQueue,
+    cancel_step,
+    read_allocation,
+    read_fate,
+    requeue_job,
+)
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
     build_srun_argv,
     build_step_environment,
+    is_outage,
     is_step_waiting,
+    may_pass,
     merge_slots,
+    parse_refusal,
     parse_step_error,
 )
 from ..slurm.text import Fate
@@ -55,7 +65,10 @@ class Diagnosis:
     """What can be told of a worker from what it, or srun, wrote."""
 
     cause: str | None = None  # why it never began, if that is said
-    stall: str | None = None  # why it may never begin
+    stall: str | None = None  # why it may never begin, while it runs
+    refusal: str | None = None  # why Slurm did not start it: the cause, where that is not its own
+    is_outage: bool = False  # whether that is because Slurm itself is away
+    may_pass: bool = False  # whether it may be so because it was away a moment ago
 
 
 class Launcher(Protocol):
@@ -81,6 +94,11 @@ class Launcher(Protocol):
         """Whether every trial gets a worker of its own."""
         ...
 
+    @property
+    def outage_s(self) -> float:
+        """How long Slurm may start no worker at all until the sweep ends, in seconds."""
+        ...
+
     def start(self, slot: int) -> Connection:
         """Start what is to run a slot's worker, unless that runs for other slots already.
 
@@ -94,7 +112,11 @@ class Launcher(Protocol):
         ...
 
     def diagnose(self, said: str) -> Diagnosis:
-        """Tell what is the matter with a worker that has not begun, by what it wrote."""
+        """Tell why a worker has ended, by what it wrote."""
+        ...
+
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:
+        """Tell what is the matter with a worker that has not begun, as far as that is known yet."""
         ...
 
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:
@@ -150,6 +172,7 @@ class LocalLauncher(_Hosts):
 
     world_size = 1
     fresh_workers = False
+    outage_s = 0.0  # nobody else is asked to start anything
 
     def __init__(
         self,
@@ -201,6 +224,10 @@ class LocalLauncher(_Hosts):
         """Python's last words; a child process begins at once."""
         return Diagnosis(said.strip() or None)
 
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:  # noqa: ARG002 - the protocol's
+        """Nothing is in its way."""
+        return Diagnosis()
+
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Kill the trial's process group: its worker can't do so any more."""
         if trial_pid is not None:
@@ -243,9 +270,11 @@ class SlurmLauncher(_Hosts):
         self.notices = plan.notices
         self.world_size = cfg.ntasks
         self.fresh_workers = bool(cfg.fresh_step)
+        self.outage_s = cfg.outage_in_sec
         self._allocation = allocation
         self._shares = plan.slots
         self._cfg = cfg
+        self._queue = StepQueue(allocation.job_id)
 
     def _launch(self, slots: list[int]) -> Connection:
         """Start a step; srun speaks over its streams."""
@@ -291,18 +320,30 @@ class SlurmLauncher(_Hosts):
             cancel_step(f"{self._allocation.job_id}.{step}")
 
     def diagnose(self, said: str) -> Diagnosis:
-        """Find in a step's output why it could not be started; or that srun waits for room.
+        """Find in a step's output why it could not be started, or was ended."""
+        refusal = parse_refusal(said)
+        return Diagnosis(
+            parse_step_error(said),
+            refusal=refusal,
+            is_outage=is_outage(refusal or ""),
+            may_pass=may_pass(refusal or ""),
+        )
 
-        Slurm then has less room than the ledger believes.
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:
+        """Tell that srun waits for room, or that Slurm does not answer.
+
+        There is less room than the ledger believes, or another step is being cleared away. By
+        itself srun tells only after a while that it waits.
         """
-        stall = None
-        if any(is_step_waiting(line) for line in said.splitlines()):
-            stall = (
-                "Slurm has no room for a step that should fit (srun is waiting). Is another step "
-                f"of job {self._allocation.job_id} running? If not, please report it with the "
-                "output of `scontrol show job -d`"
+        self._queue.ask_again()
+        if pid in self._queue.waiting or any(map(is_step_waiting, said.splitlines())):
+            return Diagnosis(
+                stall="Slurm has no room for a step that should fit. `scontrol show step "
+                f"{self._allocation.job_id}` tells whether another one has its place; if none has, "
+                "please report it with the output of `scontrol show job -d`"
             )
-        return Diagnosis(parse_step_error(said), stall)
+        problem = self._queue.problem
+        return Diagnosis(refusal=problem, is_outage=is_outage(problem))
 
 
 @contextmanager
@@ -312,6 +353,7 @@ def open_launcher(
     local_cfg: LocalCfg,
     max_concurrent_trials: int | None,
     early: bool = True,
+    notify: Callable[[str], None] = print,
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
@@ -322,13 +364,14 @@ def open_launcher(
         max_concurrent_trials: How many run at once at most.
         early: Start the first host at once, where that costs nobody anything, on this machine:
             Python boots while the caller does other things.
+        notify: Tells the user that Slurm is waited for, and no more.
 
     Raises:
         AllocationError: A trial can't fit.
         UsageError: This process is itself a job step.
     """
     check_not_inside_a_step(os.environ)
-    allocation = read_allocation(os.environ)
+    allocation = read_allocation(os.environ, slurm_cfg.outage_in_sec, notify)
     launcher: LocalLauncher | SlurmLauncher
     if allocation is None:
         gpus = find_gpus() if local_cfg.gpus else ()

@@ -5,9 +5,10 @@ them back while the sweep runs (`Slots.withdraw`). A slot's number is never give
 the channel it goes by the number that its launcher knows it by.
 
 A worker that dies is started again after a pause that grows; a node on which workers keep dying
-before any of their trials has ended is left out. Workers that die of the same cause, all at once,
-count as one: only the death of a worker that was started after the last one is one more. All that
-follows from it comes as one value (`Loss`).
+before any of their trials has ended is left out for a while, and Slurm's own faults are waited out
+(`nodes`). Workers that die of the same cause, all at once, count as one: only the death of a worker
+that was started after the last one is one more. All that follows from it comes as one value
+(`Loss`).
 
 Nothing here costs more for having many slots: they are kept by their status, and what becomes due
 waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that.
@@ -19,7 +20,6 @@ import json
 import re
 import selectors
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -34,16 +34,23 @@ from ..trial import Status, TrialError, describe_value, make_storable
 from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
+from .nodes import Nodes, double
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
-#: A node is left out when this many workers on it in a row have ended before any of their trials.
-MAX_NODE_FAILURES = 3
-
-#: A step that Slurm has no room for is asked for again after so many seconds.
+#: A step that Slurm has no room for is asked for again after so many seconds; after so many times
+#: its slot is taken off the plan, and tried again after minutes: doubled each time, up to the last.
 STALL_S = 5.0
+MAX_STALLS = 8
+FIRST_REST_S, LONGEST_REST_S = 300.0, 3600.0
+
+#: What may pass is asked for so often before it is believed, if no worker has ever begun: 30 s.
+MAX_REFUSALS = 5
+
+#: A worker that has not begun after so many seconds, while nobody says why, is started anew.
+BEGIN_S = 600.0
 
 #: How often it is looked whether hosts have begun, and whether they live, in seconds.
 LOOK_S = 0.5
@@ -74,7 +81,6 @@ class SlotStatus(Enum):
     READY = "ready"  # waits for a trial
     BUSY = "busy"  # runs a trial
     LEAVING = "leaving"  # its worker was told to go, after its one trial
-    OUT = "out"  # left out for good
 
 
 @dataclass(slots=True, eq=False)
@@ -114,8 +120,7 @@ class SlotState:
 
 def compute_pause(failures: int) -> float:
     """Return after how many seconds a worker is started again, that many having died in a row."""
-    doublings = min(failures - 1, 30)  # some slots fail for days, and numbers have an end
-    return min(FIRST_PAUSE_S * 2.0**doublings, LONGEST_PAUSE_S)
+    return double(FIRST_PAUSE_S, LONGEST_PAUSE_S, failures)
 
 
 def judge_ends(ends: Mapping[int, Record]) -> Record:
@@ -191,7 +196,7 @@ class Slots:
     Args:
         init: The `init` record for every worker, without what its launcher adds.
         selector: Where their streams are registered, with their connection as data.
-        notify: Tells the user something, once.
+        notify: Tells the user something, once, unless its second argument is True.
         keep: Appends noise to a log, without waiting for the disk.
     """
 
@@ -199,7 +204,7 @@ class Slots:
         self,
         init: Mapping[str, Any],
         selector: selectors.BaseSelector,
-        notify: Callable[[str], None],
+        notify: Callable[..., None],
         keep: Callable[[Path, bytes], object],
     ) -> None:
         self._init = init
@@ -212,8 +217,7 @@ class Slots:
         self._all: dict[int, SlotState] = {}
         self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
         self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
-        self._node_failures: Counter[str] = Counter()  # in a row, before a trial has ended there
-        self._node_failed_at: dict[str, float] = {}
+        self._nodes = Nodes()
         # When, and which; what has changed since is skipped.
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
@@ -237,8 +241,8 @@ class Slots:
         """Take the slots of a launcher away, with their workers; their trials are lost."""
         loss = Loss()
         slots = [slot for slot in self._all.values() if slot.launcher is launcher]
-        for group, code, said in self._part(slots):
-            loss.add_ends(group, "was withdrawn", code, said)
+        for group, code, connection in self._part(slots):
+            loss.add_ends(group, "was withdrawn", code, connection.said)
         for slot in slots:
             del self._all[slot.number], self._by_status[slot.status][slot.number]
         return loss
@@ -252,8 +256,11 @@ class Slots:
 
     @property
     def is_out(self) -> bool:
-        """Whether no slot is left."""
-        return len(self._by_status[SlotStatus.OUT]) == len(self)
+        """Whether no slot is left: workers keep dying wherever there is one."""
+        now = time.monotonic()
+        return not self._n_with_worker and all(
+            self._nodes.are_left_out(slot.place.nodes, now) for slot in self._all.values()
+        )
 
     @property
     def idle(self) -> list[SlotState]:
@@ -272,8 +279,7 @@ class Slots:
 
     @property
     def _n_with_worker(self) -> int:
-        down = len(self._by_status[SlotStatus.DOWN]) + len(self._by_status[SlotStatus.OUT])
-        return len(self) - down
+        return len(self) - len(self._by_status[SlotStatus.DOWN])
 
     def find(self, connection: Connection, record: Record) -> SlotState | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
@@ -327,11 +333,17 @@ class Slots:
         while self._n_with_worker < wanted and self.may_start(now):
             start_at, number = heappop(self._to_start)
             slot = self._by_status[SlotStatus.DOWN].get(number)
-            if slot is not None and slot.start_at == start_at:
+            if slot is None or slot.start_at != start_at:
+                continue
+            not_before = self._nodes.find_start(slot.place.nodes)
+            if not_before > now:
+                self._put_off(slot, not_before)
+            else:
                 self._start_one(slot)
 
     def _start_one(self, slot: SlotState) -> None:
         slot.worker_since = time.monotonic()
+        self._nodes.note_start(slot.place.nodes, slot.worker_since)
         try:
             connection = slot.launcher.start(slot.place.number)
         except LaunchError as error:  # out of processes, perhaps; those that run may end soon
@@ -356,6 +368,10 @@ class Slots:
         """A worker has begun: take down where."""
         if slot.connection is not None:
             slot.connection.has_begun = True
+        now = time.monotonic()
+        for text in self._nodes.note_begun(slot.place.nodes, now):
+            self._notify(text, True)
+            self._hasten(slot.place.nodes, now)
         if record.get("rank", 0) == 0:
             slot.host, slot.step = record["host"], record.get("step")
 
@@ -375,8 +391,8 @@ class Slots:
     def note_success(self, slot: SlotState) -> bool:
         """A trial of the slot has ended; return whether its worker takes another."""
         slot.failures = 0
-        for node in slot.place.nodes:
-            self._node_failures[node] = 0
+        for text in self._nodes.note_success(slot.place.nodes):
+            self._notify(text, True)
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
@@ -395,6 +411,9 @@ class Slots:
             return []
         self._look_at = now + LOOK_S
         self._look_for_stalls(now)
+        for text in self._nodes.take_refusals(now):
+            self._notify(text, True)
+        self._check_outage(now)
         before, self._gone = self._gone, {each for each in self._served if each.has_exited()}
         return [slot for each in before & self._gone for slot in self._served[each].values()]
 
@@ -405,18 +424,26 @@ class Slots:
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
         for slot in list(self._by_status[SlotStatus.STARTING].values()):
-            connection = slot.connection
-            if connection is None or connection.has_begun:
+            connection, waited_s = slot.connection, now - slot.worker_since
+            if connection is None or connection.has_begun or waited_s < STALL_S:
                 continue
-            stall = slot.launcher.diagnose(connection.said).stall
-            if not stall:
-                continue
-            if slot.failures == 0:
-                self._notify(stall)
-            if now - slot.worker_since > STALL_S:
-                for group, _, _ in self._part(self.list_served(connection)):
-                    for each in group:
-                        self._pause(each, now)
+            found = slot.launcher.look_at_start(connection.process.pid, connection.said)
+            if found.is_outage and found.refusal:
+                self._nodes.note_refusal(slot.place.nodes, found.refusal, slot.worker_since, now)
+            if found.stall or waited_s > BEGIN_S:
+                self._note_stall(connection, found.stall or "srun says nothing", now)
+
+    def _note_stall(self, connection: Connection, why: str, now: float) -> None:
+        """End what waits, and ask again later; rarely, if that was in vain too often."""
+        for group, _, _ in self._part(self.list_served(connection)):
+            for slot in group:
+                self._nodes.note_stall(slot.place.nodes, why, slot.worker_since)
+                self._pause(slot, now)
+                times = slot.failures - MAX_STALLS + 1
+                if times > 0:
+                    self._put_off(slot, now + double(FIRST_REST_S, LONGEST_REST_S, times))
+                if times == 1:
+                    self._notify(f"slot {slot.number} is taken off the plan: {why}")
 
     def note_alive(self, slot: SlotState, record: Record) -> None:
         """A rank's worker says that it is there; from now on it is missed when it doesn't."""
@@ -464,10 +491,18 @@ class Slots:
             LaunchError: No worker could be started on any slot.
         """
         loss = Loss()
-        for group, own_code, said in self._part(slots):
+        for group, own_code, connection in self._part(slots):
             ended_with = own_code if code is None else code
-            said = group[0].launcher.diagnose(said).cause or said
+            diagnosis = group[0].launcher.diagnose(connection.said)
+            said = diagnosis.cause or connection.said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
+            refusal = None if connection.has_begun else diagnosis.refusal
+            # Of the first one that is started, it may be what was asked that is wrong.
+            is_new = self._nodes.count_refusals(group[0].place.nodes) < MAX_REFUSALS
+            is_fault = diagnosis.is_outage or (diagnosis.may_pass and is_new)
+            if refusal and (self.any_ready or is_fault):
+                self._wait_out(group, refusal)
+                continue
             for slot in group:
                 if slot.status is SlotStatus.LEAVING:  # as it was told to
                     self._set(slot, SlotStatus.DOWN)
@@ -481,13 +516,33 @@ class Slots:
                 )
             loss.add_ends(group, why, ended_with, said)
             for slot in group:
-                loss.notices.extend(self._leave_nodes_out(slot))
+                loss.notices.extend(self._nodes.leave_out(slot.place.nodes, time.monotonic()))
         return loss
+
+    def _wait_out(self, slots: Iterable[SlotState], why: str) -> None:
+        """Slurm does not start these workers now: nobody's fault."""
+        now = time.monotonic()
+        for slot in slots:
+            self._nodes.note_refusal(slot.place.nodes, why, slot.worker_since, now)
+            self._put_off(slot, self._nodes.find_start(slot.place.nodes))
+
+    def _check_outage(self, now: float) -> None:
+        """Raise a LaunchError where nothing runs since Slurm starts no worker for too long."""
+        refusal = self._nodes.find_refusal()
+        if refusal is None or self._n_with_worker > len(self._by_status[SlotStatus.STARTING]):
+            return
+        since, why = refusal
+        limit_s = max(slot.launcher.outage_s for slot in self._all.values())
+        if now - since > limit_s:
+            raise LaunchError(
+                f"Slurm has started no worker for {now - since:.0f} s: {why}. restore=True goes on "
+                "from here; SlurmCfg(outage_in_sec=...) says how long to wait"
+            )
 
     def _part(
         self, slots: Iterable[SlotState]
-    ) -> Iterator[tuple[list[SlotState], int | None, str]]:
-        """Let go of workers; yield those of one process, its exit code, and what it said last.
+    ) -> Iterator[tuple[list[SlotState], int | None, Connection]]:
+        """Let go of workers; yield those of one process, its exit code, and what led to it.
 
         A process that serves other slots too is told to end these workers; else it is ended.
         """
@@ -510,7 +565,7 @@ class Slots:
                 is_leaving = group[0].status is SlotStatus.LEAVING
                 code = self._end(connection, LEAVE_S if is_leaving else 0.0)
                 self._clean_up(group, connection.has_lost_trials)
-            yield group, code, connection.said
+            yield group, code, connection
 
     def _clean_up(self, slots: Iterable[SlotState], has_lost_trials: bool) -> None:
         """Have what lost trials may have left ended, once for each job step."""
@@ -534,29 +589,22 @@ class Slots:
     def _note_failure(self, slot: SlotState) -> None:
         now = time.monotonic()
         self._pause(slot, now)
-        for node in slot.place.nodes:
-            if slot.worker_since > self._node_failed_at.get(node, float("-inf")):
-                self._node_failures[node] += 1
-                self._node_failed_at[node] = now
+        self._nodes.note_death(slot.place.nodes, slot.worker_since, now)
 
     def _pause(self, slot: SlotState, now: float) -> None:
         """Take down that a worker died, and when the next may start."""
         slot.failures += 1
-        slot.start_at = now + compute_pause(slot.failures)
+        self._put_off(slot, now + compute_pause(slot.failures))
+
+    def _put_off(self, slot: SlotState, until: float) -> None:
+        slot.start_at = until
         self._set(slot, SlotStatus.DOWN)
 
-    def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
-        """Leave out the nodes of a slot if too many workers have died there; say which."""
-        for node in lost.place.nodes:
-            if self._node_failures[node] < MAX_NODE_FAILURES:
-                continue
-            for slot in list(self._by_status[SlotStatus.DOWN].values()):
-                if node in slot.place.nodes:
-                    self._set(slot, SlotStatus.OUT)
-            yield (
-                f"{node} is left out from now on: {MAX_NODE_FAILURES} workers in a row ended there "
-                "before any of their trials did"
-            )
+    def _hasten(self, nodes: Iterable[str], now: float) -> None:
+        """Start what waited for others on a node only."""
+        for slot in list(self._by_status[SlotStatus.DOWN].values()):
+            if not slot.failures and not set(nodes).isdisjoint(slot.place.nodes):
+                self._put_off(slot, now)
 
     def dismiss(self) -> None:
         """Let all workers leave by themselves for a moment, then see to it."""

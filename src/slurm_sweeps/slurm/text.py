@@ -191,6 +191,12 @@ def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]
     return found
 
 
+def parse_waiting_steps(text: str) -> frozenset[int]:
+    """Read `scontrol --oneliner show step`: the process ids of sruns whose steps find no room."""
+    waiting = re.findall(r"State=PENDING .*SrunHost:Pid=\S*:(\d+)", text)
+    return frozenset(map(int, waiting))
+
+
 def parse_threads_per_core(text: str) -> dict[str, int]:
     """Read `scontrol --oneliner show node`: name to threads, one where the site counts cores."""
     found: dict[str, int] = {}
