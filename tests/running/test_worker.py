@@ -17,7 +17,7 @@ import pytest
 from worker_process import TIMEOUT_S, WorkerProcess, read_when_there, start_worker
 
 from cluster_tools.processes import read_process, wait_until
-from slurm_sweeps.running.channel import KINDS, encode
+from slurm_sweeps.running.channel import encode
 
 
 def wait_until_gone(*pids: int) -> None:
@@ -519,12 +519,22 @@ def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -
         worker.wait_for("ready")
         worker.run()
         worker.wait_for("report")
-        for kind in ("init", "run", "decision", "stop"):
-            texts = dict.fromkeys(("train", "trial_id", "dir", "do", "cfg"), "")
-            whole = {**dict.fromkeys(KINDS[kind], 0), "kind": kind}
-            whole |= {name: text for name, text in texts.items() if name in whole}
-            for name in KINDS[kind]:
-                worker.send({key: value for key, value in whole.items() if key != name})  # type: ignore[arg-type] # it lacks one
+        for whole in (
+            {"kind": "init", "train": "", "prune_grace_s": 0, "exit_grace_s": 0, "term_grace_s": 0},
+            {
+                "kind": "run",
+                "number": 0,
+                "attempt": 1,
+                "trial_id": "",
+                "dir": "",
+                "cfg": "",
+                "cfg_yml": "",
+            },
+            {"kind": "decision", "number": 0, "attempt": 1, "iteration": 1, "do": "prune"},
+            {"kind": "stop", "number": 0, "grace_s": 0.0},
+        ):
+            for lacking in whole:
+                worker.send({key: value for key, value in whole.items() if key != lacking})  # type: ignore[arg-type] # it lacks one
         worker.decide("go_on", 1)
         assert worker.wait_for("ended")["how"] == "completed"
 

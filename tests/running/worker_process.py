@@ -61,7 +61,8 @@ class WorkerProcess:
         """Start a trial; return what the worker says of its start."""
         directory = str(self.folder / f"trial-{number}")
         record = {"trial_id": f"trial-{number}", "number": number, "attempt": 1, "dir": directory}
-        self.send({"kind": "run", **record, "env": {}, "cfg": encode_cfg(cfg or {}), **more})
+        told = {"env": {}, "cfg": encode_cfg(cfg or {}), "cfg_yml": "", **more}
+        self.send({"kind": "run", **record, **told})
         return self.wait_for("started")
 
     def decide(self, do: str, iteration: int, number: int = 0) -> None:

@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from ..storage.database import Database
 from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
-    read_curves,
     read_first_reports,
     read_metric_ids,
+    read_reports,
     read_trials,
 )
 from ..sweep import Sweep, SweepCfg, TrialState
@@ -120,7 +120,9 @@ class Search:
         """Bring a sweep and its rule to where they stopped; return the trials that there are."""
         trials = read_trials(database, record.id)
         if trials:
-            states = list(self._revive(database, record.id, trials, pruner))
+            states = list(self._revive(database, record.id, trials))
+            if pruner is not None and self.metric is not None:
+                _replay(database, record.id, states, pruner, self.metric)
             unfinished = _find_unfinished(trials, database.requests(record.id))
             sweep.restore(
                 states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
@@ -163,15 +165,10 @@ class Search:
             )
 
     def _revive(
-        self,
-        database: Database,
-        experiment_id: int,
-        trials: Sequence[TrialRecord],
-        pruner: Pruner | None,
+        self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
     ) -> Iterator[TrialState]:
-        """Make states of stored trials, and let the rule hear again what each has logged."""
-        metric, numbers = self.metric, [trial.number for trial in trials]
-        curves = read_curves(database, experiment_id, metric, numbers) if metric else {}
+        """Make states of stored trials."""
+        metric = self.metric
         firsts = read_first_reports(database, experiment_id, metric) if metric else {}
         failed = Counter(
             attempt.number
@@ -189,17 +186,28 @@ class Search:
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
             )
-            if pruner is not None:
-                iterations, values = curves[trial.number]
-                for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
-                    pruner.report(trial.number, iteration, value)
-                    state.curve.note(iteration, value)
-                    state.last_iteration, state.last_value = iteration, value
             if trial.number in firsts:
                 iteration, attempt, started_at, logged_at = firsts[trial.number]
                 state.pace.begin(attempt, started_at)
                 state.pace.note(iteration, logged_at)
             yield state
+
+
+def _replay(
+    database: Database,
+    experiment_id: int,
+    states: Iterable[TrialState],
+    pruner: Pruner,
+    metric: str,
+) -> None:
+    """Let the rule, and the trials themselves, hear again what each has logged."""
+    trials = {state.number: state for state in states}
+    for table in read_reports(database, experiment_id, metric, [*trials]):
+        for number, iteration, value, _ in table.tolist():
+            trial = trials[number]
+            pruner.report(number, iteration, value)
+            trial.curve.note(iteration, value)
+            trial.last_iteration, trial.last_value = iteration, value
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
@@ -40,26 +39,16 @@ class Background:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._began_at: float | None = None  # with the job that is being done, if one is
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one job more may wait."""
-        return self._jobs.qsize() < self._max_waiting
+        self._is_at_work = False
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to do."""
-        return self._began_at is None and self._jobs.empty()
-
-    def is_stuck(self, for_s: float) -> bool:
-        """Whether one job has taken more than so many seconds by now."""
-        began_at = self._began_at
-        return began_at is not None and time.monotonic() - began_at > for_s
+        return not self._is_at_work and self._jobs.empty()
 
     def put(self, job: Callable[[], object]) -> bool:
         """Have a job done after those before it; False if too many wait, and it is left out."""
-        if not self.has_room:
+        if self._jobs.qsize() >= self._max_waiting:
             return False
         self._jobs.put(job)
         if self._thread is None:
@@ -93,12 +82,12 @@ class Background:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._began_at = time.monotonic()
+            self._is_at_work = True
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
-            self._began_at = None
+            self._is_at_work = False
 
 
 class BackgroundFit:

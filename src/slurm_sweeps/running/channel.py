@@ -68,6 +68,7 @@ class Record(TypedDict, total=False):
     port: int  # the last two in a job step only
     address: str
     cfg: dict[str, Any] | str  # as `encode_cfg` writes it
+    cfg_yml: str  # for people to read, in the trial's folder
     iteration: int
     metrics: dict[str, float]
     do: str
@@ -79,6 +80,7 @@ class Record(TypedDict, total=False):
     error_type: str
     message: str
     traceback: str
+    problem: str  # why no other attempt would fare better
     sender: int  # these two: see `encode_parts`
     part: int
     last: bool
@@ -88,7 +90,7 @@ class Record(TypedDict, total=False):
 KINDS = {
     # Driver to worker.
     "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
+    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",
@@ -378,13 +380,11 @@ class Connection:
 
         Where that can't be asked (macOS, before Python 3.13), it is reaped.
         """
-        if self.process.returncode is not None or not hasattr(os, "waitid"):
-            return self.process.poll() is not None
-        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        try:
-            return os.waitid(os.P_PID, self.process.pid, how) is not None
-        except ChildProcessError:  # somebody has reaped it
-            return True
+        if self.process.returncode is None and hasattr(os, "waitid"):
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
+                return os.waitid(os.P_PID, self.process.pid, how) is not None
+        return self.process.poll() is not None
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the process to end by itself; its output first, whose end is told at once."""

@@ -28,13 +28,13 @@ from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
-from ..trial import Status
+from ..trial import Status, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import check_there, encode_cfg, write_cfg
+from .train import check_there, encode_cfg, format_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -55,11 +55,11 @@ RANK_GRACE_S = 2.0
 #: How long trials have to leave when the sweep fails, in seconds.
 FAILURE_GRACE_S = 5.0
 
-#: What waits for a disk has so long, in seconds: at the end, and while no trial may begin for it.
+#: What waits for a disk at the end has so long, in seconds.
 DISK_S = 30.0
 
-#: So many cfg.yml may wait for the disk, and pieces of noise, of 64 kB at the most.
-MAX_CFGS, MAX_NOISE = 10_000, 1_000
+#: So many pieces of noise, of 64 kB at the most, wait for the disk.
+MAX_NOISE = 1_000
 
 #: How often it is looked whether the experiment's folder is there, in seconds.
 FOLDER_S = 5.0
@@ -107,7 +107,7 @@ class Driver:
         self._requests: SimpleQueue[Request] = requests or SimpleQueue()
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
-        self._disk = Background("slurm-sweeps-disk", MAX_CFGS)
+        self._folder_watch = Background("slurm-sweeps-folder")
         self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
@@ -119,7 +119,7 @@ class Driver:
         self._stopping = False
         self._kill_at = math.inf
         self._silent_since: float | None = None  # when the silence of a worker was too long
-        self._is_disk_behind = False
+        self._problem: str | None = None  # why no trial finds a place to run
         self._awake_at = self._looked_at = time.monotonic()
         self.stopped_by: str | None = None
 
@@ -146,20 +146,14 @@ class Driver:
             self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
-            is_written = self._disk.close(DISK_S)
-            self._logs.close(DISK_S if is_written else 0.0)
+            self._folder_watch.close(0.0)
+            self._logs.close(DISK_S)
             self._fit.close()
-        self._disk.check()
-        if not is_written:
-            raise self._describe_slow_disk()
+        if self._problem is not None:
+            hint = "Make room or mend the permissions; restore=True goes on from here"
+            raise StorageError(f"{self._problem}. {hint}")
         if self._sweep.fatal:
             raise SweepFailedError(self._sweep.fatal)
-
-    def _describe_slow_disk(self) -> StorageError:
-        return StorageError(
-            f"after {DISK_S:.0f} s not all cfg.yml of trials are written below "
-            f"{self._layout.folder}: does its disk hang? restore=True goes on from here"
-        )
 
     def _tell_malformed(self) -> None:
         """Say if something besides the workers has written into the channel."""
@@ -188,7 +182,7 @@ class Driver:
         while not self._requests.empty():
             self._follow_request(self._requests.get())
         self._writer.check()
-        self._watch_disk(now)
+        self._watch_folder(now)
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
@@ -213,17 +207,12 @@ class Driver:
             self._writer.renew()
             self._awake_at = time.monotonic()
 
-    def _watch_disk(self, now: float) -> None:
-        """See that cfg.yml are written, and that the folder for them is there."""
-        self._disk.check()
-        if self._disk.is_idle and now - self._looked_at > FOLDER_S:
+    def _watch_folder(self, now: float) -> None:
+        """See that the experiment's folder is there."""
+        self._folder_watch.check()
+        if self._folder_watch.is_idle and now - self._looked_at > FOLDER_S:
             self._looked_at = now
-            self._disk.put(partial(check_there, self._folder / self._layout.train.name))
-        if self._is_disk_behind and self._disk.has_room:
-            self._is_disk_behind = False
-            self._fill_idle()
-        elif self._is_disk_behind and self._disk.is_stuck(DISK_S):
-            raise self._describe_slow_disk()
+            self._folder_watch.put(partial(check_there, self._folder / self._layout.train.name))
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
@@ -256,7 +245,10 @@ class Driver:
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
         if self._sweep.fatal is not None and not self._stopping:
-            self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s))
+            self._stop(self._plan_failure())
+
+    def _plan_failure(self) -> StopPlan:
+        return StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
 
     # --- told to stop -------------------------------------------------------------------------
 
@@ -414,6 +406,9 @@ class Driver:
         if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
         slot.ends[record.get("rank", 0)] = record
+        if "problem" in record and self._problem is None:
+            self._problem = make_storable(record["problem"])
+            self._stop(self._plan_failure())
         if len(slot.ends) < slot.launcher.world_size:
             if len(slot.ends) == 1:
                 crashed = record["how"] in ("failed", "lost")
@@ -442,28 +437,24 @@ class Driver:
     # --- trials -------------------------------------------------------------------------------
 
     def _fill(self, slot: SlotState) -> None:
-        """Give a ready slot its next trial, unless the disk is too far behind with those before."""
-        if not self._disk.has_room:
-            self._is_disk_behind = True
-            return
+        """Give a ready slot its next trial."""
         trial = self._sweep.assign(time.time(), time.time)
         if trial is None:
             return
         self._slots.begin(slot, trial)
-        folder = self._folder / trial.trial_id
         slot.send(
             {
                 "kind": "run",
                 "trial_id": trial.trial_id,
                 "number": trial.number,
                 "attempt": trial.attempt,
-                "dir": str(folder),
+                "dir": str(self._folder / trial.trial_id),
                 **slot.found,
                 "cfg": encode_cfg(trial.cfg),
+                "cfg_yml": format_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        self._disk.put(partial(write_cfg, trial.cfg, folder))
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
         if not self._logs.put(partial(append_to, log, noise)):

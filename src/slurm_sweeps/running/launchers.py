@@ -17,9 +17,9 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
@@ -71,68 +71,26 @@ class Diagnosis:
     may_pass: bool = False  # whether it may be so because it was away a moment ago
 
 
-class Launcher(Protocol):
-    """Starts workers."""
-
-    @property
-    def slots(self) -> Sequence[SlotPlace]:
-        """What it lends."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """How many tasks a trial has."""
-        ...
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know about how trials share the machine."""
-        ...
-
-    @property
-    def fresh_workers(self) -> bool:
-        """Whether every trial gets a worker of its own."""
-        ...
-
-    @property
-    def outage_s(self) -> float:
-        """How long Slurm may start no worker at all until the sweep ends, in seconds."""
-        ...
-
-    def start(self, slot: int) -> Connection:
-        """Start what is to run a slot's worker, unless that runs for other slots already.
-
-        Raises:
-            LaunchError: That fails at once.
-        """
-        ...
-
-    def describe_slot(self, slot: int) -> Record:
-        """Return what a worker has to know of its slot, as fields of the `init` record."""
-        ...
-
-    def diagnose(self, said: str) -> Diagnosis:
-        """Tell why a worker has ended, by what it wrote."""
-        ...
-
-    def look_at_start(self, pid: int, said: str) -> Diagnosis:
-        """Tell what is the matter with a worker that has not begun, as far as that is known yet."""
-        ...
-
-    def clean_up(self, step: str | None, trial_pid: int | None) -> None:
-        """End what a worker that died with its trial may have left behind."""
-        ...
-
-
-class _Hosts(ABC):
+class Launcher(ABC):
     """Starts hosts, each for the slots that see the same of a machine.
 
     Args:
         layout: Where files go.
         see: Returns what is the same for slots that share a host, and for no others.
+
+    Attributes:
+        slots: What it lends.
+        world_size: How many tasks a trial has.
+        fresh_workers: Whether every trial gets a worker of its own.
+        outage_s: How long Slurm may start no worker at all until the sweep ends, in seconds.
+        notices: What the user should know about how trials share the machine.
     """
 
     slots: Sequence[SlotPlace]
+    world_size = 1
+    fresh_workers = False
+    outage_s = 0.0
+    notices: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
         self._layout = layout
@@ -140,7 +98,11 @@ class _Hosts(ABC):
         self._hosts: dict[object, Connection] = {}  # by what their slots see
 
     def start(self, slot: int) -> Connection:
-        """Return the host that is to run a slot's worker; start it unless it runs already."""
+        """Return the host that is to run a slot's worker; start it unless it runs already.
+
+        Raises:
+            LaunchError: That fails at once.
+        """
         seen = self._see(slot)
         host = self._hosts.get(seen)
         if host is None or host.has_ended:
@@ -152,6 +114,22 @@ class _Hosts(ABC):
     def _launch(self, slots: list[int]) -> Connection:
         """Start a host for these slots."""
 
+    @abstractmethod
+    def describe_slot(self, slot: int) -> Record:
+        """Return what a worker has to know of its slot, as fields of the `init` record."""
+
+    @abstractmethod
+    def diagnose(self, said: str) -> Diagnosis:
+        """Tell why a worker has ended, by what it wrote."""
+
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:  # noqa: ARG002 - others need them
+        """Tell what is in the way of a worker that has not begun, as far as that is known yet."""
+        return Diagnosis()
+
+    @abstractmethod
+    def clean_up(self, step: str | None, trial_pid: int | None) -> None:
+        """End what a worker that died with its trial may have left behind."""
+
     def close(self) -> None:
         """End the hosts that still run."""
         for host in self._hosts.values():
@@ -159,7 +137,7 @@ class _Hosts(ABC):
                 host.end()
 
 
-class LocalLauncher(_Hosts):
+class LocalLauncher(Launcher):
     """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
@@ -169,10 +147,6 @@ class LocalLauncher(_Hosts):
         gpus: The GPUs to deal out, as they are named in CUDA_VISIBLE_DEVICES.
         notices: What the user should know about that.
     """
-
-    world_size = 1
-    fresh_workers = False
-    outage_s = 0.0  # nobody else is asked to start anything
 
     def __init__(
         self,
@@ -224,10 +198,6 @@ class LocalLauncher(_Hosts):
         """Python's last words; a child process begins at once."""
         return Diagnosis(said.strip() or None)
 
-    def look_at_start(self, pid: int, said: str) -> Diagnosis:  # noqa: ARG002 - the protocol's
-        """Nothing is in its way."""
-        return Diagnosis()
-
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Kill the trial's process group: its worker can't do so any more."""
         if trial_pid is not None:
@@ -253,7 +223,7 @@ def count_cpus() -> int:
         return os.cpu_count() or 1
 
 
-class SlurmLauncher(_Hosts):
+class SlurmLauncher(Launcher):
     """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
@@ -372,7 +342,7 @@ def open_launcher(
     """
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ, slurm_cfg.outage_in_sec, notify)
-    launcher: LocalLauncher | SlurmLauncher
+    launcher: Launcher
     if allocation is None:
         gpus = find_gpus() if local_cfg.gpus else ()
         slots, notices = count_local_slots(
@@ -392,15 +362,10 @@ def open_launcher(
         launcher.close()
 
 
-@contextmanager
-def watch_time_limit() -> Iterator[JobClock | None]:
+def watch_time_limit() -> AbstractContextManager[JobClock | None]:
     """Know when the job ends, if this process runs in one."""
     job_id = os.environ.get("SLURM_JOB_ID")
-    if job_id is None:
-        yield None
-        return
-    with JobClock(job_id) as limit:
-        yield limit
+    return nullcontext() if job_id is None else JobClock(job_id)
 
 
 def requeue(job_id: str, notify: Callable[[str], None]) -> None:

@@ -24,11 +24,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
-from typing import Any, SupportsFloat, cast
+from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
@@ -36,8 +35,7 @@ from .channel import Decoder, Record, encode, is_storable
 from .standstill import end_watch
 
 
-@dataclass(frozen=True, slots=True)
-class TrialContext:
+class TrialContext(NamedTuple):
     """What a trial's process knows of its trial."""
 
     trial_id: str

@@ -9,7 +9,7 @@ done anything else, which are the same in whatever process they happen. An impor
 statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
 they are left to the trial.
 
-A trial's configuration travels in its `run` record; its `cfg.yml` is for people to read and paste.
+A trial's configuration travels in its `run` record, and as the `cfg.yml` that it writes, for people.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from types import FunctionType
 from typing import Any, cast
 
 from ..errors import StorageError, TrainError, UsageTypeError
-from ..storage.layout import TrialLayout, build_draft_path
+from ..storage.layout import build_draft_path
 from .forking import keep_cuda_closed
 from .pickling import dumps, explain, loads
 
@@ -247,19 +247,3 @@ def check_there(train: Path) -> None:
         ) from error
     except OSError:  # it can't be seen for the moment
         return
-
-
-def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
-    """Make a trial's folder and write its `cfg.yml`.
-
-    Raises:
-        StorageError: That can't be done.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {folder}: {error}. Make room or mend the permissions; "
-            "restore=True goes on from here"
-        ) from error

@@ -150,7 +150,7 @@ def build_hello() -> Record:
     }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
 
@@ -286,12 +286,12 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
         self._say({"kind": "ready", **self._describe_place()})
         if self._place is not None:  # elsewhere, a pipe tells the end of its process
             self._alive_at = 0.0
         self._spawner.prepare()
+        self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""

@@ -143,19 +143,16 @@ class Writer:
         if self._failure is not None:
             raise self._failure
 
-    def flush(self, timeout_s: float | None = None) -> None:
+    def flush(self) -> None:
         """Wait until all that was put before is committed.
 
-        Args:
-            timeout_s: How long to wait at the most; None for as long as something is written.
-
         Raises:
-            StorageError: The writer has failed, or the time was not enough.
+            StorageError: The writer has failed, or has written nothing for `STUCK_S`.
         """
         with self._changed:
             goal = self._put
             self._hurry()
-            self._wait(lambda: self._committed >= goal, timeout_s)
+            self._wait(lambda: self._committed >= goal)
             self.check()
 
     def renew(self) -> None:
@@ -193,15 +190,14 @@ class Writer:
         self._is_urgent = True
         self._changed.notify_all()
 
-    def _wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
-        """Wait for the thread: for so long, or as long as it writes anything within `STUCK_S`."""
-        limit_s = STUCK_S if timeout_s is None else timeout_s
+    def _wait(self, is_done: Callable[[], bool]) -> None:
+        """Wait for the thread as long as it writes anything within `STUCK_S`."""
         before = self._committed
-        while not self._changed.wait_for(lambda: is_done() or self._has_ended, limit_s):
-            if timeout_s is not None or self._committed == before:
+        while not self._changed.wait_for(lambda: is_done() or self._has_ended, STUCK_S):
+            if self._committed == before:
                 raise StorageError(
                     f"{self._put - self._committed} records are not in {self._database.path} after "
-                    f"{limit_s} s; it may be locked by another process, or its disk be slow. When "
+                    f"{STUCK_S} s; it may be locked by another process, or its disk be slow. When "
                     "that is mended, go on with restore=True"
                 )
             before = self._committed

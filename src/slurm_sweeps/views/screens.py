@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ..errors import StorageError
 from ..running.background import Background
@@ -208,57 +208,30 @@ class NotebookScreen:
         )
 
 
-class _OwnOutput(io.TextIOBase):
-    """Standard output by a file descriptor of its own, without a buffer.
-
-    Who is held up in `sys.stdout` holds its lock, and Python aborts when it can't flush that at its
-    end.
-    """
-
-    def __init__(self, stdout: TextIO) -> None:
-        stdout.flush()  # what was printed before comes before
-        self._fd = os.dup(stdout.fileno())
-        self._encoding = stdout.encoding
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override] # it is one there too
-        """That of standard output."""
-        return self._encoding
-
-    def fileno(self) -> int:
-        """Its own file descriptor."""
-        return self._fd
-
-    def isatty(self) -> bool:
-        """Whether it leads to a terminal."""
-        return os.isatty(self._fd)
-
-    def write(self, text: str) -> int:
-        """Write all of a text, however long that takes."""
-        data = text.encode(self._encoding, "replace")
-        while data:
-            data = data[os.write(self._fd, data) :]
-        return len(text)
-
-    def __del__(self) -> None:
-        """Nobody shows anything any more."""
-        with contextlib.suppress(OSError, AttributeError):
-            os.close(self._fd)
-
-
 def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Screen:
     """Choose how to show something; None is standard output, or nowhere if that is closed."""
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
-    is_real = stream is None and sys.stdout is sys.__stdout__  # not one that the user has put there
-    if is_real and isinstance(sys.stdout, io.TextIOWrapper):
-        with contextlib.suppress(*_STREAM_ERRORS):
-            stream = cast(TextIO, _OwnOutput(sys.stdout))
-    stream = stream or sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
+    stream = stream or _open_stdout() or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
     if stream.isatty() and os.environ.get("TERM") not in ("dumb", ""):
         return TerminalScreen(stream, columns)
     return PlainScreen(stream, columns)
+
+
+def _open_stdout() -> TextIO | None:
+    """Open standard output once more, unless the user has put something else there.
+
+    Who is held up in `sys.stdout` holds its lock, and Python aborts when it can't flush it in the
+    end.
+    """
+    stdout: TextIO | None = sys.stdout
+    with contextlib.suppress(*_STREAM_ERRORS):
+        if stdout is not None and sys.stdout is sys.__stdout__:
+            stdout.flush()  # what was printed before comes before
+            encoding = stdout.encoding
+            return open(stdout.fileno(), "w", encoding=encoding, errors="replace", closefd=False)
+    return stdout
 
 
 def _find_display() -> Any:
@@ -312,6 +285,7 @@ class LiveView:
         self._summary: Summary | None = None
         self._stop = threading.Event()
         self._terminal = Background("slurm-sweeps-terminal")
+        self._is_held_up = False
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-view", daemon=True)
 
     def notify(self, text: str) -> None:
@@ -319,19 +293,22 @@ class LiveView:
         self._terminal.put(partial(self._screen.notify, text))
 
     def close(self) -> None:
-        """Wait until all messages are shown, while any are."""
-        self._terminal.close(TERMINAL_S)
+        """Wait until all is shown, as long as anything is within `TERMINAL_S`; then no more."""
+        if not self._is_held_up:
+            self._is_held_up = not self._terminal.close(TERMINAL_S)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(TERMINAL_S)
         for job in (self.refresh, self._screen.close):
             self._terminal.put(job)
         self.close()
+        if kind is None:
+            self._terminal.check()
         if self._reporter is not None:
             was_stopped = self._summary is not None and self._summary.state == "stopped"
             problem = self._reporter.finish(in_a_hurry=was_stopped)
