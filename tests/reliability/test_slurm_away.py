@@ -11,10 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reliable_sweeps import IS_CHAOS, assert_complete, read_attempts, read_trials
-from test_on_slurm import SlurmSweep
+from reliable_sweeps import (
+    IS_CHAOS,
+    SWEEP,
+    WAIT_S,
+    Script,
+    assert_complete,
+    count_status,
+    read_attempts,
+    read_trials,
+)
+from test_on_slurm import IMPATIENT, SlurmSweep
 
-from cluster_tools import ClusterSpec, SlurmCluster, SlurmInstall
+from cluster_tools import ClusterSpec, SlurmCluster, SlurmInstall, wait_until
 from slurm_sweeps.trial import Status
 
 pytestmark = pytest.mark.cluster
@@ -82,3 +91,38 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     assert "Slurm starts workers on n2 again, after" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1", "n2"}
     assert_complete(sweep.database, 50, 4)
+
+
+#: How long jobs are suspended, in seconds, when workers are missed: longer than they may be silent
+#: here, and in `make chaos` than their time limit allows them to run.
+SUSPENDED_S = 75 if IS_CHAOS else 8
+
+
+def test_suspended_jobs_cost_the_pause_alone(other_cluster: SlurmCluster, tmp_path: Path) -> None:
+    """One with its driver, and one whose driver runs elsewhere and finds its workers silent."""
+    job = ("-N1", "-n2", "--mem=2G", "-t1")
+    whole = SlurmSweep(other_cluster, tmp_path / "whole", *job, N_TRIALS=12, PAUSE_S=0.3)
+    lent = other_cluster.sbatch("sleep 600", *job[:3], "-t10", cwd=tmp_path)
+    other_cluster.wait_state(lent, ["RUNNING"], WAIT_S)
+    node = other_cluster.job(lent)["NodeList"]
+    names = {"NODELIST": node, "CPUS_PER_NODE": 2, "NUM_NODES": 1, "ID": lent}
+    env = {f"SLURM_JOB_{name}": value for name, value in names.items()}
+    env |= {"SLURM_NTASKS": 2, "SLURM_TASKS_PER_NODE": 2, **other_cluster.exports}
+    apart = Script(tmp_path / "apart", N_TRIALS=12, PAUSE_S=0.3, **env)
+    for sweep in (whole, apart):
+        sweep.path.write_text(IMPATIENT + SWEEP)
+    with apart.start() as driver:
+        whole.submit().wait_for_status(Status.COMPLETED, 1)
+        wait_until(lambda: count_status(apart.database, Status.COMPLETED), WAIT_S, apart.printed)
+        for verb in ("suspend", "resume"):
+            for number in (whole.job, lent):
+                other_cluster.run(["scontrol", verb, str(number)])
+            if verb == "suspend":
+                apart.wait_for_print("nothing is heard from 2 worker(s) on")
+                time.sleep(SUSPENDED_S)  # the pause itself
+        assert driver.wait(WAIT_S) == 0, apart.printed()
+    assert whole.wait().exit_code == 0, whole.printed()
+    for sweep in (whole, apart):
+        assert_complete(sweep.database, 12, 4)
+        assert {trial.attempt for trial in read_trials(sweep.database)} == {1}
+        assert "time limit" not in sweep.printed()

@@ -17,6 +17,7 @@ waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that
 from __future__ import annotations
 
 import json
+import math
 import re
 import selectors
 import time
@@ -85,7 +86,7 @@ class SlotStatus(Enum):
 
 @dataclass(slots=True, eq=False)
 class SlotState:
-    """One slot. Points in time are monotonic seconds."""
+    """One slot. Points in time are those of the driver's clock, in seconds."""
 
     number: int  # in the sweep, from 0
     launcher: Launcher  # who lends it
@@ -198,6 +199,7 @@ class Slots:
         selector: Where their streams are registered, with their connection as data.
         notify: Tells the user something, once, unless its second argument is True.
         keep: Appends noise to a log, without waiting for the disk.
+        clock: Tells the time, in which all waits are measured.
     """
 
     def __init__(
@@ -206,11 +208,13 @@ class Slots:
         selector: selectors.BaseSelector,
         notify: Callable[..., None],
         keep: Callable[[Path, bytes], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._init = init
         self._selector = selector
         self._notify = notify
         self._keep = keep
+        self._clock = clock
         self.any_ready = False  # whether a worker has ever loaded `train`
         self._malformed = 0
         self._n_lent = 0
@@ -257,7 +261,7 @@ class Slots:
     @property
     def is_out(self) -> bool:
         """Whether no slot is left: workers keep dying wherever there is one."""
-        now = time.monotonic()
+        now = self._clock()
         return not self._n_with_worker and all(
             self._nodes.are_left_out(slot.place.nodes, now) for slot in self._all.values()
         )
@@ -307,7 +311,7 @@ class Slots:
         slot.ends.clear()
 
     def expect_end(self, slot: SlotState, deadline: float) -> None:
-        """Set until when to wait for a slot's trial, or its worker, to end (monotonic seconds)."""
+        """Set until when to wait for a slot's trial, or its worker, to end (the clock's)."""
         slot.deadline = deadline
         heappush(self._deadlines, (deadline, slot.number))
 
@@ -342,7 +346,7 @@ class Slots:
                 self._start_one(slot)
 
     def _start_one(self, slot: SlotState) -> None:
-        slot.worker_since = time.monotonic()
+        slot.worker_since = self._clock()
         self._nodes.note_start(slot.place.nodes, slot.worker_since)
         try:
             connection = slot.launcher.start(slot.place.number)
@@ -368,7 +372,7 @@ class Slots:
         """A worker has begun: take down where."""
         if slot.connection is not None:
             slot.connection.has_begun = True
-        now = time.monotonic()
+        now = self._clock()
         for text in self._nodes.note_begun(slot.place.nodes, now):
             self._notify(text, True)
             self._hasten(slot.place.nodes, now)
@@ -396,7 +400,7 @@ class Slots:
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
-            self.expect_end(slot, time.monotonic() + EXIT_S)
+            self.expect_end(slot, self._clock() + EXIT_S)
             return False
         self._set(slot, SlotStatus.READY)
         return True
@@ -447,7 +451,7 @@ class Slots:
 
     def note_alive(self, slot: SlotState, record: Record) -> None:
         """A rank's worker says that it is there; from now on it is missed when it doesn't."""
-        slot.heard_at[record.get("rank", 0)] = time.monotonic()
+        slot.heard_at[record.get("rank", 0)] = self._clock()
 
     def find_silent(self, now: float) -> list[SlotState]:
         """Return the slots that are silent for `SILENT_S`; tell of those that are for long."""
@@ -463,6 +467,11 @@ class Slots:
                 f"{SILENT_S:.0f} s while the job runs is given up"
             )
         return [slot for slot, heard_at in heard if now - heard_at > SILENT_S]
+
+    def is_quiet(self, slot: SlotState) -> bool:
+        """Whether a worker that says that it is there has not said so of late."""
+        heard_at = min(slot.heard_at.values(), default=math.inf)
+        return self._clock() - heard_at > 2 * ALIVE_EVERY_S
 
     def excuse_silence(self, now: float) -> None:
         """Count silence from now on: nobody could be heard before, as in a suspended job."""
@@ -516,12 +525,12 @@ class Slots:
                 )
             loss.add_ends(group, why, ended_with, said)
             for slot in group:
-                loss.notices.extend(self._nodes.leave_out(slot.place.nodes, time.monotonic()))
+                loss.notices.extend(self._nodes.leave_out(slot.place.nodes, self._clock()))
         return loss
 
     def _wait_out(self, slots: Iterable[SlotState], why: str) -> None:
         """Slurm does not start these workers now: nobody's fault."""
-        now = time.monotonic()
+        now = self._clock()
         for slot in slots:
             self._nodes.note_refusal(slot.place.nodes, why, slot.worker_since, now)
             self._put_off(slot, self._nodes.find_start(slot.place.nodes))
@@ -587,7 +596,7 @@ class Slots:
         return code
 
     def _note_failure(self, slot: SlotState) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._pause(slot, now)
         self._nodes.note_death(slot.place.nodes, slot.worker_since, now)
 
@@ -611,9 +620,9 @@ class Slots:
         slots, connections = self.with_worker, list(self._served)
         for connection in connections:
             connection.close_input()
-        deadline = time.monotonic() + LEAVE_S
+        deadline = self._clock() + LEAVE_S
         for connection in connections:
-            connection.wait(max(0.0, deadline - time.monotonic()))
+            connection.wait(max(0.0, deadline - self._clock()))
         for connection in connections:
             self._end(connection)
         self._clean_up(slots, has_lost_trials=False)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, cast
 from ..errors import TrainError
 from . import standstill
 from .channel import ALIVE_EVERY_S, Decoder, Record, encode, encode_parts
+from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
     ChildWatch,
@@ -72,6 +73,7 @@ class Parent(ABC):
         self._decoder = Decoder()
         self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
         self._gone = False
+        self._clock = Clock(time.monotonic)
         self._watch = ChildWatch()
         self._poll = select.poll()
         self._poll.register(self._in, select.POLLIN)
@@ -80,6 +82,7 @@ class Parent(ABC):
     def _take_events(self, timeout_ms: float | None = None) -> bool:
         """Serve whoever has something to say; return whether anybody had in time."""
         events = self._poll.poll(timeout_ms)
+        self._clock.note_turn(math.inf if timeout_ms is None else timeout_ms / 1000)
         for fd, _ in events:
             if fd == self._in:
                 data = os.read(self._in, 65536)
@@ -157,6 +160,7 @@ class RunningTrial:
     run: Record
     pid: int
     link: socket.socket
+    clock: Clock
     decoder: Decoder = field(default_factory=Decoder)
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
@@ -179,7 +183,7 @@ class RunningTrial:
         """Set when to go further than `ending`; asking again doesn't put off what follows it."""
         if self.ending in (None, "asked") or ending != "asked":
             self.ending = ending
-            self.deadline = time.monotonic() + wait_s
+            self.deadline = self.clock() + wait_s
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the trial's process; KILL goes to all of its group."""
@@ -242,7 +246,7 @@ class Worker(Parent):
 
     def _say_alive(self) -> None:
         """Tell now and then that this worker is there."""
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_EVERY_S
             self._say({"kind": "alive"})
@@ -311,8 +315,8 @@ class Worker(Parent):
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
-        watch = Standstill(time.monotonic()) if self._spawner.forks else None
-        self._trial = RunningTrial(run, child.pid, child.link, watch=watch)
+        watch = Standstill(self._clock()) if self._spawner.forks else None
+        self._trial = RunningTrial(run, child.pid, child.link, self._clock, watch=watch)
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
@@ -390,7 +394,7 @@ class Worker(Parent):
         due = [self._alive_at]
         if self._trial is not None and self._trial.deadline is not None:
             due.append(self._trial.deadline)
-        waits_ms = [max(0.0, (at - time.monotonic()) * 1000 + 1) for at in due if at < math.inf]
+        waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]
         if self._trial is not None and self._trial.watch is not None:
             waits_ms.append(standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:
@@ -404,7 +408,7 @@ class Worker(Parent):
 
     def _go_further(self, trial: RunningTrial) -> None:
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
-        if trial.deadline is None or time.monotonic() < trial.deadline:
+        if trial.deadline is None or self._clock() < trial.deadline:
             return
         if trial.ending == "asked":
             trial.set_deadline("TERM", self._init["term_grace_s"])
@@ -417,7 +421,7 @@ class Worker(Parent):
         """Have a fork that hangs before its first report say where, and start anew without one."""
         if trial.watch is None or trial.ending:
             return
-        verdict = trial.watch.look(trial.pid, time.monotonic())
+        verdict = trial.watch.look(trial.pid, self._clock())
         if verdict is None:
             return
         standstill.ask_for_stack(trial.pid)

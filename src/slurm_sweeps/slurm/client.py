@@ -208,6 +208,11 @@ class JobClock:
         """Seconds from `now` (`time.monotonic()`) until the job ends; None: unknown or never."""
         return None if self._ends_at is None else self._ends_at - now
 
+    def forget(self) -> None:
+        """Believe nothing that was heard before now: the job may have been suspended."""
+        self._ends_at, self._asked_at = None, -math.inf
+        self._wake.set()
+
     def runs(self, since: float) -> bool | None:
         """Whether the job runs, as Slurm has said when it was asked after `since` (monotonic).
 
