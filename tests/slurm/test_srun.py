@@ -16,6 +16,7 @@ from slurm_sweeps.slurm.step import (
     build_step_environment,
     build_trial_environment,
     choose_gpus,
+    is_final,
     is_outage,
     is_step_waiting,
     iterate_master_ports,
@@ -314,6 +315,12 @@ def test_what_passes_after_an_outage_and_what_does_not() -> None:
     for said in ("Invalid generic resource (gres) specification", "More processors requested than"):
         assert not is_outage(said)
         assert not may_pass(said)
+
+
+def test_that_all_steps_of_a_job_are_used_up_is_no_outage() -> None:
+    said = "srun: error: Unable to create step for job 5: Step limit reached for this job"
+    assert is_final(said)
+    assert not is_outage(said)
 
 
 def test_a_step_that_was_started_on_its_node_is_no_refusal() -> None:

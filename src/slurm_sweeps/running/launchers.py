@@ -36,6 +36,7 @@ from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
     build_srun_argv,
     build_step_environment,
+    is_final,
     is_outage,
     is_step_waiting,
     may_pass,
@@ -69,6 +70,7 @@ class Diagnosis:
     refusal: str | None = None  # why Slurm did not start it: the cause, where that is not its own
     is_outage: bool = False  # whether that is because Slurm itself is away
     may_pass: bool = False  # whether it may be so because it was away a moment ago
+    is_final: bool = False  # whether it starts nothing more in this job
 
 
 class Launcher(ABC):
@@ -121,6 +123,10 @@ class Launcher(ABC):
     @abstractmethod
     def diagnose(self, said: str) -> Diagnosis:
         """Tell why a worker has ended, by what it wrote."""
+
+    def note_step(self, step: str | None) -> None:  # noqa: ARG002 - others need it
+        """Take note of the job step that a worker has begun in, if it is in one."""
+        return
 
     def look_at_start(self, pid: int, said: str) -> Diagnosis:  # noqa: ARG002 - others need them
         """Tell what is in the way of a worker that has not begun, as far as that is known yet."""
@@ -231,11 +237,21 @@ class SlurmLauncher(Launcher):
         plan: Its slots.
         cfg: What the user asked for each trial.
         layout: Where files go.
+        notify: Tells the user something.
     """
 
-    def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+    def __init__(
+        self,
+        allocation: Allocation,
+        plan: Plan,
+        cfg: SlurmCfg,
+        layout: Layout,
+        notify: Callable[[str], None],
+    ) -> None:
         # Every slot has a step of its own, or every node.
-        super().__init__(layout, lambda slot: plan.slots[slot].nodes if cfg.share_imports else slot)
+        super().__init__(layout, lambda slot: plan.slots[slot].nodes if plan.shares_steps else slot)
+        self._shares_steps = plan.shares_steps
+        self._notify = notify
         self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
@@ -251,7 +267,7 @@ class SlurmLauncher(Launcher):
         share = self._shares[slots[0]]
         env = build_step_environment(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
-        if self._cfg.share_imports:
+        if self._shares_steps:
             node = self._allocation.find_node(share.nodes[0])
             share = merge_slots([self._shares[slot] for slot in slots], node)
         command = build_host_argv(len(slots), self.world_size)
@@ -275,7 +291,7 @@ class SlurmLauncher(Launcher):
             "mem_mb": share.mem_mb,
             "visible_gpus": share.visible_gpus,
         }
-        if self._cfg.share_imports and share.exclusive:  # the step sees its neighbours' too
+        if self._shares_steps and share.exclusive:  # the step sees its neighbours' too
             neighbours = [other for other in self._shares if other.nodes == share.nodes]
             at, gpus = neighbours.index(share), share.gpus
             node = self._allocation.find_node(share.nodes[0])
@@ -283,6 +299,21 @@ class SlurmLauncher(Launcher):
             step["bound_to"] = [at * cpus, cpus, len(neighbours) * cpus]
             step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
         return {"share": step}
+
+    def note_step(self, step: str | None) -> None:
+        """Let workers stay when the job has few steps left: the last ones have to last.
+
+        One more may be used up by each slot before this is known, and one when its worker dies.
+        """
+        most = self._allocation.max_steps
+        if not (most and self.fresh_workers and step and step.isdecimal()):
+            return
+        if most - int(step) <= 2 * len(self.slots):
+            self.fresh_workers = False
+            self._notify(
+                f"a job of this cluster may have {most} steps (MaxStepCount), and few are left: "
+                "from now on the trials of a slot share a step, as without fresh_step=True"
+            )
 
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
@@ -297,6 +328,7 @@ class SlurmLauncher(Launcher):
             refusal=refusal,
             is_outage=is_outage(refusal or ""),
             may_pass=may_pass(refusal or ""),
+            is_final=is_final(refusal or ""),
         )
 
     def look_at_start(self, pid: int, said: str) -> Diagnosis:
@@ -351,7 +383,7 @@ def open_launcher(
         launcher = LocalLauncher(slots, layout, local_cfg.gpus, gpus, notices)
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
-        launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout)
+        launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout, notify)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
         if early and allocation is None:

@@ -378,6 +378,7 @@ class Slots:
             self._hasten(slot.place.nodes, now)
         if record.get("rank", 0) == 0:
             slot.host, slot.step = record["host"], record.get("step")
+            slot.launcher.note_step(slot.step)
 
     def note_ready(self, slot: SlotState, record: Record) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
@@ -509,7 +510,8 @@ class Slots:
             # Of the first one that is started, it may be what was asked that is wrong.
             is_new = self._nodes.count_refusals(group[0].place.nodes) < MAX_REFUSALS
             is_fault = diagnosis.is_outage or (diagnosis.may_pass and is_new)
-            if refusal and (self.any_ready or is_fault):
+            is_over = diagnosis.is_final and self._n_with_worker == len(group)
+            if refusal and (self.any_ready or is_fault) and not is_over:
                 self._wait_out(group, refusal)
                 continue
             for slot in group:
@@ -518,7 +520,7 @@ class Slots:
                 else:
                     self._note_failure(slot)
                     loss.notices.append(_describe_loss(slot, why, ended_with, said))
-            if not (began or self.any_ready or self._n_with_worker):
+            if is_over or not (began or self.any_ready or self._n_with_worker):
                 raise LaunchError(
                     f"no worker could be started (exit code {ended_with}); it said: "
                     f"{said or 'nothing'}"

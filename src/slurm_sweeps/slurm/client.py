@@ -20,7 +20,14 @@ from functools import partial
 from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
 from .step import build_command_environment, is_outage
-from .text import Fate, parse_fate, parse_kill_wait, parse_time_left, parse_waiting_steps
+from .text import (
+    Fate,
+    parse_fate,
+    parse_kill_wait,
+    parse_step_limits,
+    parse_time_left,
+    parse_waiting_steps,
+)
 
 #: A controller that is restarted or overloaded may need this long.
 TIMEOUT_S = 20.0
@@ -112,7 +119,10 @@ def read_allocation(
     ask_for = partial(ask_patiently, env, outage_s=outage_s, notify=notify)
     job = ask_for("scontrol", "show", "job", "-d", env["SLURM_JOB_ID"])
     nodes = ask_for("scontrol", "--oneliner", "show", "node", env["SLURM_JOB_NODELIST"])
+    max_steps, ports = parse_step_limits(ask(env, "scontrol", "show", "config").text)
     allocation = parse_allocation(env, job.text, nodes.text)
+    if allocation is not None:
+        allocation = replace(allocation, max_steps=max_steps, srun_ports=ports)
     problem = job.problem or nodes.problem
     if not problem and "NodeName=" not in nodes.text:  # a site may hide its nodes
         problem = "`scontrol show node` tells nothing"

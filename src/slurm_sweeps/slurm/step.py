@@ -316,6 +316,11 @@ def may_pass(text: str) -> bool:
     return "Memory required by task is not available" in text
 
 
+def is_final(text: str) -> bool:
+    """Tell whether the job has used up all the steps that it may have (MaxStepCount)."""
+    return "Step limit reached for this job" in text
+
+
 def is_step_waiting(line: str) -> bool:
     """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
     return line.startswith("srun: ") and "step creation temporarily disabled" in line
