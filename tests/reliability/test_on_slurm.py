@@ -316,6 +316,7 @@ IMPATIENT = """
 import slurm_sweeps.running.slots
 
 slurm_sweeps.running.slots.ASK_AFTER_S, slurm_sweeps.running.slots.SILENT_S = 7.0, 9.0
+slurm_sweeps.running.slots.MAX_STALLS = 2
 """
 
 
@@ -327,6 +328,16 @@ def lose_a_slurmstepd(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
     (step,) = leftover_processes(f"slurmstepd: [{sweep.job}.1]")
     os.kill(step.pid, signal.SIGKILL)
     assert sweep.wait().exit_code == 0, sweep.printed()
+    return sweep
+
+
+def find_no_room_for_a_slot(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """Another step of the job has the place of one of its slots."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=14, PAUSE_S=0.4)
+    sweep.path.write_text(IMPATIENT + SWEEP)
+    other = "srun --exact -n1 -c1 --mem=200M sh -c 'touch taken; sleep 300' &"
+    sweep.submit(f"{other}\nuntil [ -e taken ]; do sleep 0.1; done\n{sweep.command}\nkill -9 $!")
+    sweep.wait()
     return sweep
 
 
@@ -342,6 +353,7 @@ SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     leave_a_node_out,
     load_train_on_one_node_only,
     lose_a_slurmstepd,
+    find_no_room_for_a_slot,
 )
 
 Played = dict[str, "Future[SlurmSweep]"]
@@ -444,4 +456,12 @@ def test_a_silent_worker_is_given_up_while_its_job_runs(played: Played) -> None:
     assert "nothing is heard from 1 worker(s) on" in sweep.printed()
     assert "was silent for 9 s and was given up" in sweep.printed()
     assert sweep.list_losses() == ["WorkerLost"]
+    assert_complete(sweep.database, 14, 4)
+
+
+def test_a_slot_that_slurm_has_no_room_for_is_taken_off_the_plan(played: Played) -> None:
+    sweep = played["find_no_room_for_a_slot"].result()
+    assert sweep.printed().count("taken off the plan, slot ") == 1
+    assert f"`scontrol show step {sweep.job}` tells whether another one" in sweep.printed()
+    assert sweep.list_losses() == []
     assert_complete(sweep.database, 14, 4)

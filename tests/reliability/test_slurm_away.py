@@ -57,15 +57,16 @@ def test_slurm_is_waited_for_and_nobody_is_blamed(
     late.wait_for_print("here")
     with other_cluster.without(daemon):
         (late.folder / "go").touch()
+        if IS_CHAOS or daemon == "munged":
+            late.wait_for_print("Slurm is away, and waited for: ")
         time.sleep(AWAY_S)  # the fault itself
     for sweep, n_trials in ((fresh, 14), (late, 4)):
         assert sweep.wait().exit_code == 0, sweep.printed()
         assert_complete(sweep.database, n_trials, 4)
         assert {trial.lost_count for trial in read_trials(sweep.database)} == {0}
         assert "left out" not in sweep.printed()
-    if IS_CHAOS or daemon == "munged":
-        assert "Slurm is away, and waited for: " in late.printed()
-        assert "Slurm is back, after" in late.printed()
+    assert ("Slurm is back, after" in late.printed()) == (IS_CHAOS or daemon == "munged")
+    assert "trials run at once" not in late.printed()
 
 
 #: A Prolog that takes long on one node.
@@ -82,7 +83,7 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     prolog.write_text(PROLOG.format(folder=tmp_path))
     prolog.chmod(0o755)
     job = ("-N2", "--ntasks-per-node=2", "--mem=4G")
-    sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, N_TRIALS=50, PAUSE_S=0.2, SLOTS=4)
+    sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, N_TRIALS=32, PAUSE_S=0.2, SLOTS=4)
     with other_cluster.changed(extra=(f"Prolog={prolog}", "MessageTimeout=4")):
         sweep.submit().wait_for_print("Slurm starts no worker on n2: ")
         (tmp_path / "go").touch()
@@ -90,12 +91,12 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     assert "timed out" in sweep.printed()
     assert "Slurm starts workers on n2 again, after" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1", "n2"}
-    assert_complete(sweep.database, 50, 4)
+    assert_complete(sweep.database, 32, 4)
 
 
 #: How long jobs are suspended, in seconds, when workers are missed: longer than they may be silent
 #: here, and in `make chaos` than their time limit allows them to run.
-SUSPENDED_S = 75 if IS_CHAOS else 8
+SUSPENDED_S = 75 if IS_CHAOS else 5
 
 
 def test_suspended_jobs_cost_the_pause_alone(other_cluster: SlurmCluster, tmp_path: Path) -> None:

@@ -428,6 +428,7 @@ class Slots:
         That is so right after the death of an srun, until Slurm has cleared its step away. By
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
+        off: dict[str, list[str]] = {}  # slots that are taken off the plan, by reason
         for slot in list(self._by_status[SlotStatus.STARTING].values()):
             connection, waited_s = slot.connection, now - slot.worker_since
             if connection is None or connection.has_begun or waited_s < STALL_S:
@@ -436,10 +437,14 @@ class Slots:
             if found.is_outage and found.refusal:
                 self._nodes.note_refusal(slot.place.nodes, found.refusal, slot.worker_since, now)
             if found.stall or waited_s > BEGIN_S:
-                self._note_stall(connection, found.stall or "srun says nothing", now)
+                why = found.stall or "srun says nothing"
+                off.setdefault(why, []).extend(self._note_stall(connection, why, now))
+        for why, slots in off.items():
+            if slots:
+                self._notify(f"taken off the plan, slot {', '.join(slots)}: {why}")
 
-    def _note_stall(self, connection: Connection, why: str, now: float) -> None:
-        """End what waits, and ask again later; rarely, if that was in vain too often."""
+    def _note_stall(self, connection: Connection, why: str, now: float) -> Iterator[str]:
+        """End what waits, and ask again later; rarely, if that was in vain too often: yield it."""
         for group, _, _ in self._part(self.list_served(connection)):
             for slot in group:
                 self._nodes.note_stall(slot.place.nodes, why, slot.worker_since)
@@ -448,7 +453,7 @@ class Slots:
                 if times > 0:
                     self._put_off(slot, now + double(FIRST_REST_S, LONGEST_REST_S, times))
                 if times == 1:
-                    self._notify(f"slot {slot.number} is taken off the plan: {why}")
+                    yield str(slot.number)
 
     def note_alive(self, slot: SlotState, record: Record) -> None:
         """A rank's worker says that it is there; from now on it is missed when it doesn't."""
