@@ -48,7 +48,7 @@ def test_slurm_is_waited_for_and_nobody_is_blamed(
     other_cluster: SlurmCluster, tmp_path: Path, daemon: str
 ) -> None:
     """One sweep starts a step for each trial, and one begins meanwhile."""
-    job = ("-N2", "--ntasks-per-node=2", "--mem=4G")
+    job = ("-N2", "-n4", "--ntasks-per-node=2", "--mem=4G")
     fresh = SlurmSweep(other_cluster, tmp_path / "fresh", *job, N_TRIALS=14, PAUSE_S=0.2, SLOTS=4)
     fresh.change("requeue=bool", "fresh_step=True, requeue=bool")
     late = SlurmSweep(other_cluster, tmp_path / "late", *job, N_TRIALS=4, SLOTS=4)
@@ -82,7 +82,7 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     prolog = tmp_path / "prolog"
     prolog.write_text(PROLOG.format(folder=tmp_path))
     prolog.chmod(0o755)
-    job = ("-N2", "--ntasks-per-node=2", "--mem=4G")
+    job = ("-N2", "-n4", "--ntasks-per-node=2", "--mem=4G")
     sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, N_TRIALS=32, PAUSE_S=0.2, SLOTS=4)
     with other_cluster.changed(extra=(f"Prolog={prolog}", "MessageTimeout=4")):
         sweep.submit().wait_for_print("Slurm starts no worker on n2: ")
