@@ -234,6 +234,7 @@ class Experiment:
                 self._local_cfg,
                 cfg.max_concurrent_trials,
                 early=not self._layout.train.exists(),  # else it may be done already
+                notify=view.notify,
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
             Writer(

@@ -107,6 +107,7 @@ KINDS = {
     "hello": {"host", "pid"},  # it has begun
     "ready": set(),  # it has loaded `train`
     "broken": {"traceback"},  # it can't load it
+    "alive": set(),  # it is there, from `ready` on
     "notice": {"text"},  # for the user
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
@@ -258,6 +259,9 @@ class Decoder:
         if data:
             self._noise.append(data)
 
+
+#: A worker in a job step says so often that it is there, in seconds: its link may end unheard.
+ALIVE_EVERY_S = 5.0
 
 #: How much of what a worker wrote last is kept for an error message, in bytes.
 TAIL_BYTES = 4_000
