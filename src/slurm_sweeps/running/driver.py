@@ -118,7 +118,7 @@ class Driver:
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = math.inf
-        self._problem: str | None = None  # why no trial finds a place to run
+        self._problem: str | None = None  # why no trial can do its work
         self._awake_at = self._looked_at = time.monotonic()
         self.stopped_by: str | None = None
 
