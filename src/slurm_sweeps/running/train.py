@@ -9,7 +9,8 @@ done anything else, which are the same in whatever process they happen. An impor
 statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
 they are left to the trial.
 
-A trial's configuration travels in its `run` record, and as the `cfg.yml` that it writes, for people.
+A trial's configuration travels in its `run` record, and once more as the text of its `cfg.yml`, for
+people.
 """
 
 from __future__ import annotations
