@@ -2,6 +2,9 @@
 
 A name is claimed in the database, under a lease, so that of two drivers only one has it; its folder
 follows. What can be told without the lease is told early, when the `Experiment` is made.
+
+A job that Slurm has queued again runs its script once more, from the top: it goes on with what it
+has begun, whatever the script says of `restore` and `overwrite`.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ class Claim:
         self._name = layout.name
         self._restore = restore
         self._overwrite = overwrite
-        self._describe_settings = describe_settings
+        self._describe_search = describe_settings
+        self._notice: str | None = None
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
@@ -65,8 +69,18 @@ class Claim:
                 exists = self._is_in(database)
         self._check_claim(exists)
 
+    def _describe_settings(self) -> dict[str, Any]:
+        return {**self._describe_search(), "job_id": _find_job()}
+
     def _is_in(self, database: Database) -> bool:
-        return any(found.name == self._name for found in database.experiments())
+        found = next((each for each in database.experiments() if each.name == self._name), None)
+        if found is not None and not self._restore and _was_begun_by_this_job(found):
+            self._restore, self._overwrite = True, False
+            self._notice = (
+                f"job {_find_job()} was queued again, and goes on with {self._name!r}, which it "
+                "has begun; to begin anew, submit a new job"
+            )
+        return found is not None
 
     def _check_claim(self, exists: bool) -> None:
         where = self._layout.local_dir
@@ -102,9 +116,11 @@ class Claim:
         self, notify: Callable[[str], None]
     ) -> Iterator[tuple[Database, ExperimentRecord, LeaseOwner]]:
         """Open the database and hold the experiment's lease."""
-        owner = build_owner(os.environ.get("SLURM_JOB_ID"))
+        owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
             exists = self._take(database, owner, notify)
+            if self._notice is not None:
+                notify(self._notice)
             key, asked = database.experiment(self._name).id, self._restore
             try:
                 if exists and self._overwrite:
@@ -139,7 +155,7 @@ class Claim:
     ) -> None:
         def is_other_job_over(job_id: str) -> bool | None:
             if job_id == owner.job_id:  # Slurm would say that it runs: it is this one, requeued
-                return True if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
+                return True if _was_queued_again() else None
             return is_job_over(job_id)
 
         found = acquire_lease(database, self._name, owner, is_other_job_over)
@@ -155,3 +171,17 @@ class Claim:
         # The folder first: without its rows it would be taken for somebody else's.
         remove_folder(self._layout.folder, lambda: database.renew_lease(key, owner, time.time()))
         database.reset_experiment(key, self._describe_settings(), owner, time.time())
+
+
+def _find_job() -> str | None:
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def _was_queued_again() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def _was_begun_by_this_job(record: ExperimentRecord) -> bool:
+    """Whether this job began the experiment, in a run before Slurm has queued it again."""
+    job_id = record.settings.get("job_id")
+    return job_id is not None and job_id == _find_job() and _was_queued_again()
