@@ -143,4 +143,4 @@ def test_train_that_can_not_be_loaded_there_is_a_failure(tmp_path: Path) -> None
         (tmp_path / "train.pkl").write_bytes(b"no pickle")
         worker.run()
         end = worker.wait_for("ended")
-        assert (end["how"], end["error_type"]) == ("failed", "UnpicklingError")
+        assert (end["how"], end["error_type"]) == ("failed", "TrainError")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ..errors import (
     LaunchError,
     StorageError,
     TrainError,
+    UsageError,
 )
 from ..slurm.client import is_job_over
 from ..storage.database import Database
@@ -59,6 +61,7 @@ class Claim:
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
+        _check_owned(self._layout.local_dir)
         exists = False
         if self._layout.database.exists():
             # A driver that was killed, or the disk full, as it was made, has left it empty.
@@ -116,6 +119,7 @@ class Claim:
         self, notify: Callable[[str], None]
     ) -> Iterator[tuple[Database, ExperimentRecord, LeaseOwner]]:
         """Open the database and hold the experiment's lease."""
+        _check_owned(self._layout.local_dir)
         owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
             exists = self._take(database, owner, notify)
@@ -185,3 +189,46 @@ def _was_begun_by_this_job(record: ExperimentRecord) -> bool:
     """Whether this job began the experiment, in a run before Slurm has queued it again."""
     job_id = record.settings.get("job_id")
     return job_id is not None and job_id == _find_job() and _was_queued_again()
+
+
+def _check_owned(local_dir: Path) -> None:
+    """Refuse a folder in which others could exchange the experiment's: trials would run their code.
+
+    Where it is sticky they can't: each moves only what is his own. Nobody else is in a user's own
+    group, by which many systems make folders writable (umask 002).
+
+    Raises:
+        UsageError: The folder is another user's, or others can write it.
+    """
+    try:
+        status = local_dir.stat()
+    except OSError:  # it is made later, or the database can't be, which says more
+        return
+    reason = "an experiment's folder in it could be exchanged, and its trials run code of others"
+    if status.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"local_dir {local_dir} belongs to user {status.st_uid}, not to you ({os.geteuid()}): "
+            f"refused, since {reason}. Use a local_dir of your own"
+        )
+    others = stat.S_IWOTH | (0 if _is_own_group(status.st_gid) else stat.S_IWGRP)
+    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+        raise UsageError(
+            f"local_dir {local_dir} can be written by others (mode "
+            f"{stat.S_IMODE(status.st_mode):o}): refused, since {reason}. Use a local_dir of your "
+            f"own, below it perhaps; or do: chmod +t '{local_dir}', then each can still add to it, "
+            "but exchange only what is his own"
+        )
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is the user's own: named as the user is, with nobody else in it."""
+    import grp  # here, as the next: it is rarely asked
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return (
+        gid == user.pw_gid and group.gr_name == user.pw_name and {*group.gr_mem} <= {user.pw_name}
+    )

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import Decoder, Record, encode, is_storable
+from .channel import Decoder, Record, encode, encode_bounded, is_storable
 from .standstill import end_watch
 
 #: SQLite's largest number.
@@ -198,7 +198,7 @@ class Session:
 
     def _ask(self, record: Record) -> None:
         try:
-            self._reports.sendall(encode(record))
+            self._reports.sendall(encode_bounded(record))
         except OSError as error:
             raise SlurmSweepsError(_lost_link(error)) from error
 
@@ -326,7 +326,8 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         TrialPruned: The pruner stops this trial. Let it pass.
         TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
         TypeError: A value is not a real number (bool, str and tensors are not).
-        ValueError: The iteration is negative or not a whole number.
+        ValueError: The iteration is negative or not a whole number, or the metrics are more than
+            can be sent (64 MiB).
     """
     if _active is not None:
         _active.log(metrics, iteration)

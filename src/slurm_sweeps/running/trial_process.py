@@ -276,7 +276,7 @@ class Spawner:
     Args:
         task: Which task of a trial they are.
         loaded: What they call.
-        train_file: Where a fresh interpreter finds `train`.
+        train_file: Where a fresh interpreter finds `train`, and its digest.
         own_fds: The worker's own file descriptors, which a fork must not keep.
 
     Attributes:
@@ -285,7 +285,7 @@ class Spawner:
     """
 
     def __init__(
-        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...]
+        self, task: Task, loaded: Loaded, train_file: tuple[str, str], own_fds: tuple[int, ...]
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
@@ -382,10 +382,10 @@ class Spawner:
 
 def main() -> NoReturn:
     """Run one attempt in a fresh interpreter."""
-    fd, train_file, task, sys.argv[:] = json.loads(sys.argv[1])
+    fd, (train_file, digest), task, sys.argv[:] = json.loads(sys.argv[1])
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
-    run_attempt(Task(*task), link, read_train(Path(train_file)))
+    run_attempt(Task(*task), link, read_train(Path(train_file), digest))
 
 
 def _send(link: socket.socket, run: Record) -> bool:

@@ -129,8 +129,8 @@ class Parent(ABC):
         Raises:
             Exception: Whatever loading raises.
         """
-        file, ahead = Path(init["train"]), not init.get("fresh")
-        train, random_state = note_seeding(lambda: load_train(file, ahead))
+        file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
+        train, random_state = note_seeding(lambda: load_train(file, digest, ahead))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
         silence_fork_warnings()
@@ -276,7 +276,7 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
+        self._spawner = Spawner(self._task, loaded, (init["train"], init["digest"]), own_fds)
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
         self._oom_kills = count_oom_kills()  # while the driver looks for a trial
