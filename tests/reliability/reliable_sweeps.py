@@ -53,7 +53,8 @@ def train(cfg):
 
 if __name__ == "__main__":
     ss.Experiment(
-        train, {"x": ss.Uniform(0, 1)}, name="sweep", local_dir="out", restore="auto", seed=7,
+        train, {"x": ss.Uniform(0, 1)}, name="sweep", local_dir="out", seed=7,
+        **({"overwrite": True} if os.environ.get("OVERWRITE") else {"restore": "auto"}),
         asha=ss.ASHA("loss", "min", max_t=T) if os.environ.get("ASHA") else None,
         slurm_cfg=ss.SlurmCfg(requeue=bool(os.environ.get("REQUEUE"))),
     ).run(

@@ -66,7 +66,8 @@ class Experiment:
         slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
         restore: Go on with the experiment of this name: what was unfinished is run again.
             "auto" restores it if it exists and creates it otherwise.
-        overwrite: Delete the experiment of this name and begin anew.
+        overwrite: Delete the experiment of this name and begin anew. A job that Slurm has queued
+            again goes on with what it has begun, with neither of the two.
         seed: Makes the sweep repeatable; 0 or more. None draws one, which is kept with the
             experiment, so that a restored sweep goes on as it would have.
         local_cfg: What each trial gets of a machine that is used without Slurm.
@@ -222,7 +223,8 @@ class Experiment:
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
         train = pickle_train(self._train)
-        check_travels(self._search.space.template)
+        space = self._search.space
+        check_travels(space.template, space.build(lambda _: 0.5))
         stopped_by = None
         requests: SimpleQueue[Request] = SimpleQueue()
         # The writer keeps the lease and hears requests while the sweep is restored, which may take
@@ -247,7 +249,7 @@ class Experiment:
         ):
             sweep = self._search.build_sweep(database, record, owner, cfg, len(launcher.slots))
             if not sweep.is_done:
-                self._write(train)
+                digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 repetition = self._search.describe_repetition(sweep.cfg.n_trials)
                 size = describe_size(len(train))
@@ -259,6 +261,7 @@ class Experiment:
                         launcher,
                         writer,
                         self._layout,
+                        digest,
                         view.notify,
                         patience,
                         limit,
@@ -273,7 +276,8 @@ class Experiment:
             stopped_by = late[0].name
         return stopped_by
 
-    def _write(self, train: bytes) -> None:
+    def _write(self, train: bytes) -> str:
+        """Write `train` for the workers; return its digest."""
         try:
             self._layout.slots.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -281,7 +285,7 @@ class Experiment:
                 f"can't write into {self._layout.folder}: {error}. Choose a local_dir that you can "
                 "write, on a disk that has room"
             ) from error
-        write_train(train, self._layout.train)
+        return write_train(train, self._layout.train)
 
     def _drive(
         self,

@@ -34,7 +34,7 @@ from .channel import Connection, Record, append_to
 from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import check_there, encode_cfg, format_cfg
+from .train import check_there, describe_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -79,6 +79,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
+        digest: Of the pickled `train`.
         notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
@@ -95,6 +96,7 @@ class Driver:
         launcher: Launcher,
         writer: Writer,
         layout: Layout,
+        digest: str,
         notify: Callable[[str], None],
         patience: Patience,
         limit: JobClock | None = None,
@@ -104,6 +106,7 @@ class Driver:
         self._sweep = sweep
         self._writer = writer
         self._layout = layout
+        self._digest = digest
         self._tell = notify
         self._patience = patience
         self._limit = limit
@@ -126,7 +129,7 @@ class Driver:
         self._completed = self._silent = 0  # trials; those of them that logged nothing
         self._kill_at = math.inf
         self._silent_since: float | None = None  # when the silence of a worker was too long
-        self._problem: str | None = None  # why no trial finds a place to run
+        self._problem: str | None = None  # why no trial can do its work
         self._looked_at = self._clock()
         self.stopped_by: str | None = None
 
@@ -354,6 +357,7 @@ class Driver:
     def _build_init(self) -> dict[str, Any]:
         return {
             "train": str(self._folder / self._layout.train.name),
+            "digest": self._digest,
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,
@@ -499,8 +503,7 @@ class Driver:
                 "host": slot.host,
                 "at": trial.began_at,
                 **slot.found,
-                "cfg": encode_cfg(trial.cfg),
-                "cfg_yml": format_cfg(trial.cfg),
+                **describe_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))

@@ -203,7 +203,7 @@ class Session:
 
     def _report(self, iteration: int, metrics: dict[str, float]) -> None:
         """Report to the driver, and write it down while that thinks, even if it is gone."""
-        data = encode(self._describe_report(iteration, metrics))
+        data = encode_bounded(self._describe_report(iteration, metrics))
         try:
             self._ask(data)
         finally:
@@ -429,7 +429,8 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         TrialPruned: The pruner stops this trial. Let it pass.
         TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
         TypeError: A value is not a real number (bool, str and tensors are not).
-        ValueError: The iteration is negative or not a whole number.
+        ValueError: The iteration is negative or not a whole number, or the metrics are more than
+            can be sent (64 MiB).
     """
     session = _find()
     if session is not None:

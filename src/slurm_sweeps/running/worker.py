@@ -150,13 +150,13 @@ class Parent(ABC):
         Raises:
             Exception: Whatever loading raises.
         """
-        file, ahead = Path(init["train"]), not init.get("fresh")
+        file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
         sender = {"slot": init["slot"]} if "slot" in init else {}
 
         def notify(text: str) -> None:
             self._send(cast(Record, {"kind": "notice", "text": text, **sender}))
 
-        train, random_state = note_seeding(lambda: load_train(file, ahead, notify))
+        train, random_state = note_seeding(lambda: load_train(file, digest, ahead, notify))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
         if hazard and ahead and self._begin_anew is not None:
@@ -324,7 +324,8 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._spawner = Spawner(self._task, loaded, init["train"], own_fds, self._relay)
+        train_file = (init["train"], init["digest"])
+        self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay)
         self._say({"kind": "ready", **self._describe_place()})
         if self._place is not None:  # elsewhere, a pipe tells the end of its process
             self._alive_at = 0.0
