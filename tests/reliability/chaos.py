@@ -75,6 +75,9 @@ FAULTS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGSTOP)
 #: From one fault to the next, and from STOP to CONT; seconds.
 PAUSE_S, STOPPED_S = (0.0, 0.4), (0.05, 1.0)
 
+#: How often something is struck before the first trial runs, else let alone.
+EARLY = 0.15
+
 #: How a driver may end: done; what chaos brings about, with an error; told to stop; killed.
 ENDS = {0, 1, 75, -signal.SIGKILL, -signal.SIGTERM}
 ERRORS = ("no slot is left: on every node", "no worker could be started")
@@ -165,8 +168,9 @@ class Chaos:
     def _strike(self) -> None:
         role, fault = self.randomness.choice(self.roles), self.randomness.choice(FAULTS)
         which, stopped_s = self.randomness.random(), self.randomness.uniform(*STOPPED_S)
-        found = find_by_role(self.script).get(role, [])
-        if not found or (role, fault) in SPARED:
+        roles = find_by_role(self.script)
+        found = roles.get(role, [])
+        if not found or (role, fault) in SPARED or (which > EARLY and "trial" not in roles):
             return
         victim = found[int(which * len(found))]
         send_signal(victim, fault)

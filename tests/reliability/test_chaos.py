@@ -11,7 +11,9 @@ import random
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,6 @@ from cluster_tools import SlurmCluster
 from cluster_tools.jobs import FINAL_STATES
 from cluster_tools.processes import leftover_processes
 
-MakeScript = Callable[..., Script]
 Undisturbed = Callable[[Setting], list[Stored]]
 
 #: In continuous integration the same each time, so that a change fails for what it changes.
@@ -37,10 +38,10 @@ N_TRIALS, ITERATIONS = 24, 6
 
 PRUNERS = (
     "None",
-    f"ss.ASHA('loss', 'min', max_t={ITERATIONS}, reduction_factor=2)",
-    f"ss.ASHA('loss', 'min', max_t={ITERATIONS}, reduction_factor=2, promote=True)",
-    f"ss.Hyperband('loss', 'min', max_t={ITERATIONS}, reduction_factor=2)",
-    "ss.MedianStopping('loss', 'min', min_trials=3)",
+    f'ss.ASHA("loss", "min", max_t={ITERATIONS}, reduction_factor=2)',
+    f'ss.ASHA("loss", "min", max_t={ITERATIONS}, reduction_factor=2, promote=True)',
+    f'ss.Hyperband("loss", "min", max_t={ITERATIONS}, reduction_factor=2)',
+    'ss.MedianStopping("loss", "min", min_trials=3)',
 )
 RANDOM, GRID, MODEL, OPTUNA = (
     "samplers.Random()",
@@ -53,10 +54,10 @@ STEADY = (RANDOM, GRID)
 
 #: Each kind of pruner, of sampler, with checkpoints and without, at least once.
 FEW = (
+    Setting(PRUNERS[3], MODEL, checkpoints=False),  # starts slowest
+    Setting(PRUNERS[2], OPTUNA, checkpoints=True),
     Setting(PRUNERS[0], GRID, checkpoints=False),
     Setting(PRUNERS[1], RANDOM, checkpoints=True),
-    Setting(PRUNERS[2], OPTUNA, checkpoints=True),
-    Setting(PRUNERS[3], MODEL, checkpoints=False),
     Setting(PRUNERS[4], RANDOM, checkpoints=True),
 )
 #: All that go together; Model and Optuna learn from the pruner's metric.
@@ -70,7 +71,7 @@ ALL = tuple(
 #: One slot, so that all events come in the same order; who loses a trial too often changes it.
 ORDERLY = Setting(PRUNERS[1], RANDOM, checkpoints=False, slots=1, roles=("driver",))
 
-IN_JOBS = (
+JOBS = (
     Setting(PRUNERS[2], GRID, checkpoints=True, roles=SLURM),
     Setting(PRUNERS[0], RANDOM, checkpoints=True, roles=SLURM),
     Setting(PRUNERS[1], OPTUNA, checkpoints=False, roles=SLURM),
@@ -78,10 +79,14 @@ IN_JOBS = (
     Setting(PRUNERS[4], MODEL, checkpoints=True, roles=SLURM),
 )
 
-#: 50 kills in `make test`, 1,000 in `make chaos`.
-LOCAL_SETTINGS, KILLS = (ALL, 20) if IS_CHAOS else (FEW, 7)
-ORDERLY_KILLS = 50 if IS_CHAOS else 5
-JOB_SETTINGS, JOB_KILLS = (IN_JOBS, 46) if IS_CHAOS else (IN_JOBS[:1], 10)
+#: How many kills each gets: 50 in `make test`, 1,000 in `make chaos`.
+LOCAL = (
+    {**dict.fromkeys(ALL, 20), ORDERLY: 50} if IS_CHAOS else {**dict.fromkeys(FEW, 7), ORDERLY: 5}
+)
+IN_JOBS = dict.fromkeys(JOBS, 46) if IS_CHAOS else {JOBS[0]: 10}
+
+#: So many sweeps are played at once: most of their time is waiting.
+AT_ONCE = 3
 
 
 @pytest.fixture(scope="module")
@@ -105,89 +110,110 @@ def build_variables(setting: Setting) -> dict[str, object]:
     return {**setting.variables, **sizes, "SEED": SEED}
 
 
+@dataclass
+class Played:
+    """Sweeps of one setting, until there were enough kills."""
+
+    setting: Setting
+    scripts: list[Script] = field(default_factory=list)
+    struck: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        what = dict(sorted(self.struck.items()))
+        return (
+            f"SLURM_SWEEPS_CHAOS_SEED={SEED} {self.setting}: {what} in {len(self.scripts)} sweeps"
+        )
+
+
 def play_often(
     setting: Setting, wanted: int, make: Callable[[str], Script], play: Callable[[Chaos], None]
-) -> list[Script]:
+) -> Played:
     """Play sweeps until there were enough kills; each must be as it should in the end."""
-    repeat = f"SLURM_SWEEPS_CHAOS_SEED={SEED} repeats it ({setting})"
-    randomness, scripts = random.Random(f"{SEED} {setting}"), []
+    played, randomness, left = Played(setting), random.Random(f"{SEED} {setting}"), wanted
     expected = Expected(N_TRIALS, ITERATIONS, setting.statuses, setting.checkpoints)
-    struck: Counter[str] = Counter()
-    print(repeat)
-    while (kills := sum(n for name, n in struck.items() if "STOP" not in name)) < wanted:
-        assert len(scripts) < wanted, f"the sweeps are too short to be struck; {repeat}"
-        chaos = Chaos(make(f"sweep{len(scripts)}"), setting.roles, randomness, wanted - kills)
-        scripts.append(chaos.script)
+    while left > 0:
+        assert len(played.scripts) < wanted, f"the sweeps are too short to be struck: {played}"
+        chaos = Chaos(make(f"sweep{len(played.scripts)}"), setting.roles, randomness, left)
+        played.scripts.append(chaos.script)
         try:
             play(chaos)
+            faults = find_faults(chaos.script.folder / "out", expected)
+            assert not faults, "\n".join([*faults, chaos.describe()])
         except (AssertionError, TimeoutError) as error:
-            raise AssertionError(f"{repeat}: {error}") from error
-        faults = find_faults(chaos.script.folder / "out", expected)
-        assert not faults, "\n".join([repeat, *faults, chaos.describe()])
-        struck += chaos.struck
-    print(f"{setting}: {dict(sorted(struck.items()))} in {len(scripts)} sweeps")
-    return scripts
+            raise AssertionError(f"{played}: {error}") from error
+        finally:
+            chaos.script.kill_all()
+        played.struck += chaos.struck
+        left -= chaos.kills
+    return played
 
 
-def assert_same_cfgs(scripts: list[Script], setting: Setting, undisturbed: Undisturbed) -> None:
+@pytest.fixture(scope="module")
+def plays(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Setting, Future[Played]]]:
+    """All local settings that were asked for, a few at once; each test waits for its own."""
+    asked = [getattr(item, "callspec", None) for item in request.session.items]
+    settings = [each.params["setting"] for each in asked if each and "setting" in each.params]
+
+    def start(setting: Setting) -> Played:
+        folder = tmp_path_factory.mktemp("chaos")
+
+        def make(name: str) -> Script:
+            return Script(folder / name, SOURCE, **build_variables(setting))
+
+        return play_often(setting, LOCAL[setting], make, play)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {each: pool.submit(start, each) for each in settings if each in LOCAL}
+        pool.shutdown(cancel_futures=True)
+
+
+def assert_same_cfgs(played: Played, undisturbed: Undisturbed) -> None:
     """What is tried depends on the seed alone, where the sampler does not learn."""
-    if setting.sampler not in STEADY:
-        return
-    quiet = undisturbed(Setting("None", setting.sampler, checkpoints=False))
-    for script in scripts:
-        assert [trial.cfg for trial in read_trials(script.database)] == [t.cfg for t in quiet]
+    if played.setting.sampler in STEADY:
+        quiet = undisturbed(Setting("None", played.setting.sampler, checkpoints=False))
+        for script in played.scripts:
+            assert [trial.cfg for trial in read_trials(script.database)] == [t.cfg for t in quiet]
 
 
-@pytest.mark.parametrize("setting", LOCAL_SETTINGS, ids=str)
+@pytest.mark.parametrize("setting", list(LOCAL), ids=str)
 def test_chaos_on_this_machine(
-    setting: Setting, make_script: MakeScript, undisturbed: Undisturbed
+    setting: Setting, plays: dict[Setting, Future[Played]], undisturbed: Undisturbed
 ) -> None:
-    def make(folder: str) -> Script:
-        return make_script(folder, SOURCE, **build_variables(setting))
-
-    assert_same_cfgs(play_often(setting, KILLS, make, play), setting, undisturbed)
-
-
-def test_the_decisions_of_a_killed_sweep_are_those_of_an_undisturbed_one(
-    make_script: MakeScript, undisturbed: Undisturbed
-) -> None:
-    """One slot, so that the reports come in the same order."""
-
-    def make(folder: str) -> Script:
-        return make_script(folder, SOURCE, **build_variables(ORDERLY))
-
-    quiet = [(trial.status, losses(trial)) for trial in undisturbed(ORDERLY)]
-    assert {status for status, _ in quiet} == {"completed", "pruned"}
-    for script in play_often(ORDERLY, ORDERLY_KILLS, make, play):
-        assert [(t.status, losses(t)) for t in read_trials(script.database)] == quiet
+    print(played := plays[setting].result())
+    assert_same_cfgs(played, undisturbed)
+    if setting is ORDERLY:
+        quiet = [(trial.status, losses(trial)) for trial in undisturbed(setting)]
+        assert {status for status, _ in quiet} == {"completed", "pruned"}
+        for script in played.scripts:
+            assert [(t.status, losses(t)) for t in read_trials(script.database)] == quiet
 
 
 def losses(trial: Stored) -> dict[int, float]:
     return {iteration: loss for iteration, (loss, _) in trial.reports.items()}
 
 
-@pytest.mark.parametrize("setting", JOB_SETTINGS, ids=str)
-def test_chaos_in_a_job(
-    setting: Setting, cluster: SlurmCluster, tmp_path: Path, undisturbed: Undisturbed
-) -> None:
-    def make(folder: str) -> Script:
-        return SlurmSweep(
-            cluster, tmp_path / folder, "-N1", source=SOURCE, **build_variables(setting)
-        )
-
-    def play_in_job(chaos: Chaos) -> None:
-        assert isinstance(chaos.script, SlurmSweep)
-        play_job(chaos, chaos.script)
-
-    assert_same_cfgs(play_often(setting, JOB_KILLS, make, play_in_job), setting, undisturbed)
-
-
 #: Starts the driver until it is done, and once more when nothing is struck any more.
 LOOP = "until {0}; do echo exit $?; done; touch over; until [ -e calm ]; do sleep 0.1; done; {0}"
 
 
-def play_job(chaos: Chaos, sweep: SlurmSweep) -> None:
+@pytest.mark.parametrize("setting", list(IN_JOBS), ids=str)
+def test_chaos_in_a_job(
+    setting: Setting, cluster: SlurmCluster, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    def make(name: str) -> SlurmSweep:
+        variables = build_variables(setting)
+        return SlurmSweep(cluster, tmp_path / name, "-N1", source=SOURCE, **variables)
+
+    print(played := play_often(setting, IN_JOBS[setting], make, play_job))
+    assert_same_cfgs(played, undisturbed)
+
+
+def play_job(chaos: Chaos) -> None:
     """As `play`, all in one job."""
+    sweep = chaos.script
+    assert isinstance(sweep, SlurmSweep)
     sweep.submit(LOOP.format(f"{sys.executable} -u {sweep.path}"))
     chaos.strike_until((sweep.folder / "over").exists)
     (sweep.folder / "calm").touch()
