@@ -221,6 +221,7 @@ def play(chaos: Chaos) -> None:
     code = -1
     while code != 0 and chaos.kills < chaos.wanted:
         code = _run(chaos)
+    chaos.wanted = chaos.kills
     assert _run(chaos) == 0, f"it is not done\n{chaos.describe()}"
 
 

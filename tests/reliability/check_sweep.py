@@ -20,9 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: Whether each report that `log` has returned from is in the database. False: those of the last
-#: moment before a driver is killed may be missing, as docs/reliability.md says.
+#: Whether each report that `log` has returned from is in the database, and each attempt has an end.
+#: False: what was answered in the last moment before a driver is killed may be missing, as
+#: docs/reliability.md says, and what ran then is left as running.
 ANSWERED_IS_STORED = False
+
+#: How no attempt may be left.
+OPEN = {False: {"scheduled"}, True: {"scheduled", "running"}}
 
 
 class Expected(NamedTuple):
@@ -173,6 +177,8 @@ def _check_attempts(trial: Stored, said: Told) -> Iterator[str]:
     if trial.attempts.get(trial.attempt) != trial.status:
         yield "its last attempt ended in another way"
     for attempt, status in trial.attempts.items():
+        if status in OPEN[ANSWERED_IS_STORED]:
+            yield f"attempt {attempt} is left as {status}"
         runs = said.find_runs(attempt)
         have_ended = {run in said.ended for run in runs}
         if status == "completed" and have_ended and True not in have_ended:
