@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import random
 import secrets
+import shutil
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +22,7 @@ from pathlib import Path
 
 import pytest
 from chaos import SLURM, SOURCE, Chaos, Setting, check_end, play
-from check_sweep import Expected, Stored, find_faults, read_trials
+from check_sweep import Expected, find_faults, read_trials
 from reliable_sweeps import IS_CHAOS, Script
 from test_on_slurm import SlurmSweep
 
@@ -26,7 +30,7 @@ from cluster_tools import SlurmCluster
 from cluster_tools.jobs import FINAL_STATES
 from cluster_tools.processes import leftover_processes
 
-Undisturbed = Callable[[Setting], list[Stored]]
+Undisturbed = Callable[[Setting], Script]
 
 #: In continuous integration the same each time, so that a change fails for what it changes.
 SEED = int(
@@ -92,15 +96,13 @@ AT_ONCE = 3
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Run a sweep that nothing happens to, as fast as it goes; once where that gives the same."""
-    found: dict[Setting, list[Stored]] = {}
 
-    def run(setting: Setting) -> list[Stored]:
-        if setting not in found:
-            folder = tmp_path_factory.mktemp("undisturbed")
-            script = Script(folder, SOURCE, **build_variables(setting), PAUSE_S=0)
-            script.run()
-            found[setting] = read_trials(script.database)
-        return found[setting]
+    @functools.cache
+    def run(setting: Setting) -> Script:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        script = Script(folder, SOURCE, **build_variables(setting), PAUSE_S=0)
+        script.run()
+        return script
 
     return run
 
@@ -173,8 +175,9 @@ def assert_same_cfgs(played: Played, undisturbed: Undisturbed) -> None:
     """What is tried depends on the seed alone, where the sampler does not learn."""
     if played.setting.sampler in STEADY:
         quiet = undisturbed(Setting("None", played.setting.sampler, checkpoints=False))
+        cfgs = [trial.cfg for trial in read_trials(quiet.database)]
         for script in played.scripts:
-            assert [trial.cfg for trial in read_trials(script.database)] == [t.cfg for t in quiet]
+            assert [trial.cfg for trial in read_trials(script.database)] == cfgs
 
 
 @pytest.mark.parametrize("setting", list(LOCAL), ids=str)
@@ -184,14 +187,49 @@ def test_chaos_on_this_machine(
     print(played := plays[setting].result())
     assert_same_cfgs(played, undisturbed)
     if setting is ORDERLY:
-        quiet = [(trial.status, losses(trial)) for trial in undisturbed(setting)]
+        quiet = read_courses(undisturbed(setting))
         assert {status for status, _ in quiet} == {"completed", "pruned"}
         for script in played.scripts:
-            assert [(t.status, losses(t)) for t in read_trials(script.database)] == quiet
+            assert read_courses(script) == quiet
 
 
-def losses(trial: Stored) -> dict[int, float]:
-    return {iteration: loss for iteration, (loss, _) in trial.reports.items()}
+def read_courses(script: Script) -> list[tuple[str, dict[int, float]]]:
+    """How each trial ended, and what it logged."""
+    return [
+        (trial.status, {iteration: loss for iteration, (loss, _) in trial.reports.items()})
+        for trial in read_trials(script.database)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("DELETE FROM metrics WHERE number = 3 AND iteration = 6", "was answered and is missing"),
+        ("DELETE FROM metrics WHERE number = 3 AND iteration = 6", "iteration 6 is missing, and"),
+        ("DELETE FROM metrics WHERE number = 3 AND iteration = 6", "an aggregate is not what"),
+        ("UPDATE metrics SET value = 0 WHERE number = 3", "the loss of iteration 1 is wrong"),
+        ("UPDATE metrics SET attempt = 2 WHERE number = 3", "attempt 2 never logged iteration 1"),
+        ("UPDATE trials SET status = 'lost' WHERE number = 3", "trial 3 is left as 'lost'"),
+        ("UPDATE trials SET number = 24 WHERE number = 3", "the trials are [0, 1, 2, 4, "),
+        ("UPDATE trials SET trial_id = 'x' WHERE number = 3", "attempt 1 never logged iteration"),
+        ("UPDATE attempts SET attempt = 2 WHERE number = 3", "attempts are missing"),
+        ("UPDATE attempts SET status = 'failed'", "is called failed, and train reached its end"),
+        ("UPDATE attempts SET status = 'lost'", "its last attempt ended in another way"),
+        ("UPDATE experiments SET lease_pid = 1", "the experiment is left as"),
+        ("UPDATE experiments SET state = 'running'", "the experiment is left as"),
+    ],
+)
+def test_what_is_wrong_is_found(
+    undisturbed: Undisturbed, tmp_path: Path, damage: str, found: str
+) -> None:
+    """Each in a copy of a sweep in which nothing is."""
+    setting = Setting("None", GRID, checkpoints=False)
+    expected = Expected(N_TRIALS, ITERATIONS, setting.statuses, has_checkpoints=False)
+    copy = shutil.copytree(undisturbed(setting).folder / "out", tmp_path / "out")
+    assert find_faults(copy, expected) == []
+    with contextlib.closing(sqlite3.connect(copy / "slurm-sweeps.db")) as database, database:
+        assert database.execute(damage).rowcount
+    assert any(found in fault for fault in find_faults(copy, expected))
 
 
 #: Starts the driver until it is done, and once more when nothing is struck any more.
