@@ -137,6 +137,7 @@ class Chaos:
     struck: Counter[str] = field(default_factory=Counter)
     history: list[str] = field(default_factory=list)
     _stopped: list[tuple[float, ProcessInfo]] = field(default_factory=list)
+    _struck_at: float = 0.0
 
     @property
     def kills(self) -> int:
@@ -145,7 +146,10 @@ class Chaos:
 
     def strike_until(self, is_over: Callable[[], bool]) -> None:
         """Strike until that is enough, or there is nothing to strike any more."""
+        self._struck_at = time.monotonic()
         while self.kills < self.wanted and not is_over():
+            if time.monotonic() - self._struck_at > WAIT_S:
+                raise TimeoutError(f"there is nothing to strike\n{self.describe()}")
             time.sleep(self.randomness.uniform(*PAUSE_S))  # the moments are what is random
             self._continue(time.monotonic())
             self._strike()
@@ -174,6 +178,7 @@ class Chaos:
             return
         victim = found[int(which * len(found))]
         send_signal(victim, fault)
+        self._struck_at = time.monotonic()
         if fault == signal.SIGSTOP:
             self._stopped.append((time.monotonic() + stopped_s, victim))
         self.struck[f"{role} {fault.name}"] += 1
@@ -239,5 +244,6 @@ def _run(chaos: Chaos) -> int:
 
 def check_end(chaos: Chaos, code: int, said: str) -> None:
     """See that a driver ended in a way that chaos explains."""
+    assert "this is a bug" not in said, f"a bug\n{chaos.describe()}"
     assert code in ENDS, f"a driver ended with exit code {code}\n{chaos.describe()}"
     assert code != 1 or any(error in said for error in ERRORS), f"an error\n{chaos.describe()}"
