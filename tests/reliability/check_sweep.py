@@ -20,14 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: Whether each report that `log` has returned from is in the database, and each attempt has an end.
-#: False: what was answered in the last moment before a driver is killed may be missing, as
-#: docs/reliability.md says, and what ran then is left as running.
-ANSWERED_IS_STORED = False
-
-#: How no attempt may be left.
-OPEN = {False: {"scheduled"}, True: {"scheduled", "running"}}
-
 
 class Expected(NamedTuple):
     """What a sweep is to be in the end."""
@@ -89,7 +81,7 @@ def find_faults(local_dir: Path, expected: Expected) -> list[str]:
         ):
             faults.append(f"trial {trial.number} ({trial.trial_id}): {found}; {trial}, {said}")
     for trial_id, said in told.items():
-        if (ANSWERED_IS_STORED and said.answered) or any(run.attempt > 1 for run in said.asked):
+        if said.answered:
             faults.append(f"trial {trial_id} is not in the database; {said}")
     return faults
 
@@ -177,7 +169,7 @@ def _check_attempts(trial: Stored, said: Told) -> Iterator[str]:
     if trial.attempts.get(trial.attempt) != trial.status:
         yield "its last attempt ended in another way"
     for attempt, status in trial.attempts.items():
-        if status in OPEN[ANSWERED_IS_STORED]:
+        if status in ("scheduled", "running"):
             yield f"attempt {attempt} is left as {status}"
         runs = said.find_runs(attempt)
         have_ended = {run in said.ended for run in runs}
@@ -210,23 +202,5 @@ def _check_reports(trial: Stored, said: Told, expected: Expected) -> Iterator[st
 def _check_answers(trial: Stored, said: Told) -> Iterator[str]:
     """Whether each report that was answered is stored."""
     for run, answered in said.answered.items():
-        for iteration in answered:
-            if iteration in trial.reports:
-                continue
-            if ANSWERED_IS_STORED or not _may_be_missing(trial, said, run, iteration):
-                yield f"iteration {iteration} of attempt {run.attempt} was answered and is missing"
-
-
-def _may_be_missing(trial: Stored, said: Told, run: Run, iteration: int) -> bool:
-    """Whether a driver that was killed explains it: all is stored in order, up to some moment.
-
-    So the attempt did not end by itself, as far as is stored, and nothing later of it is stored.
-    """
-    others = [other for other in said.find_runs(run.attempt) if other != run]
-    if not others and trial.attempts.get(run.attempt) not in (None, "running", "interrupted"):
-        return False
-    elsewhere = {each for other in others for each in said.asked[other]}
-    return not any(
-        trial.reports.get(later, (0.0, 0))[1] == run.attempt and later not in elsewhere
-        for later in said.asked[run][said.asked[run].index(iteration) + 1 :]
-    )
+        for iteration in sorted({*answered} - {*trial.reports}):
+            yield f"iteration {iteration} of attempt {run.attempt} was answered and is missing"

@@ -15,14 +15,17 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped, UsageError
+from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError
+from ..programs.program import Program
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
-from ..running.train import check_travels, pickle_train, write_train
+from ..running.script import describe_left_out, end_if_under_way
+from ..running.session import fail, is_in_child
+from ..running.train import check_travels, describe_size, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
@@ -100,6 +103,7 @@ class Experiment:
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
     ) -> None:
+        end_if_under_way()
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
@@ -108,6 +112,8 @@ class Experiment:
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
         self._notices: list[str] = []
+        if isinstance(train, Program):
+            self._notices += filter(None, [train.check(space.names)])
         if warm_start is not None:
             metric = asha.metric if asha else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
@@ -177,9 +183,10 @@ class Experiment:
             AllocationError: A trial doesn't fit the allocation.
             ExperimentLockedError: Another driver is at work on this experiment.
             StorageError: The database can't be written.
-            UsageError: `multiprocessing` imports the script for a process that it has spawned.
+            UsageError: This process was started by a trial, or `multiprocessing` imports the script
+                for a process that it has spawned.
         """
-        _refuse_in_import()
+        _refuse_in_child()
         cfg = RunCfg(
             n_trials,
             max_concurrent_trials,
@@ -204,6 +211,8 @@ class Experiment:
             with StopSignals() as signals:
                 try:
                     stopped_by = self._run(cfg, view, signals)
+                except SweepFailedError as error:
+                    raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
                     raise SweepStopped(EXIT_CTRL_C) from None
             if stopped_by not in AS_WANTED:
@@ -225,6 +234,7 @@ class Experiment:
                 self._local_cfg,
                 cfg.max_concurrent_trials,
                 early=not self._layout.train.exists(),  # else it may be done already
+                notify=view.notify,
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
             Writer(
@@ -240,7 +250,9 @@ class Experiment:
                 self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 repetition = self._search.describe_repetition(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, repetition)
+                size = describe_size(len(train))
+                del train  # it may be large, and is in its file
+                notices = (*self._notices, *launcher.notices, repetition, size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
@@ -306,10 +318,18 @@ class Experiment:
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 
-def _refuse_in_import() -> None:
-    """Raise if this process only imports the script, for a child of a trial or of another sweep."""
+def _refuse_in_child() -> None:
+    """Raise if this process is a child of a trial, or of another sweep, that runs the script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
+    if is_in_child():
+        error = UsageError(
+            "run was called in a process that a trial has started: a sweep would run inside of "
+            "the trial. Lightning's strategy='ddp' starts the script again for each device: use "
+            "'ddp_spawn' or 'ddp_fork', or a task for each with SlurmCfg(ntasks=…)"
+        )
+        fail(error)
+        raise error
