@@ -44,14 +44,20 @@ class SlurmSweep(Script):
     Args:
         cluster: Where.
         folder: Its own.
+        source: The script's text.
         options: For sbatch, apart from two tasks of one CPU; n1 or n2 unless they say where.
         settings: As of `Script`.
     """
 
     def __init__(
-        self, cluster: SlurmCluster, folder: Path, *options: str, **settings: object
+        self,
+        cluster: SlurmCluster,
+        folder: Path,
+        *options: str,
+        source: str = SWEEP,
+        **settings: object,
     ) -> None:
-        super().__init__(folder, SWEEP, **settings)
+        super().__init__(folder, source, **settings)
         self.cluster = cluster
         self.options = options or ("-xn3,n4",)
         self.job = 0

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import Decoder, Record, encode, is_storable
+from .channel import Decoder, Record, encode, encode_bounded, is_storable
 from .journal import Journal
 from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
