@@ -18,7 +18,7 @@ from ..storage.records import AttemptRecord, TrialRecord
 from ..storage.rows import read_metrics_of_trial, read_trial
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
-from ..views.summary import compute_runtime_s, find_last_sign, read_runs
+from ..views.summary import compute_runtime_s, look_at_driver, read_runs
 from .common import (
     Store,
     find_trial,
@@ -46,11 +46,12 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
     """
     now = time.time()
     with open_store(local_dir, name) as store:
-        record = find_trial(store, trial)
+        sight = look_at_driver(store.experiment, now)
+        record = sight.settle(find_trial(store, trial))
         attempts = read_runs(store.database, store.experiment, now, record.number)
         metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
-        runtime_s = compute_runtime_s(record, find_last_sign(store.experiment, now))
+        runtime_s = compute_runtime_s(record, sight.last_sign)
     if not as_json:
         print_lines(_format(record, runtime_s, attempts, metrics, files))
         return
@@ -160,8 +161,11 @@ def _follow(path: Path, store: Store, record: TrialRecord) -> None:
 
 
 def _is_running(store: Store, record: TrialRecord) -> bool:
-    now = read_trial(store.database, store.experiment.id, record.number)
-    return now is not None and now.status in (Status.RUNNING, Status.SCHEDULED)
+    """Whether a driver is at work that runs a trial, or will."""
+    found = read_trial(store.database, store.experiment.id, record.number)
+    sight = look_at_driver(store.database.experiment(store.experiment.name), time.time())
+    is_open = found is not None and found.status in (Status.RUNNING, Status.SCHEDULED)
+    return is_open and sight.is_at_work
 
 
 def _copy(file: BinaryIO) -> None:

@@ -108,9 +108,10 @@ class Search:
             "seed": settings["seed"],
             "n_trials": n_trials,
             "slots": slots,
-            "started_at": time.time(),
-            "done_before": sum(trial.status.is_final for trial in trials),
         }
+        if not sweep.is_done:  # else no run begins
+            done = sum(trial.status.is_final for trial in trials)
+            settings |= {"started_at": time.time(), "done_before": done}
         database.set_settings(record.id, settings, owner, time.time())
         return sweep
 
