@@ -34,7 +34,8 @@ class Result:
 
     Args:
         experiment: The experiment's name.
-        local_dir: The folder that was the experiment's `local_dir`.
+        local_dir: The folder that was the experiment's `local_dir`. None: the environment variable
+            `SLURM_SWEEPS_DIR`, else `./slurm-sweeps`.
 
     Raises:
         ExperimentNotFoundError: There is no such experiment; the message lists what there is.
@@ -42,9 +43,7 @@ class Result:
         StorageError: The database can't be read.
     """
 
-    def __init__(
-        self, experiment: str, local_dir: str | os.PathLike[str] = "./slurm-sweeps"
-    ) -> None:
+    def __init__(self, experiment: str, local_dir: str | os.PathLike[str] | None = None) -> None:
         self._layout = Layout(local_dir, experiment)
         with self._open() as database:
             database.experiment(experiment)

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped, UsageError
+from ..errors import StorageError, SweepStopped, UsageError, raises_short
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
@@ -30,7 +30,7 @@ from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.layout import Layout
 from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
-from ..views.screens import LiveView
+from ..views.screens import LiveView, is_notebook
 from .arguments import RunCfg, check_arguments, check_summary, choose_pruner
 from .claim import Claim
 from .search import Search
@@ -58,7 +58,8 @@ class Experiment:
             (`Uniform(0, 1)`, …) where values are to be tried. Without any, `n_trials` repetitions
             of the same trial are run.
         name: The experiment's name, unique in `local_dir`, also the name of its folder.
-        local_dir: Folder for the database and the trials' files; all nodes must see it.
+        local_dir: Folder for the database and the trials' files; all nodes must see it. None: the
+            environment variable `SLURM_SWEEPS_DIR`, else `./slurm-sweeps`.
         asha: Stops unpromising trials early; None runs every trial to its end.
         slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
         restore: Go on with the experiment of this name: what was unfinished is run again.
@@ -82,12 +83,13 @@ class Experiment:
         ExperimentNotFoundError: `restore=True`, and there is none.
     """
 
+    @raises_short
     def __init__(
         self,
         train: Callable[[dict[str, Any]], Any],
         cfg: dict[str, Any],
         name: str = "MySweep",
-        local_dir: str | os.PathLike[str] = "./slurm-sweeps",
+        local_dir: str | os.PathLike[str] | None = None,
         asha: PrunerPlan | None = None,
         slurm_cfg: SlurmCfg | None = None,
         restore: bool | str = False,
@@ -112,7 +114,7 @@ class Experiment:
             metric = asha.metric if asha else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
         self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
-        self._layout = Layout(Path(local_dir), name)
+        self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()
         self._claim = Claim(self._layout, restore, overwrite, self._search.describe)
@@ -128,6 +130,7 @@ class Experiment:
         """The folder of the database and the experiment's folder."""
         return self._layout.local_dir
 
+    @raises_short
     def run(
         self,
         n_trials: int | None = 1,
@@ -158,8 +161,8 @@ class Experiment:
             max_retries: How often a trial that fails is run again; its failures before a restore
                 count.
             fail_fast: Stop when the first trials have all failed and none has logged a metric.
-            grace_period_in_sec: When told to stop (Ctrl-C, TERM, USR1): how long trials have to
-                reach their next report.
+            grace_period_in_sec: When told to stop (Ctrl-C, TERM, USR1, HUP): how long trials have
+                to reach their next report.
             report: Keep an HTML report in the experiment's folder, `report.html`, up to date: it
                 is written anew about once a minute, and at the end.
             time_budget_in_sec: When so many seconds have passed, nothing new is started and running
@@ -171,7 +174,7 @@ class Experiment:
 
         Raises:
             SweepStopped: The driver was told to stop; a `SystemExit` with code 130 after Ctrl-C,
-                else 75.
+                else 75. In a notebook the result is returned instead.
             SweepFailedError: Going on makes no sense; what is done is kept.
             TrainError: `train` can't be pickled, or not be loaded in a worker.
             AllocationError: A trial doesn't fit the allocation.
@@ -205,8 +208,10 @@ class Experiment:
                 try:
                     stopped_by = self._run(cfg, view, signals)
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
+                    if is_notebook():
+                        raise
                     raise SweepStopped(EXIT_CTRL_C) from None
-            if stopped_by not in AS_WANTED:
+            if stopped_by not in AS_WANTED and not is_notebook():
                 self._leave(stopped_by, view.notify)
         return Result(self.name, self.local_dir)
 
@@ -239,8 +244,8 @@ class Experiment:
             if not sweep.is_done:
                 self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
-                repetition = self._search.describe_repetition(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, repetition)
+                doubts = self._search.list_doubts(sweep.cfg.n_trials)
+                notices = (*self._notices, *launcher.notices, *doubts)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
@@ -255,6 +260,11 @@ class Experiment:
                     )
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
+            else:
+                if record.state == "running":  # a driver was killed that had nothing left to do
+                    writer.put(StateRecord("completed"))
+                    writer.flush()
+                view.show_once()
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
@@ -277,25 +287,23 @@ class Experiment:
         signals: StopSignals,
         writer: Writer,
         view: LiveView,
-        notices: Iterable[str | None],
+        notices: Iterable[str],
     ) -> None:
-        """Run the sweep, and keep what it is at."""
-        state = None
-        try:
-            with view:
-                for text in filter(None, notices):
-                    view.notify(text)
-                writer.put(StateRecord("running"))
+        """Run the sweep, and keep what it is at, for the last look of the view too."""
+        with view:
+            for text in notices:
+                view.notify(text)
+            writer.put(StateRecord("running"))
+            try:
                 driver.run(signals)
-                state = "stopped" if driver.stopped_by else "completed"
-                writer.put(StateRecord(state))
-                writer.flush()  # for the last look of the view
-        except BaseException as error:
-            if state is None:
+            except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 with contextlib.suppress(StorageError):  # which would hide this one
                     writer.put(StateRecord("stopped" if stopped else "failed"))
-            raise
+                    writer.flush()
+                raise
+            writer.put(StateRecord("stopped" if driver.stopped_by else "completed"))
+            writer.flush()
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
         """End the script of a sweep that was stopped; have its job queued again if asked to."""

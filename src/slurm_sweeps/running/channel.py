@@ -101,7 +101,7 @@ KINDS = {
     "hello": {"host", "pid"},  # it has begun
     "ready": set(),  # it has loaded `train`
     "broken": {"traceback"},  # it can't load it
-    "notice": {"text"},  # for the user
+    "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
     "ended": {"how"},  # an attempt, by the trial's own account or its worker's

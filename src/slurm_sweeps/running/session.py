@@ -71,6 +71,7 @@ class Session:
         self._pid = os.getpid()
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
+        self._has_gone_on = False
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -81,6 +82,7 @@ class Session:
         self._check_process()
         end_watch()
         with self._lock:
+            self._note_if_gone_on()
             self._leave_if_told()
             self._ask(self._describe_report(step, values))
             while not self._decisions:
@@ -149,6 +151,18 @@ class Session:
         if self._verdict is not None:  # the worker sees to it that the trial does leave
             self._tell_worker({"kind": "told", "do": decision["do"]})
         self._leave_if_told()
+
+    def _note_if_gone_on(self) -> None:
+        """Have the user told, once, that `train` has caught what was to end it."""
+        if self._verdict is not None and self.context.rank == 0 and not self._has_gone_on:
+            self._has_gone_on = True
+            name = self._verdict.__name__
+            text = (
+                f"train goes on after ss.log has raised {name}, so its trials leave late, and may "
+                f"count as completed: an except that catches all swallows it; before that, write "
+                f"except ss.{name}: raise"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
 
     def _leave_if_told(self) -> None:
         if self._verdict is TrialPruned:

@@ -362,7 +362,7 @@ class Worker(Parent):
     def _take_records(self, trial: RunningTrial, data: bytes) -> None:
         for record in trial.decoder.feed(data):
             kind = record["kind"]
-            if kind == "report":
+            if kind in ("report", "notice"):
                 self._say(record)
             elif kind == "await":
                 trial.awaits = record["iteration"]

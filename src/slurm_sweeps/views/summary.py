@@ -179,6 +179,18 @@ def format_share(summary: Summary) -> str:
     return f"{summary.done} of {summary.n_trials} done ({percent}%)"
 
 
+def describe_lack(summary: Summary) -> str | None:
+    """Why no best value is known though trials are done; None where there is no reason."""
+    metric, names = summary.metric, summary.metrics
+    if summary.best is not None or not summary.done:
+        return None
+    if metric in names:
+        return f"all values of {metric} are NaN or infinite"
+    if names or not summary.counts.get(Status.COMPLETED):
+        return None
+    return 'nothing was logged: train reports with ss.log({"loss": 0.1}, iteration)'
+
+
 def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
     """Read what a live view shows, with `n_rows` trials at the most.
 

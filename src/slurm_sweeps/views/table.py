@@ -29,7 +29,7 @@ from .formats import (
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary, format_share, format_state
+from .summary import Row, Summary, describe_lack, format_share, format_state
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -132,6 +132,9 @@ def _draw_body(
         where = f"at iteration {best.iteration}, trial {best.trial_id}"
         said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
         lines.append(Text(indent + said, "bold"))
+    lack = describe_lack(summary)
+    if lack is not None:
+        lines.append(Text(indent + clean(lack), "red"))
     if summary.rows:
         lines += [Text(), *_draw_table(summary, columns, width, mark)]
     failures = [Text(indent + said, "red") for said in _list_failures(summary)]
