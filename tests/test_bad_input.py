@@ -571,6 +571,31 @@ def test_a_local_dir_that_can_not_be(tmp_path: Path, below: str) -> None:
         build(place).run()
 
 
+def test_what_version_0_1_had_is_told_what_took_its_place(tmp_path: Path) -> None:
+    # As its documentation has them; what is imported is the only place to say so.
+    with pytest.raises(
+        ImportError, match=r"version 0\.1 only: pass Experiment.*slurm_cfg=ss.Slurm"
+    ):
+        exec("from slurm_sweeps import SlurmBackend")
+    with pytest.raises(ImportError, match=r"version 0\.1 only"):
+        _ = ss.Backend  # type: ignore[attr-defined]
+    with refuse(ss.UsageTypeError, "backend was an argument of version 0.1", "slurm_cfg="):
+        build(tmp_path, backend=object())
+    result = run_one(tmp_path, backend=None)
+    with pytest.raises(AttributeError, match=r"no attribute 'sort_values'; Result.to_dataframe\("):
+        _ = result.sort_values("loss")
+
+    old = tmp_path / "slurm_sweeps" / "slurm_sweeps.db"
+    old.parent.mkdir()
+    old.touch()
+    said = f"{old} is of version 0.1"
+    for place in (old.parent, tmp_path / "slurm-sweeps"):
+        with refuse(ss.ExperimentNotFoundError, said):
+            ss.Result("mine", place)
+        with refuse(ss.ExperimentNotFoundError, said):
+            build(place, restore=True)
+
+
 def test_a_local_dir_that_the_environment_names(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("SLURM_SWEEPS_DIR", str(tmp_path / "from"))
     result = run_one(tmp_path, local_dir=None)

@@ -103,6 +103,15 @@ def check_arguments(
         )
 
 
+def check_backend(backend: Any) -> None:
+    """Say what took the place of an argument of version 0.1, which scripts may still pass."""
+    if backend is not None:
+        raise UsageTypeError(
+            "backend was an argument of version 0.1: pass slurm_cfg=ss.SlurmCfg(nodes=..., "
+            f"ntasks=..., args=...) instead, or nothing without Slurm; got {backend!r}"
+        )
+
+
 def _check_signature(train: Callable[..., Any]) -> None:
     """Raise UsageTypeError if a function can't be called with one argument, as far as is known."""
     try:

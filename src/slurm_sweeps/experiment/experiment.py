@@ -31,7 +31,7 @@ from ..storage.layout import Layout
 from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
 from ..views.screens import LiveView, is_notebook
-from .arguments import RunCfg, check_arguments, check_summary, choose_pruner
+from .arguments import RunCfg, check_arguments, check_backend, check_summary, choose_pruner
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -74,6 +74,7 @@ class Experiment:
         points_to_evaluate: Configurations to try first. What one leaves out is drawn.
         warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
             sampler, and none of their points in a finite space is tried again.
+        backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
         UsageError: A value makes no sense. (`ValueError`)
@@ -101,7 +102,9 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
+        backend: None = None,
     ) -> None:
+        check_backend(backend)
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
