@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..slurm.client import is_job_over
 from ..storage.database import Database
-from ..storage.faults import EmptyDatabaseError
+from ..storage.faults import EmptyDatabaseError, describe_old
 from ..storage.layout import Layout
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.records import ExperimentRecord, LeaseOwner
@@ -98,6 +98,7 @@ class Claim:
             raise ExperimentNotFoundError(
                 f"there is no experiment {self._name!r} in {where} to restore: pass "
                 'restore="auto" to create it if need be, or check name and local_dir'
+                f"{describe_old(where)}"
             )
         foreign = None if exists else self._find_foreign_file()
         if foreign is not None:  # overwrite would delete it some day

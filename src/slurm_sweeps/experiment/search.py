@@ -35,7 +35,7 @@ from ..storage.rows import (
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status
-from .arguments import RunCfg, describe_pruner
+from .arguments import RunCfg, describe_pruner, list_constant_lists
 from .warm_start import Known
 
 
@@ -116,9 +116,10 @@ class Search:
             "is_seeded": is_seeded,
             "n_trials": n_trials,
             "slots": slots,
-            "started_at": time.time(),
-            "done_before": sum(trial.status.is_final for trial in trials),
         }
+        if not sweep.is_done:  # else no run begins
+            done = sum(trial.status.is_final for trial in trials)
+            settings |= {"started_at": time.time(), "done_before": done}
         database.set_settings(record.id, settings, owner, time.time())
         return sweep
 
@@ -159,15 +160,21 @@ class Search:
         bound: Sampler = sampler
         return bound
 
-    def describe_repetition(self, n_trials: int | None) -> str | None:
-        """Say if there are more trials than points; without any space that is what is meant."""
+    def list_doubts(self, n_trials: int | None) -> Iterator[str]:
+        """Say what makes sense, but may not be what is meant.
+
+        More trials than points are meant where there is no space at all.
+        """
         size, wanted = self.space.size, n_trials or 0
-        if not self.space.leaves or size is None or size >= wanted:
-            return None
-        return (
-            f"the search space has only {size} different configuration{'s' * (size > 1)}: "
-            f"{wanted - size} of the {wanted} trials repeat an earlier one"
-        )
+        if self.space.leaves and size is not None and size < wanted:
+            yield (
+                f"the search space has only {size} different configuration{'s' * (size > 1)}: "
+                f"{wanted - size} of the {wanted} trials repeat an earlier one"
+            )
+        if self.space.leaves and not self.space.grids and wanted == 1:
+            yield "n_trials is 1, so one trial is run: run(n_trials=100) tries 100 configurations"
+        if wanted != 1:
+            yield from list_constant_lists(self.space.template, not self.space.leaves)
 
     def _check_same(self, name: str, settings: dict[str, Any]) -> None:
         difference = describe_difference(settings["space"], self.space.describe())

@@ -22,8 +22,9 @@ from ..sweep import Sweep
 #: So many jobs may wait for one thread; then what it works on is taken to hang.
 MAX_WAITING = 10_000
 
-#: Ctrl-C; the end of a job, `scancel` or preemption; `sbatch --signal=B:USR1@300`.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+#: Ctrl-C; the end of a job, `scancel` or preemption; `sbatch --signal=B:USR1@300`; a terminal that
+#: was closed.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Background:
@@ -178,6 +179,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._fd_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             for number in STOP_SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup: the sweep is to outlive its terminal
                 self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -114,7 +114,7 @@ KINDS = {
     "ready": set(),  # it has loaded `train`
     "broken": {"traceback"},  # it can't load it
     "alive": set(),  # it is there, from `ready` on
-    "notice": {"text"},  # for the user
+    "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
     "ended": {"how"},  # an attempt, by the trial's own account or its worker's

@@ -91,6 +91,7 @@ class Session:
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
+        self._has_gone_on = False
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -100,6 +101,7 @@ class Session:
         step = check_iteration(iteration)
         end_watch()
         with self._lock:
+            self._note_if_gone_on()
             self._leave_if_told()
             self._report(step, values)
             while not self._decisions:
@@ -238,6 +240,18 @@ class Session:
         if self._verdict is not None:  # the worker sees to it that the trial does leave
             self._tell_worker({"kind": "told", "do": decision["do"]})
         self._leave_if_told()
+
+    def _note_if_gone_on(self) -> None:
+        """Have the user told, once, that `train` has caught what was to end it."""
+        if self._verdict is not None and self.context.rank == 0 and not self._has_gone_on:
+            self._has_gone_on = True
+            name = self._verdict.__name__
+            text = (
+                f"train goes on after ss.log has raised {name}, so its trials leave late, and may "
+                f"count as completed: an except that catches all swallows it; before that, write "
+                f"except ss.{name}: raise"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
 
     def _leave_if_told(self) -> None:
         if self._verdict is TrialPruned:
