@@ -260,9 +260,9 @@ class Experiment:
                 digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 doubts = self._search.list_doubts(sweep.cfg.n_trials)
-                size = describe_size(len(train))
+                size = filter(None, [describe_size(len(train))])
                 del train  # it may be large, and is in its file
-                notices = (*self._notices, *launcher.notices, *doubts, size)
+                notices = (*self._notices, *launcher.notices, *doubts, *size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
