@@ -476,6 +476,7 @@ class Sweep:
         if has_reported:
             self._prospects.note_report({})
         for trial in trials:
+            self._draw_up_to(trial.number)
             self._count_repetition(compute_trial_id(trial.cfg))
             self.drawn = trial.number + 1
             self._tell_sampler(trial)
@@ -485,6 +486,11 @@ class Sweep:
             elif trial.status is Status.PAUSED and self._promoter is not None:
                 self._paused[trial.number] = trial
                 self._promoter.pause(trial.number)
+
+    def _draw_up_to(self, number: int) -> None:
+        """Draw again those that had begun before this trial, and of which nothing was stored."""
+        while self.drawn < number and (trial := self._draw(0.0)) is not None:
+            self._waiting.append(trial)
 
     def _has_retries_left(self, trial: TrialState) -> bool:
         failed = trial.status is Status.FAILED

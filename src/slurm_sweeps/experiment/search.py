@@ -6,6 +6,7 @@ earlier trials, and the rule hears all their metrics again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UsageError
-from ..rules.protocol import Pruner, PrunerPlan
+from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
@@ -28,6 +29,7 @@ from ..storage.rows import (
     read_metric_ids,
     read_reports,
     read_trials,
+    write_records,
 )
 from ..sweep import Sweep, SweepCfg, TrialState
 from ..trial import Status
@@ -124,6 +126,13 @@ class Search:
             states = list(self._revive(database, record.id, trials))
             if pruner is not None and self.metric is not None:
                 _replay(database, record.id, states, pruner, self.metric)
+            closed = {
+                trial.number: _close(trial, state, pruner, record.updated_at)
+                for trial, state in zip(trials, states, strict=True)
+                if trial.status is Status.RUNNING
+            }
+            write_records(database, record.id, list(closed.values()))
+            trials = [closed.get(trial.number, trial) for trial in trials]
             unfinished = _find_unfinished(trials, database.requests(record.id))
             sweep.restore(
                 states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
@@ -209,6 +218,22 @@ def _replay(
             pruner.report(number, iteration, value)
             trial.curve.note(iteration, value)
             trial.last_iteration, trial.last_value = iteration, value
+
+
+#: What an attempt counts as that was told so.
+_TOLD = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
+
+
+def _close(
+    trial: TrialRecord, state: TrialState, pruner: Pruner | None, seen_at: float
+) -> TrialRecord:
+    """End an attempt whose driver died; its last report is answered as if it came now."""
+    state.status = Status.INTERRUPTED
+    if pruner is not None and state.last_iteration is not None and state.last_value is not None:
+        decision = pruner.report(trial.number, state.last_iteration, state.last_value)
+        state.status = _TOLD.get(decision, state.status)
+    end_time = max(seen_at, trial.start_time or 0.0)
+    return dataclasses.replace(trial, status=state.status, end_time=end_time)
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

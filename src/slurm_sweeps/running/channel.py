@@ -73,11 +73,16 @@ class Record(TypedDict, total=False):
     iteration: int
     metrics: dict[str, float]
     do: str
+    put: int  # these two: see `journal`
+    kept: int
+    journal: str  # the slot's
+    repetition: int  # these two: of the trial, and its ranks
+    world_size: int
     text: str
     how: str  # from here on: how an attempt ended
     exit_code: int | None
     signal: int | None
-    at: float | None
+    at: float | None  # or when it began, or was reported
     error_type: str
     message: str
     traceback: str
@@ -91,7 +96,7 @@ class Record(TypedDict, total=False):
 KINDS = {
     # Driver to worker.
     "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
+    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",

@@ -381,6 +381,9 @@ class Driver:
             "iteration": iteration,
             "do": answer.decision.value,
         }
+        if slot.kept != self._writer.n_committed:
+            slot.kept = self._writer.n_committed
+            decided |= {"put": self._writer.n_put + 1, "kept": slot.kept}  # it is put below
         connection.answer(fd, decided)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
@@ -432,6 +435,7 @@ class Driver:
         if trial is None:
             return
         self._slots.begin(slot, trial)
+        journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
                 "kind": "run",
@@ -440,6 +444,10 @@ class Driver:
                 "attempt": trial.attempt,
                 "dir": str(self._folder / trial.trial_id),
                 "seed": compute_trial_seed(self._sweep.cfg.seed, trial.number),
+                "journal": str(self._folder / journal),
+                "repetition": trial.repetition,
+                "host": slot.host,
+                "at": trial.began_at,
                 **slot.found,
                 "cfg": encode_cfg(trial.cfg),
                 "cfg_yml": format_cfg(trial.cfg),

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
 from .channel import Decoder, Record, encode, is_storable
+from .journal import Journal
 from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
 
@@ -62,6 +63,7 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
+        journal: Where this process writes down what it reports; None for nowhere.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
@@ -69,7 +71,11 @@ class Session:
     """
 
     def __init__(
-        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
+        self,
+        link: socket.socket,
+        context: TrialContext,
+        direct: socket.socket | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.context = context
         self._link = link
@@ -81,6 +87,10 @@ class Session:
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
         self._awaits_end = False
+        self._journal = journal
+        self._told: str | None = None  # what it was told to do last, if not to go on
+        self._end: Record | None = None
+        self._is_cut_off = False  # from its driver: what happens then is no fault of its own
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -91,9 +101,10 @@ class Session:
         end_watch()
         with self._lock:
             self._leave_if_told()
-            self._ask(self._describe_report(step, values))
+            self._report(step, values)
             while not self._decisions:
                 self._receive(self._reports)
+            self._settle_journal()
             self._follow(self._decisions.popleft())
 
     def should_stop(self) -> bool:
@@ -116,7 +127,7 @@ class Session:
             with self._lock:
                 if not self._awaits_end:
                     self._awaits_end = True
-                    self._ask(self._describe_report(MAX_ITERATION, {}))
+                    self._ask(encode(self._describe_report(MAX_ITERATION, {})))
                 while select.select([self._reports], [], [], 0)[0] and not self._decisions:
                     self._receive(self._reports)
                 while self._decisions:
@@ -141,13 +152,22 @@ class Session:
     def send_end(self, record: Record) -> None:
         """Tell the worker how the attempt ended; what a fork of `train` returns is not its end."""
         if self.is_here:
+            self._end = record
             self._tell_worker(record)
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if self.is_here:
+            self._write_end_down()
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
+
+    def _write_end_down(self) -> None:
+        if self._journal is None or self._end is None or self._is_cut_off:
+            return
+        if self._end["how"] != "interrupted":  # it is run again anyway
+            self._journal.append(encode(self._describe_end(self._end)))
+            self._settle_journal()
 
     def rehearse(self) -> None:
         """Do what `log` does, short of sending it."""
@@ -171,7 +191,45 @@ class Session:
             "metrics": metrics,
         }
 
+    def _describe_end(self, end: Record) -> Record:
+        return {
+            **end,
+            "number": self.context.number,
+            "attempt": self.context.attempt,
+            "rank": self.context.rank,
+            "world_size": self.context.world_size,
+            "do": self._told or "go_on",
+        }
+
+    def _report(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Report to the driver, and write it down while that thinks, even if it is gone."""
+        data = encode(self._describe_report(iteration, metrics))
+        try:
+            self._ask(data)
+        finally:
+            if self._journal is not None and self.context.rank == 0:
+                self._journal.append(data)
+
+    def _ask(self, data: bytes) -> None:
+        try:
+            self._reports.sendall(data)
+        except OSError as error:
+            raise self._lose_link(error) from error
+
+    def _settle_journal(self) -> None:
+        """See that all is written down; say it if that can't be done."""
+        if self._journal is not None and (error := self._journal.settle()) is not None:
+            text = (
+                f"trials can't write their journals ({error}): if the driver is killed, reports of "
+                "its last moment may be missing"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
+
     def _follow(self, decision: Record) -> None:
+        if self._journal is not None and "kept" in decision:
+            self._journal.note(decision["put"], decision["kept"])
+        if decision["do"] != "go_on":
+            self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):
             self._verdict = TrialPruned
         elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
@@ -191,9 +249,9 @@ class Session:
         try:
             data = source.recv(65536)
         except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
+            raise self._lose_link(error) from error
         if not data:
-            raise SlurmSweepsError(_lost_link("end of file"))
+            raise self._lose_link("end of file")
         for record in self._decoders[source].feed(data):
             if record["kind"] == "stop":
                 self.ask_to_stop()
@@ -205,18 +263,12 @@ class Session:
         mine = (self.context.number, self.context.attempt)
         return (decision["number"], decision["attempt"]) == mine
 
-    def _ask(self, record: Record) -> None:
-        try:
-            self._reports.sendall(encode(record))
-        except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
-
-
-def _lost_link(why: object) -> str:
-    return (
-        f"the connection from this trial to its worker is gone ({why}): "
-        "the worker has ended, or train closed file descriptors that it did not open"
-    )
+    def _lose_link(self, why: object) -> SlurmSweepsError:
+        self._is_cut_off = True
+        return SlurmSweepsError(
+            f"the connection from this trial to its worker is gone ({why}): the worker has ended, "
+            "or train closed file descriptors that it did not open"
+        )
 
 
 def check_metrics(metrics: Any) -> dict[str, float]:

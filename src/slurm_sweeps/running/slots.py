@@ -88,6 +88,7 @@ class SlotState:
     trial: TrialState | None = None
     trial_pid: int | None = None  # of the trial's (first) process, on its own host
     ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    kept: int = 0  # how many records its trial knows to be in the database
     failures: int = 0  # how many workers in a row ended before any trial of theirs did
     start_at: float = 0.0  # when to start a worker again
     worker_since: float = 0.0  # when its latest worker was started

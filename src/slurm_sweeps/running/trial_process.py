@@ -28,9 +28,10 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxy
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
-from ..storage.layout import TrialLayout
+from ..storage.layout import TrialLayout, build_rank_journal_path
 from .channel import Decoder, Record, encode
 from .forking import disown
+from .journal import Journal
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder
 from .session import Session, TrialContext, activate, script_dir
@@ -92,7 +93,8 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             run.get("seed", 0),
             find_folder(),
         )
-        session = Session(link, context, task.direct)
+        cfg = decode_cfg(run["cfg"])
+        session = Session(link, context, task.direct, _open_journal(run, cfg, task.rank))
         try:
             _take_place(context, run)
         except OSError as error:  # no trial will find a place
@@ -100,7 +102,7 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
             raise
         activate(session)
-        code = _call(train, decode_cfg(run["cfg"]), session)
+        code = _call(train, cfg, session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
@@ -121,13 +123,30 @@ def _wait_for_run(link: socket.socket) -> Record:
             return record
 
 
+#: What a journal says of a trial, so that it can be told what it is.
+HEAD = ("kind", "trial_id", "number", "attempt", "repetition", "dir", "slot", "host", "gpus", "at")
+
+
+def _open_journal(run: Record, cfg: dict[str, Any], rank: int) -> Journal | None:
+    if "journal" not in run:
+        return None
+    head: Any = {name: run[name] for name in HEAD if name in run}  # type: ignore[literal-required]
+    head["cfg"] = run["cfg"]
+    if run["cfg"] is not cfg:  # it was pickled, and is written as the database has it
+        from ..trial import canonical_json
+
+        head["cfg"] = json.loads(canonical_json(cfg))
+    path = build_rank_journal_path(Path(run["journal"]), rank)
+    return Journal(path, b"" if rank else encode(head))
+
+
 def _take_place(context: TrialContext, run: Record) -> None:
     """Move into the trial's folder, with its environment and its output files."""
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
     take_environment(run)
     files = TrialLayout(context.directory)
-    if context.rank == 0:
+    if context.rank == 0 and "cfg_yml" in run:
         files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
     _redirect("stdout", files.stdout(context.rank), 1)
     _redirect("stderr", files.stderr(context.rank), 2)

@@ -419,6 +419,8 @@ class Worker(Parent):
             if kind == "report":
                 trial.askers.append(caller)
                 self._say(record)
+            elif kind == "notice":
+                self._say(record)
             elif kind == "await":
                 caller.awaits = record["iteration"]
                 caller.answer()
