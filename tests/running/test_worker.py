@@ -456,22 +456,29 @@ def test_when_the_driver_goes_everything_goes(tmp_path: Path) -> None:
         assert [read_process(pid) for pid in pids] == [None] * 3
 
 
-def test_a_thread_of_an_import_does_not_keep_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("lasting", "code"),
+    [
+        # It is not there in the process that begins anew without it.
+        ("import threading\nthreading.Thread(target=threading.Event().wait).start()\n", 0),
+        ("import atexit, threading\natexit.register(threading.Event().wait)\n", -signal.SIGALRM),
+    ],
+)
+def test_what_an_import_leaves_behind_does_not_keep_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: str, code: int
 ) -> None:
-    (tmp_path / "lasting.py").write_text(
-        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
-    )
+    (tmp_path / "lasting.py").write_text(lasting)
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def train(_cfg: dict[str, Any]) -> None:
-        import lasting  # noqa: F401 - its thread is what matters
+        import lasting  # noqa: F401 - what it leaves is what matters
 
     with start_worker(tmp_path / "experiment", train) as worker:
-        worker.wait_for("notice")
+        if code == 0:
+            worker.wait_for("notice")
         worker.wait_for("ready")
         worker.close_input()
-        assert worker.wait_for_end() == -signal.SIGALRM
+        assert worker.wait_for_end() == code
 
 
 def test_when_the_worker_is_killed_its_trial_goes(tmp_path: Path) -> None:
