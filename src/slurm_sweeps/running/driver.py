@@ -193,7 +193,11 @@ class Driver:
         dead = self._slots.look(now)
         if dead:
             self._lose(dead, ENDED)
-        overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
+        if now > self._kill_at:
+            self._slots.let_leave()  # killed, they would leave behind what trials have started
+            overdue = self._slots.with_worker
+        else:
+            overdue = self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
 

@@ -523,15 +523,19 @@ class Slots:
                 "before any of their trials did"
             )
 
-    def dismiss(self) -> None:
-        """Let all workers leave by themselves for a moment, then see to it."""
-        slots, connections = self.with_worker, list(self._served)
-        for connection in connections:
+    def let_leave(self) -> None:
+        """Let all workers leave by themselves for a moment, and end what trials have started."""
+        for connection in self._served:
             connection.close_input()
         deadline = time.monotonic() + LEAVE_S
-        for connection in connections:
+        for connection in self._served:
             connection.wait(max(0.0, deadline - time.monotonic()))
-        for connection in connections:
+
+    def dismiss(self) -> None:
+        """Let all workers leave by themselves for a moment, then see to it."""
+        self.let_leave()
+        slots = self.with_worker
+        for connection in list(self._served):
             self._end(connection)
         self._clean_up(slots, has_lost_trials=False)
 
