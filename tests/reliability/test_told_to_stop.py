@@ -90,7 +90,7 @@ def test_a_second_ctrl_c_ends_it_at_once(make_script: MakeScript) -> None:
     """The first leaves the trials an hour, which the second takes away."""
     script = make_script("sweep", TRAIN, TRAIN="never_listen", GRACE_S=3600)
     with script.start() as driver:
-        script.wait_for_files("out/sweep/*/began1", 2)
+        script.wait_for_files("out/sweep/*/daemon", 2)
         driver.send_signal(signal.SIGINT)
         script.wait_for_print("SIGINT: starting nothing new")
         driver.send_signal(signal.SIGINT)

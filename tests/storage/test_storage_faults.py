@@ -148,7 +148,9 @@ def test_a_lock_folder_left_by_dotfile_locking(path: Path, monkeypatch: pytest.M
     Database.open(path).close()
     path.with_name("slurm-sweeps.db.lock").mkdir()
 
-    with pytest.raises(DatabaseBusyError, match=r"db\.lock; if nobody uses the database, remove"):
+    with pytest.raises(
+        DatabaseBusyError, match=r"db\.lock, which is \d+ s old .* rmdir '.*db\.lock'"
+    ):
         Database.open(path, timeout_s=0)
 
     assert find_lock_refusal(path.parent) is None
@@ -300,6 +302,48 @@ def test_the_file_is_removed_meanwhile(path: Path) -> None:
     assert f"{path} was removed or renamed while it was in use" in str(failure)
 
 
+def test_the_file_is_replaced_meanwhile(path: Path) -> None:
+    writer = Writer(path, 1, max_rows=10_000)
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+    failure = write_until_failure(writer)
+
+    assert f"{path} was replaced by another file while it was in use" in str(failure)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_without_inodes(tmp_path: Path) -> None:
+    options = ["-t", "tmpfs", "-o", "nr_inodes=3", "tmpfs", str(tmp_path)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+        pytest.skip("root can't mount here")
+    try:
+        (tmp_path / "one").touch()
+        (tmp_path / "two").touch()
+        with pytest.raises(StorageError, match="takes no more files"):
+            Database.open(tmp_path / "slurm-sweeps.db", create=True)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "umask", "mode"),
+    [(0o755, 0o022, 0o600), (0o770, 0o007, 0o640), (0o2755, 0o022, 0o644)],
+)
+def test_a_new_database_is_private_unless_its_folder_is_shared(
+    tmp_path: Path, folder_mode: int, umask: int, mode: int
+) -> None:
+    tmp_path.chmod(folder_mode)
+    path, before = tmp_path / "slurm-sweeps.db", os.umask(umask)
+    try:
+        Database.open(path, create=True).close()
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o644)
+        Database.open(path, create=True).close()
+        assert path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
 @pytest.fixture
 def read_only_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder with a database that can be read but not written, whoever we are."""
@@ -328,6 +372,8 @@ def test_what_can_not_be_written_can_be_read(read_only_folder: Path) -> None:
         assert database.experiment("a").id == 1
     with (
         Database.open(path) as database,
-        pytest.raises(StorageError, match="can't be written; check the permissions"),
+        pytest.raises(
+            StorageError, match=r"mounted read-only|can't be written; check the permissions"
+        ),
     ):
         write_records(database, 1, [StateRecord("running")])

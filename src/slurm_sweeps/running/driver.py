@@ -215,6 +215,7 @@ class Driver:
         if dead:
             self._lose(dead, ENDED)
         if now > self._kill_at:
+            self._slots.let_leave()  # killed, they would leave behind what trials have started
             overdue = self._slots.with_worker
         else:
             overdue = self._spare_suspended(self._slots.pop_overdue(now))

@@ -627,15 +627,19 @@ class Slots:
             if not slot.failures and not set(nodes).isdisjoint(slot.place.nodes):
                 self._put_off(slot, now)
 
-    def dismiss(self) -> None:
-        """Let all workers leave by themselves for a moment, then see to it."""
-        slots, connections = self.with_worker, list(self._served)
-        for connection in connections:
+    def let_leave(self) -> None:
+        """Let all workers leave by themselves for a moment, and end what trials have started."""
+        for connection in self._served:
             connection.close_input()
         deadline = self._clock() + LEAVE_S
-        for connection in connections:
+        for connection in self._served:
             connection.wait(max(0.0, deadline - self._clock()))
-        for connection in connections:
+
+    def dismiss(self) -> None:
+        """Let all workers leave by themselves for a moment, then see to it."""
+        self.let_leave()
+        slots = self.with_worker
+        for connection in list(self._served):
             self._end(connection)
         self._clean_up(slots, has_lost_trials=False)
 

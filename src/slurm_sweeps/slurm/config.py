@@ -285,14 +285,21 @@ def _split(args: str) -> list[str]:
 
 def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
     """Give the value of each option by its long name, refusing what can't be handed through."""
-    if tokens and not tokens[0].startswith("-"):
-        raise UsageError(
-            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
-            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
-        )
     values: dict[str, str] = {}
+    takes_word = False
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
+        is_option = token.startswith("-") and token not in ("-", "--")
+        if not (is_option or takes_word):
+            raise UsageError(
+                f"SlurmCfg(args={args!r}) holds {token!r}, which is no option of srun, nor the "
+                "value of one: srun would run it instead of the trials. args holds options only, "
+                "such as '--mem=8G --mpi=pmi2'"
+            )
+        if not is_option:
+            takes_word = False
+            continue
         name, value = _split_option(token)
+        takes_word = value is None and name not in _ALONE
         if name in _REFUSED:
             raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
         values[name] = following if value is None else value
@@ -335,6 +342,18 @@ _REFUSED = {
     **dict.fromkeys(["--multi-prog", "--nodes", "--ntasks", "--ntasks-per-node"], _LAYOUT),
     **dict.fromkeys(["--nodelist", "--exclude", "--relative", "--nodefile", "--jobid"], _PLACE),
 }
+
+
+#: Options of srun(1) that take no value, or only one behind `=`: no word belongs to them.
+_ALONE = frozenset(
+    [
+        *("--contiguous", "--disable-status", "--exact", "--exclusive", "--hold", "--interactive"),
+        *("--kill-on-bad-exit", "--no-allocate", "--no-kill", "--overcommit", "--overlap"),
+        *("--oversubscribe", "--preserve-env", "--propagate", "--quiet", "--quit-on-interrupt"),
+        *("--reboot", "--resv-ports", "--send-libs", "--spread-job", "--test-only"),
+        *("--use-min-nodes", "--verbose", "--x11", "-E", "-H", "-K", "-O", "-Q", "-s", "-v", "-X"),
+    ]
+)
 
 
 def _read_count(text: str) -> int:

@@ -25,9 +25,11 @@ own any more. `now` is the time in seconds since 1970.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +88,7 @@ class Database:
         file = Path(path)
         if create:
             _make_folder(file.parent)
+            _make_private(file)
         elif not os.path.exists(file):
             raise StorageError(
                 f"there is no database at {file}; check local_dir (a sweep makes its database when "
@@ -367,6 +370,17 @@ def _make_folder(folder: Path) -> None:
             f"the folder {folder} can't be written; choose another local_dir, or change its "
             "permissions"
         )
+
+
+def _make_private(path: Path) -> None:
+    """Let nobody else read a new database, unless its folder is made for several people.
+
+    SQLite's side files follow it. One that is there already stays as somebody has set it.
+    """
+    with contextlib.suppress(OSError):  # it is there, or SQLite says why it can't be made
+        if not path.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISGID):
+            # None of our own can have locked it yet, so closing it drops no lock.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _connect(path: Path, create: bool, timeout_s: float) -> sqlite3.Connection:

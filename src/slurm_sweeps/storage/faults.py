@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,15 +85,40 @@ def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
         )
     for word, remedy in _REMEDIES:
         if word in said:
+            remedy = _explain_disk(path, word) or remedy
             return StorageError(f"{path} {remedy.format(path=path)} (SQLite: {said})")
     return StorageError(f"{path} can't be used (SQLite: {type(error).__name__}: {said})")
 
 
+def _explain_disk(path: Path, word: str) -> str | None:
+    """Tell what SQLite does not: why a disk does not let it write."""
+    if word not in ("full", "readonly", "unable to open", "disk I/O"):
+        return None
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(path.parent)
+        if disk.f_flag & os.ST_RDONLY:
+            return "is on a disk that is mounted read-only; choose another local_dir"
+        if disk.f_files and not disk.f_favail:
+            return (
+                "is on a disk that takes no more files (no inodes are left); remove some, then go "
+                "on with restore=True"
+            )
+        if word == "readonly" and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return (
+                "was replaced by another file while it was in use; put the first one back, then go "
+                "on with restore=True"
+            )
+    return None
+
+
 def _format_busy(path: Path, said: str) -> str:
     lock = path.with_name(f"{path.name}.lock")  # made by SQLite's unix-dotfile
-    if lock.exists():
+    with contextlib.suppress(OSError):
+        age_s = max(0.0, time.time() - lock.stat().st_mtime)
         return (
-            f"{path} is locked by {lock}; if nobody uses the database, remove that (SQLite: {said})"
+            f"{path} is locked by {lock}, which is {age_s:.0f} s old (SQLite: {said}). It is held "
+            "for seconds only: if it is older than a minute, and squeue and ps show no sweep that "
+            f"uses this folder, who held it was killed: rmdir '{lock}'"
         )
     return (
         f"{path} is locked by another process (SQLite: {said}); wait until it is done, or find it "
