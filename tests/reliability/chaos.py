@@ -29,6 +29,9 @@ SOURCE = """
 import os, time
 import slurm_sweeps as ss
 from slurm_sweeps import samplers
+from slurm_sweeps.running import slots
+
+slots.ASK_AFTER_S, slots.SILENT_S = 3.0, 5.0  # for a slurmstepd that is killed; else minutes
 
 N, T = int(os.environ["N_TRIALS"]), int(os.environ["ITERATIONS"])
 PAUSE_S, CHECKPOINTS = float(os.environ.get("PAUSE_S", "0.03")), os.environ["CHECKPOINTS"] == "True"
@@ -63,11 +66,9 @@ if __name__ == "__main__":
     ).run(N, int(os.environ["SLOTS"]), summary_interval_in_sec=1, grace_period_in_sec=5)
 """
 
-#: Who is struck on this machine, and in a job. A slurmstepd that is killed leaves its srun waiting
-#: for ever, so it is only stopped and sent TERM.
+#: Who is struck on this machine, and in a job.
 LOCAL = ("driver", "host", "worker", "trial")
 SLURM = ("driver", "srun", "slurmstepd", "host", "trial")
-SPARED = {("slurmstepd", signal.SIGKILL)}
 
 #: KILL comes most often.
 FAULTS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGSTOP)
@@ -76,7 +77,7 @@ FAULTS = (signal.SIGKILL,) * 3 + (signal.SIGTERM, signal.SIGSTOP)
 PAUSE_S, STOPPED_S = (0.0, 0.4), (0.05, 1.0)
 
 #: How often something is struck before the first trial runs, else let alone.
-EARLY = 0.15
+EARLY = 0.06
 
 #: How a driver may end: done; what chaos brings about, with an error; told to stop; killed.
 ENDS = {0, 1, 75, -signal.SIGKILL, -signal.SIGTERM}
@@ -174,7 +175,7 @@ class Chaos:
         which, stopped_s = self.randomness.random(), self.randomness.uniform(*STOPPED_S)
         roles = find_by_role(self.script)
         found = roles.get(role, [])
-        if not found or (role, fault) in SPARED or (which > EARLY and "trial" not in roles):
+        if not found or (which > EARLY and "trial" not in roles):
             return
         victim = found[int(which * len(found))]
         send_signal(victim, fault)

@@ -155,14 +155,13 @@ def plays(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Setting, Future[Played]]]:
     """All local settings that were asked for, a few at once; each test waits for its own."""
+    folder = tmp_path_factory.mktemp("chaos")  # by one thread
     asked = [getattr(item, "callspec", None) for item in request.session.items]
     settings = [each.params["setting"] for each in asked if each and "setting" in each.params]
 
     def start(setting: Setting) -> Played:
-        folder = tmp_path_factory.mktemp("chaos")
-
         def make(name: str) -> Script:
-            return Script(folder / name, SOURCE, **build_variables(setting))
+            return Script(folder / str(setting) / name, SOURCE, **build_variables(setting))
 
         return play_often(setting, LOCAL[setting], make, play)
 
