@@ -114,6 +114,16 @@ def test_show_sorts_chooses_and_limits(folder: Path) -> None:
     assert "val/acc" not in result.stdout
 
 
+def test_show_of_failed_trials_says_why(folder: Path) -> None:
+    (line,) = [
+        line
+        for line in call(folder, "show", "sample", "--status", "failed").stdout.splitlines()
+        if line.strip().startswith(read_ids(folder)[2])
+    ]
+    assert line.endswith("ValueError: the <b>rate</b> is too large")
+    assert "error" not in call(folder, "show", "sample").stdout
+
+
 def test_unknown_columns(folder: Path) -> None:
     for option in ("--sort", "--columns"):
         result = call(folder, "show", "sample", option, "nothing", code=2)

@@ -28,3 +28,15 @@ def test_doctor_tells_the_share_of_a_trial(cluster: SlurmCluster, tmp_path: Path
     line = told["srun line of the first slot"]
     for option in ("--exact", "-N1", "-n1", "-c4", "--mem=2000M", "--gres=gpu:1"):
         assert option in shlex.split(line), line
+
+
+def test_doctor_notes_a_share_that_is_seldom_meant(cluster: SlurmCluster, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "slurm_sweeps", "doctor"]
+    job_id = cluster.sbatch(shlex.join(argv), "-n1", "-c8", "--mem=50M", "-t2", cwd=tmp_path)
+    cluster.wait_job(job_id, TIMEOUT_S)
+    text = cluster.job_output(job_id)
+    assert "note  share of a trial: 1 trial at once, with 8 CPUs: for more at once ask for" in text
+    assert "note  share of a trial: 50 MB is little memory" in text
+    (line,) = [line for line in text.splitlines() if "srun line of the first slot" in line]
+    assert len(line) < 300
+    assert " … (--json has all of it)" in line

@@ -224,7 +224,7 @@ def test_a_pruned_trial_is_told_again_when_it_goes_on(
         with pytest.raises(ss.TrialPruned, match="trial 0123456789ab is not among the best"):
             session.log({"loss": 1}, iteration)
     hang_up(session, peer)
-    # It is not asked about again, and the worker knows that it was told, and has not left.
+    # It is not asked about again, the worker knows that it was told, and the user that it goes on.
     assert [record["kind"] for record in peer.heard] == ["report", "told", "notice"]
     assert peer.heard[1]["do"] == word
 

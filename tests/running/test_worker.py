@@ -362,6 +362,9 @@ def test_a_trial_that_swallows_being_pruned_is_ended_after_a_grace_time(tmp_path
             worker.run({"deaf": deaf}, number)
             worker.wait_for("report")
             worker.decide("prune", 1, number)
+            assert (
+                "goes on after ss.log has raised TrialPruned" in worker.wait_for("notice")["text"]
+            )
             assert worker.wait_for("ended")["how"] == "pruned"
 
 

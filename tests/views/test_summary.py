@@ -194,6 +194,36 @@ def test_asked_columns_in_their_order(tmp_path: Path) -> None:
     assert titles(True)[:6] == [*fixed, "loss", "best"]
 
 
+def test_what_varies_comes_before_what_does_not(tmp_path: Path) -> None:
+    space = {"same": ss.Choice([1]), "x": ss.Uniform(0, 1), "as": ss.Choice(["a"])}
+    summary = read(tmp_path, space=space)
+    titles = [column.title for column, _ in fit_columns(summary, True, 200)[0]]
+    assert titles[4:] == ["loss", "best", "x", "val/acc", "same", "as"]
+
+
+def test_failures_are_grouped_by_reason_the_newest_first(tmp_path: Path) -> None:
+    summary = read(tmp_path, statuses=[Status.FAILED, Status.LOST, Status.LOST, Status.FAILED])
+    assert [(each.count, each.line[:10]) for each in summary.failures] == [
+        (2, "ValueError"),
+        (2, "no reason "),
+    ]
+    text = "\n".join(format_summary(summary, True, 100, START))
+    newest, other = summary.failures
+    assert f"newest failure, trial {newest.trial_id} (2 alike): ValueError: the <b>r" in text
+    assert f"also failed, trial {other.trial_id} (2 alike): no reason was told" in text
+    assert text.count("stderr.log") == 1
+
+
+def test_a_long_error_is_cut_to_what_is_left(tmp_path: Path) -> None:
+    summary = read(tmp_path, statuses=[Status.FAILED])
+    for width in (80, 60):
+        *_, (column, size) = fit_columns(summary, ["error"], width)[0]
+        assert (column.title, size <= width - 30) == ("error", True)
+        lines = format_summary(summary, ["error"], width, START)
+        assert any("ValueError: the <b>ra" in line for line in lines)
+    assert "is too large" in "\n".join(format_summary(summary, ["error"], 1000, START))
+
+
 def test_the_block_of_a_file(tmp_path: Path) -> None:
     summary = dataclasses.replace(read(tmp_path, state="running"), silent_s=None)
     text = "\n".join(format_summary(summary, ["opt.lr"], 80, START + 60))

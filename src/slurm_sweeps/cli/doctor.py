@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +41,10 @@ _EXTRAS = {
     "pyarrow": "export to parquet: pip install 'slurm-sweeps[parquet]'",
 }
 
+#: A share of one trial at once with so many CPUs, or a share with less memory, is seldom meant.
+_MANY_CPUS = 4
+_LITTLE_MB = 100
+
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -52,11 +56,13 @@ class Finding:
         topic: What.
         verdict: "ok", "note" (worth knowing) or "bad" (a sweep would not run, or not well).
         text: What was found, and the remedy.
+        short: What people are shown of a long text.
     """
 
     topic: str
     verdict: str
     text: str
+    short: str = ""
 
 
 @click.command()
@@ -80,12 +86,17 @@ def doctor(local_dir: Path, as_json: bool, nodes: int, ntasks: int, args: str) -
         *_look_at_extras(),
     ]
     if as_json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([_describe(finding) for finding in findings])
     else:
         for finding in findings:
-            click.echo(f"{_MARKS[finding.verdict]}  {finding.topic}: {finding.text}")
+            text = finding.short or finding.text
+            click.echo(f"{_MARKS[finding.verdict]}  {finding.topic}: {text}")
     if any(finding.verdict == "bad" for finding in findings):
         sys.exit(1)
+
+
+def _describe(finding: Finding) -> dict[str, str]:
+    return {name: value for name, value in asdict(finding).items() if name != "short"}
 
 
 def _look_at_programs() -> Iterator[Finding]:
@@ -130,8 +141,11 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
         "allocation", "ok", f"job {allocation.job_id} on {nodes}: {len(plan.slots)} trials at once"
     )
     yield Finding("share of a trial", "ok", _format_share(plan.slots[0]))
-    argv = build_srun_argv(plan.slots[0], cfg, build_host_argv(world_size=cfg.ntasks))
-    yield Finding("srun line of the first slot", "ok", shlex.join(argv))
+    yield from _doubt_share(plan.slots)
+    host = build_host_argv(world_size=cfg.ntasks)
+    argv = build_srun_argv(plan.slots[0], cfg, host)
+    short = f"{shlex.join(argv[: -len(host)])} {Path(host[0]).name} … (--json has all of it)"
+    yield Finding("srun line of the first slot", "ok", shlex.join(argv), short)
     for notice in plan.notices:
         yield Finding("allocation", "note", notice)
 
@@ -143,6 +157,23 @@ def _format_share(slot: Slot) -> str:
     if slot.ntasks == 1:
         return share
     return f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with {share}"
+
+
+def _doubt_share(slots: Sequence[Slot]) -> Iterator[Finding]:
+    """Say what works but is seldom meant."""
+    slot, topic = slots[0], "share of a trial"
+    if len(slots) == 1 and slot.ntasks == 1 and slot.cpus_per_task >= _MANY_CPUS:
+        text = (
+            f"1 trial at once, with {slot.cpus_per_task} CPUs: for more at once ask for more tasks "
+            "of fewer CPUs (--ntasks-per-node, --cpus-per-task)"
+        )
+        yield Finding(topic, "note", text)
+    if slot.mem_mb and slot.mem_mb < _LITTLE_MB * slot.ntasks / len(slot.nodes):
+        text = (
+            f"{slot.mem_mb} MB is little memory, Python with NumPy alone takes about {_LITTLE_MB} "
+            "MB: ask for more (--mem-per-cpu)"
+        )
+        yield Finding(topic, "note", text)
 
 
 def _look_at_folder(local_dir: Path) -> Iterator[Finding]:

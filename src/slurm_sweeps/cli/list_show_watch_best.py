@@ -144,7 +144,7 @@ def show(
     limit: int,
     columns: bool | list[str],
 ) -> None:
-    """Show an experiment: a summary, and a table of its trials.
+    """Show an experiment: a summary, and a table of its trials; with --status failed, why.
 
     Columns that don't fit the terminal are left out; all are there when the output is piped.
     """
@@ -153,6 +153,8 @@ def show(
     with open_store(local_dir, name) as store:
         summary = read_summary(store.database, store.layout, 0, now)
         rows = read_rows(store.database, store.experiment, chosen, now)
+    if columns is True and chosen and all(status.is_broken for status in chosen):
+        columns = ["error"]
     check_columns([] if isinstance(columns, bool) else columns, rows)
     shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
@@ -179,10 +181,10 @@ def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) 
 @click.command()
 @on_experiment
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
-@click.option("--rows", type=click.IntRange(0), default=10, show_default=True)
+@click.option("--rows", type=click.IntRange(0), help="By default as many as there is room for.")
 @columns_option
 def watch(
-    name: str, local_dir: Path, interval: float, rows: int, columns: bool | list[str]
+    name: str, local_dir: Path, interval: float, rows: int | None, columns: bool | list[str]
 ) -> None:
     """Show the live table of a running experiment until it ends.
 

@@ -159,7 +159,7 @@ def _vary(values: Sequence[Any]) -> bool:
 def check_summary(interval_s: Any, rows: Any, columns: Any, report: Any) -> None:
     """Check what `run` was told of what it is to show."""
     check_seconds("run", "summary_interval_in_sec", interval_s)
-    check_integer("run", "nr_of_rows_in_summary", rows, 0)
+    _check_given(check_integer, "nr_of_rows_in_summary", rows, 0)
     check_flag("run", "report", report)
     names = isinstance(columns, list | tuple) and all(isinstance(c, str) for c in columns)
     if not is_flag(columns) and not names:

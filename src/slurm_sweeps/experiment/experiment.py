@@ -146,7 +146,7 @@ class Experiment:
         n_trials: int | None = 1,
         max_concurrent_trials: int | None = None,
         summary_interval_in_sec: float = 5.0,
-        nr_of_rows_in_summary: int = 10,
+        nr_of_rows_in_summary: int | None = None,
         summarize_cfg_and_metrics: bool | list[str] = True,
         *,
         max_retries: int = 0,
@@ -165,7 +165,8 @@ class Experiment:
             max_concurrent_trials: How many run at once. None: the CPUs that this process may use,
                 or, in a Slurm allocation, its tasks divided by the tasks of a trial.
             summary_interval_in_sec: Seconds between two summaries.
-            nr_of_rows_in_summary: Rows of its table of trials.
+            nr_of_rows_in_summary: Rows of its table of trials. None: as many as the terminal has
+                room for, 10 in a file or a notebook.
             summarize_cfg_and_metrics: Whether it shows cfg and metrics, or the names of those that
                 it shows.
             max_retries: How often a trial that fails is run again; its failures before a restore

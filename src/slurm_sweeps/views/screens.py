@@ -51,7 +51,10 @@ TERMINAL_S = 5.0
 NOTEBOOK_WIDTH = 110
 
 #: Lines of a terminal that are no rows of the table: head, bar, counts, best, titles, failure, …
-_OTHER_LINES = 12
+_OTHER_LINES = 14
+
+#: Rows where nothing else is said and there is no terminal to be filled.
+_ROWS = 10
 
 #: The most characters of a line in a file.
 _PLAIN_WIDTH = 100
@@ -64,6 +67,11 @@ class Screen(Protocol):
 
     #: Whether what it shows is redrawn in place, so that clocks may tick.
     is_animated: bool
+
+    @property
+    def room(self) -> int:
+        """How many rows of trials it has room for."""
+        ...
 
     def show(self, summary: Summary, now: float) -> None:
         """Show the summary of now."""
@@ -82,6 +90,7 @@ class PlainScreen:
     """Lines without escape codes; a summary that tells nothing new is left out."""
 
     is_animated = False
+    room = _ROWS
 
     def __init__(self, stream: TextIO, columns: bool | Sequence[str]) -> None:
         self._stream = stream
@@ -130,15 +139,19 @@ class TerminalScreen:
         self._console = Console(file=stream, highlight=False, force_jupyter=False)
         self._live: Live | None = None
 
+    @property
+    def room(self) -> int:
+        """What the terminal's height leaves."""
+        return max(0, self._console.size.height - _OTHER_LINES)
+
     def show(self, summary: Summary, now: float) -> None:
         """Redraw the table, with as many rows as the terminal has room for."""
         from rich.live import Live
 
         from .table import draw_summary
 
-        size = self._console.size
-        rows = summary.rows[: max(0, size.height - _OTHER_LINES)]
-        drawn = draw_summary(replace(summary, rows=rows), self._columns, size.width, now)
+        fitting, width = replace(summary, rows=summary.rows[: self.room]), self._console.size.width
+        drawn = draw_summary(fitting, self._columns, width, now)
         with contextlib.suppress(*_STREAM_ERRORS):
             if self._live is None:
                 self._live = Live(drawn, console=self._console, auto_refresh=False)
@@ -163,6 +176,7 @@ class NotebookScreen:
     """One table in the output of the cell, updated in place by IPython's `display`."""
 
     is_animated = True
+    room = _ROWS
 
     def __init__(self, display: Any, columns: bool | Sequence[str]) -> None:
         self._display = display
@@ -258,7 +272,7 @@ class LiveView:
         name: The experiment.
         interval_s: Seconds between two summaries; an animated screen is brought up to date more
             often where reading is cheap.
-        rows: Rows of the table of trials.
+        rows: Rows of the table of trials; None for as many as a terminal has room for, else 10.
         columns: True for all cfg and metric columns that fit, False for none, or the names of some.
         stream: Where to write; None for standard output, or the cell of a notebook.
         report: A file to keep an HTML report in, None for no report.
@@ -273,7 +287,7 @@ class LiveView:
         name: str,
         *,
         interval_s: float = 5.0,
-        rows: int = 10,
+        rows: int | None = None,
         columns: bool | Sequence[str] = True,
         stream: TextIO | None = None,
         report: Path | None = None,
@@ -329,7 +343,8 @@ class LiveView:
         now = time.time()
         try:
             with Database.open(self._layout.database, read_only=True, timeout_s=TIMEOUT_S) as store:
-                self._summary = read_summary(store, self._layout, self._rows, now)
+                rows = self._screen.room if self._rows is None else self._rows
+                self._summary = read_summary(store, self._layout, rows, now)
         except StorageError:  # locked for a moment; what is wrong for good the driver says
             return None
         self._screen.show(self._summary, now)

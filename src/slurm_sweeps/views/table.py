@@ -2,8 +2,9 @@
 
 A terminal and a notebook show the lines as they are (`draw_summary`); a file gets the same text
 without colours, the bar and blank lines (`format_summary`). A cfg may have forty keys and a
-terminal eighty columns: columns are taken from the left as long as they fit, nothing is ever
-wrapped but the path of a log, and the names of columns that were left out are told.
+terminal eighty columns: columns are taken from the left as long as they fit, those that vary among
+the rows before those that don't; nothing is ever wrapped but the path of a log, and the names of
+columns that were left out are told.
 
 It loads rich, so it is imported by whoever draws, when something is drawn.
 """
@@ -53,6 +54,9 @@ _MARK = "* "
 #: A column of values is this wide at the most, longer ones are cut; one of a metric this at least.
 _MAX_CELL = 18
 _LEAST = 7
+
+#: A longer text that was asked for, an error say, is cut to what is left if it is so much.
+_LEAST_TEXT = 24
 
 #: How wide titles may make their columns: the first of these at which all columns fit, else the
 #: last, beyond which titles are cut.
@@ -217,7 +221,9 @@ def fit_columns(
         chosen, hidden = [], []
         left = width + len(_GAP)
         for at, column in enumerate(wanted):
-            size = column.measure(max_title)
+            size, room = column.measure(max_title), left - len(_GAP)
+            if column.is_text and size > room >= _LEAST_TEXT:
+                size = room
             if at < len(fixed) or len(_GAP) + size <= left:
                 chosen.append((column, size))
                 left -= len(_GAP) + size
@@ -239,7 +245,7 @@ def _draw_table(
     for at, row in enumerate(summary.rows):
         is_best = row.trial_id == best_id
         text = Text(mark if is_best else indent, "bold" if is_best else "")
-        cells = [column.pad(column.cells[at], size) for column, size in chosen]
+        cells = [column.pad(shorten(column.cells[at], size), size) for column, size in chosen]
         text.append(cells[0] + _GAP).append(cells[1], STYLES[row.status])
         yield text.append(_GAP + _GAP.join(cells[2:]))
     if hidden:
@@ -268,9 +274,12 @@ def _build_values(summary: Summary, columns: bool | Sequence[str]) -> Iterator[C
         if summary.metric is not None:
             yield _build_column(summary, summary.metric, metrics)
             yield _build_column(summary, "best", [_drop_unknown(row) for row in rows])
-        yield from (_build_column(summary, name, cfgs) for name in summary.parameters)
-        others = (name for name in summary.metrics if name != summary.metric)
-        yield from (_build_column(summary, name, metrics) for name in others)
+        others = [name for name in summary.metrics if name != summary.metric]
+        built = [
+            *(_build_column(summary, name, cfgs) for name in summary.parameters),
+            *(_build_column(summary, name, metrics) for name in others),
+        ]
+        yield from sorted(built, key=lambda column: len(set(column.cells)) < 2)
 
 
 def _drop_unknown(row: Row) -> dict[str, Any]:
