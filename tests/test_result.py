@@ -127,10 +127,14 @@ def test_the_best_trial_prints_legibly(result: Result) -> None:
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
-        ({"metric": None, "mode": None}, {}, "'a' has no ASHA that names a metric; pass metric="),
+        (
+            {"metric": None, "mode": None},
+            {},
+            "names no metric, nor has it an ASHA that does",
+        ),
         ({"metric": None, "mode": None}, {"metric": "acc"}, "a low or a high 'acc' is best; pass"),
         ({}, {"metric": "acc"}, "does not say whether a low or a high 'acc' is best; pass mode="),
-        ({}, {"mode": "low"}, "mode must be 'min' or 'max', not 'low'"),
+        ({}, {"mode": "low"}, 'mode must be "min" or "max", got'),
         ({}, {"metric": "f1", "mode": "max"}, "has logged 'f1'; logged are ['loss', 'acc', 'bad']"),
         ({}, {"metric": "bad", "mode": "max"}, "has logged a finite value of 'bad'"),
     ],

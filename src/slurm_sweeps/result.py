@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checks import Goal, check_goal
 from .errors import ExperimentNotFoundError, UsageError
 from .storage import rows
 from .storage.database import Database
@@ -81,16 +82,16 @@ class Result:
         """Find the trial with the best value of a metric, whatever became of it.
 
         Args:
-            metric: The metric's name; by default the one that ASHA was given.
-            mode: "min" or "max"; by default ASHA's, if this is ASHA's metric.
+            metric: The metric's name; by default the experiment's.
+            mode: "min" or "max"; by default the experiment's, if this is its metric.
 
         Returns:
             The trial that has logged the best finite value at any iteration (of equal ones the
             earliest trial), with its metrics.
 
         Raises:
-            ValueError: Neither the arguments nor ASHA say what is best, or no trial has logged a
-                finite value of this metric.
+            ValueError: Neither the arguments nor the experiment say what is best, or no trial has
+                logged a finite value of this metric.
         """
         from .views.summary import read_ranking
 
@@ -109,7 +110,7 @@ class Result:
         """Tabulate the trials.
 
         Args:
-            metric: A metric to give a `best/` column beside ASHA's own.
+            metric: A metric to give a `best/` column beside the experiment's own.
             mode: Whether "min" or "max" is best for it.
 
         Returns:
@@ -123,7 +124,7 @@ class Result:
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
               iteration, the lowest and the highest finite one; NaN if it was not logged
             - `best/<metric>`, float: the same as min or max, for the metrics where it is known
-              which of them is best: ASHA's, and the one that is passed
+              which of them is best: the experiment's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
 
@@ -168,8 +169,10 @@ class Result:
 
         Args:
             path: Where to write.
-            metric: The metric to look at; by default ASHA's, else the first that was logged.
-            mode: Whether "min" or "max" is best for it; by default ASHA's, if it is ASHA's metric.
+            metric: The metric to look at; by default the experiment's, else the first that was
+                logged.
+            mode: Whether "min" or "max" is best for it; by default the experiment's, if it is
+                its metric.
 
         Returns:
             The path.
@@ -258,9 +261,7 @@ class Result:
         return f"no trial of {where} has logged {metric!r}; logged are {names!r}"
 
 
-def choose_goal(
-    experiment: ExperimentRecord, metric: str | None, mode: str | None
-) -> tuple[str, str]:
+def choose_goal(experiment: ExperimentRecord, metric: str | None, mode: str | None) -> Goal:
     """Complete a metric and a mode by what the experiment was set up with.
 
     Raises:
@@ -271,7 +272,7 @@ def choose_goal(
         metric = next(iter(modes), None)
     if metric is None:
         raise UsageError(
-            f"experiment {experiment.name!r} has no ASHA that names a metric; "
+            f"experiment {experiment.name!r} names no metric, nor has it an ASHA that does; "
             "pass metric= and mode='min' or mode='max'"
         )
     mode = modes.get(metric) if mode is None else mode
@@ -280,9 +281,7 @@ def choose_goal(
             f"experiment {experiment.name!r} does not say whether a low or a high {metric!r} is "
             "best; pass mode='min' or mode='max'"
         )
-    if mode not in MODES:
-        raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")
-    return metric, mode
+    return check_goal("best", metric, mode)
 
 
 def _find_modes(settings: Mapping[str, Any]) -> dict[str, str]:

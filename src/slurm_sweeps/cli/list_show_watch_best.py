@@ -203,8 +203,8 @@ def watch(
 @on_experiment
 @json_option
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many.")
-@click.option("--metric", help="By default the one that ASHA was given.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="By default ASHA's.")
+@click.option("--metric", help="By default the experiment's.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="By default the experiment's.")
 def best(
     name: str, local_dir: Path, as_json: bool, top: int, metric: str | None, mode: str | None
 ) -> None:

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import check_flag, check_integer, check_real, check_seconds, is_flag, set_fields
+from ..checks import (
+    Goal,
+    check_flag,
+    check_goal,
+    check_integer,
+    check_real,
+    check_seconds,
+    is_flag,
+    set_fields,
+)
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
@@ -61,6 +70,23 @@ def choose_pruner(asha: Any, pruner: Any) -> PrunerPlan | None:
             )
     chosen: PrunerPlan | None = pruner if asha is None else asha
     return chosen
+
+
+def choose_goal(metric: Any, mode: Any, pruner: PrunerPlan | None) -> Goal | None:
+    """Return what the sweep is after: what was passed, else what its rule goes by, if anything."""
+    own = Goal(pruner.metric, pruner.mode) if pruner else None
+    if metric is None and mode is None:
+        return own
+    if metric is None:
+        raise UsageError(f"Experiment: mode={mode!r} needs a metric: pass metric= too")
+    is_own = own is not None and metric == own.metric
+    goal = own if own and is_own and mode is None else check_goal("Experiment", metric, mode)
+    if is_own and goal != own:
+        raise UsageError(
+            f"Experiment: mode={mode!r} contradicts {pruner!r}, which goes by the same metric: "
+            "leave metric and mode out"
+        )
+    return goal
 
 
 def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:

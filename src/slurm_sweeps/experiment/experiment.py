@@ -31,7 +31,7 @@ from ..storage.layout import Layout
 from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
 from ..views.screens import LiveView
-from .arguments import RunCfg, check_arguments, check_summary, choose_pruner
+from .arguments import RunCfg, check_arguments, check_summary, choose_goal, choose_pruner
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -73,6 +73,10 @@ class Experiment:
         points_to_evaluate: Configurations to try first. What one leaves out is drawn.
         warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
             sampler, and none of their points in a finite space is tried again.
+        metric: What the sweep is after: the name of the metric by which sampler, `target`, the
+            table's best and `best_trial()` go; by default the pruner's. Where both are given, the
+            pruner judges by its own and the best is chosen by this one.
+        mode: "min" if smaller values of it are better, "max" if larger ones are.
 
     Raises:
         UsageError: A value makes no sense. (`ValueError`)
@@ -99,8 +103,11 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
     ) -> None:
         asha = choose_pruner(asha, pruner)
+        goal = choose_goal(metric, mode, asha)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
         self._train = train
@@ -109,9 +116,10 @@ class Experiment:
         known: Sequence[Known] = ()
         self._notices: list[str] = []
         if warm_start is not None:
-            metric = asha.metric if asha else None
+            metric = goal.metric if goal else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
-        self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
+        points = tuple(points_to_evaluate)
+        self._search = Search(space, goal, asha, sampler, seed, points, tuple(known))
         self._layout = Layout(Path(local_dir), name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()
@@ -164,7 +172,7 @@ class Experiment:
                 is written anew about once a minute, and at the end.
             time_budget_in_sec: When so many seconds have passed, nothing new is started and running
                 trials are asked to leave at their next report, as by a stop; `run` then returns.
-            target: The same when a trial reports the pruner's metric at this value or better.
+            target: The same when a trial reports the experiment's metric at this value or better.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.

@@ -15,9 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
+from ..checks import Goal
 from ..errors import UsageError
 from ..rules.protocol import Pruner, PrunerPlan
-from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
+from ..samplers import (
+    HOW_TO_NAME_A_GOAL,
+    GridSampler,
+    Problem,
+    Sampler,
+    SamplerPlan,
+    bind_sampler,
+)
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
@@ -40,16 +48,12 @@ class Search:
     """What is searched, and by which rules; None is what the user has left open."""
 
     space: SearchSpace
+    goal: Goal | None
     pruner: PrunerPlan | None
     sampler: SamplerPlan | None
     seed: int | None
     points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
     known: tuple[Known, ...] = ()  # from an earlier sweep
-
-    @property
-    def metric(self) -> str | None:
-        """The metric that the sweep is after, if anybody said."""
-        return self.pruner.metric if self.pruner else None
 
     def describe(self) -> dict[str, Any]:
         """Write down the settings of a new experiment, JSON-able."""
@@ -57,8 +61,8 @@ class Search:
             "version": __version__,
             "seed": secrets.randbits(32) if self.seed is None else self.seed,
             "space": self.space.describe(),
-            "metric": self.metric,
-            "mode": self.pruner.mode if self.pruner else None,
+            "metric": self.goal.metric if self.goal else None,
+            "mode": self.goal.mode if self.goal else None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
         }
 
@@ -75,15 +79,11 @@ class Search:
         Raises:
             UsageError: What is stored was begun with another space or seed.
         """
-        if cfg.target is not None and self.metric is None:
-            raise UsageError(
-                f"target={cfg.target!r} needs a metric: pass asha=ss.ASHA(metric, mode) to the "
-                "experiment"
-            )
+        if cfg.target is not None and self.goal is None:
+            raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
         settings = dict(record.settings)
         self._check_same(record.name, settings)
-        mode = self.pruner.mode if self.pruner else None
-        problem = Problem(self.space, settings["seed"], self.metric, mode)
+        problem = Problem(self.space, settings["seed"], *(self.goal or (None, None)))
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
@@ -91,12 +91,12 @@ class Search:
         sweep = Sweep(
             SweepCfg(
                 n_trials,
-                self.metric,
+                self.goal,
                 cfg.max_retries,
                 cfg.fail_fast,
                 slots,
                 cfg.target,
-                lower_is_better=mode != "max",
+                self.pruner.metric if self.pruner else None,
             ),
             sampler,
             pruner,
@@ -121,12 +121,9 @@ class Search:
         trials = read_trials(database, record.id)
         if trials:
             states = list(self._revive(database, record.id, trials))
-            if pruner is not None and self.metric is not None:
-                _replay(database, record.id, states, pruner, self.metric)
+            _replay(database, record.id, states, pruner, sweep.cfg)
             unfinished = _find_unfinished(trials, database.requests(record.id))
-            sweep.restore(
-                states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
-            )
+            sweep.restore(states, unfinished, read_metric_ids(database, record.id))
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
@@ -168,8 +165,8 @@ class Search:
         self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
     ) -> Iterator[TrialState]:
         """Make states of stored trials."""
-        metric = self.metric
-        firsts = read_first_reports(database, experiment_id, metric) if metric else {}
+        goal = self.goal
+        firsts = read_first_reports(database, experiment_id, goal.metric) if goal else {}
         failed = Counter(
             attempt.number
             for attempt in read_attempts(database, experiment_id)
@@ -197,17 +194,20 @@ def _replay(
     database: Database,
     experiment_id: int,
     states: Iterable[TrialState],
-    pruner: Pruner,
-    metric: str,
+    pruner: Pruner | None,
+    cfg: SweepCfg,
 ) -> None:
     """Let the rule, and the trials themselves, hear again what each has logged."""
     trials = {state.number: state for state in states}
-    for table in read_reports(database, experiment_id, metric, [*trials]):
-        for number, iteration, value, _ in table.tolist():
-            trial = trials[number]
-            pruner.report(number, iteration, value)
-            trial.curve.note(iteration, value)
-            trial.last_iteration, trial.last_value = iteration, value
+    goal = None if cfg.goal is None else cfg.goal.metric
+    for metric in filter(None, {goal, cfg.judged_by}):
+        for table in read_reports(database, experiment_id, metric, [*trials]):
+            for number, iteration, value, _ in table.tolist():
+                if pruner is not None and metric == cfg.judged_by:
+                    pruner.report(number, iteration, value)
+                if metric == goal:
+                    trials[number].curve.note(iteration, value)
+                    trials[number].last_iteration = iteration
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

@@ -20,14 +20,14 @@ from ..errors import UsageError, UsageTypeError
 from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Observation, Problem, import_extra
+from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
 
 
 @dataclass(frozen=True, slots=True)
 class Optuna:
     """Propose what one of Optuna's samplers does.
 
-    Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (that of the pruner). A trial
+    Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (the experiment's). A trial
     that failed or diverged counts as the worst seen. An ask takes what the sampler takes, which
     grows with the trials: 20 ms are usual at 1,000; reports wait for it.
 
@@ -47,9 +47,7 @@ class Optuna:
             UsageTypeError: `sampler` is none of Optuna's.
         """
         if problem.metric is None:
-            raise UsageError(
-                "samplers.Optuna() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
-            )
+            raise UsageError(f"samplers.Optuna() needs a metric to learn: {HOW_TO_NAME_A_GOAL}")
         library = import_extra("optuna", "samplers.Optuna()", "Optuna", "optuna")
         if self.sampler is not None and not isinstance(self.sampler, library.samplers.BaseSampler):
             raise UsageTypeError(
