@@ -117,3 +117,100 @@ def test_a_metric_that_no_trial_logs_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ss.SweepFailedError, match=r"never logged .acc.*logged .accuracy., .loss."):
         run(experiment, 50, max_concurrent_trials=1)
     assert len(ss.Result("e", tmp_path).trials) == 1
+
+
+# --- one final value ------------------------------------------------------------------------------
+
+
+def test_what_train_returns_is_learned_from_and_never_pruned(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> float:
+        return float(-((cfg["x"] - 0.3) ** 2))
+
+    experiment = build(
+        tmp_path, train, asha=ss.ASHA("score", "max"), sampler=ss.samplers.Model(n_startup=5)
+    )
+    result = run(experiment, 12)
+    assert {trial.status for trial in result.trials} == {Status.COMPLETED}
+    for trial in result.trials:
+        assert trial.metrics == {"score": {1: -((trial.cfg["x"] - 0.3) ** 2)}}
+    assert abs(result.best_trial().cfg["x"] - 0.3) == min(
+        abs(trial.cfg["x"] - 0.3) for trial in result.trials
+    )
+
+
+def test_a_dict_of_numbers_follows_what_was_logged(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> dict[str, float]:
+        ss.log({"loss": 2.0})
+        ss.log({"loss": 1.0})
+        return {"test": cfg["x"], "loss": 0.5}
+
+    (trial,) = run(build(tmp_path, train), 1).trials
+    assert trial.metrics == {"loss": {1: 2.0, 2: 1.0, 3: 0.5}, "test": {3: trial.cfg["x"]}}
+
+
+def test_a_number_without_a_name_is_called_value(tmp_path: Path) -> None:
+    result = run(build(tmp_path, lambda cfg: cfg["x"]), 2)
+    assert result.best_trial("value", "max").cfg["x"] == max(t.cfg["x"] for t in result.trials)
+
+
+def test_a_wrong_dict_fails_the_trial_and_says_why(tmp_path: Path) -> None:
+    (trial,) = run(build(tmp_path, lambda _cfg: {"history": [1, 2]}), 1).trials
+    assert trial.status is Status.FAILED
+    assert trial.error.type == "UsageTypeError"
+    assert "a dict that train returns is its last report, and this is none" in trial.error.message
+
+
+def test_a_final_value_reaches_the_target(tmp_path: Path) -> None:
+    experiment = build(tmp_path, lambda cfg: cfg["x"], metric="score", mode="max")
+    result = run(experiment, None, target=0.5, max_concurrent_trials=1)
+    *others, last = result.trials
+    assert last.cfg["x"] >= 0.5
+    assert all(trial.cfg["x"] < 0.5 for trial in others)
+    assert last.status is Status.COMPLETED
+
+
+def test_trials_that_log_once_and_are_pruned_are_noticed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        ss.log({"loss": cfg["x"]})
+
+    result = run(build(tmp_path, train, asha=ss.ASHA("loss", "min")), 20)
+    assert {trial.status for trial in result.trials} == {Status.COMPLETED, Status.PRUNED}
+    said = capfd.readouterr()
+    text = " ".join((said.out + said.err).split())
+    assert text.count("let train return the value instead of logging it") == 1
+
+
+def train_on_checkpoints(cfg: dict[str, Any]) -> float:
+    """Five steps that count by themselves, the first attempt of which fails after two."""
+    state = ss.checkpoint_dir() / "step"
+    done = int(state.read_text()) if cfg["saves"] and state.exists() else 0
+    for step in range(done + 1, 6):
+        if cfg["saves"]:
+            state.write_text(str(step))
+        ss.log({"step": step})
+        if step == 2 and ss.attempt() == 1:
+            raise RuntimeError("once")
+    return 6.0
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_iterations_go_on_from_a_checkpoint_and_else_begin_anew(
+    tmp_path: Path, saves: bool
+) -> None:
+    experiment = build(tmp_path, train_on_checkpoints, {"saves": saves}, metric="step", mode="max")
+    (trial,) = run(experiment, 1, max_retries=1).trials
+    assert trial.attempt == 2
+    assert trial.metrics == {"step": {n: float(n) for n in range(1, 7)}}
+
+
+def test_a_restored_sweep_goes_on_counting(tmp_path: Path) -> None:
+    def build_again(**kwargs: Any) -> ss.Experiment:
+        return build(tmp_path, train_on_checkpoints, {"saves": True}, **kwargs)
+
+    run(build_again(), 1)
+    again = run(build_again(restore=True, seed=None), 1, max_retries=1)
+    (trial,) = again.trials
+    assert trial.metrics["step"] == {n: float(n) for n in range(1, 6)}
+    assert trial.metrics["value"] == {6: 6.0}

@@ -37,6 +37,9 @@ MIN_FAILURES = 3
 #: So many errors are kept to see what the first failures have in common.
 MAX_FIRST_ERRORS = 100
 
+#: So many trials of one report must have been stopped at it, and as many not, before it is said.
+MIN_SINGLES = 2
+
 #: This many names of metrics are kept to tell what was logged instead of the one that is needed.
 MAX_NAMES = 20
 
@@ -125,6 +128,7 @@ class TrialState:
     curve: ThinCurve = field(default_factory=ThinCurve)  # what the sampler is told of the metric
     pace: Pace = field(default_factory=Pace)  # how long its iterations take
     last_iteration: int | None = None  # of the latest report
+    n_reports: int = 0  # in this run of the sweep, without the one that comes with the end
     told: Decision | None = None  # what it was told to do, if not to go on
     began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
@@ -155,6 +159,7 @@ class Outcome:
 
     status: Status
     runs_again: bool  # by itself
+    notices: tuple[str, ...] = ()  # what the user should know, one sentence each
 
 
 class Prospects:
@@ -259,6 +264,7 @@ class Sweep:
         self._repetitions: dict[bytes, int] = {}
         self._saw_restart = False
         self._has_reached = False
+        self._singles: Counter[bool] | None = Counter()  # trials of one report; whether cut short
         self._prospects = Prospects(cfg)
 
     @property
@@ -347,10 +353,12 @@ class Sweep:
         iteration: int,
         metrics: Mapping[str, float],
         now: float | None = None,
+        is_last: bool = False,
     ) -> Answer:
         """Take a running trial's report; say whether it goes on, and what else follows.
 
         Without `now`, seconds on the clock of `assign`, it stays unknown how long iterations take.
+        The last report comes with the end: pruner and sampler hear it, and nothing is left to stop.
         """
         trial = self.running[number]
         self._prospects.note_report(metrics)
@@ -367,7 +375,9 @@ class Sweep:
         if self._pruner is not None and self._judged_by in metrics:
             decision = self._pruner.report(number, iteration, metrics[self._judged_by])
             notices += self._pop_doubt()
-        self._decide(trial, decision)
+        if not is_last:
+            trial.n_reports += 1
+            self._decide(trial, decision)
         promotable = not self._stopping and self._find_promotable() is not None
         return Answer(trial.told or Decision.GO_ON, notices, reached, promotable)
 
@@ -423,7 +433,26 @@ class Sweep:
             self._waiting.append(trial)
         else:
             self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
-        return Outcome(status, runs_again)
+        return Outcome(status, runs_again, self._watch_single_reports(trial, status))
+
+    def _watch_single_reports(self, trial: TrialState, status: Status) -> tuple[str, ...]:
+        """Say it, once, if trials report once, and some are stopped with nothing left to stop."""
+        if self._singles is None or trial.attempt > 1 or trial.n_reports == 0:
+            return ()
+        if trial.n_reports > 1:
+            self._singles = None
+            return ()
+        self._singles[status.is_cut_short] += status.is_cut_short or status is Status.COMPLETED
+        whole, cut = self._singles[False], self._singles[True]
+        if min(whole, cut) < MIN_SINGLES:
+            return ()
+        self._singles = None
+        return (
+            f"each trial logs once, and {cut} of {whole + cut} were stopped at that, so that what "
+            "train does after its ss.log is not run there: let train return the value instead of "
+            "logging it (return {'loss': loss}), or leave the pruner out and pass metric= and "
+            "mode= to the experiment",
+        )
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""

@@ -53,7 +53,9 @@ class Experiment:
     """A sweep: one `train` function, tried with many configurations.
 
     Args:
-        train: Called as `train(cfg)` in a process of its own for each trial; reports with `log`.
+        train: Called as `train(cfg)` in a process of its own for each trial; reports with `log`. A
+            number, or a dict of numbers, that it returns is its last report; a number has the name
+            of `metric`, or "value".
         cfg: What it is called with: a dict, nested as one likes, with search spaces
             (`Uniform(0, 1)`, …) where values are to be tried. Without any, `n_trials` repetitions
             of the same trial are run.

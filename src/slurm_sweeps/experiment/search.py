@@ -33,6 +33,7 @@ from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
     read_first_reports,
+    read_last_iterations,
     read_metric_ids,
     read_reports,
     read_trials,
@@ -167,6 +168,7 @@ class Search:
         """Make states of stored trials."""
         goal = self.goal
         firsts = read_first_reports(database, experiment_id, goal.metric) if goal else {}
+        latest = read_last_iterations(database, experiment_id)
         failed = Counter(
             attempt.number
             for attempt in read_attempts(database, experiment_id)
@@ -182,6 +184,7 @@ class Search:
                 attempt=trial.attempt,
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
+                last_iteration=latest.get(trial.number),
             )
             if trial.number in firsts:
                 iteration, attempt, started_at, logged_at = firsts[trial.number]
@@ -207,7 +210,6 @@ def _replay(
                     pruner.report(number, iteration, value)
                 if metric == goal:
                     trials[number].curve.note(iteration, value)
-                    trials[number].last_iteration = iteration
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

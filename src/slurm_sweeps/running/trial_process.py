@@ -85,6 +85,8 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             Path(run["dir"]),
             task.rank,
             task.world_size,
+            _find_start(run),
+            run.get("metric", "value"),
         )
         session = Session(link, context, task.direct)
         try:
@@ -99,6 +101,15 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _find_start(run: Record) -> int:
+    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
+    logged = run.get("iteration", 0)
+    with contextlib.suppress(OSError):  # there is none
+        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
+            return logged
+    return 0
 
 
 def _wait_for_run(link: socket.socket) -> Record:
@@ -168,7 +179,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
     try:
-        train(cfg)
+        final = session.describe_final(train(cfg))
     except TrialPruned:
         return {"kind": "ended", "how": "pruned"}
     except TrialInterrupted:
@@ -181,7 +192,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
         return _describe_failure(error, _read_exit_code(error.code))
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
         return _describe_failure(error, 1)
-    return {"kind": "ended", "how": "completed"}
+    return {"kind": "ended", "how": "completed", **final}
 
 
 def _read_exit_code(code: object) -> int:

@@ -196,6 +196,17 @@ def read_aggregates_of_trial(
     return {name: build_aggregate(row) for name, *row in rows}
 
 
+def read_last_iterations(database: Database, experiment_id: int) -> dict[int, int]:
+    """Read the highest iteration that each trial has logged, by the trial's number."""
+    return dict(
+        database.fetch(
+            "SELECT number, max(last_iteration) FROM aggregates "
+            "WHERE experiment_id = ? GROUP BY number",
+            (experiment_id,),
+        )
+    )
+
+
 def read_best(
     database: Database, experiment_id: int, metric: str, mode: str, limit: int = 1
 ) -> list[Aggregate]:
