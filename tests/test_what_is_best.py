@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,7 @@ def test_trials_that_log_once_and_are_pruned_are_noticed(
 
     result = run(build(tmp_path, train, asha=ss.ASHA("loss", "min")), 20)
     assert {trial.status for trial in result.trials} == {Status.COMPLETED, Status.PRUNED}
-    said = capfd.readouterr()
-    text = " ".join((said.out + said.err).split())
-    assert text.count("let train return the value instead of logging it") == 1
+    assert read_said(capfd).count("let train return the value instead of logging it") == 1
 
 
 def train_on_checkpoints(cfg: dict[str, Any]) -> float:
@@ -214,3 +213,87 @@ def test_a_restored_sweep_goes_on_counting(tmp_path: Path) -> None:
     (trial,) = again.trials
     assert trial.metrics["step"] == {n: float(n) for n in range(1, 6)}
     assert trial.metrics["value"] == {6: 6.0}
+
+
+# --- what ends a sweep, and what is left of it ----------------------------------------------------
+
+
+def read_said(capfd: pytest.CaptureFixture[str]) -> str:
+    said = capfd.readouterr()
+    return " ".join((said.out + said.err).split())
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "words"),
+    [(None, None), (6, None), (2, "have 6 points, each of which is run once"), (9, "(9) says")],
+)
+def test_a_grid_is_run_once_whatever_n_trials_says(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], n_trials: int | None, words: str | None
+) -> None:
+    grid = {"a": ss.Grid([1, 2, 3]), "b": ss.Grid([0, 1])}
+    result = run(build(tmp_path, lambda cfg: cfg["a"] * cfg["b"], grid), n_trials)
+    assert Counter((t.cfg["a"], t.cfg["b"]) for t in result.trials) == Counter(
+        (a, b) for a in (1, 2, 3) for b in (0, 1)
+    )
+    said = read_said(capfd)
+    assert (words or "n_trials") in said if words else "n_trials" not in said
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"time_budget_in_sec": 0.0}, "time budget"), ({"target": 0.0}, "target")],
+)
+def test_an_end_as_wanted_is_a_completed_sweep(
+    tmp_path: Path, limits: dict[str, Any], reason: str
+) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        for _ in range(10**9):
+            ss.log({"score": cfg["x"]})
+
+    run(build(tmp_path, train, metric="score", mode="max"), None, **limits)
+    assert f"completed ({reason})" in call("watch", "e", "--local-dir", tmp_path)
+    shown = json.loads(call("show", "e", "--local-dir", tmp_path, "--json"))
+    assert (shown["state"], shown["ended_by"]) == ("completed", reason)
+    # Nothing of it is left in one that goes on and comes to its own end.
+    again = build(tmp_path, lambda _cfg: None, restore=True, seed=None)
+    run(again, max(1, len(again.run(1).trials)))
+    assert json.loads(call("show", "e", "--local-dir", tmp_path, "--json"))["ended_by"] is None
+
+
+def test_a_first_bug_leaves_nothing_behind(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def build_one(key: str) -> ss.Experiment:
+        def train(cfg: dict[str, Any]) -> None:
+            ss.log({"loss": cfg[key]}, 1)
+
+        return build(tmp_path, train, restore="auto")
+
+    with pytest.raises(ss.SweepFailedError, match="go on with restore=True, which runs them again"):
+        run(build_one("lr"), 8)
+    assert "'slurm-sweeps retry e --failed'" in call("show", "e", "--local-dir", tmp_path)
+    result = run(build_one("x"), 8)
+    assert [trial.status for trial in result.trials] == [Status.COMPLETED] * 8
+    assert "that failed are run again" in read_said(capfd)
+
+
+def test_few_trials_that_all_fail_are_run_again_too(tmp_path: Path) -> None:
+    def build_one(bug: bool) -> ss.Experiment:
+        return build(tmp_path, lambda _cfg: 1 // (1 - bug), restore="auto")
+
+    assert run(build_one(True), 1).trials[0].status is Status.FAILED
+    (trial,) = run(build_one(False), 1).trials
+    assert (trial.status, trial.attempt) == (Status.COMPLETED, 2)
+
+
+def test_trials_that_failed_among_others_stay_and_how_to_retry_them_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def train(cfg: dict[str, Any]) -> float:
+        return float(1 / cfg["a"])
+
+    run(build(tmp_path, train, {"a": ss.Grid([0, 1])}), None)
+    capfd.readouterr()
+    result = run(build(tmp_path, train, {"a": ss.Grid([0, 1])}, restore=True), None)
+    assert [trial.attempt for trial in result.trials] == [1, 1]
+    assert "1 failed trials stay as they are; to run them again, say" in read_said(capfd)

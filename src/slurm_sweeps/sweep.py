@@ -221,8 +221,9 @@ class Prospects:
         (kind, message), shared = common[0]
         example = next(e for e in errors if (e.type, e.message) == (kind, message))
         return (
-            f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
-            f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
+            f"{text}; {shared} of them with {kind}: {message}. Mend train and "
+            "go on with restore=True, which runs them again, or pass fail_fast=False to go on "
+            f"regardless\n{example.traceback}"
         ).rstrip()
 
 

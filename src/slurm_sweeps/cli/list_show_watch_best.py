@@ -98,6 +98,7 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
     return {
         "name": summary.name,
         "state": summary.state,
+        "ended_by": summary.ended_by,
         "silent_s": summary.silent_s,
         "counts": {status.value: count for status, count in summary.counts.items()},
         "done": summary.done,
@@ -186,7 +187,7 @@ def watch(
 ) -> None:
     """Show the live table of a running experiment until it ends.
 
-    Ends with 0 when the sweep was completed, else with 1.
+    Ends with 0 when the sweep was completed, by time or target too, else with 1.
     """
     from ..views.screens import LiveView
 

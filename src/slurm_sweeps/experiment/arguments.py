@@ -36,8 +36,6 @@ class RunCfg:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.n_trials is None and self.time_budget_s is None and self.target is None:
-            raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
         n_slots = self.max_concurrent_trials
         set_fields(
             self,
@@ -91,7 +89,8 @@ def choose_goal(metric: Any, mode: Any, pruner: PrunerPlan | None) -> Goal | Non
 
 def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
     """Describe a rule for the experiment's settings, JSON-able."""
-    described: dict[str, Any] = {"rule": type(plan).__name__, "metric": plan.metric}
+    kind = type(plan).__name__
+    described: dict[str, Any] = {"rule": kind, "metric": plan.metric, "mode": plan.mode}
     if dataclasses.is_dataclass(plan):
         described |= dataclasses.asdict(plan)
     rungs = getattr(plan, "rungs", None)

@@ -157,8 +157,9 @@ class Experiment:
 
         Args:
             n_trials: How many trials there are to be in total, those of a restored experiment
-                included. Ignored for a grid, whose points are all run, unless a `sampler` draws
-                from it. None: as many as come before the time is up or the target reached.
+                included. A grid's points are all run once whatever it says, unless a `sampler`
+                draws from it. None: a grid's points, else as many as come before the time is up or
+                the target reached.
             max_concurrent_trials: How many run at once. None: the CPUs that this process may use,
                 or, in a Slurm allocation, its tasks divided by the tasks of a trial.
             summary_interval_in_sec: Seconds between two summaries.
@@ -199,6 +200,7 @@ class Experiment:
             time_budget_in_sec,
             target,
         )
+        self._search.check_run(cfg)
         check_summary(
             summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics, report
         )
@@ -245,12 +247,15 @@ class Experiment:
                 on_request=requests.put,
             ) as writer,
         ):
-            sweep = self._search.build_sweep(database, record, owner, cfg, len(launcher.slots))
+            sweep = self._search.build_sweep(
+                database, record, owner, cfg, len(launcher.slots), view.notify
+            )
             if not sweep.is_done:
                 self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 repetition = self._search.describe_repetition(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, repetition)
+                grid = self._search.describe_grid(cfg.n_trials)
+                notices = (*self._notices, *launcher.notices, grid, repetition)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
@@ -297,8 +302,8 @@ class Experiment:
                     view.notify(text)
                 writer.put(StateRecord("running"))
                 driver.run(signals)
-                state = "stopped" if driver.stopped_by else "completed"
-                writer.put(StateRecord(state))
+                state = "completed" if driver.stopped_by in AS_WANTED else "stopped"
+                writer.put(StateRecord(state, driver.stopped_by))
                 writer.flush()  # for the last look of the view
         except BaseException as error:
             if state is None:

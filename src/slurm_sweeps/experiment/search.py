@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..rules.protocol import Pruner, PrunerPlan
 from ..samplers import (
     HOW_TO_NAME_A_GOAL,
+    Grid,
     GridSampler,
     Problem,
     Sampler,
@@ -67,6 +68,19 @@ class Search:
             "asha": describe_pruner(self.pruner) if self.pruner else None,
         }
 
+    @property
+    def _is_grid(self) -> bool:
+        """Whether all points of a grid are run, unless another sampler draws from it."""
+        return isinstance(self.sampler, Grid) or (self.sampler is None and bool(self.space.grids))
+
+    def check_run(self, cfg: RunCfg) -> None:
+        """Raise UsageError for a run that would never end, or never know that it has."""
+        if cfg.target is not None and self.goal is None:
+            raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
+        ends = (cfg.n_trials, cfg.time_budget_s, cfg.target)
+        if ends == (None, None, None) and not self._is_grid:
+            raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
+
     def build_sweep(
         self,
         database: Database,
@@ -74,14 +88,13 @@ class Search:
         owner: LeaseOwner,
         cfg: RunCfg,
         slots: int,
+        notify: Callable[[str], None],
     ) -> Sweep:
         """Build the sweep, at its beginning or where it stopped, and write down its settings.
 
         Raises:
             UsageError: What is stored was begun with another space or seed.
         """
-        if cfg.target is not None and self.goal is None:
-            raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
         settings = dict(record.settings)
         self._check_same(record.name, settings)
         problem = Problem(self.space, settings["seed"], *(self.goal or (None, None)))
@@ -103,7 +116,7 @@ class Search:
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = self._restore(sweep, pruner, database, record)
+        trials = self._restore(sweep, pruner, database, record, notify)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -116,15 +129,33 @@ class Search:
         return sweep
 
     def _restore(
-        self, sweep: Sweep, pruner: Pruner | None, database: Database, record: ExperimentRecord
+        self,
+        sweep: Sweep,
+        pruner: Pruner | None,
+        database: Database,
+        record: ExperimentRecord,
+        notify: Callable[[str], None],
     ) -> Sequence[TrialRecord]:
         """Bring a sweep and its rule to where they stopped; return the trials that there are."""
         trials = read_trials(database, record.id)
         if trials:
             states = list(self._revive(database, record.id, trials))
             _replay(database, record.id, states, pruner, sweep.cfg)
-            unfinished = _find_unfinished(trials, database.requests(record.id))
-            sweep.restore(states, unfinished, read_metric_ids(database, record.id))
+            logged = read_metric_ids(database, record.id)
+            unfinished = set(_find_unfinished(trials, database.requests(record.id)))
+            failed = {each.number for each in trials if each.status is Status.FAILED}
+            if failed - unfinished and not logged and _have_all_failed(trials):
+                unfinished |= failed
+                notify(
+                    f"nothing was logged before, and no trial has come to its end: the "
+                    f"{len(failed)} that failed are run again"
+                )
+            sweep.restore(states, unfinished, logged)
+            if left := sum(state.status is Status.FAILED for state in states):
+                notify(
+                    f"{left} failed trials stay as they are; to run them again, say "
+                    f"'slurm-sweeps retry {record.name} --failed' before the next restore"
+                )
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
@@ -138,6 +169,16 @@ class Search:
             sampler.warm_up(cfg, value)
         bound: Sampler = sampler
         return bound
+
+    def describe_grid(self, n_trials: int | None) -> str | None:
+        """Say what becomes of a number of trials that is not the grid's."""
+        size = self.space.n_grid_points
+        if not self._is_grid or n_trials in (None, size):
+            return None
+        return (
+            f"the grids in cfg have {size} points, each of which is run once, whatever n_trials "
+            f"({n_trials}) says; sampler=ss.samplers.Random() draws n_trials of them"
+        )
 
     def describe_repetition(self, n_trials: int | None) -> str | None:
         """Say if there are more trials than points; without any space that is what is meant."""
@@ -210,6 +251,11 @@ def _replay(
                     pruner.report(number, iteration, value)
                 if metric == goal:
                     trials[number].curve.note(iteration, value)
+
+
+def _have_all_failed(trials: Sequence[TrialRecord]) -> bool:
+    """Whether no trial has ended by itself or was stopped by a rule."""
+    return all(each.status is Status.FAILED or each.status.is_unfinished for each in trials)
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

@@ -22,6 +22,13 @@ from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
 from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
 
+#: What to do instead of using samplers of Optuna's that go by the values themselves.
+INSTEAD = {
+    "GridSampler": "put ss.Grid([…]) into the cfg, and leave sampler out",
+    "BruteForceSampler": "put ss.Grid([…]) into the cfg, and leave sampler out",
+    "PartialFixedSampler": "put the values that are fixed into the cfg in place of their spaces",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Optuna:
@@ -43,7 +50,8 @@ class Optuna:
         """Return a sampler for this problem.
 
         Raises:
-            UsageError: There is no metric to learn, or Optuna is missing.
+            UsageError: There is no metric to learn, Optuna is missing, or its sampler goes by the
+                values themselves.
             UsageTypeError: `sampler` is none of Optuna's.
         """
         if problem.metric is None:
@@ -54,6 +62,12 @@ class Optuna:
                 "samplers.Optuna(sampler) takes an object such as optuna.samplers.GPSampler(), "
                 f"got {self.sampler!r}"
             )
+        for kind in type(self.sampler).__mro__:
+            if kind.__name__ in INSTEAD and kind.__module__.startswith("optuna."):
+                raise UsageError(
+                    f"samplers.Optuna({kind.__name__}(…)) can't work here, where it is told "
+                    f"numbers as their units in [0, 1]: {INSTEAD[kind.__name__]}"
+                )
         return OptunaSampler(self, problem, library)
 
 

@@ -6,6 +6,7 @@ several reads must agree, put `Database.reading()` around them.
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -361,9 +362,21 @@ def write_records(
         if reports:
             _write_reports(database, connection, experiment_id, reports)
         if states:
-            connection.execute(
-                "UPDATE experiments SET state = ? WHERE id = ?", (states[-1].state, experiment_id)
-            )
+            _write_state(connection, experiment_id, states[-1])
+
+
+def _write_state(connection: sqlite3.Connection, experiment_id: int, record: StateRecord) -> None:
+    """Write a state, and what has ended the experiment into its settings."""
+    query = "SELECT settings FROM experiments WHERE id = ?"
+    (settings,) = connection.execute(query, (experiment_id,)).fetchone()
+    connection.execute(
+        "UPDATE experiments SET state = ?, settings = ? WHERE id = ?",
+        (
+            record.state,
+            json.dumps({**json.loads(settings), "ended_by": record.ended_by}),
+            experiment_id,
+        ),
+    )
 
 
 def _build_upsert(table: str, keys: str, values: str) -> str:

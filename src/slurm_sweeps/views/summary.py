@@ -93,6 +93,7 @@ class Summary:
     Args:
         name: The experiment.
         state: What its driver said last: created, running, completed, stopped or failed.
+        ended_by: What has ended it before all trials were done; None where nothing has.
         silent_s: For how long nothing was heard of its driver, where that is too long; else None.
         counts: How many trials have each status.
         n_trials: How many there are to be; None where that isn't known yet.
@@ -111,6 +112,7 @@ class Summary:
 
     name: str
     state: str
+    ended_by: str | None = None
     silent_s: float | None = None
     counts: Mapping[Status, int] = field(default_factory=dict)
     n_trials: int | None = None
@@ -156,9 +158,10 @@ class Summary:
 
 
 def format_state(summary: Summary) -> str:
-    """The state, and whether its driver still gives a sign of life."""
+    """The state, what has ended the sweep, and whether its driver still gives a sign of life."""
     if summary.silent_s is None:
-        return clean(summary.state)
+        why = f" ({summary.ended_by})" if summary.is_over and summary.ended_by else ""
+        return clean(f"{summary.state}{why}")
     age = format_age(summary.silent_s)
     return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
 
@@ -191,6 +194,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         return Summary(
             name=record.name,
             state=record.state,
+            ended_by=settings.get("ended_by"),
             silent_s=_compute_silence(record, now),
             counts=rows.count_trials(database, record.id),
             n_trials=settings.get("n_trials"),

@@ -143,6 +143,9 @@ def _draw_body(
         line.truncate(width, overflow="ellipsis")
     if failure is not None:  # a path is never cut: it is there to be copied
         lines.append(Text(f"{indent}  {clean(str(failure.log))}", "dim", overflow="fold"))
+        if summary.is_over and summary.counts.get(Status.FAILED):
+            said = f"'slurm-sweeps retry {summary.name} --failed' has the next restore run them"
+            lines.append(Text(clean(f"{indent}  {said} again"), "dim", overflow="fold"))
     return lines
 
 
