@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,35 @@ def test_trials_that_failed_among_others_stay_and_how_to_retry_them_is_said(
     result = run(build(tmp_path, train, {"a": ss.Grid([0, 1])}, restore=True), None)
     assert [trial.attempt for trial in result.trials] == [1, 1]
     assert "1 failed trials stay as they are; to run them again, say" in read_said(capfd)
+
+
+def relu(x: float) -> float:
+    return max(x, 0.0)
+
+
+def test_a_result_has_what_train_received_and_where_its_files_are(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        assert cfg["kernel"] == (3, 3)
+        for epoch, loss in enumerate(cfg["losses"], 1):
+            (ss.checkpoint_dir() / f"{epoch}").write_text(str(loss))
+            ss.log({"loss": cfg["act"](loss)})
+
+    cfg = {"act": relu, "kernel": (3, 3), "losses": ss.Grid([(3.0, 0.1, 2.0), (1.0, 0.9, 0.8)])}
+    result = run(build(tmp_path, train, cfg, metric="loss", mode="min"), None)
+    best = result.best_trial()
+    assert best.cfg == {"act": relu, "kernel": (3, 3), "losses": (3.0, 0.1, 2.0)} == result.best_cfg
+    assert (best.value, best.best_iteration) == (0.1, 2)
+    assert best.path == tmp_path / "e" / best.trial_id
+    assert (best.checkpoint_dir / str(best.best_iteration)).read_text() == "0.1"
+    assert [(t.value, t.best_iteration) for t in result.trials] == [(0.1, 2), (0.8, 3)]
+    # From the database alone it is what JSON holds.
+    stored = pickle.loads(pickle.dumps(result)).best_trial()
+    assert stored.cfg["kernel"] == [3, 3]
+    assert stored.trial_id == best.trial_id
+    # By the last value the other one is the best.
+    last = result.best_trial(scope="last")
+    assert (last.value, last.best_iteration, last.cfg["losses"][0]) == (0.8, 3, 1.0)
+    assert [t.value for t in result.best_trials(5, scope="last")] == [0.8, 2.0]
+    assert last.trial_id in call("best", "e", "--local-dir", tmp_path, "--scope", "last")
+    assert "completed" in result._repr_html_()
+    assert "&lt;function relu" in best._repr_html_()

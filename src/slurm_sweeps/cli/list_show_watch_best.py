@@ -20,6 +20,7 @@ from ..storage.rows import read_metric_ids
 from ..trial import Status
 from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
+    SCOPES,
     Row,
     Summary,
     check_columns,
@@ -206,13 +207,28 @@ def watch(
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option("--metric", help="By default the experiment's.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="By default the experiment's.")
+@click.option(
+    "--scope", type=click.Choice(SCOPES), default="best", show_default=True, help="Which value."
+)
+@click.option("--completed", is_flag=True, help="No trial that was pruned, failed or runs.")
 def best(
-    name: str, local_dir: Path, as_json: bool, top: int, metric: str | None, mode: str | None
+    name: str,
+    local_dir: Path,
+    as_json: bool,
+    top: int,
+    metric: str | None,
+    mode: str | None,
+    scope: str,
+    completed: bool,
 ) -> None:
-    """Print the best configuration as YAML, ready to paste."""
+    """Print the best configuration as YAML, ready to paste.
+
+    It is that of the trial with the best value at any iteration, or at its last one (--scope last).
+    """
     with open_store(local_dir, name) as store:
         metric, mode = choose_goal(store.experiment, metric, mode)
-        ranking = read_ranking(store.database, store.experiment.id, metric, mode, top)
+        key = store.experiment.id
+        ranking = read_ranking(store.database, key, metric, mode, top, scope, completed)
         names = read_metric_ids(store.database, store.experiment.id)
     if not ranking:
         logged = ", ".join(map(repr, names)) or "nothing yet"

@@ -220,7 +220,7 @@ class Experiment:
                     raise SweepStopped(EXIT_CTRL_C) from None
             if stopped_by not in AS_WANTED:
                 self._leave(stopped_by, view.notify)
-        return Result(self.name, self.local_dir)
+        return Result(self.name, self.local_dir, revive=self._search.space.revive)
 
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""

@@ -209,16 +209,31 @@ def read_last_iterations(database: Database, experiment_id: int) -> dict[int, in
 
 
 def read_best(
-    database: Database, experiment_id: int, metric: str, mode: str, limit: int = 1
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    limit: int = 1,
+    *,
+    by_last: bool = False,
+    completed_only: bool = False,
 ) -> list[Aggregate]:
-    """Read the trials with the best finite value at any iteration.
+    """Read the trials with the best finite value at any iteration, or at their last one.
 
     The best come first; of equal ones the earlier trial.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
+    which = ""
+    if by_last:
+        value, which = "last_value", "AND abs(last_value) < 9e999"  # infinity, in SQL
+    if completed_only:
+        which += (
+            " AND number IN (SELECT number FROM trials "
+            f"WHERE experiment_id = ?1 AND status = '{Status.COMPLETED}')"
+        )
     rows = database.fetch(
-        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
-        f"WHERE {_OF_METRIC} AND {value} IS NOT NULL ORDER BY {value} {order}, number LIMIT ?3",
+        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates WHERE {_OF_METRIC} "
+        f"AND {value} IS NOT NULL {which} ORDER BY {value} {order}, number LIMIT ?3",
         (experiment_id, metric, limit),
     )
     return [build_aggregate(row) for row in rows]

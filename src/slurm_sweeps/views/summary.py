@@ -29,6 +29,9 @@ from .formats import clean, format_age, list_parameters
 #: What rows tell of a trial's run beside what they have fields for.
 _MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
 
+#: What a trial is chosen by: its best value, or its last one.
+SCOPES = ("best", "last")
+
 #: Among so many of the latest failed trials the newest failure is looked for.
 _FAILURES = 50
 
@@ -272,13 +275,38 @@ def _find_last_report(database: Database, experiment_id: int, number: int, until
 
 
 def read_ranking(
-    database: Database, experiment_id: int, metric: str, mode: str, limit: int
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    limit: int,
+    scope: str = "best",
+    completed_only: bool = False,
 ) -> list[tuple[TrialRecord, Best]]:
-    """Read the trials with the best finite values of a metric, the best first."""
-    ranking = []
-    for aggregate in rows.read_best(database, experiment_id, metric, mode, limit):
+    """Read the trials with the best finite values of a metric, the best first.
+
+    Args:
+        scope: "best" goes by each trial's best value, "last" by its last one.
+        completed_only: Leave out all but completed trials.
+
+    Raises:
+        UsageError: `scope` is neither.
+    """
+    if scope not in SCOPES:
+        raise UsageError(f"scope must be 'best' or 'last', got {scope!r}")
+    ranking, by_last = [], scope == "last"
+    for aggregate in rows.read_best(
+        database,
+        experiment_id,
+        metric,
+        mode,
+        limit,
+        by_last=by_last,
+        completed_only=completed_only,
+    ):
         trial = rows.read_trial(database, experiment_id, aggregate.number)
-        found = get_best(aggregate, mode)
+        last = aggregate.last_value, aggregate.last_iteration
+        found = last if by_last else get_best(aggregate, mode)
         if trial is not None and found is not None:
             ranking.append((trial, Best(trial.trial_id, *found)))
     return ranking
