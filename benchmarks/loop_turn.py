@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.running.background import StopSignals
 from slurm_sweeps.running.deadlines import Patience
 from slurm_sweeps.running.driver import Driver
@@ -62,7 +63,7 @@ def build_driver(n_slots: int, folder: str) -> Driver:
     """A driver all of whose slots have a worker that is ready."""
     asha = ss.ASHA("loss", "min")
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
-    cfg = SweepCfg(10**6, "loss", slots=n_slots)
+    cfg = SweepCfg(10**6, Goal("loss", "min"), slots=n_slots)
     sweep = Sweep(cfg, bind_sampler(None, problem), asha.build_pruner())
     nowhere: Any = Nowhere(n_slots)
     return Driver(sweep, nowhere, nowhere, Layout(folder, "turns"), "", print, Patience())

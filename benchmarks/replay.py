@@ -43,6 +43,7 @@ from replay_simulation import Tuner, add_options, replay, state
 from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision, Pruner
 from slurm_sweeps.samplers import (
     Observation,
@@ -144,7 +145,7 @@ def build_tuner(table: Table, options: argparse.Namespace, seed: int) -> Tuner:
     n_rows, n_axes = table.unit.shape
     space = SearchSpace({f"x{i}": ss.Uniform(0, 1) for i in range(n_axes)})
     problem = Problem(space, seed, "loss", "min")
-    cfg = SweepCfg(n_rows, "loss", fail_fast=False, slots=options.workers)
+    cfg = SweepCfg(n_rows, Goal("loss", "min"), fail_fast=False, slots=options.workers)
     parts = (
         bind_sampler(SAMPLERS[options.sampler](table), problem),
         PRUNERS[options.pruner](table.n_epochs),

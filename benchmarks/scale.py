@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
@@ -57,7 +58,9 @@ def build_sweep(trials: int, workers: int) -> Sweep:
     """The sweep that an experiment with these settings has."""
     asha = ss.ASHA("loss", "min", reduction_factor=3, max_t=MAX_T)
     sampler = bind_sampler(None, Problem(SearchSpace(TEMPLATE), 1, asha.metric, asha.mode))
-    return Sweep(SweepCfg(trials, asha.metric, slots=workers), sampler, asha.build_pruner())
+    goal = Goal(asha.metric, asha.mode)
+    cfg = SweepCfg(trials, goal, slots=workers)
+    return Sweep(cfg, sampler, asha.build_pruner())
 
 
 def simulate(sweep: Sweep, workers: int) -> Tally:

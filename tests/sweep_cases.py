@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
@@ -29,7 +30,8 @@ def build_sweep(
     """Make a sweep of the real parts; `cfg` goes to `SweepCfg`."""
     plan = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=promote)
     problem = Problem(SearchSpace(TEMPLATES[template]), seed, "loss", "min")
-    settings = SweepCfg(**({"n_trials": 4, "metric": "loss"} | cfg))
+    goal = {"goal": Goal("loss", "min")} if asha else {}
+    settings = SweepCfg(**({"n_trials": 4} | goal | cfg))
     return Sweep(settings, bind_sampler(None, problem), plan.build_pruner() if asha else None)
 
 

@@ -102,7 +102,7 @@ def test_the_frames(tmp_path: Path) -> None:
 
 def test_without_asha_best_trial_has_to_be_told_what_is_best(tmp_path: Path) -> None:
     result = run(tmp_path, n_trials=1)
-    with pytest.raises(ValueError, match="has no ASHA that names a metric; pass metric="):
+    with pytest.raises(ValueError, match="names no metric, nor has it an ASHA that does"):
         result.best_trial()
     assert result.best_trial("loss", "min").number == 0
 

@@ -111,6 +111,18 @@ def test_best_trial(result: Result, arguments: dict[str, str], number: int) -> N
     assert best.metrics == result.trials[number].metrics
 
 
+def test_by_the_last_value_one_that_is_not_finite_never_wins(tmp_path: Path) -> None:
+    store(tmp_path, [*RECORDS, log(0, 4, loss=-math.inf), log(2, 1, loss=9.0)])
+    result = Result("a", tmp_path)
+    assert [trial.number for trial in result.best_trials(9, scope="last")] == [1, 2]
+    assert [trial.number for trial in result.best_trials(9)] == [0, 1, 2]
+    assert [trial.number for trial in result.best_trials(9, completed_only=True)] == [0]
+    with pytest.raises(UsageError, match="no completed trial of experiment 'a'"):
+        result.best_trial(scope="last", completed_only=True)
+    with pytest.raises(UsageError, match="scope must be 'best' or 'last', got 'first'"):
+        result.best_trial(scope="first")
+
+
 def test_the_best_trial_prints_legibly(result: Result) -> None:
     printed = str(result.best_trial())
 
@@ -127,10 +139,14 @@ def test_the_best_trial_prints_legibly(result: Result) -> None:
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
-        ({"metric": None, "mode": None}, {}, "'a' has no ASHA that names a metric; pass metric="),
+        (
+            {"metric": None, "mode": None},
+            {},
+            "names no metric, nor has it an ASHA that does",
+        ),
         ({"metric": None, "mode": None}, {"metric": "acc"}, "a low or a high 'acc' is best; pass"),
         ({}, {"metric": "acc"}, "does not say whether a low or a high 'acc' is best; pass mode="),
-        ({}, {"mode": "low"}, "mode must be 'min' or 'max', not 'low'"),
+        ({}, {"mode": "low"}, 'mode must be "min" or "max", got'),
         ({}, {"metric": "f1", "mode": "max"}, "has logged 'f1'; logged are ['loss', 'acc', 'bad']"),
         ({}, {"metric": "bad", "mode": "max"}, "has logged a finite value of 'bad'"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.experiment.arguments import RunCfg
 from slurm_sweeps.experiment.search import Search
 from slurm_sweeps.rules.protocol import Decision
@@ -25,7 +26,7 @@ PRUNED = Ended(Status.PRUNED)  # what a worker says of any trial that was told t
 
 def build_sweep(n_trials: int) -> Sweep:
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
-    cfg = SweepCfg(n_trials, "loss")
+    cfg = SweepCfg(n_trials, Goal("loss", "min"))
     return Sweep(cfg, bind_sampler(None, problem), PROMOTE.build_pruner())
 
 
@@ -187,7 +188,7 @@ def test_what_never_ends_or_has_no_metric_is_named(tmp_path: Path) -> None:
     experiment = ss.Experiment(train_slowly, {}, local_dir=tmp_path)
     with pytest.raises(ValueError, match="n_trials=None never ends: pass time_budget_in_sec or"):
         experiment.run(None)
-    with pytest.raises(ValueError, match=r"target=0\.1 needs a metric: pass asha="):
+    with pytest.raises(ValueError, match=r"target=0\.1 needs a metric: pass metric="):
         experiment.run(target=0.1)
     with pytest.raises(ValueError, match="time_budget_in_sec must be a number of seconds"):
         experiment.run(None, time_budget_in_sec=-1)
@@ -244,7 +245,7 @@ def test_a_resumed_sampler_is_told_the_same_curves(tmp_path: Path) -> None:
 def test_a_sampler_hears_how_long_an_iteration_takes() -> None:
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
     recorder = Recorder().bind(problem)
-    sweep = Sweep(SweepCfg(1, "loss"), recorder)
+    sweep = Sweep(SweepCfg(1, Goal("loss", "min")), recorder)
     assert sweep.assign(50.0) is not None
     sweep.report(0, 2, {"other": 0.5}, 51.0)
     sweep.report(0, 2, {"loss": 0.5}, 53.0)
@@ -273,7 +274,9 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
     tmp_path: Path, attempts: list[list[int]], seconds: float | None
 ) -> None:
     """What the sweep has timed is what it finds when it is read from the database."""
-    search = Search(SearchSpace({"x": ss.Uniform(0, 1)}), ss.ASHA("loss", "min"), None, 1)
+    search = Search(
+        SearchSpace({"x": ss.Uniform(0, 1)}), Goal("loss", "min"), ss.ASHA("loss", "min"), None, 1
+    )
     lived, now = Pace(), 1000.0
     with Database.open(tmp_path / "a.db", create=True) as database:
         record = database.create_experiment("a", search.describe(), now)
@@ -305,7 +308,7 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
 def test_a_sampler_hears_of_a_trial_that_runs() -> None:
     problem = Problem(SearchSpace({"x": ss.Uniform(0, 1)}), 1, "loss", "min")
     recorder = Recorder().bind(problem)
-    sweep = Sweep(SweepCfg(1, "loss"), recorder)
+    sweep = Sweep(SweepCfg(1, Goal("loss", "min")), recorder)
     assert sweep.assign(0.0) is not None
     for epoch in range(1, 21):
         sweep.report(0, epoch, {"loss": 1 / epoch})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import UsageError, UsageTypeError
 
@@ -83,14 +83,27 @@ def check_seed(owner: str, seed: Any) -> int | None:
     return None if seed is None else check_integer(owner, "seed", seed, 0)
 
 
-def check_goal(owner: str, metric: Any, mode: Any) -> None:
-    """Check what a rule goes by: the name of a metric, and "min" or "max"."""
+class Goal(NamedTuple):
+    """What is best: low ("min") or high ("max") values of a metric."""
+
+    metric: str
+    mode: str
+
+    @property
+    def sign(self) -> float:
+        """What makes low values of the metric the better ones."""
+        return -1.0 if self.mode == "max" else 1.0
+
+
+def check_goal(owner: str, metric: Any, mode: Any) -> Goal:
+    """Check what a rule or a sweep goes by: the name of a metric, and "min" or "max"."""
     if not isinstance(metric, str):
         raise _build_type_error(owner, "metric", "the name of a metric", metric)
     if not metric:
         raise UsageError(f"{owner}: metric must be the name of a metric, got {metric!r}")
     if mode not in ("min", "max"):
         raise UsageError(f'{owner}: mode must be "min" or "max", got {mode!r}')
+    return Goal(metric, mode)
 
 
 def check_reduction_factor(owner: str, reduction_factor: Any) -> float:

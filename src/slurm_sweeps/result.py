@@ -6,7 +6,9 @@ calls. Each call reads anew, so that the result of a running sweep grows.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checks import Goal, check_goal, check_integer
 from .errors import ExperimentNotFoundError, UsageError
 from .storage import rows
 from .storage.database import Database
@@ -37,6 +40,8 @@ class Result:
         experiment: The experiment's name.
         local_dir: The folder that was the experiment's `local_dir`. None: the environment variable
             `SLURM_SWEEPS_DIR`, else `./slurm-sweeps`.
+        revive: Makes a cfg as `train` received it of one that was read from JSON; None leaves it as
+            it is. `Experiment.run` passes the one of its search space.
 
     Raises:
         ExperimentNotFoundError: There is no such experiment; the message lists what there is.
@@ -44,8 +49,15 @@ class Result:
         StorageError: The database can't be read.
     """
 
-    def __init__(self, experiment: str, local_dir: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        experiment: str,
+        local_dir: str | os.PathLike[str] | None = None,
+        *,
+        revive: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
         self._layout = Layout(local_dir, experiment)
+        self._revive = revive
         with self._open() as database:
             database.experiment(experiment)
 
@@ -58,6 +70,17 @@ class Result:
 
     def __repr__(self) -> str:
         return f"Result({self._layout.name!r}, local_dir={str(self._layout.local_dir)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # what revives may hold anything
+        return Result, (self.experiment, self.local_dir)
+
+    def _repr_html_(self) -> str:
+        from .views.screens import draw_html
+        from .views.summary import read_summary
+
+        now = time.time()
+        with self._open() as database:
+            return draw_html(read_summary(database, self._layout, 10, now), True, now)
 
     @property
     def experiment(self) -> str:
@@ -77,46 +100,87 @@ class Result:
         `to_dataframe` and `metrics_dataframe` need much less memory.
         """
         with self._open() as database:
-            key = database.experiment(self.experiment).id
+            experiment = database.experiment(self.experiment)
+            key = experiment.id
+            goal = next((Goal(*each) for each in _find_modes(experiment.settings).items()), None)
             # no snapshot of all: it would hold up the writer for as long as this takes
-            return [
-                build_trial(record, rows.read_metrics_of_trial(database, key, record.number))
-                for record in rows.read_trials(database, key)
-            ]
+            trials = []
+            for record in rows.read_trials(database, key):
+                metrics = rows.read_metrics_of_trial(database, key, record.number)
+                trials.append(self._build_trial(record, metrics, _find_best(metrics, goal)))
+            return trials
 
-    def best_trial(self, metric: str | None = None, mode: str | None = None) -> Trial:
+    @property
+    def best_cfg(self) -> dict[str, Any]:
+        """The configuration of `best_trial()`."""
+        return self.best_trial().cfg
+
+    def best_trial(
+        self,
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str = "best",
+        completed_only: bool = False,
+    ) -> Trial:
         """Find the trial with the best value of a metric, whatever became of it.
 
         Args:
-            metric: The metric's name; by default the one that ASHA was given.
-            mode: "min" or "max"; by default ASHA's, if this is ASHA's metric.
+            metric: The metric's name; by default the experiment's.
+            mode: "min" or "max"; by default the experiment's, if this is its metric.
+            scope: "best" chooses by each trial's best finite value at any iteration, "last" by the
+                value of its last one, if that is finite.
+            completed_only: Leave out trials that were pruned, paused, failed or lost, and those
+                that still run. By default any may win: one that was pruned has the best value
+                rarely, but a good one early, or on a noisy curve, is one.
 
         Returns:
-            The trial that has logged the best finite value at any iteration (of equal ones the
-            earliest trial), with its metrics.
+            The best trial (of equal ones the earliest), with its metrics; `value` and
+            `best_iteration` are what it was chosen by.
 
         Raises:
-            ValueError: Neither the arguments nor ASHA say what is best, or no trial has logged a
-                finite value of this metric.
+            ValueError: Neither the arguments nor the experiment say what is best, or no trial has
+                logged a finite value of this metric.
+        """
+        return self.best_trials(1, metric, mode, scope, completed_only)[0]
+
+    def best_trials(
+        self,
+        k: int,
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str = "best",
+        completed_only: bool = False,
+    ) -> list[Trial]:
+        """Find the `k` best trials, the best first; fewer where there are fewer.
+
+        See `best_trial` for the other arguments, and for what is raised.
         """
         from .views.summary import read_ranking
+
+        limit = check_integer("best_trials", "k", k, 1)
 
         with self._open() as database:
             experiment = database.experiment(self.experiment)
             metric, mode = choose_goal(experiment, metric, mode)
             with database.reading():
-                ranking = read_ranking(database, experiment.id, metric, mode, limit=1)
+                key = experiment.id
+                ranking = read_ranking(database, key, metric, mode, limit, scope, completed_only)
                 if not ranking:
-                    raise UsageError(self._format_unlogged(metric, database, experiment.id))
-                record, _ = ranking[0]
-                metrics = rows.read_metrics_of_trial(database, experiment.id, record.number)
-        return build_trial(record, metrics)
+                    raise UsageError(self._format_unlogged(metric, database, key, completed_only))
+                return [
+                    self._build_trial(
+                        record,
+                        rows.read_metrics_of_trial(database, key, record.number),
+                        (best.value, best.iteration),
+                    )
+                    for record, best in ranking
+                ]
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.
 
         Args:
-            metric: A metric to give a `best/` column beside ASHA's own.
+            metric: A metric to give a `best/` column beside the experiment's own.
             mode: Whether "min" or "max" is best for it.
 
         Returns:
@@ -130,7 +194,7 @@ class Result:
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
               iteration, the lowest and the highest finite one; NaN if it was not logged
             - `best/<metric>`, float: the same as min or max, for the metrics where it is known
-              which of them is best: ASHA's, and the one that is passed
+              which of them is best: the experiment's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
 
@@ -175,8 +239,10 @@ class Result:
 
         Args:
             path: Where to write.
-            metric: The metric to look at; by default ASHA's, else the first that was logged.
-            mode: Whether "min" or "max" is best for it; by default ASHA's, if it is ASHA's metric.
+            metric: The metric to look at; by default the experiment's, else the first that was
+                logged.
+            mode: Whether "min" or "max" is best for it; by default the experiment's, if it is
+                its metric.
 
         Returns:
             The path.
@@ -255,19 +321,35 @@ class Result:
             )
         return Database.open(path, read_only=True)
 
-    def _format_unlogged(self, metric: str, database: Database, key: int) -> str:
+    def _build_trial(
+        self,
+        record: TrialRecord,
+        metrics: dict[str, dict[int, float]],
+        best: tuple[float | None, int | None],
+    ) -> Trial:
+        files = self._layout.trial(record.trial_id)
+        trial = build_trial(record, metrics)
+        trial.value, trial.best_iteration = best
+        trial.path, trial.checkpoint_dir = files.folder, files.checkpoints
+        if self._revive is not None:
+            with contextlib.suppress(UsageError):  # of another space: begun anew meanwhile
+                trial.cfg = self._revive(trial.cfg)
+        return trial
+
+    def _format_unlogged(
+        self, metric: str, database: Database, key: int, completed_only: bool
+    ) -> str:
         names = list(rows.read_metric_ids(database, key))
         where = f"experiment {self.experiment!r} in {self._layout.database}"
         if metric in names:
-            return f"no trial of {where} has logged a finite value of {metric!r}"
+            which = "completed trial" if completed_only else "trial"
+            return f"no {which} of {where} has logged a finite value of {metric!r}"
         if not names:
             return f"no trial of {where} has logged anything yet, so none of {metric!r}"
         return f"no trial of {where} has logged {metric!r}; logged are {names!r}"
 
 
-def choose_goal(
-    experiment: ExperimentRecord, metric: str | None, mode: str | None
-) -> tuple[str, str]:
+def choose_goal(experiment: ExperimentRecord, metric: str | None, mode: str | None) -> Goal:
     """Complete a metric and a mode by what the experiment was set up with.
 
     Raises:
@@ -278,7 +360,7 @@ def choose_goal(
         metric = next(iter(modes), None)
     if metric is None:
         raise UsageError(
-            f"experiment {experiment.name!r} has no ASHA that names a metric; "
+            f"experiment {experiment.name!r} names no metric, nor has it an ASHA that does; "
             "pass metric= and mode='min' or mode='max'"
         )
     mode = modes.get(metric) if mode is None else mode
@@ -287,14 +369,24 @@ def choose_goal(
             f"experiment {experiment.name!r} does not say whether a low or a high {metric!r} is "
             "best; pass mode='min' or mode='max'"
         )
-    if mode not in MODES:
-        raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")
-    return metric, mode
+    return check_goal("best", metric, mode)
 
 
 def _find_modes(settings: Mapping[str, Any]) -> dict[str, str]:
     metric, mode = settings.get("metric"), settings.get("mode")
     return {} if metric is None or mode is None else {metric: mode}
+
+
+def _find_best(
+    metrics: Mapping[str, Mapping[int, float]], goal: Goal | None
+) -> tuple[float | None, int | None]:
+    """Find the best finite value of a trial, and the first iteration that it has it at."""
+    curve = metrics.get(goal.metric, {}) if goal else {}
+    finite = [at for at, value in curve.items() if math.isfinite(value)]
+    if goal is None or not finite:
+        return None, None
+    best = min(finite, key=lambda at: (goal.sign * curve[at], at))
+    return curve[best], best
 
 
 def build_trial(record: TrialRecord, metrics: dict[str, dict[int, float]] | None) -> Trial:

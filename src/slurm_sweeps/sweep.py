@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .checks import Goal
 from .rules.asha import AshaPruner
 from .rules.protocol import Decision, PromotingPruner, Pruner
 from .samplers import Observation, Sampler, StudyingSampler
@@ -36,6 +37,9 @@ MIN_FAILURES = 3
 #: So many errors are kept to see what the first failures have in common.
 MAX_FIRST_ERRORS = 100
 
+#: So many trials of one report must have been stopped at it, and as many not, before it is said.
+MIN_SINGLES = 2
+
 #: This many names of metrics are kept to tell what was logged instead of the one that is needed.
 MAX_NAMES = 20
 
@@ -45,12 +49,12 @@ class SweepCfg:
     """What the user asked of a sweep."""
 
     n_trials: int | None  # in total, restored ones included; None for as many as the sampler has
-    metric: str | None = None  # that pruner and sampler go by
+    goal: Goal | None = None  # what the sweep is after: sampler, target and views go by it
     max_retries: int = 0  # of a trial that failed
     fail_fast: bool = True  # end when the first trials have all failed without any report
     slots: int = 1  # trials at once; "the first trials" are at least this many
-    target: float | None = None  # the metric at this value or better is what the sweep is after
-    lower_is_better: bool = True
+    target: float | None = None  # the goal's metric at this value or better is enough
+    judged_by: str | None = None  # the metric that the pruner hears; None is the goal's
     seed: int = 0  # of which each trial has one of its own
 
 
@@ -124,8 +128,8 @@ class TrialState:
     failed_count: int = 0  # attempts that failed
     curve: ThinCurve = field(default_factory=ThinCurve)  # what the sampler is told of the metric
     pace: Pace = field(default_factory=Pace)  # how long its iterations take
-    last_value: float | None = None  # of the sweep's metric
     last_iteration: int | None = None  # of the latest report
+    n_reports: int = 0  # in this run of the sweep, without the one that comes with the end
     told: Decision | None = None  # what it was told to do, if not to go on
     began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
@@ -167,26 +171,28 @@ class Outcome:
 
     status: Status
     runs_again: bool  # by itself
+    notices: tuple[str, ...] = ()  # what the user should know, one sentence each
 
 
 class Prospects:
-    """What speaks for going on; where trials are stopped by a metric, that one is needed for it."""
+    """What speaks for going on; the metrics that trials are stopped or chosen by are needed."""
 
-    def __init__(self, cfg: SweepCfg, needed: str | None) -> None:
+    def __init__(self, cfg: SweepCfg) -> None:
         self._n_first = max(MIN_FAILURES, cfg.slots)
         self._fail_fast = cfg.fail_fast
-        self._needed = needed
+        goal = None if cfg.goal is None else cfg.goal.metric
+        self._needed = {name for name in (cfg.judged_by, goal) if name is not None}
         self._ended = 0
         self._failed = 0
         self._reported = False
-        self._saw_needed = False
         self._seen: set[str] = set()
         self._first_errors: list[TrialError] = []
 
     def note_report(self, metrics: Mapping[str, float]) -> None:
         """Some trial has logged these metrics."""
         self._reported = True
-        self._saw_needed = self._saw_needed or self._needed in metrics
+        if self._needed:
+            self._needed.difference_update(metrics)
         if len(self._seen) < MAX_NAMES:
             self._seen.update(metrics)
 
@@ -194,7 +200,6 @@ class Prospects:
         """There is this trial of an earlier run."""
         worked = trial.status in (Status.COMPLETED, Status.PRUNED)
         self._reported |= worked or trial.last_iteration is not None
-        self._saw_needed |= trial.last_value is not None
 
     def judge(self, trial_id: str, status: Status, error: TrialError | None) -> str | None:
         """Take note of a trial that has ended for good; say why going on makes no sense, if so."""
@@ -205,8 +210,8 @@ class Prospects:
             self._failed += 1
             if error is not None and len(self._first_errors) < MAX_FIRST_ERRORS:
                 self._first_errors.append(error)
-        elif status is Status.COMPLETED and self._needed is not None and not self._saw_needed:
-            return self._describe_missing(trial_id, self._needed)
+        elif status is Status.COMPLETED and self._needed:
+            return self._describe_missing(trial_id, min(self._needed))
         all_failed = self._ended == self._failed == self._n_first and not self._reported
         return self._describe_failures() if self._fail_fast and all_failed else None
 
@@ -215,8 +220,8 @@ class Prospects:
         logged = ", ".join(names[:MAX_NAMES]) or "nothing at all"
         return (
             f"trial {trial_id} is complete and never logged {needed!r}, the metric that "
-            f"decides which trials are stopped; it logged {logged}. Log {needed!r}, or name "
-            "another metric in ASHA"
+            f"decides which trials are stopped or best; it logged {logged}. Log {needed!r}, or "
+            "name another metric in ASHA or the experiment"
         )
 
     def _describe_failures(self) -> str:
@@ -228,8 +233,9 @@ class Prospects:
         (kind, message), shared = common[0]
         example = next(e for e in errors if (e.type, e.message) == (kind, message))
         return (
-            f"{text}; {shared} of them with {kind}: {message}. Mend train and begin anew "
-            f"(overwrite=True), or pass fail_fast=False to go on regardless\n{example.traceback}"
+            f"{text}; {shared} of them with {kind}: {message}. Mend train and "
+            "go on with restore=True, which runs them again, or pass fail_fast=False to go on "
+            f"regardless\n{example.traceback}"
         ).rstrip()
 
 
@@ -262,6 +268,7 @@ class Sweep:
         self.student = sampler if isinstance(sampler, StudyingSampler) else None
         self._first = first
         self._pruner = pruner
+        self._judged_by = cfg.judged_by or (cfg.goal.metric if cfg.goal else "")
         self._promoter = pruner if isinstance(pruner, PromotingPruner) else None
         self._paused: dict[int, TrialState] = {}
         self.drawn = 0
@@ -272,7 +279,8 @@ class Sweep:
         self._repetitions: dict[bytes, int] = {}
         self._saw_restart = False
         self._has_reached = False
-        self._prospects = Prospects(cfg, None if pruner is None else cfg.metric)
+        self._singles: Counter[bool] | None = Counter()  # trials of one report; whether cut short
+        self._prospects = Prospects(cfg)
 
     @property
     def is_done(self) -> bool:
@@ -365,27 +373,31 @@ class Sweep:
         iteration: int,
         metrics: Mapping[str, float],
         now: float | None = None,
+        is_last: bool = False,
     ) -> Answer:
         """Take a running trial's report; say whether it goes on, and what else follows.
 
         Without `now`, seconds on the clock of `assign`, it stays unknown how long iterations take.
+        The last report comes with the end: pruner and sampler hear it, and nothing is left to stop.
         """
         trial = self.running[number]
         self._prospects.note_report(metrics)
         trial.last_iteration = iteration
         notices = () if trial.resumes_after is None else self._watch_resumption(trial, iteration)
         decision, reached = Decision.GO_ON, False
-        metric = self.cfg.metric
-        if metric is not None and metric in metrics:
-            trial.last_value = metrics[metric]
+        goal = self.cfg.goal
+        if goal is not None and goal.metric in metrics:
+            value = metrics[goal.metric]
             trial.pace.note(iteration, now)
-            if trial.curve.note(iteration, trial.last_value):
+            if trial.curve.note(iteration, value):
                 self._tell_sampler(trial)
-            reached = self._reaches_target(trial.last_value)
-            if self._pruner is not None:
-                decision = self._pruner.report(number, iteration, trial.last_value)
-                notices += self._pop_doubt()
-        self._decide(trial, decision)
+            reached = self._reaches_target(goal, value)
+        if self._pruner is not None and self._judged_by in metrics:
+            decision = self._pruner.report(number, iteration, metrics[self._judged_by])
+            notices += self._pop_doubt()
+        if not is_last:
+            trial.n_reports += 1
+            self._decide(trial, decision)
         promotable = not self._stopping and self._find_promotable() is not None
         return Answer(trial.told or Decision.GO_ON, notices, reached, promotable)
 
@@ -398,12 +410,12 @@ class Sweep:
         elif self._stopping:
             trial.told = Decision.STOP
 
-    def _reaches_target(self, value: float) -> bool:
+    def _reaches_target(self, goal: Goal, value: float) -> bool:
         """Whether this value is the first that is as good as the target."""
         target = self.cfg.target
         if target is None or self._has_reached or not math.isfinite(value):
             return False
-        self._has_reached = value <= target if self.cfg.lower_is_better else value >= target
+        self._has_reached = goal.sign * value <= goal.sign * target
         return self._has_reached
 
     def _watch_resumption(self, trial: TrialState, iteration: int) -> tuple[str, ...]:
@@ -441,7 +453,26 @@ class Sweep:
             self._waiting.append(trial)
         else:
             self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
-        return Outcome(status, runs_again)
+        return Outcome(status, runs_again, self._watch_single_reports(trial, status))
+
+    def _watch_single_reports(self, trial: TrialState, status: Status) -> tuple[str, ...]:
+        """Say it, once, if trials report once, and some are stopped with nothing left to stop."""
+        if self._singles is None or trial.attempt > 1 or trial.n_reports == 0:
+            return ()
+        if trial.n_reports > 1:
+            self._singles = None
+            return ()
+        self._singles[status.is_cut_short] += status.is_cut_short or status is Status.COMPLETED
+        whole, cut = self._singles[False], self._singles[True]
+        if min(whole, cut) < MIN_SINGLES:
+            return ()
+        self._singles = None
+        return (
+            f"each trial logs once, and {cut} of {whole + cut} were stopped at that, so that what "
+            "train does after its ss.log is not run there: let train return the value instead of "
+            "logging it (return {'loss': loss}), or leave the pruner out and pass metric= and "
+            "mode= to the experiment",
+        )
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""
@@ -477,7 +508,7 @@ class Sweep:
         self,
         trials: Iterable[TrialState],
         unfinished: Iterable[int],
-        has_reported: bool = False,
+        logged: Iterable[str] = (),
         past: Iterable[PastEvent] = (),
     ) -> None:
         """Take up trials of an earlier run, in the order of their numbers, before any event.
@@ -488,14 +519,13 @@ class Sweep:
             trials: All trials of the experiment, with status, attempt and last value.
             unfinished: The numbers of those to run (again) before new ones are drawn. A failed
                 trial that has retries left is none that failed for good, and is run again too.
-            has_reported: Whether any of them has ever logged a metric, be it another than the
-                sweep's.
+            logged: The metrics that any of them has ever logged.
             past: What happened to them, in its order, for a sampler whose proposals depend on that;
                 without it the sampler is told of each trial once.
         """
         again = set(unfinished)
-        if has_reported:
-            self._prospects.note_report({})
+        if names := dict.fromkeys(logged, math.nan):
+            self._prospects.note_report(names)
         trials = list(trials)
         retold = self._retell({trial.number: trial for trial in trials}, past)
         for trial in trials:

@@ -9,6 +9,7 @@ answers with that process's state.
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 
@@ -140,7 +142,9 @@ class Trial:
     """One configuration and what became of it.
 
     Args:
-        cfg: The configuration as `train` received it.
+        cfg: The configuration. In the result that `Experiment.run` returns it is as `train`
+            received it; in one that is read from the database by name, as JSON holds it: a tuple
+            is a list there, and an object its name or `repr`.
         process: A process that runs the trial by itself; while given, `status` is asked of it.
         start_time: When the (latest) attempt began.
         end_time: When the (latest) attempt ended.
@@ -151,6 +155,12 @@ class Trial:
         attempt: 1 for the first run, 2 and more for retries.
         host: The host that the (latest) attempt ran on.
         error: Why it failed or was lost.
+        value: Its best finite value of the experiment's metric, or, where it was chosen by another
+            metric or by the last value, that one; None if it has none, or no metric is known.
+        best_iteration: Where that was.
+        path: Its folder, which is its working directory.
+        checkpoint_dir: Its `checkpoint_dir()`, with what it has saved there last. For the state of
+            `best_iteration`, have `train` save each under its iteration, or the best by itself.
     """
 
     cfg: dict[str, Any]
@@ -164,6 +174,10 @@ class Trial:
     attempt: int = field(default=1, kw_only=True)
     host: str | None = field(default=None, kw_only=True)
     error: TrialError | None = field(default=None, kw_only=True, repr=False)
+    value: float | None = field(default=None, kw_only=True, compare=False)
+    best_iteration: int | None = field(default=None, kw_only=True, repr=False, compare=False)
+    path: Path | None = field(default=None, kw_only=True, repr=False, compare=False)
+    checkpoint_dir: Path | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def trial_id(self) -> str:
@@ -188,6 +202,9 @@ class Trial:
 
     def __str__(self) -> str:
         return "\n".join(_format_lines(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def _format_lines(trial: Trial) -> Iterator[str]:

@@ -28,10 +28,22 @@ STOP = {"kind": "stop", "number": 0, "grace_s": 60.0}
 
 
 class Tensor:
-    """Something like a tensor: one number inside, and a way to get it."""
+    """Something like a tensor of another library."""
 
-    def item(self) -> float:
-        return 0.5
+    def __init__(self, shape: tuple[int, ...], value: Any = 0.5) -> None:
+        self.shape = shape
+        self._value = value
+
+    def numpy(self) -> Any:
+        return np.full(self.shape, self._value)
+
+
+class Model:
+    """What is no number, and raises when it is looked at."""
+
+    @property
+    def shape(self) -> Any:
+        raise KeyError("not fitted")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +59,12 @@ class Tensor:
         (np.int64(7), 7.0),
         (np.uint8(255), 255.0),
         (fractions.Fraction(1, 4), 0.25),
+        (decimal.Decimal("0.25"), 0.25),
+        (np.array(0.5), 0.5),
+        (np.array([0.5]), 0.5),
+        (np.array([[3]]), 3.0),
+        (Tensor(()), 0.5),
+        (Tensor((1, 1)), 0.5),
         (float("inf"), float("inf")),
         (float("-inf"), float("-inf")),
         (np.float32("inf"), float("inf")),
@@ -70,10 +88,14 @@ def test_nan_is_taken() -> None:
         (None, "not builtins.NoneType"),
         (1j, "not builtins.complex"),
         ([0.5], "not builtins.list"),
-        (decimal.Decimal("0.5"), "not decimal.Decimal"),
         (np.bool_(True), "not numpy.bool; pass int(loss) of a truth value"),
-        (np.array(0.5), "pass loss.item() of a tensor or array that holds one number"),
-        (Tensor(), "pass loss.item() of a tensor"),
+        (np.array(True), "must be a real number, not numpy.ndarray"),
+        (np.array("0.5"), "must be a real number, not numpy.ndarray"),
+        (np.zeros(3), "not numpy.ndarray of shape (3,); pass one number of it, or its mean"),
+        (np.zeros(0), "of shape (0,)"),
+        (Tensor((2,)), "Tensor of shape (2,)"),
+        (Tensor((), value=1j), "Tensor"),
+        (Model, "not builtins.type"),
     ],
 )
 def test_other_values_are_refused(value: Any, words: str) -> None:
@@ -212,6 +234,72 @@ def test_a_report_goes_out_and_the_trial_goes_on(session: Session, peer: Peer) -
         "metrics": {"loss": 0.5, "val/acc": 1.0},
     }
     assert (second["iteration"], repr(second["metrics"])) == (2, "{'loss': nan}")
+
+
+def test_iterations_count_by_themselves(
+    ends: tuple[socket.socket, socket.socket], peer: Peer, tmp_path: Path
+) -> None:
+    session = Session(ends[0], build_context(tmp_path)._replace(logged=4))
+    peer.answers = [[decide("go_on")] for _ in range(4)]
+    peer.start()
+    for iteration in (None, 9, 2, None):
+        session.log({"loss": 1}, iteration)
+    assert session.describe_final(0.5) == {"iteration": 11, "metrics": {"value": 0.5}}
+    hang_up(session, peer)
+    assert [record["iteration"] for record in peer.heard] == [5, 9, 2, 10]
+
+
+def test_another_rank_that_does_not_count_waits_for_the_next_decision(
+    ends: tuple[socket.socket, socket.socket], peer: Peer, tmp_path: Path
+) -> None:
+    session = Session(ends[0], build_context(tmp_path, rank=1, world_size=2))
+    peer.answers = [[decide("go_on", 8)]]
+    peer.start()
+    session.log({"loss": 1})
+    assert session.describe_final(0.5) == {}  # rank 0 says it
+    hang_up(session, peer)
+    assert peer.heard == [{"kind": "await", "iteration": 0}]
+
+
+@pytest.mark.parametrize(
+    ("returned", "metrics"),
+    [
+        (0.5, {"acc": 0.5}),
+        (np.float32(0.5), {"acc": 0.5}),
+        (np.array([2]), {"acc": 2.0}),
+        ({"a": 1, "b": np.array(0.5)}, {"a": 1.0, "b": 0.5}),
+        (None, None),
+        (True, None),
+        ("0.5", None),
+        ([0.5], None),
+        ((0.5, 0.1), None),
+        (np.zeros(3), None),
+        (Model(), None),
+        (Model, None),
+        ({}, None),
+    ],
+)
+def test_what_train_returns_is_its_last_report(
+    session: Session, returned: Any, metrics: dict[str, float] | None
+) -> None:
+    session.context = session.context._replace(metric="acc")
+    expected = {} if metrics is None else {"iteration": 1, "metrics": metrics}
+    assert session.describe_final(returned) == expected
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ({"loss": [1, 2]}, "this is none: metric 'loss' must be a real number, not builtins.list"),
+        ({"ok": True}, "'ok' must be a real number, not builtins.bool"),
+        ({1: 0.5}, "the name of a metric is a str; got 1"),
+        (10**400, "train returned a number that is too large for a float"),
+    ],
+)
+def test_a_wrong_dict_is_refused(session: Session, returned: Any, words: str) -> None:
+    with pytest.raises((ss.UsageError, ss.UsageTypeError)) as refused:
+        session.describe_final(returned)
+    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize("word", ["prune", "pause"])

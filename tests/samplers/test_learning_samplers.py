@@ -149,3 +149,24 @@ def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match=r"pip install 'slurm-sweeps\[optuna\]'"):
         bind(samplers.Optuna())
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("GridSampler", ({"lr": [1]},), r"put ss.Grid\(\[…\]\) into the cfg"),
+        ("BruteForceSampler", (), r"put ss.Grid\(\[…\]\) into the cfg"),
+        (
+            "PartialFixedSampler",
+            ({"lr": 1}, optuna.samplers.RandomSampler()),
+            "put the values that are fixed into the cfg",
+        ),
+    ],
+)
+def test_those_of_optunas_that_go_by_the_values_are_refused(
+    name: str, arguments: tuple[Any, ...], words: str
+) -> None:
+    own = getattr(optuna.samplers, name)(*arguments)
+    with pytest.raises(UsageError, match=rf"Optuna\({name}\(…\)\) can't work here.*{words}"):
+        bind(samplers.Optuna(own))

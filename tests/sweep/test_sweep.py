@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.sweep import MAX_LOST, Ended
 from slurm_sweeps.trial import Status, TrialError
@@ -102,7 +103,7 @@ def test_a_report_without_the_metric_is_judged_by_nobody() -> None:
     sweep = build_sweep(asha=True)
     trial = start(sweep)
     assert sweep.report(0, 1, {"other": 0.0}).decision is Decision.GO_ON
-    assert (trial.last_value, trial.last_iteration) == (None, 1)
+    assert (trial.curve.read(), trial.last_iteration) == ({}, 1)
 
 
 def test_a_sweep_that_is_stopped_tells_every_trial_at_its_next_report() -> None:
@@ -162,8 +163,8 @@ def test_a_metric_that_is_never_logged_is_told_at_the_end_of_the_first_trial() -
     sweep.end(0, COMPLETED)
     assert sweep.fatal == (
         f"trial {trial.trial_id} is complete and never logged 'loss', the metric that decides "
-        "which trials are stopped; it logged 'Loss', 'acc'. Log 'loss', or name another metric "
-        "in ASHA"
+        "which trials are stopped or best; it logged 'Loss', 'acc'. Log 'loss', or name another "
+        "metric in ASHA or the experiment"
     )
 
 
@@ -201,11 +202,9 @@ def test_a_transition_that_is_none_is_a_bug_and_says_so() -> None:
 # --- what an answer carries -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("lower_is_better", "values"), [(True, [2, 0.5]), (False, [0.5, 2])])
-def test_the_report_that_reaches_the_target_says_so_once(
-    lower_is_better: bool, values: list[float]
-) -> None:
-    sweep = build_sweep(target=1.0, lower_is_better=lower_is_better)
+@pytest.mark.parametrize(("mode", "values"), [("min", [2, 0.5]), ("max", [0.5, 2])])
+def test_the_report_that_reaches_the_target_says_so_once(mode: str, values: list[float]) -> None:
+    sweep = build_sweep(target=1.0, goal=Goal("loss", mode))
     start(sweep)
     answers = [sweep.report(0, i, {"loss": value}) for i, value in enumerate([*values, *values])]
     assert [answer.reached for answer in answers] == [False, True, False, False]

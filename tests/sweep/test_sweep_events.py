@@ -20,7 +20,7 @@ def store(trial: TrialState) -> TrialState:
     """What a database keeps of a trial, and hands to a later process."""
     kept = ("number", "trial_id", "repetition", "cfg", "status", "attempt")
     fields = {name: copy.deepcopy(getattr(trial, name)) for name in kept}
-    return TrialState(**fields, last_value=trial.last_value, last_iteration=trial.last_iteration)
+    return TrialState(**fields, last_iteration=trial.last_iteration)
 
 
 class SweepMachine(RuleBasedStateMachine):

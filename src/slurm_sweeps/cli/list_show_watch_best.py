@@ -20,6 +20,7 @@ from ..storage.rows import read_metric_ids
 from ..trial import Status
 from ..views.formats import clean, format_age, format_number, format_yaml
 from ..views.summary import (
+    SCOPES,
     Row,
     Summary,
     check_columns,
@@ -98,6 +99,7 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
     return {
         "name": summary.name,
         "state": summary.state,
+        "ended_by": summary.ended_by,
         "silent_s": summary.silent_s,
         "counts": {status.value: count for status, count in summary.counts.items()},
         "done": summary.done,
@@ -188,7 +190,7 @@ def watch(
 ) -> None:
     """Show the live table of a running experiment until it ends.
 
-    Ends with 0 when the sweep was completed, else with 1.
+    Ends with 0 when the sweep was completed, by time or target too, else with 1.
     """
     from ..views.screens import LiveView
 
@@ -205,19 +207,35 @@ def watch(
 @on_experiment
 @json_option
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many.")
-@click.option("--metric", help="By default the one that ASHA was given.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="By default ASHA's.")
+@click.option("--metric", help="By default the experiment's.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="By default the experiment's.")
+@click.option(
+    "--scope", type=click.Choice(SCOPES), default="best", show_default=True, help="Which value."
+)
+@click.option("--completed", is_flag=True, help="No trial that was pruned, failed or runs.")
 def best(
-    name: str, local_dir: Path, as_json: bool, top: int, metric: str | None, mode: str | None
+    name: str,
+    local_dir: Path,
+    as_json: bool,
+    top: int,
+    metric: str | None,
+    mode: str | None,
+    scope: str,
+    completed: bool,
 ) -> None:
-    """Print the best configuration as YAML, ready to paste."""
+    """Print the best configuration as YAML, ready to paste.
+
+    It is that of the trial with the best value at any iteration, or at its last one (--scope last).
+    """
     with open_store(local_dir, name) as store:
         names = read_metric_ids(store.database, store.experiment.id)
         logged = ", ".join(map(repr, names)) or "nothing yet"
         if metric is not None and metric not in names:
             raise UsageError(f"no trial has logged {metric!r}; logged: {logged}")
         metric, mode = choose_goal(store.experiment, metric, mode)
-        ranking = read_ranking(store.database, store.experiment.id, metric, mode, top)
+        ranking = read_ranking(
+            store.database, store.experiment.id, metric, mode, top, scope, completed
+        )
     if not ranking:
         raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
     found = [

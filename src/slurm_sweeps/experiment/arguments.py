@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import check_flag, check_integer, check_real, check_seconds, is_flag, set_fields
+from ..checks import (
+    Goal,
+    check_flag,
+    check_goal,
+    check_integer,
+    check_real,
+    check_seconds,
+    is_flag,
+    set_fields,
+)
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
@@ -30,8 +39,6 @@ class RunCfg:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.n_trials is None and self.time_budget_s is None and self.target is None:
-            raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
         n_slots = self.max_concurrent_trials
         set_fields(
             self,
@@ -66,9 +73,27 @@ def choose_pruner(asha: Any, pruner: Any) -> PrunerPlan | None:
     return chosen
 
 
+def choose_goal(metric: Any, mode: Any, pruner: PrunerPlan | None) -> Goal | None:
+    """Return what the sweep is after: what was passed, else what its rule goes by, if anything."""
+    own = Goal(pruner.metric, pruner.mode) if pruner else None
+    if metric is None and mode is None:
+        return own
+    if metric is None:
+        raise UsageError(f"Experiment: mode={mode!r} needs a metric: pass metric= too")
+    is_own = own is not None and metric == own.metric
+    goal = own if own and is_own and mode is None else check_goal("Experiment", metric, mode)
+    if is_own and goal != own:
+        raise UsageError(
+            f"Experiment: mode={mode!r} contradicts {pruner!r}, which goes by the same metric: "
+            "leave metric and mode out"
+        )
+    return goal
+
+
 def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
     """Describe a rule for the experiment's settings, JSON-able."""
-    described: dict[str, Any] = {"rule": type(plan).__name__, "metric": plan.metric}
+    kind = type(plan).__name__
+    described: dict[str, Any] = {"rule": kind, "metric": plan.metric, "mode": plan.mode}
     if dataclasses.is_dataclass(plan):
         described |= dataclasses.asdict(plan)
     rungs = getattr(plan, "rungs", None)

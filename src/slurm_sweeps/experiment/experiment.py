@@ -34,7 +34,14 @@ from ..storage.layout import Layout
 from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
 from ..views.screens import LiveView, is_notebook
-from .arguments import RunCfg, check_arguments, check_backend, check_summary, choose_pruner
+from .arguments import (
+    RunCfg,
+    check_arguments,
+    check_backend,
+    check_summary,
+    choose_goal,
+    choose_pruner,
+)
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -56,7 +63,9 @@ class Experiment:
     """A sweep: one `train` function, tried with many configurations.
 
     Args:
-        train: Called as `train(cfg)` in a process of its own for each trial; reports with `log`.
+        train: Called as `train(cfg)` in a process of its own for each trial; reports with `log`. A
+            number, or a dict of numbers, that it returns is its last report; a number has the name
+            of `metric`, or "value".
         cfg: What it is called with: a dict, nested as one likes, with search spaces
             (`Uniform(0, 1)`, …) where values are to be tried. Without any, `n_trials` repetitions
             of the same trial are run.
@@ -78,6 +87,10 @@ class Experiment:
         points_to_evaluate: Configurations to try first. What one leaves out is drawn.
         warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
             sampler, and none of their points in a finite space is tried again.
+        metric: What the sweep is after: the name of the metric by which sampler, `target`, the
+            table's best and `best_trial()` go; by default the pruner's. Where both are given, the
+            pruner judges by its own and the best is chosen by this one.
+        mode: "min" if smaller values of it are better, "max" if larger ones are.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -106,11 +119,14 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
+        metric: str | None = None,
+        mode: str | None = None,
         backend: None = None,
     ) -> None:
         end_if_under_way()
         check_backend(backend)
         asha = choose_pruner(asha, pruner)
+        goal = choose_goal(metric, mode, asha)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
         self._train = train
@@ -121,9 +137,10 @@ class Experiment:
         if isinstance(train, Program):
             self._notices += filter(None, [train.check(space.names)])
         if warm_start is not None:
-            metric = asha.metric if asha else None
+            metric = goal.metric if goal else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
-        self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
+        points = tuple(points_to_evaluate)
+        self._search = Search(space, goal, asha, sampler, seed, points, tuple(known))
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()
@@ -160,8 +177,9 @@ class Experiment:
 
         Args:
             n_trials: How many trials there are to be in total, those of a restored experiment
-                included. Ignored for a grid, whose points are all run, unless a `sampler` draws
-                from it. None: as many as come before the time is up or the target reached.
+                included. A grid's points are all run once whatever it says, unless a `sampler`
+                draws from it. None: a grid's points, else as many as come before the time is up or
+                the target reached.
             max_concurrent_trials: How many run at once. None: the CPUs that this process may use,
                 or, in a Slurm allocation, its tasks divided by the tasks of a trial.
             summary_interval_in_sec: Seconds between two summaries.
@@ -178,7 +196,7 @@ class Experiment:
                 is written anew about once a minute, and at the end.
             time_budget_in_sec: When so many seconds have passed, nothing new is started and running
                 trials are asked to leave at their next report, as by a stop; `run` then returns.
-            target: The same when a trial reports the pruner's metric at this value or better.
+            target: The same when a trial reports the experiment's metric at this value or better.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.
@@ -204,6 +222,7 @@ class Experiment:
             time_budget_in_sec,
             target,
         )
+        self._search.check_run(cfg)
         check_summary(
             summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics, report
         )
@@ -227,7 +246,7 @@ class Experiment:
                     raise SweepStopped(EXIT_CTRL_C) from None
             if stopped_by not in AS_WANTED and not is_notebook():
                 self._leave(stopped_by, view.notify)
-        return Result(self.name, self.local_dir)
+        return Result(self.name, self.local_dir, revive=self._search.space.revive)
 
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
@@ -256,11 +275,13 @@ class Experiment:
                 on_request=requests.put,
             ) as writer,
         ):
-            sweep = self._search.build_sweep(database, record, owner, cfg, len(launcher.slots))
+            sweep = self._search.build_sweep(
+                database, record, owner, cfg, len(launcher.slots), view.notify
+            )
             if not sweep.is_done:
                 digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
-                doubts = self._search.list_doubts(sweep.cfg.n_trials)
+                doubts = self._search.list_doubts(cfg.n_trials, sweep.cfg.n_trials)
                 size = filter(None, [describe_size(len(train))])
                 del train  # it may be large, and is in its file
                 notices = (*self._notices, *launcher.notices, *doubts, *size)
@@ -322,7 +343,8 @@ class Experiment:
                     writer.put(StateRecord("stopped" if stopped else "failed"))
                     writer.flush()
                 raise
-            writer.put(StateRecord("stopped" if driver.stopped_by else "completed"))
+            state = "completed" if driver.stopped_by in AS_WANTED else "stopped"
+            writer.put(StateRecord(state, driver.stopped_by))
             writer.flush()
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:

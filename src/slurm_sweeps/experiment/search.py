@@ -12,15 +12,24 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from .. import __version__
+from ..checks import Goal
 from ..errors import UsageError
 from ..rules.protocol import Decision, Pruner, PrunerPlan
-from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
+from ..samplers import (
+    HOW_TO_NAME_A_GOAL,
+    Grid,
+    GridSampler,
+    Problem,
+    Sampler,
+    SamplerPlan,
+    bind_sampler,
+)
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
@@ -28,6 +37,7 @@ from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
     read_first_reports,
+    read_last_iterations,
     read_metric_ids,
     read_reports,
     read_trials,
@@ -44,16 +54,12 @@ class Search:
     """What is searched, and by which rules; None is what the user has left open."""
 
     space: SearchSpace
+    goal: Goal | None
     pruner: PrunerPlan | None
     sampler: SamplerPlan | None
     seed: int | None
     points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
     known: tuple[Known, ...] = ()  # from an earlier sweep
-
-    @property
-    def metric(self) -> str | None:
-        """The metric that the sweep is after, if anybody said."""
-        return self.pruner.metric if self.pruner else None
 
     def describe(self) -> dict[str, Any]:
         """Write down the settings of a new experiment, JSON-able."""
@@ -62,10 +68,23 @@ class Search:
             "seed": secrets.randbits(32) if self.seed is None else self.seed,
             "is_seeded": self.seed is not None,
             "space": self.space.describe(),
-            "metric": self.metric,
-            "mode": self.pruner.mode if self.pruner else None,
+            "metric": self.goal.metric if self.goal else None,
+            "mode": self.goal.mode if self.goal else None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
         }
+
+    @property
+    def _is_grid(self) -> bool:
+        """Whether all points of a grid are run, unless another sampler draws from it."""
+        return isinstance(self.sampler, Grid) or (self.sampler is None and bool(self.space.grids))
+
+    def check_run(self, cfg: RunCfg) -> None:
+        """Raise UsageError for a run that would never end, or never know that it has."""
+        if cfg.target is not None and self.goal is None:
+            raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
+        ends = (cfg.n_trials, cfg.time_budget_s, cfg.target)
+        if ends == (None, None, None) and not self._is_grid:
+            raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
 
     def build_sweep(
         self,
@@ -74,22 +93,18 @@ class Search:
         owner: LeaseOwner,
         cfg: RunCfg,
         slots: int,
+        notify: Callable[[str], None],
     ) -> Sweep:
         """Build the sweep, at its beginning or where it stopped, and write down its settings.
 
         Raises:
             UsageError: What is stored was begun with another space or seed.
         """
-        if cfg.target is not None and self.metric is None:
-            raise UsageError(
-                f"target={cfg.target!r} needs a metric: pass asha=ss.ASHA(metric, mode) to the "
-                "experiment"
-            )
         settings = dict(record.settings)
         self._check_same(record.name, settings)
-        mode = self.pruner.mode if self.pruner else None
         is_seeded = settings.get("is_seeded", self.seed is not None)
-        problem = Problem(self.space, settings["seed"], self.metric, mode, is_seeded)
+        metric, mode = self.goal or (None, None)
+        problem = Problem(self.space, settings["seed"], metric, mode, is_seeded)
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
@@ -97,19 +112,19 @@ class Search:
         sweep = Sweep(
             SweepCfg(
                 n_trials,
-                self.metric,
+                self.goal,
                 cfg.max_retries,
                 cfg.fail_fast,
                 slots,
                 cfg.target,
-                lower_is_better=mode != "max",
+                self.pruner.metric if self.pruner else None,
                 seed=settings["seed"],
             ),
             sampler,
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = self._restore(sweep, pruner, database, record)
+        trials = self._restore(sweep, pruner, database, record, notify)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -124,28 +139,42 @@ class Search:
         return sweep
 
     def _restore(
-        self, sweep: Sweep, pruner: Pruner | None, database: Database, record: ExperimentRecord
+        self,
+        sweep: Sweep,
+        pruner: Pruner | None,
+        database: Database,
+        record: ExperimentRecord,
+        notify: Callable[[str], None],
     ) -> Sequence[TrialRecord]:
         """Bring a sweep and its rule to where they stopped; return the trials that there are."""
         trials = read_trials(database, record.id)
         if trials:
             states = list(self._revive(database, record.id, trials))
-            if pruner is not None and self.metric is not None:
-                _replay(database, record.id, states, pruner, self.metric)
+            states = list(self._revive(database, record.id, trials))
+            judged = _replay(database, record.id, states, pruner, sweep.cfg)
             closed = {
-                trial.number: _close(trial, state, pruner, record.updated_at)
+                trial.number: _close(trial, state, pruner, judged, record.updated_at)
                 for trial, state in zip(trials, states, strict=True)
                 if trial.status is Status.RUNNING
             }
             write_records(database, record.id, list(closed.values()))
             trials = [closed.get(trial.number, trial) for trial in trials]
-            unfinished = _find_unfinished(trials, database.requests(record.id))
-            sweep.restore(
-                states,
-                unfinished,
-                has_reported=bool(read_metric_ids(database, record.id)),
-                past=self._read_past(database, record.id, trials) if sweep.student else (),
-            )
+            logged = read_metric_ids(database, record.id)
+            unfinished = set(_find_unfinished(trials, database.requests(record.id)))
+            failed = {each.number for each in trials if each.status is Status.FAILED}
+            if failed - unfinished and not logged and _have_all_failed(trials):
+                unfinished |= failed
+                notify(
+                    f"nothing was logged before, and no trial has come to its end: the "
+                    f"{len(failed)} that failed are run again"
+                )
+            past = self._read_past(database, record.id, trials) if sweep.student else ()
+            sweep.restore(states, unfinished, logged, past)
+            if left := sum(state.status is Status.FAILED for state in states):
+                notify(
+                    f"{left} failed trials stay as they are; to run them again, say "
+                    f"'slurm-sweeps retry {record.name} --failed' before the next restore"
+                )
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
@@ -160,11 +189,21 @@ class Search:
         bound: Sampler = sampler
         return bound
 
-    def list_doubts(self, n_trials: int | None) -> Iterator[str]:
+    def list_doubts(self, asked: int | None, n_trials: int | None) -> Iterator[str]:
         """Say what makes sense, but may not be what is meant.
 
         More trials than points are meant where there is no space at all.
+
+        Args:
+            asked: The `n_trials` of `run`.
+            n_trials: How many there are to be, the points of a grid for instance.
         """
+        points = self.space.n_grid_points
+        if self._is_grid and asked not in (None, points):
+            yield (
+                f"the grids in cfg have {points} points, each of which is run once, whatever "
+                f"n_trials ({asked}) says; sampler=ss.samplers.Random() draws n_trials of them"
+            )
         size, wanted = self.space.size, n_trials or 0
         if self.space.leaves and size is not None and size < wanted:
             yield (
@@ -193,8 +232,9 @@ class Search:
         self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
     ) -> Iterator[TrialState]:
         """Make states of stored trials."""
-        metric = self.metric
-        firsts = read_first_reports(database, experiment_id, metric) if metric else {}
+        goal = self.goal
+        firsts = read_first_reports(database, experiment_id, goal.metric) if goal else {}
+        latest = read_last_iterations(database, experiment_id)
         failed = Counter(
             attempt.number
             for attempt in read_attempts(database, experiment_id)
@@ -210,6 +250,7 @@ class Search:
                 attempt=trial.attempt,
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
+                last_iteration=latest.get(trial.number),
             )
             if trial.number in firsts:
                 iteration, attempt, started_at, logged_at = firsts[trial.number]
@@ -229,8 +270,9 @@ class Search:
             ):
                 if at is not None:
                     events.append(PastEvent(at, attempt.number, status, attempt.attempt))
-        numbers = [trial.number for trial in trials] if self.metric else []
-        tables = read_reports(database, experiment_id, self.metric or "", numbers)
+        numbers = [trial.number for trial in trials] if self.goal else []
+        metric = self.goal.metric if self.goal else ""
+        tables = read_reports(database, experiment_id, metric, numbers)
         reports = [row for table in tables for row in table.tolist()]
         reported = (
             PastEvent(at, number, None, iteration=iteration, value=value)
@@ -248,17 +290,31 @@ def _replay(
     database: Database,
     experiment_id: int,
     states: Iterable[TrialState],
-    pruner: Pruner,
-    metric: str,
-) -> None:
-    """Let the rule, and the trials themselves, hear again what each has logged."""
+    pruner: Pruner | None,
+    cfg: SweepCfg,
+) -> dict[int, tuple[int, float]]:
+    """Let the rule, and the trials themselves, hear again what each has logged.
+
+    Returns:
+        The last iteration and value that the rule has heard of, by trial.
+    """
     trials = {state.number: state for state in states}
-    for table in read_reports(database, experiment_id, metric, [*trials]):
-        for number, iteration, value, _ in table.tolist():
-            trial = trials[number]
-            pruner.report(number, iteration, value)
-            trial.curve.note(iteration, value)
-            trial.last_iteration, trial.last_value = iteration, value
+    goal = None if cfg.goal is None else cfg.goal.metric
+    judged: dict[int, tuple[int, float]] = {}
+    for metric in filter(None, {goal, cfg.judged_by}):
+        for table in read_reports(database, experiment_id, metric, [*trials]):
+            for number, iteration, value, _ in table.tolist():
+                if pruner is not None and metric == cfg.judged_by:
+                    pruner.report(number, iteration, value)
+                    judged[number] = iteration, value
+                if metric == goal:
+                    trials[number].curve.note(iteration, value)
+    return judged
+
+
+def _have_all_failed(trials: Sequence[TrialRecord]) -> bool:
+    """Whether no trial has ended by itself or was stopped by a rule."""
+    return all(each.status is Status.FAILED or each.status.is_unfinished for each in trials)
 
 
 #: What an attempt counts as that was told so.
@@ -266,12 +322,16 @@ _TOLD = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
 
 
 def _close(
-    trial: TrialRecord, state: TrialState, pruner: Pruner | None, seen_at: float
+    trial: TrialRecord,
+    state: TrialState,
+    pruner: Pruner | None,
+    judged: Mapping[int, tuple[int, float]],
+    seen_at: float,
 ) -> TrialRecord:
     """End an attempt whose driver died; its last report is answered as if it came now."""
     state.status = Status.INTERRUPTED
-    if pruner is not None and state.last_iteration is not None and state.last_value is not None:
-        decision = pruner.report(trial.number, state.last_iteration, state.last_value)
+    if pruner is not None and trial.number in judged:
+        decision = pruner.report(trial.number, *judged[trial.number])
         state.status = _TOLD.get(decision, state.status)
     end_time = max(seen_at, trial.start_time or 0.0)
     return dataclasses.replace(trial, status=state.status, end_time=end_time)

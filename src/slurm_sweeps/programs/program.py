@@ -150,8 +150,11 @@ class Program:
             "its trial's folder"
         )
 
-    def __call__(self, cfg: dict[str, Any]) -> None:
+    def __call__(self, cfg: dict[str, Any]) -> dict[str, float]:
         """Run the program with a trial's cfg, as `train` is called.
+
+        Returns:
+            What it has for its `result`; empty where none was asked for.
 
         Raises:
             ProgramError: It can't be started, did not end with 0, or never told a metric.
@@ -174,21 +177,20 @@ class Program:
         mine = logs if place.rank == 0 else {}
         live = build_reports(self.metrics if mine else None, mine, folder)
         final = build_reports(self.result if mine else None, mine, folder)
-        latest = 0
         with self._start(cfg, values, folder, stdout, stderr) as process:
             for is_over in _watch(process):
-                for metrics, latest in live.read(is_over):
-                    log(metrics, latest)
+                for metrics, iteration in live.read(is_over):
+                    log(metrics, iteration)
                 if not is_over:
                     leave_if_told()
         self._judge(process.returncode, folder, logs)
-        for metrics, _ in list(final.read(is_over=True))[-1:]:
-            log(metrics, latest + 1)
-        if mine and not (live.count or final.count) and (self.metrics or self.result):
+        found = [metrics for metrics, _ in final.read(is_over=True)]
+        if mine and not (live.count or found) and (self.metrics or self.result):
             raise ProgramError(
                 f"{self._name} ended with 0 and has told no metric: "
                 f"{_describe_source(self.metrics or self.result)}{_describe_last(logs)}"
             )
+        return found[-1] if found else {}
 
     @property
     def _name(self) -> str:

@@ -76,8 +76,9 @@ class Record(TypedDict, total=False):
     address: str
     cfg: dict[str, Any] | str  # as `encode_cfg` writes it
     cfg_yml: str  # for people to read, in the trial's folder
-    iteration: int
-    metrics: dict[str, float]
+    iteration: int  # in a run: of the trial's latest report before
+    metrics: dict[str, float]  # at an attempt's end: what `train` returned
+    metric: str  # what a number is called that `train` returns
     do: str
     put: int  # these two: see `journal`
     kept: int

@@ -27,7 +27,7 @@ from ..slurm.client import JobClock
 from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
-from ..sweep import Ended, Sweep
+from ..sweep import Answer, Ended, Sweep, TrialState
 from ..trial import Status, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
@@ -441,6 +441,10 @@ class Driver:
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
             self._expect_end(slot, self._patience.prune_grace_s)
+        self._follow_answer(trial, answer)
+
+    def _follow_answer(self, trial: TrialState, answer: Answer) -> None:
+        """Do what follows from a report for others than the trial."""
         for text in answer.notices:
             self._notify(text)
         if answer.reached and not self._stopping:
@@ -462,7 +466,14 @@ class Driver:
                 crashed = record["how"] in ("failed", "lost")
                 self._ask_to_leave(slot, RANK_GRACE_S if crashed else self._patience.prune_grace_s)
             return
-        self._end_trial(slot, parse_end(judge_ends(slot.ends)))
+        end, answer = judge_ends(slot.ends), None
+        if "metrics" in end:
+            iteration, metrics, now = end.get("iteration", 1), end["metrics"], time.time()
+            answer = self._sweep.report(trial.number, iteration, metrics, now, is_last=True)
+            self._writer.put(ReportRecord(trial.number, trial.attempt, iteration, metrics, now))
+        self._end_trial(slot, parse_end(end))
+        if answer is not None:
+            self._follow_answer(trial, answer)
         slot.note_place(slot.ends[0])
         if self._slots.note_success(slot):
             self._fill(slot)
@@ -503,6 +514,8 @@ class Driver:
                 "repetition": trial.repetition,
                 "host": slot.host,
                 "at": trial.began_at,
+                "iteration": trial.last_iteration or 0,
+                "metric": self._sweep.cfg.goal.metric if self._sweep.cfg.goal else "value",
                 **slot.found,
                 **describe_cfg(trial.cfg),
             }
@@ -537,6 +550,8 @@ class Driver:
             )
         )
         self._fail_if_fatal()
+        for text in outcome.notices:
+            self._notify(text)
         if outcome.runs_again:
             again = build_trial_record(slot, trial, Status.SCHEDULED)
             self._writer.put(

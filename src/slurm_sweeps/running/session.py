@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -27,7 +28,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Complex, Integral, Number, Real
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, SupportsFloat, cast
@@ -54,6 +55,8 @@ class TrialContext(NamedTuple):
     world_size: int = 1
     seed: int = 0
     started_in: str = ""  # the folder that the sweep was started in, if it was there
+    logged: int = 0  # the iteration that it goes on from, if it does
+    metric: str = "value"  # what a number is called that `train` returns
 
 
 class Session:
@@ -92,13 +95,14 @@ class Session:
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
         self._has_gone_on = False
+        self._logged = context.logged  # the highest iteration so far
         self.was_told_to_stop = False
         self.was_sent_term = False
 
-    def log(self, metrics: dict[str, Any], iteration: int) -> None:
+    def log(self, metrics: dict[str, Any], iteration: int | None = None) -> None:
         """See `log` below."""
         values = check_metrics(metrics)
-        step = check_iteration(iteration)
+        step = None if iteration is None else check_iteration(iteration)
         end_watch()
         with self._lock:
             self._note_if_gone_on()
@@ -157,6 +161,32 @@ class Session:
             self._end = record
             self._tell_worker(record)
 
+    def describe_final(self, returned: Any) -> Record:
+        """Describe what `train` returned as a report that comes with its end; empty if it is none.
+
+        Raises:
+            UsageTypeError, UsageError: It returned a dict, but not one of metrics.
+        """
+        metrics = returned if type(returned) is dict else {}
+        try:
+            if (number := _read_number(returned)) is not None:
+                metrics = {self.context.metric: number}
+            values = check_metrics(metrics)
+        except OverflowError:
+            raise UsageError("train returned a number that is too large for a float") from None
+        except (UsageError, UsageTypeError) as error:
+            raise type(error)(
+                f"a dict that train returns is its last report, and this is none: {error}. Return "
+                "a number, a dict of numbers, or anything but a dict"
+            ) from None
+        if not values or self.context.rank > 0:
+            return {}
+        return {"iteration": self._count(), "metrics": values}
+
+    def _count(self) -> int:
+        """Return the iteration of a report for which none was said: the next one."""
+        return min(self._logged + 1, MAX_ITERATION)
+
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if self.is_here:
@@ -182,9 +212,11 @@ class Session:
         with contextlib.suppress(OSError):
             self._link.sendall(encode(record))
 
-    def _describe_report(self, iteration: int, metrics: dict[str, float]) -> Record:
-        if self.context.rank > 0:  # rank 0 reports for all
-            return {"kind": "await", "iteration": iteration}
+    def _describe_report(self, iteration: int | None, metrics: dict[str, float]) -> Record:
+        if self.context.rank > 0:  # rank 0 reports for all; uncounted, the next decision is meant
+            return {"kind": "await", "iteration": iteration or 0}
+        iteration = self._count() if iteration is None else iteration
+        self._logged = max(self._logged, iteration)
         return {
             "kind": "report",
             "number": self.context.number,
@@ -203,7 +235,7 @@ class Session:
             "do": self._told or "go_on",
         }
 
-    def _report(self, iteration: int, metrics: dict[str, float]) -> None:
+    def _report(self, iteration: int | None, metrics: dict[str, float]) -> None:
         """Report to the driver, and write it down while that thinks, even if it is gone."""
         data = encode_bounded(self._describe_report(iteration, metrics))
         try:
@@ -310,23 +342,55 @@ def _check_name(name: Any) -> str:
 
 
 def _check_value(name: str, value: Any) -> float:
-    """Return a metric's value as a float: real numbers only, NumPy's scalars included."""
+    """Return a metric's value as a float."""
     kind = type(value)
     if kind is float:
         return cast(float, value)
-    if kind is not bool and isinstance(value, Real):
-        try:
-            return float(cast(SupportsFloat, value))
-        except OverflowError:
-            raise UsageError(f"metric {name!r} is too large for a float") from None
-    hint = ""
+    try:
+        number = _read_number(value)
+    except OverflowError:
+        raise UsageError(f"metric {name!r} is too large for a float") from None
+    if number is not None:
+        return number
+    shape = getattr(value, "shape", None)
+    hint = f" of shape {shape}; pass one number of it, or its mean" if shape else ""
     if kind.__name__ in ("bool", "bool_"):
         hint = f"; pass int({name}) of a truth value"
-    elif callable(getattr(value, "item", None)):
-        hint = f"; pass {name}.item() of a tensor or array that holds one number"
     raise UsageTypeError(
         f"metric {name!r} must be a real number, not {kind.__module__}.{kind.__qualname__}{hint}"
     )
+
+
+def _read_number(value: Any) -> float | None:
+    """Return the real number that a value is, or holds as its one element; None if there is none.
+
+    Raises:
+        OverflowError: It is too large for a float.
+    """
+    if not isinstance(value, Number):
+        value = _unpack(value)
+    if isinstance(value, bool) or not isinstance(value, Number):
+        return None
+    if isinstance(value, Real) or not isinstance(value, Complex):  # Decimal is neither of them
+        return float(cast(SupportsFloat, value))
+    return None
+
+
+def _unpack(value: Any) -> Any:
+    """Return the one element of an array or tensor, whoever's it is; None if it is no such thing.
+
+    Arrays have `item`, TensorFlow's tensors and Keras's variables `numpy`.
+    """
+    try:
+        if math.prod(value.shape) != 1:
+            return None
+        held = value if hasattr(value, "item") else value.numpy()
+        element = held.item()
+        # Types that Python lacks, such as bfloat16, stay what they are.
+        is_known = isinstance(element, Number | str | bytes)
+        return element if is_known else float(element)
+    except Exception:  # noqa: BLE001 - whatever a foreign object raises
+        return None
 
 
 def check_iteration(iteration: Any) -> int:
@@ -428,21 +492,24 @@ def _find() -> Session | None:
     return _active
 
 
-def log(metrics: dict[str, Any], iteration: int) -> None:
+def log(metrics: dict[str, Any], iteration: int | None = None) -> None:
     """Report metrics of the running trial, and leave if the trial isn't worth going on with.
 
     Returns when the decision on this report is there (a fraction of a millisecond). Processes that
     the trial has started can call it too. Outside a trial it prints the metrics and goes on.
 
     Args:
-        metrics: `{name: value}`; any names, values are real numbers (NumPy scalars included).
-            NaN and infinities are stored and never count as good.
-        iteration: Epoch, step or whatever counts the progress of `train`, from 0 or 1.
+        metrics: `{name: value}`; any names, values are real numbers, or arrays and tensors of
+            anybody's that hold one. NaN and infinities are stored and never count as good.
+        iteration: Epoch, step or whatever counts the progress of `train`, from 0 or 1. None is one
+            more than the highest so far in this attempt, 1 at first. Where an attempt begins with
+            something in its `checkpoint_dir()`, it is taken to go on from there, and counts on
+            from the iteration that was logged last; say it where it might have saved more.
 
     Raises:
         TrialPruned: The pruner stops this trial. Let it pass.
         TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
-        TypeError: A value is not a real number (bool, str and tensors are not).
+        TypeError: A value is not a real number (bool and str are not).
         ValueError: The iteration is negative or not a whole number, or the metrics are more than
             can be sent (64 MiB).
     """
@@ -452,7 +519,8 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         return
     values = check_metrics(metrics)
     shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
-    print(f"iteration {check_iteration(iteration)}: {shown}", file=sys.stdout, flush=True)
+    where = "" if iteration is None else f"iteration {check_iteration(iteration)}: "
+    print(f"{where}{shown}", file=sys.stdout, flush=True)
 
 
 def should_stop() -> bool:

@@ -96,6 +96,8 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             task.world_size,
             run.get("seed", 0),
             find_folder(),
+            _find_start(run),
+            run.get("metric", "value"),
         )
         cfg = decode_cfg(run["cfg"])
         session = Session(link, context, task.direct, _open_journal(run, cfg, task.rank))
@@ -111,6 +113,15 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _find_start(run: Record) -> int:
+    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
+    logged = run.get("iteration", 0)
+    with contextlib.suppress(OSError):  # there is none
+        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
+            return logged
+    return 0
 
 
 def _wait_for_run(link: socket.socket) -> Record:
@@ -197,7 +208,9 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
     try:
-        _refuse_unrun(train(cfg))
+        returned = train(cfg)
+        _refuse_unrun(returned)
+        final = session.describe_final(returned)
     except TrialPruned:
         return {"kind": "ended", "how": "pruned"}
     except TrialInterrupted:
@@ -216,7 +229,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             _advise(error, session.context),
         )
         return _judge_failure(end, error, session.context)
-    return {"kind": "ended", "how": "completed"}
+    return {"kind": "ended", "how": "completed", **final}
 
 
 def _refuse_unrun(returned: object) -> None:

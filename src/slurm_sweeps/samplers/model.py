@@ -28,7 +28,7 @@ from ..errors import UsageError
 from ..search.draws import Draw, Drawing, Streams
 from ..trial import Status
 from .forest import COMPLETE, Encoding, Points, Pool, Told, fit
-from .protocol import NumberedSampler, Observation, Problem, import_extra
+from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -48,7 +48,7 @@ COST_WEIGHT = 0.2
 class Model:
     """Propose what a forest of trees, fitted to the trials so far, expects to end well.
 
-    Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (that of the pruner).
+    Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (the experiment's).
     Conditional and mixed spaces are modelled; trials that fail or diverge count as the worst.
 
     Args:
@@ -85,9 +85,7 @@ class Model:
             UsageError: There is no metric to learn, or scikit-learn is missing.
         """
         if problem.metric is None:
-            raise UsageError(
-                "samplers.Model() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
-            )
+            raise UsageError(f"samplers.Model() needs a metric to learn: {HOW_TO_NAME_A_GOAL}")
         import_extra("sklearn", "samplers.Model()", "scikit-learn", "model")
         return ModelSampler(self, problem)
 

@@ -20,14 +20,21 @@ from ..errors import UsageError, UsageTypeError
 from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Observation, Problem, import_extra
+from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
+
+#: What to do instead of using samplers of Optuna's that go by the values themselves.
+INSTEAD = {
+    "GridSampler": "put ss.Grid([…]) into the cfg, and leave sampler out",
+    "BruteForceSampler": "put ss.Grid([…]) into the cfg, and leave sampler out",
+    "PartialFixedSampler": "put the values that are fixed into the cfg in place of their spaces",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Optuna:
     """Propose what one of Optuna's samplers does.
 
-    Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (that of the pruner). A trial
+    Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (the experiment's). A trial
     that failed or diverged counts as the worst seen. An ask takes what the sampler takes, which
     grows with the trials: 20 ms are usual at 1,000; reports wait for it.
 
@@ -43,19 +50,24 @@ class Optuna:
         """Return a sampler for this problem.
 
         Raises:
-            UsageError: There is no metric to learn, or Optuna is missing.
+            UsageError: There is no metric to learn, Optuna is missing, or its sampler goes by the
+                values themselves.
             UsageTypeError: `sampler` is none of Optuna's.
         """
         if problem.metric is None:
-            raise UsageError(
-                "samplers.Optuna() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
-            )
+            raise UsageError(f"samplers.Optuna() needs a metric to learn: {HOW_TO_NAME_A_GOAL}")
         library = import_extra("optuna", "samplers.Optuna()", "Optuna", "optuna")
         if self.sampler is not None and not isinstance(self.sampler, library.samplers.BaseSampler):
             raise UsageTypeError(
                 "samplers.Optuna(sampler) takes an object such as optuna.samplers.GPSampler(), "
                 f"got {self.sampler!r}"
             )
+        for kind in type(self.sampler).__mro__:
+            if kind.__name__ in INSTEAD and kind.__module__.startswith("optuna."):
+                raise UsageError(
+                    f"samplers.Optuna({kind.__name__}(…)) can't work here, where it is told "
+                    f"numbers as their units in [0, 1]: {INSTEAD[kind.__name__]}"
+                )
         return OptunaSampler(self, problem, library)
 
 

@@ -41,6 +41,11 @@ from ..search.draws import Unseen
 from ..search.search_space import SearchSpace
 from ..trial import Status
 
+#: What to do where a metric is needed and none was named.
+HOW_TO_NAME_A_GOAL = (
+    "pass metric= and mode= to the experiment, or a pruner such as asha=ss.ASHA(metric, mode)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -71,9 +71,14 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The state of the whole experiment from now on, such as "running" or "completed"."""
+    """The state of the whole experiment from now on, such as "running" or "completed".
+
+    Args:
+        ended_by: What has ended it before all trials were done, such as "time budget".
+    """
 
     state: str
+    ended_by: str | None = None
 
 
 #: What a writer takes.

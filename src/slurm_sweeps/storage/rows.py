@@ -6,6 +6,7 @@ several reads must agree, put `Database.reading()` around them.
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -203,17 +204,43 @@ def read_aggregates_of_trial(
     return {name: build_aggregate(row) for name, *row in rows}
 
 
+def read_last_iterations(database: Database, experiment_id: int) -> dict[int, int]:
+    """Read the highest iteration that each trial has logged, by the trial's number."""
+    return dict(
+        database.fetch(
+            "SELECT number, max(last_iteration) FROM aggregates "
+            "WHERE experiment_id = ? GROUP BY number",
+            (experiment_id,),
+        )
+    )
+
+
 def read_best(
-    database: Database, experiment_id: int, metric: str, mode: str, limit: int = 1
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    limit: int = 1,
+    *,
+    by_last: bool = False,
+    completed_only: bool = False,
 ) -> list[Aggregate]:
-    """Read the trials with the best finite value at any iteration.
+    """Read the trials with the best finite value at any iteration, or at their last one.
 
     The best come first; of equal ones the earlier trial.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
+    which = ""
+    if by_last:
+        value, which = "last_value", "AND abs(last_value) < 9e999"  # infinity, in SQL
+    if completed_only:
+        which += (
+            " AND number IN (SELECT number FROM trials "
+            f"WHERE experiment_id = ?1 AND status = '{Status.COMPLETED}')"
+        )
     rows = database.fetch(
-        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
-        f"WHERE {_OF_METRIC} AND {value} IS NOT NULL ORDER BY {value} {order}, number LIMIT ?3",
+        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates WHERE {_OF_METRIC} "
+        f"AND {value} IS NOT NULL {which} ORDER BY {value} {order}, number LIMIT ?3",
         (experiment_id, metric, limit),
     )
     return [build_aggregate(row) for row in rows]
@@ -357,9 +384,21 @@ def write_records(
         if reports:
             _write_reports(database, connection, experiment_id, reports)
         if states:
-            connection.execute(
-                "UPDATE experiments SET state = ? WHERE id = ?", (states[-1].state, experiment_id)
-            )
+            _write_state(connection, experiment_id, states[-1])
+
+
+def _write_state(connection: sqlite3.Connection, experiment_id: int, record: StateRecord) -> None:
+    """Write a state, and what has ended the experiment into its settings."""
+    query = "SELECT settings FROM experiments WHERE id = ?"
+    (settings,) = connection.execute(query, (experiment_id,)).fetchone()
+    connection.execute(
+        "UPDATE experiments SET state = ?, settings = ? WHERE id = ?",
+        (
+            record.state,
+            json.dumps({**json.loads(settings), "ended_by": record.ended_by}),
+            experiment_id,
+        ),
+    )
 
 
 def _build_upsert(table: str, keys: str, values: str) -> str:

@@ -188,7 +188,10 @@ class NotebookScreen:
         from .table import format_summary
 
         lines = format_summary(summary, self._columns, NOTEBOOK_WIDTH, now)
-        bundle = {"text/html": self._draw(summary, now), "text/plain": "\n".join(lines)}
+        bundle = {
+            "text/html": draw_html(summary, self._columns, now),
+            "text/plain": "\n".join(lines),
+        }
         with contextlib.suppress(Exception):  # a kernel's connection has errors of many kinds
             if self._handle is None:
                 self._handle = self._display(bundle, raw=True, display_id=True)
@@ -203,23 +206,25 @@ class NotebookScreen:
     def close(self) -> None:
         """Do nothing: the table stays."""
 
-    def _draw(self, summary: Summary, now: float) -> str:
-        from rich.console import Console
 
-        from .table import draw_summary
+def draw_html(summary: Summary, columns: bool | Sequence[str], now: float) -> str:
+    """Draw a summary for a notebook."""
+    from rich.console import Console
 
-        console = Console(
-            file=io.StringIO(),
-            record=True,
-            width=NOTEBOOK_WIDTH,
-            highlight=False,
-            force_jupyter=False,  # or it would display each drawing by itself
-        )
-        console.print(draw_summary(summary, self._columns, NOTEBOOK_WIDTH, now))
-        style = "font-family:monospace;line-height:1.35;overflow-x:auto;white-space:pre"
-        return console.export_html(
-            inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>'
-        )
+    from .table import draw_summary
+
+    console = Console(
+        file=io.StringIO(),
+        record=True,
+        width=NOTEBOOK_WIDTH,
+        highlight=False,
+        force_jupyter=False,  # or it would display each drawing by itself
+    )
+    console.print(draw_summary(summary, columns, NOTEBOOK_WIDTH, now))
+    style = "font-family:monospace;line-height:1.35;overflow-x:auto;white-space:pre"
+    return console.export_html(
+        inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>'
+    )
 
 
 def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Screen:

@@ -29,6 +29,9 @@ from .formats import clean, format_age, list_parameters
 #: What rows tell of a trial's run beside what they have fields for.
 _MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
 
+#: What a trial is chosen by: its best value, or its last one.
+SCOPES = ("best", "last")
+
 #: So many of the latest failed trials are grouped by their reason, for so many lines.
 _FAILURES = 50
 _REASONS = 3
@@ -99,6 +102,7 @@ class Summary:
         name: The experiment.
         state: What its driver said last: created, running, completed, stopped or failed; or
             interrupted, where it is gone without a word.
+        ended_by: What has ended it before all trials were done; None where nothing has.
         silent_s: For how long nothing was heard of its driver, where it is gone, or that is too
             long; else None.
         counts: How many trials have each status.
@@ -118,6 +122,7 @@ class Summary:
 
     name: str
     state: str
+    ended_by: str | None = None
     silent_s: float | None = None
     counts: Mapping[Status, int] = field(default_factory=dict)
     n_trials: int | None = None
@@ -163,9 +168,10 @@ class Summary:
 
 
 def format_state(summary: Summary) -> str:
-    """The state, and whether its driver still gives a sign of life."""
+    """The state, what has ended the sweep, and whether its driver still gives a sign of life."""
     if summary.silent_s is None:
-        return clean(summary.state)
+        why = f" ({summary.ended_by})" if summary.is_over and summary.ended_by else ""
+        return clean(f"{summary.state}{why}")
     but = "" if summary.is_over else "but "
     age = format_age(summary.silent_s)
     return f"{clean(summary.state)}, {but}its driver was last heard of {age} ago"
@@ -211,6 +217,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         return Summary(
             name=record.name,
             state=sight.state,
+            ended_by=settings.get("ended_by"),
             silent_s=_compute_silence(record, sight),
             counts=sight.settle_counts(rows.count_trials(database, record.id)),
             n_trials=settings.get("n_trials"),
@@ -340,13 +347,38 @@ def _find_last_report(database: Database, experiment_id: int, number: int, until
 
 
 def read_ranking(
-    database: Database, experiment_id: int, metric: str, mode: str, limit: int
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    limit: int,
+    scope: str = "best",
+    completed_only: bool = False,
 ) -> list[tuple[TrialRecord, Best]]:
-    """Read the trials with the best finite values of a metric, the best first."""
-    ranking = []
-    for aggregate in rows.read_best(database, experiment_id, metric, mode, limit):
+    """Read the trials with the best finite values of a metric, the best first.
+
+    Args:
+        scope: "best" goes by each trial's best value, "last" by its last one.
+        completed_only: Leave out all but completed trials.
+
+    Raises:
+        UsageError: `scope` is neither.
+    """
+    if scope not in SCOPES:
+        raise UsageError(f"scope must be 'best' or 'last', got {scope!r}")
+    ranking, by_last = [], scope == "last"
+    for aggregate in rows.read_best(
+        database,
+        experiment_id,
+        metric,
+        mode,
+        limit,
+        by_last=by_last,
+        completed_only=completed_only,
+    ):
         trial = rows.read_trial(database, experiment_id, aggregate.number)
-        found = get_best(aggregate, mode)
+        last = aggregate.last_value, aggregate.last_iteration
+        found = last if by_last else get_best(aggregate, mode)
         if trial is not None and found is not None:
             ranking.append((trial, Best(trial.trial_id, *found)))
     return ranking

@@ -150,6 +150,9 @@ def _draw_body(
         log = clean(str(summary.failures[0].log))
         at = len(lines) - len(failures) + 1
         lines.insert(at, Text(f"{indent}  {log}", "dim", overflow="fold"))
+        if summary.is_over and summary.counts.get(Status.FAILED):
+            said = f"'slurm-sweeps retry {summary.name} --failed' has the next restore run them"
+            lines.append(Text(clean(f"{indent}  {said} again"), "dim", overflow="fold"))
     return lines
 
 
