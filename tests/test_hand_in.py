@@ -74,9 +74,8 @@ def build_trial(
 ) -> TrialRecord:
     cfg = build_cfg(number)
     start = {} if status is Status.SCHEDULED else {"start_time": 10.0}
-    return TrialRecord(
-        number, compute_trial_id(cfg), 0, canonical_json(cfg), status, attempt, **start, **more
-    )
+    more = {"status": status, "attempt": attempt, **start, **more}
+    return TrialRecord(number, compute_trial_id(cfg), 0, canonical_json(cfg), **more)
 
 
 def run(attempt: int = 1, number: int = 0, **more: Any) -> Record:

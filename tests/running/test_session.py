@@ -224,8 +224,8 @@ def test_a_pruned_trial_is_told_again_when_it_goes_on(
         with pytest.raises(ss.TrialPruned, match="trial 0123456789ab is not among the best"):
             session.log({"loss": 1}, iteration)
     hang_up(session, peer)
-    # It is not asked about again, and the worker knows that it was told.
-    assert [record["kind"] for record in peer.heard] == ["report", "told"]
+    # It is not asked about again, and the worker knows that it was told, and has not left.
+    assert [record["kind"] for record in peer.heard] == ["report", "told", "notice"]
     assert peer.heard[1]["do"] == word
 
 

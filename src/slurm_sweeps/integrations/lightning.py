@@ -154,4 +154,13 @@ def validates_once_an_epoch(trainer: Any) -> bool:
     return bool(batches >= trainer.num_training_batches)
 
 
+def __getattr__(name: str) -> Any:
+    if name == "ParallelSlurmEnvironment":  # of version 0.1
+        raise ImportError(
+            f"{name} was in version 0.1 only: leave it out, Lightning finds a trial's ranks by "
+            "itself; Trainer(callbacks=[SlurmSweepsCallback(...)]) reports its metrics"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = ["SlurmSweepsCallback"]

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import Decoder, Record, encode, is_storable
+from .channel import Decoder, Record, encode, encode_bounded, is_storable
 from .journal import Journal
 from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
@@ -91,6 +91,7 @@ class Session:
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
+        self._has_gone_on = False
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -100,6 +101,7 @@ class Session:
         step = check_iteration(iteration)
         end_watch()
         with self._lock:
+            self._note_if_gone_on()
             self._leave_if_told()
             self._report(step, values)
             while not self._decisions:
@@ -203,7 +205,7 @@ class Session:
 
     def _report(self, iteration: int, metrics: dict[str, float]) -> None:
         """Report to the driver, and write it down while that thinks, even if it is gone."""
-        data = encode(self._describe_report(iteration, metrics))
+        data = encode_bounded(self._describe_report(iteration, metrics))
         try:
             self._ask(data)
         finally:
@@ -238,6 +240,18 @@ class Session:
         if self._verdict is not None:  # the worker sees to it that the trial does leave
             self._tell_worker({"kind": "told", "do": decision["do"]})
         self._leave_if_told()
+
+    def _note_if_gone_on(self) -> None:
+        """Have the user told, once, that `train` has caught what was to end it."""
+        if self._verdict is not None and self.context.rank == 0 and not self._has_gone_on:
+            self._has_gone_on = True
+            name = self._verdict.__name__
+            text = (
+                f"train goes on after ss.log has raised {name}, so its trials leave late, and may "
+                f"count as completed: an except that catches all swallows it; before that, write "
+                f"except ss.{name}: raise"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
 
     def _leave_if_told(self) -> None:
         if self._verdict is TrialPruned:
@@ -429,7 +443,8 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         TrialPruned: The pruner stops this trial. Let it pass.
         TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
         TypeError: A value is not a real number (bool, str and tensors are not).
-        ValueError: The iteration is negative or not a whole number.
+        ValueError: The iteration is negative or not a whole number, or the metrics are more than
+            can be sent (64 MiB).
     """
     session = _find()
     if session is not None:

@@ -14,6 +14,7 @@ ended. Nothing here returns: the process ends with the attempt.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -44,6 +45,9 @@ OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.se
 #: What a traceback or message may take of the database, in characters; the logs have all of it.
 MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
+
+#: What an error says, by its number or in words, where a disk is full or a quota is used up.
+FULL_DISK = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 
 
 class Task(NamedTuple):
@@ -183,7 +187,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
     session.send_end(end)
-    if end["how"] == "failed":
+    if "traceback" in end:
         with contextlib.suppress(Exception):  # train may have closed it
             print(end["traceback"], file=sys.stderr)
     finish_process()
@@ -203,10 +207,15 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             # Lightning leaves by such an exit when it gets a TERM, wherever it is.
             how = "interrupted" if session.was_sent_term else "completed"
             return {"kind": "ended", "how": how}
-        return _describe_failure(error, _read_exit_code(error.code))
+        end = _describe_failure(error, _read_exit_code(error.code))
+        return _judge_failure(end, error, session.context)
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        advice = _advise(error, session.context)
-        return _describe_failure(error, getattr(error, "exit_code", 1), advice)
+        end = _describe_failure(
+            error,
+            _read_exit_code(getattr(error, "exit_code", 1)),
+            _advise(error, session.context),
+        )
+        return _judge_failure(end, error, session.context)
     return {"kind": "ended", "how": "completed"}
 
 
@@ -217,6 +226,47 @@ def _refuse_unrun(returned: object) -> None:
             f"train has returned a {type(returned).__name__}, and nothing of it has run: what it "
             "calls is a generator or async function. Run it there, with asyncio.run for instance"
         )
+
+
+def _judge_failure(end: Record, error: BaseException, context: TrialContext) -> Record:
+    """Say it if a trial died of a full disk: it did not fail, and the next would die of it too."""
+    cause = _find_full_disk(error)
+    if cause is None and not _has_room(context.directory):  # `torch.save` says nothing of it
+        cause = error
+    if cause is None:
+        return end
+    said = f"{type(cause).__qualname__}: {_describe_message(cause)[:MAX_MESSAGE_CHARS]}"
+    where = f"trial {context.trial_id} on {socket.gethostname()}, in {context.directory}"
+    problem = f"a disk is full, or a quota used up: {where}, died of {said}"
+    return {**end, "how": "interrupted", "problem": problem}
+
+
+def _find_full_disk(error: BaseException) -> BaseException | None:
+    """Find the error that tells of a full disk among those that led to this one.
+
+    One that was carried here from a process of the trial's may have kept but its words.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        said = _describe_message(each)
+        is_full = isinstance(each, OSError) and each.errno in FULL_DISK
+        if is_full or any(words in said for words in FULL_DISK.values()):
+            return each
+        causes = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        waiting += [cause for cause in causes if isinstance(cause, BaseException)]
+    return None
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether there is room on a disk, as far as that is known: some file systems don't tell."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        return not disk.f_blocks or (disk.f_bavail if os.geteuid() else disk.f_bfree) > 0
+    return True
 
 
 def _read_exit_code(code: object) -> int:
@@ -278,7 +328,7 @@ class Spawner:
     Args:
         task: Which task of a trial they are.
         loaded: What they call.
-        train_file: Where a fresh interpreter finds `train`.
+        train_file: Where a fresh interpreter finds `train`, and its digest.
         own_fds: The worker's own file descriptors, which a fork must not keep.
         relay: Where children of its trials call, which has some more.
 
@@ -288,7 +338,12 @@ class Spawner:
     """
 
     def __init__(
-        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...], relay: Relay
+        self,
+        task: Task,
+        loaded: Loaded,
+        train_file: tuple[str, str],
+        own_fds: tuple[int, ...],
+        relay: Relay,
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
@@ -387,10 +442,10 @@ class Spawner:
 
 def main() -> NoReturn:
     """Run one attempt in a fresh interpreter."""
-    fd, train_file, task, sys.argv[:] = json.loads(sys.argv[1])
+    fd, (train_file, digest), task, sys.argv[:] = json.loads(sys.argv[1])
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
-    run_attempt(Task(*task), link, read_train(Path(train_file)))
+    run_attempt(Task(*task), link, read_train(Path(train_file), digest))
 
 
 def _send(link: socket.socket, run: Record) -> bool:

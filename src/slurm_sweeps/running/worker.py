@@ -15,6 +15,7 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -30,7 +31,8 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
 from . import standstill
-from .channel import Decoder, Record, encode, encode_parts
+from .channel import ALIVE_EVERY_S, Decoder, Record, encode, encode_parts
+from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
     ChildWatch,
@@ -83,6 +85,7 @@ class Parent(ABC):
         self._heard: list[Record] = []  # at once, last
         self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
         self._gone = False
+        self._clock = Clock(time.monotonic)
         self._watch = ChildWatch()
         self._poll = select.poll()
         self._poll.register(self._in, select.POLLIN)
@@ -91,6 +94,7 @@ class Parent(ABC):
     def _take_events(self, timeout_ms: float | None = None) -> bool:
         """Serve whoever has something to say; return whether anybody had in time."""
         events = self._poll.poll(timeout_ms)
+        self._clock.note_turn(math.inf if timeout_ms is None else timeout_ms / 1000)
         for fd, _ in events:
             if fd == self._in:
                 data = os.read(self._in, 65536)
@@ -146,13 +150,13 @@ class Parent(ABC):
         Raises:
             Exception: Whatever loading raises.
         """
-        file, ahead = Path(init["train"]), not init.get("fresh")
+        file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
         sender = {"slot": init["slot"]} if "slot" in init else {}
 
         def notify(text: str) -> None:
             self._send(cast(Record, {"kind": "notice", "text": text, **sender}))
 
-        train, random_state = note_seeding(lambda: load_train(file, ahead, notify))
+        train, random_state = note_seeding(lambda: load_train(file, digest, ahead, notify))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
         if hazard and ahead and self._begin_anew is not None:
@@ -180,6 +184,7 @@ class RunningTrial:
     run: Record
     pid: int
     own: Caller  # its own process; its children call at the worker's relay
+    clock: Clock
     askers: deque[Caller] = field(default_factory=deque)  # whose reports await the driver's word
     child_left: bool = False  # whether a child was told to leave, which train may not notice
     child_failed: Record | None = None  # what a child gave as the end of all of it
@@ -195,7 +200,7 @@ class RunningTrial:
         """Set when to go further than `ending`; asking again doesn't put off what follows it."""
         if self.ending in (None, "asked") or ending != "asked":
             self.ending = ending
-            self.deadline = time.monotonic() + wait_s
+            self.deadline = self.clock() + wait_s
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the trial's process; KILL goes to all of its group."""
@@ -248,6 +253,7 @@ class Worker(Parent):
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
         self._oom_kills = 0
+        self._alive_at = math.inf  # when to say next that it is there
         self._relay = Relay()
         for fd in self._relay.fds:
             self._poll.register(fd, select.POLLIN)
@@ -264,12 +270,20 @@ class Worker(Parent):
             if self._trial is not None:
                 self._go_further(self._trial)
                 self._look_for_standstill(self._trial)
+            self._say_alive()
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
         kill_children()
 
     def _say(self, record: Record) -> None:
         self._send({**record, **self._sender})
+
+    def _say_alive(self) -> None:
+        """Tell now and then that this worker is there."""
+        now = self._clock()
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY_S
+            self._say({"kind": "alive"})
 
     # --- what the driver says -----------------------------------------------------------------
 
@@ -310,8 +324,11 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._spawner = Spawner(self._task, loaded, init["train"], own_fds, self._relay)
+        train_file = (init["train"], init["digest"])
+        self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay)
         self._say({"kind": "ready", **self._describe_place()})
+        if self._place is not None:  # elsewhere, a pipe tells the end of its process
+            self._alive_at = 0.0
         self._spawner.prepare()
         self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
@@ -334,8 +351,8 @@ class Worker(Parent):
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
-        watch = Standstill(time.monotonic()) if self._spawner.forks else None
-        self._trial = RunningTrial(run, child.pid, Caller(child.link), watch=watch)
+        watch = Standstill(self._clock()) if self._spawner.forks else None
+        self._trial = RunningTrial(run, child.pid, Caller(child.link), self._clock, watch=watch)
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
@@ -437,9 +454,10 @@ class Worker(Parent):
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        waits_ms = []
+        due = [self._alive_at]
         if self._trial is not None and self._trial.deadline is not None:
-            waits_ms.append(max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1))
+            due.append(self._trial.deadline)
+        waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]
         if self._trial is not None and self._trial.watch is not None:
             waits_ms.append(standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:
@@ -453,7 +471,7 @@ class Worker(Parent):
 
     def _go_further(self, trial: RunningTrial) -> None:
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
-        if trial.deadline is None or time.monotonic() < trial.deadline:
+        if trial.deadline is None or self._clock() < trial.deadline:
             return
         if trial.ending == "asked":
             trial.set_deadline("TERM", self._init["term_grace_s"])
@@ -466,7 +484,7 @@ class Worker(Parent):
         """Have a fork that hangs before its first report say where, and start anew without one."""
         if trial.watch is None or trial.ending:
             return
-        verdict = trial.watch.look(trial.pid, time.monotonic())
+        verdict = trial.watch.look(trial.pid, self._clock())
         if verdict is None:
             return
         standstill.ask_for_stack(trial.pid)
