@@ -47,10 +47,10 @@ fmt: $(VENV)/.made-test ## format, and fix what can be fixed by itself
 	$(BIN)/ruff check --fix
 
 bench: ## this project and its peers side by side, into benchmarks/RESULTS.md; about half an hour
-	$(PYTHON) benchmarks/bench.py
+	$(PYTHON) benchmarks/bench.py $(ARGS)
 
 bench-quick: ## the same with smaller numbers and fewer peers; under five minutes once installed
-	$(PYTHON) benchmarks/bench.py --quick
+	$(PYTHON) benchmarks/bench.py --quick $(ARGS)
 
 replay: $(VENV)/.made-test ## searches on tables of learning curves, into benchmarks/SEARCH.md; needs TABLES="….npz …"
 	@[ -n "$(TABLES)" ] || { echo 'make replay needs tables: make replay TABLES="a.npz b.npz"; benchmarks/make_table.py makes one' >&2; exit 2; }

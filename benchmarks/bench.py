@@ -1,11 +1,12 @@
 """Measure this project and its peers side by side, and write RESULTS.md.
 
-    python benchmarks/bench.py [--quick] [--only PEER ...] [--rounds 3]
+    python benchmarks/bench.py [--quick] [--only PEER ...] [--rounds 3] [--before CHECKOUT]
 
 Each peer gets a virtual environment of its own, with pinned versions (`environments.py`). A measure
 is taken in rounds, all peers in turn in each (A B C, A B C, …), so that what disturbs the machine
 disturbs all of them; a ratio is taken within its round. Every run prints a line of JSON;
-`results.jsonl` has them all.
+`results.jsonl` has them all. With `--before`, another checkout of this project (`git worktree add`
+makes one) is measured as a peer, by its own scripts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Peer:
 
     Args:
         name: In the tables.
-        script: Of `peers/`.
+        script: Of `peers/`, or a path.
         packages: What its virtual environment has; empty for the project itself.
         env: What tells the script which of its kinds is meant.
         n_trivial: Trials of `trivial` in a full run; `--quick` takes half.
@@ -148,6 +149,8 @@ def main() -> None:
     """Make what is missing, measure, write."""
     options = parse_options()
     peers = [p for p in PEERS if not options.only or any(o in p.name for o in options.only)]
+    if options.before is not None:
+        peers.insert(1, build_peer_before(options.before.resolve()))
     peers = [p for p in peers if p.is_quick or not options.quick]
     pythons = {peer.name: make_environment(peer.packages) for peer in peers}
     runs = []
@@ -161,12 +164,19 @@ def main() -> None:
     (HERE / "RESULTS.md").write_text(results.format_results(runs, sizes, options.quick, HERE))
 
 
+def build_peer_before(checkout: Path) -> Peer:
+    """Return this project as another checkout has it."""
+    script = checkout / "benchmarks" / "peers" / "ours.py"
+    return Peer("slurm-sweeps, before", str(script), (str(checkout),), n_trivial=1000)
+
+
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer peers")
     parser.add_argument("--only", nargs="*", help="parts of the names of the peers to measure")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="another checkout, measured as a peer")
     return parser.parse_args()
 
 

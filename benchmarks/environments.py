@@ -21,7 +21,11 @@ SYNE_TUNE_MODELS = (*SYNE_TUNE, "huggingface-hub==2.4.0")
 
 
 def make_environment(packages: tuple[str, ...]) -> Path:
-    """Return the Python of an environment with these packages, or with this checkout if none."""
+    """Return the Python of an environment with these packages, or with this checkout if none.
+
+    One that is a checkout's folder is installed each time, as it may have changed since.
+    """
+    checkout = next((name for name in packages if Path(name).is_dir()), None)
     name = "-".join(packages) or "this checkout"
     folder = CACHE / "".join(c if c.isalnum() or c in ".-=" else "_" for c in name)[:100]
     python, done = folder / "bin" / "python", folder / "done"
@@ -31,7 +35,7 @@ def make_environment(packages: tuple[str, ...]) -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([*install, *(packages or [str(CHECKOUT)])], check=True)
         done.touch()
-    elif not packages:  # the checkout may have changed since
-        again = ["--force-reinstall", "--no-deps", str(CHECKOUT)]
+    elif checkout or not packages:
+        again = ["--force-reinstall", "--no-deps", checkout or str(CHECKOUT)]
         subprocess.run([*install, *again], check=True)
     return python

@@ -169,7 +169,7 @@ def test_rm_deletes_what_it_has_asked_about_and_nothing_else(tmp_path: Path, tak
         while not asked.endswith(b"]: "):
             asked += command.stdout.read(1)
         assert database.take_lease(1, ELSEWHERE, time.time(), None)
-        added = TrialRecord(1, "b" * 12, 0, "{}", Status.RUNNING)
+        added = TrialRecord(1, "b" * 12, 0, "{}", status=Status.RUNNING)
         write_records(database, 1, [added], ELSEWHERE, time.time())
         if not taken:
             database.release_lease(1, ELSEWHERE)

@@ -117,7 +117,9 @@ def write_trials(folder: Path, cfgs: list[dict[str, Any]]) -> ss.Result:
     with Database.open(path, create=True) as database:
         key = database.create_experiment("first", {}, 0.0).id
         trials = [
-            TrialRecord(number, compute_trial_id(cfg, number), 0, json.dumps(cfg), Status.COMPLETED)
+            TrialRecord(
+                number, compute_trial_id(cfg, number), 0, json.dumps(cfg), status=Status.COMPLETED
+            )
             for number, cfg in enumerate(cfgs)
         ]
         reports = [ReportRecord(n, 1, 1, {"loss": float(n)}, 0.0) for n in range(len(cfgs))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ def write_foreign(local_dir: Path, trial_id: str = NASTY) -> Layout:
         error = TrialError(NASTY, NASTY, NASTY)
         ended = {"end_time": START + 9, "error": error if number else None}
         status = Status.FAILED if number else Status.COMPLETED
-        records.append(TrialRecord(*known, Status.RUNNING, **fate))
+        records.append(TrialRecord(*known, status=Status.RUNNING, **fate))
         records += [ReportRecord(number, 1, at, {NASTY: 1 / at}, START + at) for at in (1, 2)]
-        records.append(TrialRecord(*known, status, **fate, **ended))
+        records.append(TrialRecord(*known, status=status, **fate, **ended))
     with Database.open(layout.database, create=True) as database:
         key = database.create_experiment("foreign", settings, START).id
         write_records(database, key, [*records, StateRecord(NASTY)])
@@ -124,7 +125,7 @@ def build_trial(
         compute_trial_id(cfg, number),
         number,
         json.dumps(cfg),
-        Status.RUNNING,
+        status=Status.RUNNING,
         slot=number % slots,
         host=f"n{number % slots}",
         start_time=begin,
@@ -141,12 +142,5 @@ def build_trial(
     ]
     if status is Status.RUNNING:
         return [trial, *reports]
-    ended = TrialRecord(
-        **{
-            **{name: getattr(trial, name) for name in trial.__slots__},
-            "status": status,
-            "end_time": begin + 10.0,
-            "error": error,
-        }
-    )
+    ended = replace(trial, status=status, end_time=begin + 10.0, error=error)
     return [trial, *reports, ended]

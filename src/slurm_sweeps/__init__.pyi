@@ -21,7 +21,7 @@ from .errors import UsageTypeError as UsageTypeError
 from .experiment import Experiment as Experiment
 from .result import Result as Result
 from .rules.asha import ASHA as ASHA
-from .rules.hyperband import Hyperband as Hyperband
+from .rules.asha import Hyperband as Hyperband
 from .rules.median import MedianStopping as MedianStopping
 from .running.session import attempt as attempt
 from .running.session import checkpoint_dir as checkpoint_dir

@@ -92,17 +92,17 @@ class Result:
             ValueError: Neither the arguments nor ASHA say what is best, or no trial has logged a
                 finite value of this metric.
         """
+        from .views.summary import read_ranking
+
         with self._open() as database:
             experiment = database.experiment(self.experiment)
             metric, mode = choose_goal(experiment, metric, mode)
             with database.reading():
-                best = rows.read_best(database, experiment.id, metric, mode)
-                if not best:
+                ranking = read_ranking(database, experiment.id, metric, mode, limit=1)
+                if not ranking:
                     raise UsageError(self._format_unlogged(metric, database, experiment.id))
-                number = best[0].number
-                record = rows.read_trial(database, experiment.id, number)
-                metrics = rows.read_metrics_of_trial(database, experiment.id, number)
-        assert record is not None  # the schema: an aggregate refers to its trial
+                record, _ = ranking[0]
+                metrics = rows.read_metrics_of_trial(database, experiment.id, record.number)
         return build_trial(record, metrics)
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:

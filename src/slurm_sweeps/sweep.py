@@ -53,6 +53,7 @@ class SweepCfg:
     lower_is_better: bool = True
 
 
+@dataclass(slots=True)
 class Pace:
     """Seconds per iteration, from a trial's start to its first report.
 
@@ -63,12 +64,9 @@ class Pace:
     nothing is known: what is known is a function of what is stored.
     """
 
-    __slots__ = ("_iteration", "_started_at", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None  # more than 0
-        self._iteration: int | None = None
-        self._started_at: float | None = None
+    seconds: float | None = None  # more than 0
+    _iteration: int | None = None
+    _started_at: float | None = None
 
     def begin(self, attempt: int, now: float) -> None:
         """An attempt, counted from 1, begins at so many seconds on some clock."""
@@ -83,6 +81,7 @@ class Pace:
             self.seconds = (now - self._started_at) / iteration
 
 
+@dataclass(slots=True)
 class ThinCurve:
     """A metric's first value from each power of four on, and its last: O(log n) of n values.
 
@@ -91,11 +90,8 @@ class ThinCurve:
     order of the reports does not matter.
     """
 
-    __slots__ = ("_first", "_last")
-
-    def __init__(self) -> None:
-        self._first: dict[int, tuple[int, float]] = {}
-        self._last: tuple[int, float] | None = None
+    _first: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _last: tuple[int, float] | None = None
 
     def note(self, iteration: int, value: float) -> bool:
         """Take a value in, be it NaN; say whether it is the first from a power of four on."""
@@ -238,7 +234,6 @@ class Sweep:
         fatal: Why the sweep can't go on, None while it can.
         running: The running trials by number.
         drawn: How many trials there are by now, whatever their status.
-        counts: How many trials have which status.
     """
 
     def __init__(
@@ -250,7 +245,6 @@ class Sweep:
     ) -> None:
         self.cfg = cfg
         self.fatal: str | None = None
-        self.counts: Counter[Status] = Counter()
         self._sampler = sampler
         self._first = first
         self._pruner = pruner
@@ -335,7 +329,6 @@ class Sweep:
             trial_id = compute_trial_id(cfg, repetition)
         trial = TrialState(self.drawn, trial_id, repetition, cfg)
         self.drawn += 1
-        self.counts[Status.SCHEDULED] += 1
         return trial
 
     def _count_repetition(self, first_id: str) -> int:
@@ -485,7 +478,6 @@ class Sweep:
             self._draw_up_to(trial.number)
             self._count_repetition(compute_trial_id(trial.cfg))
             self.drawn = trial.number + 1
-            self.counts[trial.status] += 1
             self._tell_sampler(trial)
             self._prospects.note_restored(trial)
             if trial.number in again or self._has_retries_left(trial):
@@ -542,8 +534,6 @@ class Sweep:
             raise RuntimeError(
                 f"trial {trial.trial_id}: {trial.status} can't become {status}; this is a bug"
             )
-        self.counts[trial.status] -= 1
-        self.counts[status] += 1
         trial.status = status
 
     def _tell_sampler(self, trial: TrialState) -> None:

@@ -68,16 +68,7 @@ class Status(str, Enum):
 #: Which status may follow which. What ends in `SCHEDULED` is an attempt that is run again.
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.SCHEDULED: frozenset({Status.RUNNING}),
-    Status.RUNNING: frozenset(
-        {
-            Status.COMPLETED,
-            Status.PRUNED,
-            Status.PAUSED,
-            Status.FAILED,
-            Status.LOST,
-            Status.INTERRUPTED,
-        }
-    ),
+    Status.RUNNING: frozenset(Status) - {Status.SCHEDULED, Status.RUNNING},
     Status.PAUSED: frozenset({Status.SCHEDULED}),
     Status.FAILED: frozenset({Status.SCHEDULED}),
     Status.LOST: frozenset({Status.SCHEDULED}),

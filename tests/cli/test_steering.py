@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from slurm_sweeps.trial import Status
 from sweep_scripts import Scripts
 
 SWEEP = """
-import sys, time
+import pathlib, time
 import slurm_sweeps as ss
+
+ENOUGH = pathlib.Path("enough").absolute()
 
 def train(cfg):
     if cfg["x"] == 0 and ss.attempt() == 1:
@@ -26,6 +29,8 @@ def train(cfg):
         print("iteration", i, flush=True)
         time.sleep(0.02)
         ss.log({"loss": cfg["x"] / i}, i)
+        if ENOUGH.exists():
+            break
 
 if __name__ == "__main__":
     cfg = {"x": ss.Grid(list(range(6)))}
@@ -88,18 +93,34 @@ def test_prune_one_then_stop_then_retry(scripts: Scripts) -> None:
 
 def test_watch_and_follow_until_the_end(scripts: Scripts) -> None:
     folder = scripts.folder
-    with scripts.start(SWEEP.replace("STOP", "200")) as driver:
+    followed, watched = folder / "followed.txt", folder / "watched.txt"
+
+    @contextlib.contextmanager
+    def start(output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        argv = [sys.executable, "-m", "slurm_sweeps", *arguments]
+        with output.open("wb") as file, subprocess.Popen(argv, cwd=folder, stdout=file) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    with scripts.start(SWEEP.replace("STOP", "100_000")) as driver:
         wait_for(folder, lambda: any(t.metrics for t in find(folder, Status.RUNNING)))
-        running = find(folder, Status.RUNNING)[0].trial_id
-        argv = [sys.executable, "-m", "slurm_sweeps", "watch", "steered", "--interval", "0.2"]
-        with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE, text=True) as watch:
-            lines = call(folder, "logs", "steered", running, "--follow").splitlines()
-            text, _ = watch.communicate(timeout=60)
+        trial_id = next(t.trial_id for t in find(folder, Status.RUNNING) if t.metrics)
+        with (
+            start(followed, "logs", "steered", trial_id, "--follow") as follow,
+            start(watched, "watch", "steered", "--interval", "0.2") as watch,
+        ):
+            wait_for(folder, lambda: "iteration 1\n" in followed.read_text())
+            wait_for(folder, lambda: "steered: running" in watched.read_text())
+            (folder / "enough").touch()
+            assert follow.wait(60) == 0
+            assert watch.wait(60) == 0
         driver.communicate(timeout=60)
-    assert lines == [f"iteration {i}" for i in range(1, 200)]
-    assert watch.returncode == 0
-    assert "steered: running" in text
-    assert "steered: completed, 6 of 6 done (100%)" in text
+    (trial,) = (t for t in find(folder, Status.COMPLETED) if t.trial_id == trial_id)
+    assert trial.metrics is not None
+    assert followed.read_text().splitlines() == [f"iteration {i}" for i in trial.metrics["loss"]]
+    assert "steered: completed, 6 of 6 done (100%)" in watched.read_text()
 
 
 def test_a_report_is_kept_in_the_folder(scripts: Scripts) -> None:

@@ -18,9 +18,11 @@ def mpi() -> None:
 
 @pytest.mark.usefixtures("mpi")
 def test_mpi_by_pmi2(cluster: SlurmCluster, tmp_path: Path) -> None:
-    run_sweep(cluster, tmp_path, "mpi_sweep.py")
+    output = run_sweep(cluster, tmp_path, "mpi_sweep.py")
     trials = read_result(tmp_path, "mpi").trials
-    assert [trial.status for trial in trials] == ["completed"] * 4
+    assert [trial.status for trial in trials] == ["completed"] * 4, output + "".join(
+        f"{trial.trial_id}: {trial.error}\n" for trial in trials
+    )
     for trial in trials:
         assert set(trial.metrics["size"].values()) == {4.0}
         assert set(trial.metrics["total"].values()) == {10.0}

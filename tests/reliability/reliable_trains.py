@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import slurm_sweeps as ss
+from slurm_sweeps.running.channel import KINDS, encode
 
 Cfg = dict[str, Any]
 
@@ -210,7 +211,10 @@ def close_all_files(cfg: Cfg) -> None:
 
 
 def write_into_the_channel(cfg: Cfg) -> None:
-    """What no trial does by accident: records cut short and edited, into the channel itself."""
+    """What no trial does by accident: records cut short and edited, into the channel itself.
+
+    Each field that a record must have is left out in turn.
+    """
     from slurm_sweeps.running import session
 
     assert session._active is not None
@@ -225,7 +229,20 @@ def write_into_the_channel(cfg: Cfg) -> None:
     channel.sendall(b'\x1e{"kind":"ended","number":4711,"how":"failed"}\n')
     channel.sendall(b'\x1e{"kind":"report","number":4711,"attempt":1,"iteration":2,"metrics":{}}\n')
     channel.sendall(b"\x1e\xff\xfe\n")
+    for record in list_lacking_records():
+        channel.sendall(encode(record))
     ss.log({"loss": cfg["x"]}, 3)
+
+
+def list_lacking_records() -> list[dict[str, Any]]:
+    """What workers say to the driver, each record without one of the fields that it must have."""
+    values = {"number": 0, "attempt": 1, "iteration": 2, "pid": 1, "metrics": {"loss": 0.0}}
+    values |= {"host": "", "traceback": "", "text": "", "how": "failed"}
+    return [
+        {"kind": kind, **{name: values[name] for name in KINDS[kind] - {lacking}}}
+        for kind in ("hello", "broken", "notice", "started", "report", "ended")
+        for lacking in KINDS[kind]
+    ]
 
 
 def log_as_fast_as_it_can(cfg: Cfg) -> None:

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reliable_trains as trains
-from reliable_sweeps import NAME, Runs, read_attempts, read_trials
+from reliable_sweeps import NAME, Runs, Script, read_attempts, read_trials
 
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import LaunchError, SweepFailedError
@@ -158,6 +158,41 @@ def test_a_host_that_is_killed_costs_its_trials_once_and_leaves_nothing(runs: Ru
     assert len(children) == 3
     for pid in children:
         wait_until(lambda pid=pid: read_process(pid) is None, 60, lambda: "it lives")
+
+
+FORKS_AT_IMPORT = """
+import multiprocessing, time
+multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
+"""
+
+KILLS_ITS_HOST = """
+import os, pathlib, signal, time
+import forks_at_import
+import slurm_sweeps as ss
+
+def train(cfg):
+    forks_at_import.time.sleep(0)
+    if ss.attempt() == 1:
+        worker = os.getppid()
+        status = pathlib.Path(f"/proc/{worker}/stat").read_text()
+        os.kill(int(status.rpartition(")")[2].split()[1]), signal.SIGKILL)
+        time.sleep(600)
+    ss.log({"loss": 1.0}, 1)
+
+if __name__ == "__main__":
+    ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", "out").run(1, 2)
+"""
+
+
+def test_a_host_that_is_killed_is_missed_though_its_child_holds_its_output(
+    make_script: Callable[..., Script],
+) -> None:
+    script = make_script("sweep", KILLS_ITS_HOST)
+    (script.folder / "forks_at_import.py").write_text(FORKS_AT_IMPORT)
+    assert "ended by itself (exit code -9)" in script.run()
+    (trial,) = read_trials(script.database)
+    assert (trial.status, trial.attempt) == (Status.COMPLETED, 2)
+    script.wait_until_gone()
 
 
 def test_with_no_slot_left_the_run_ends_and_can_be_restored(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reliable_trains as trains
-from reliable_sweeps import NAME, Runs, Script, assert_complete, read_trials
+from reliable_sweeps import NAME, WAIT_S, Runs, Script, assert_complete, read_trials
 
 import slurm_sweeps as ss
+from cluster_tools.processes import wait_until
 from slurm_sweeps.errors import ExperimentLockedError, UsageError
 from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.storage.database import Database
@@ -134,8 +138,6 @@ def test_a_dead_driver_is_taken_over_from_with_a_notice(make_script: MakeScript)
 
 def hold(database: Path, age_s: float, job_id: str | None = None) -> None:
     """Have a driver on another host hold the experiment, last heard of some time ago."""
-    import time
-
     owner = LeaseOwner(host="another", pid=4711, job_id=job_id, start="", nonce="n")
     with Database.open(database) as opened:
         assert opened.take_lease(opened.experiment(NAME).id, owner, time.time() - age_s, None)
@@ -172,3 +174,69 @@ def test_a_job_that_was_queued_again_takes_over_from_its_former_self(
         return
     with pytest.raises(ExperimentLockedError, match="Slurm job 17, last heard of"):
         runs.run(trains.succeed, 1)
+
+
+SUSPENDED = """
+import pathlib, time
+import slurm_sweeps as ss
+from slurm_sweeps.running import driver
+
+driver.GAP_S = 0.5
+
+def train(cfg):
+    ss.log({"loss": 1.0}, 1)
+    pathlib.Path("began").touch()
+    while not pathlib.Path("../go").exists():
+        time.sleep(0.01)
+    pathlib.Path("asks").touch()
+    ss.log({"loss": 1.0}, 2)
+    pathlib.Path("answered").touch()
+
+if __name__ == "__main__":
+    ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", "out").run(2, 2)
+"""
+
+
+def suspend(pid: int, database: Path) -> None:
+    """Stop a driver, but not in a transaction: nobody could take its experiment then."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: read_state(pid) == "T", WAIT_S, lambda: f"{pid} does not stop")
+        with (
+            contextlib.closing(sqlite3.connect(database, timeout=0)) as connection,
+            contextlib.suppress(sqlite3.OperationalError),
+        ):
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def read_state(pid: int) -> str:
+    """The state of a process, such as T for one that is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_driver_that_was_suspended_answers_nobody_before_it_has_its_lease(
+    make_script: MakeScript, is_lost: bool
+) -> None:
+    """Trials that wait for an answer would write on into folders that are another driver's."""
+    script = make_script("sweep", SUSPENDED)
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/began", 2)
+        suspend(driver.pid, script.database)
+        (script.folder / "out" / "sweep" / "go").touch()
+        script.wait_for_files("out/sweep/*/asks", 2)
+        time.sleep(0.6)  # longer than GAP_S
+        if is_lost:  # as another driver does after two minutes
+            with Database.open(script.database) as database:
+                found = database.experiment(NAME)
+                other = LeaseOwner(host="another", pid=4711, job_id=None, start="", nonce="n")
+                assert database.take_lease(found.id, other, time.time(), found.lease)
+        os.kill(driver.pid, signal.SIGCONT)
+        assert driver.wait(WAIT_S) == int(is_lost), script.printed()
+    script.wait_until_gone()
+    answered = list(script.folder.glob("out/sweep/*/answered"))
+    assert len(answered) == (0 if is_lost else 2)
+    assert ("is in use by another driver: host 'another'" in script.printed()) == is_lost

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from rung_cases import VALUES
 
 from slurm_sweeps.errors import UsageError, UsageTypeError
-from slurm_sweeps.rules.asha import ASHA, PromotionPruner
-from slurm_sweeps.rules.hyperband import Hyperband
+from slurm_sweeps.rules.asha import ASHA, Hyperband, PromotionPruner
 from slurm_sweeps.rules.median import MedianStopping
 from slurm_sweeps.rules.protocol import Decision, PromotingPruner, PrunerPlan
 from slurm_sweeps.rules.ranking import compute_rank_correlation

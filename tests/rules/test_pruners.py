@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rung_cases import REPORTS, Report
 
-from slurm_sweeps.rules.asha import ASHA
-from slurm_sweeps.rules.hyperband import Hyperband, HyperbandPruner
+from slurm_sweeps.rules.asha import ASHA, Hyperband, HyperbandPruner
 from slurm_sweeps.rules.median import MedianStopping
 from slurm_sweeps.rules.protocol import Decision, Pruner
 

@@ -194,6 +194,21 @@ def test_a_worker_that_does_not_leave_is_killed_with_its_group(start: Start) -> 
     wait_until(lambda: read_process(child) is None, TIMEOUT_S, lambda: str(read_process(child)))
 
 
+def test_what_a_worker_that_has_ended_leaves_in_its_group_is_killed(start: Start) -> None:
+    connection = start(
+        "import subprocess\nnull = subprocess.DEVNULL\n"
+        "child = subprocess.Popen(['sleep', '600'], stdin=null, stdout=null, stderr=null)\n"
+        "say(b'%d\\n' % child.pid)\nos._exit(3)\n"
+    )
+    hear(connection)
+    connection.wait(TIMEOUT_S)
+    assert connection.has_exited()
+    child = int(connection.tail)
+    assert read_process(child) is not None
+    assert connection.end() == 3
+    wait_until(lambda: read_process(child) is None, TIMEOUT_S, lambda: str(read_process(child)))
+
+
 def test_a_link_needs_all_three_streams(tmp_path: Path) -> None:
     with (
         subprocess.Popen(["true"]) as process,

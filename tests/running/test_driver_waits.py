@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +19,6 @@ from slurm_sweeps.errors import StorageError, SweepFailedError
 from slurm_sweeps.running import driver
 from slurm_sweeps.running.background import Background
 from slurm_sweeps.samplers import Observation, Problem
-from slurm_sweeps.views.screens import LiveView
 from sweep_scripts import Scripts
 
 TIMEOUT_S = 60.0
@@ -55,8 +58,7 @@ def test_a_folder_that_hangs_holds_up_no_report(scripts: Scripts) -> None:
             elif cfg["x"] == 1:
                 while not os.path.exists("../go"):
                     time.sleep(0.01)
-            else:
-                open("../third", "w").close()
+                open("../third", "w").close()  # which takes this one's place
 
         if __name__ == "__main__":
             result = ss.Experiment(train, SPACE, "hangs", "out").run(3, 2)
@@ -67,19 +69,6 @@ def test_a_folder_that_hangs_holds_up_no_report(scripts: Scripts) -> None:
     slowest, is_right = map(float, done.stdout.rpartition("found ")[2].split())
     assert slowest < 0.5
     assert is_right == 1.0
-
-
-def test_a_disk_that_takes_nothing_any_more_has_an_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_go = threading.Event()
-    monkeypatch.setattr(driver, "DISK_S", 0.2)
-    monkeypatch.setattr(driver, "write_cfg", lambda *_: let_go.wait(TIMEOUT_S))
-    try:
-        with pytest.raises(StorageError, match=r"not all cfg\.yml of trials are written below"):
-            ss.Experiment(lambda _cfg: None, {}, "hangs", tmp_path).run(2, 2)
-    finally:
-        let_go.set()
 
 
 def test_a_trial_whose_cfg_can_not_be_written_ends_the_sweep(tmp_path: Path) -> None:
@@ -95,29 +84,72 @@ def test_a_trial_whose_cfg_can_not_be_written_ends_the_sweep(tmp_path: Path) -> 
         experiment.run(2, 1)
 
 
-def test_a_terminal_that_is_held_up_stops_no_sweep(
+def test_a_folder_that_is_removed_ends_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, let_go = threading.Event(), threading.Event()
-    show = LiveView.notify
-
-    def hold(self: LiveView, text: str) -> None:
-        held.set()
-        let_go.wait(TIMEOUT_S)
-        show(self, text)
-
     def train(_cfg: dict[str, Any]) -> None:
-        ss.log({"loss": 1.0}, 1)
+        import itertools
+        import shutil
 
-    monkeypatch.setattr(LiveView, "notify", hold)
-    monkeypatch.setattr(driver, "TERMINAL_S", 0.2)
-    asha = ss.ASHA("loss", "min")
+        shutil.rmtree(tmp_path / "gone")
+        for iteration in itertools.count():
+            ss.log({"loss": 1.0}, iteration)
+            time.sleep(0.01)
+
+    monkeypatch.setattr(driver, "FOLDER_S", 0.1)
+    experiment = ss.Experiment(train, {}, "gone", tmp_path)
+    with pytest.raises(
+        StorageError, match=r"/gone/train\.pkl is gone: someone has removed the exp"
+    ):
+        experiment.run(1, 1)
+    assert ss.Result("gone", tmp_path).trials[0].metrics
+
+
+NOBODY_READS = """
+import itertools, os, sys, time
+import slurm_sweeps as ss
+from slurm_sweeps.views import screens
+
+screens.TERMINAL_S = 0.2
+
+def train(cfg):
+    for iteration in itertools.count(1) if cfg["is_endless"] else range(1, 11):
+        ss.log({"loss": 1.0}, iteration)
+        time.sleep(0.01)
+
+if __name__ == "__main__":
+    cfg = {"is_endless": sys.argv[1] == "endless"}
+    asha = ss.ASHA("loss", "min", max_t=100_000)
+    experiment = ss.Experiment(train, cfg, "quiet", "out", asha=asha)
+    experiment.run(4, 2, summary_interval_in_sec=0.05, grace_period_in_sec=30)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("by itself", 0), ("endless", 75)])
+def test_a_pipe_that_nobody_reads_stops_no_sweep(scripts: Scripts, how: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    argv = [sys.executable, scripts.write(NOBODY_READS), how]
     try:
-        result = ss.Experiment(train, {}, "quiet", tmp_path, asha=asha).run(2, 1, target=2.0)
-        assert held.is_set()
-        assert result.trials[0].metrics is not None
+        with subprocess.Popen(argv, cwd=scripts.folder, stdout=writer) as process:
+            if code:
+                scripts.wait_for_file("out/quiet/*/stdout.log", 2)
+                process.terminate()
+            try:
+                assert process.wait(TIMEOUT_S) == code
+            finally:
+                process.kill()
     finally:
-        let_go.set()
+        os.close(reader)
+        os.close(writer)
+    trials = ss.Result("quiet", scripts.folder / "out").trials
+    statuses = {trial.status for trial in trials}
+    assert statuses == ({"interrupted"} if code else {"completed"})
+    assert [len(trial.metrics["loss"]) for trial in trials] == [10] * 4 or code
 
 
 class Learner:

@@ -54,7 +54,17 @@ class Driver:
         directory = str(self.folder / f"trial-{slot}")
         record = {"trial_id": f"trial-{slot}", "number": slot, "attempt": 1, "dir": directory}
         cfg_text = encode_cfg(cfg)
-        self.link.send({"kind": "run", "slot": slot, "env": {}, "cfg": cfg_text, **record, **more})
+        self.link.send(
+            {
+                "kind": "run",
+                "slot": slot,
+                "env": {},
+                "cfg": cfg_text,
+                "cfg_yml": "",
+                **record,
+                **more,
+            }
+        )
         wait_until(lambda: not self.link.send_rest(), TIMEOUT_S, lambda: "it reads no more")
 
     def wait_for(self, kind: str, slot: int) -> Record:

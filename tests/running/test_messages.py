@@ -101,6 +101,17 @@ def test_an_edited_record_is_counted_or_still_a_record_and_raises_nothing(
     assert len(found) + decoder.malformed >= 2
 
 
+@given(records, st.data())
+def test_a_record_that_lacks_a_field_that_it_must_have_is_counted(
+    record: Any, data: st.DataObject
+) -> None:
+    lacking = data.draw(st.sampled_from(["kind", *sorted(messages.KINDS[record["kind"]])]))
+    rest = {name: value for name, value in record.items() if name != lacking}
+    decoder = Decoder()
+    assert decoder.feed(encode(rest) + encode({"kind": "ready"})) == [{"kind": "ready"}]
+    assert decoder.malformed == 1
+
+
 @given(records, st.integers(1, 200))
 def test_a_record_cut_short_is_counted_and_kept_as_noise(record: Any, keep: int) -> None:
     line = encode(record)

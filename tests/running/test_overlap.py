@@ -70,7 +70,7 @@ def test_an_end_is_told_before_the_exit_and_the_next_trial_waits_for_the_exit(
         assert read_process(first)
         directory = str(tmp_path / "trial-1")
         run = {"trial_id": "trial-1", "number": 1, "attempt": 1, "dir": directory}
-        worker.send({"kind": "run", **run, "env": {}, "cfg": encode_cfg({})})
+        worker.send({"kind": "run", **run, "env": {}, "cfg": encode_cfg({}), "cfg_yml": ""})
         worker.send({"kind": "stop", "number": 1, "grace_s": TIMEOUT_S})  # heard in its turn
         let_go(tmp_path)
         started = worker.wait_for("started")

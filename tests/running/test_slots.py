@@ -177,3 +177,25 @@ def test_who_says_ready_twice_gets_no_second_trial(pool: Pool) -> None:
     pool.slots.begin(slot, TrialState(3, "0" * 12, 0, {}))
     assert not pool.slots.note_ready(slot, {})
     assert slot.status is SlotStatus.BUSY
+
+
+def test_a_host_has_its_time_for_what_it_does_at_exit(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never ends is ended by the host's own clock, not by the driver before."""
+    hook = "import atexit, time\natexit.register(time.sleep, 600)\n"
+    (tmp_path / "slow_to_leave.py").write_text(hook)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def train(_cfg: dict[str, Any]) -> None:
+        import slow_to_leave  # type: ignore[import-not-found] # written above
+
+        slow_to_leave.time.sleep(0)
+
+    write_train(pickle_train(train), pool.layout.train)
+    pool.slots.lend(LocalLauncher(1, pool.layout))
+    (slot,) = pool.start_all()
+    connection = slot.connection
+    assert connection is not None
+    pool.slots.dismiss()
+    assert connection.process.returncode == -signal.SIGALRM

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +509,36 @@ def test_records_that_make_no_sense_and_noise_are_left_aside(tmp_path: Path) -> 
         assert worker.wait_for("ended")["how"] == "completed"
 
 
+def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -> None:
+    def train(_cfg: dict[str, Any]) -> None:
+        import slurm_sweeps as ss
+
+        ss.log({"loss": 1.0}, 1)
+
+    with start_worker(tmp_path, train) as worker:
+        worker.wait_for("ready")
+        worker.run()
+        worker.wait_for("report")
+        for whole in (
+            {"kind": "init", "train": "", "prune_grace_s": 0, "exit_grace_s": 0, "term_grace_s": 0},
+            {
+                "kind": "run",
+                "number": 0,
+                "attempt": 1,
+                "trial_id": "",
+                "dir": "",
+                "cfg": "",
+                "cfg_yml": "",
+            },
+            {"kind": "decision", "number": 0, "attempt": 1, "iteration": 1, "do": "prune"},
+            {"kind": "stop", "number": 0, "grace_s": 0.0},
+        ):
+            for lacking in whole:
+                worker.send({key: value for key, value in whole.items() if key != lacking})  # type: ignore[arg-type] # it lacks one
+        worker.decide("go_on", 1)
+        assert worker.wait_for("ended")["how"] == "completed"
+
+
 # --- when train can't be loaded, or not be forked -------------------------------------------------
 
 
@@ -638,3 +669,32 @@ def test_a_fork_that_hangs_starts_anew_as_a_fresh_interpreter(
             assert worker.wait_for("ended")["how"] == "completed"
     log = (tmp_path / "experiment" / "trial-0" / "stderr.log").read_text()
     assert 'hanging.py", line 12 in use' in log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked into on Linux")
+def test_another_rank_is_let_alone_once_its_trial_has_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may never report, and wait for locks as long as it likes."""
+    (tmp_path / "hanging.py").write_text(HANGS_IN_A_FORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+
+    def train(_cfg: dict[str, Any]) -> None:
+        import time
+        from pathlib import Path
+
+        import hanging
+
+        while not Path("../go").exists():
+            time.sleep(0.01)
+        hanging.use()
+
+    with start_worker(tmp_path, train, world_size=2) as worker:
+        worker.wait_for("ready")
+        worker.run()
+        worker.decide("go_on", 1)
+        (tmp_path / "go").touch()
+        time.sleep(1.0)  # thrice what it takes to judge a trial that hangs
+        worker.send({"kind": "stop", "number": 0, "grace_s": 0.0})
+        assert worker.wait_for("ended")["how"] == "interrupted"

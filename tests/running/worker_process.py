@@ -26,15 +26,23 @@ class WorkerProcess:
     Args:
         folder: Where `train` and the trials' folders go.
         train: What it runs.
+        world_size: How many tasks its trials have; which of them it runs, `SLURM_PROCID` says.
         graces: Seconds of patience, as in the `init` record.
     """
 
-    def __init__(self, folder: Path, train: Callable[[dict[str, Any]], Any], **graces: float):
+    def __init__(
+        self,
+        folder: Path,
+        train: Callable[[dict[str, Any]], Any],
+        world_size: int = 1,
+        **graces: float,
+    ):
         self.folder = folder
         write_train(pickle_train(train), folder / "train.pkl")
-        self.process = start_process(build_host_argv(), dict(os.environ))
+        self.process = start_process(build_host_argv(world_size=world_size), dict(os.environ))
         self.stdout = b""
         self.stderr = b""
+        self._speaks = self.process.stdout if world_size == 1 else self.process.stderr
         self._decoder = Decoder()
         self._waiting: list[Record] = []
         self._selector = selectors.DefaultSelector()
@@ -53,7 +61,8 @@ class WorkerProcess:
         """Start a trial; return what the worker says of its start."""
         directory = str(self.folder / f"trial-{number}")
         record = {"trial_id": f"trial-{number}", "number": number, "attempt": 1, "dir": directory}
-        self.send({"kind": "run", **record, "env": {}, "cfg": encode_cfg(cfg or {}), **more})
+        told = {"env": {}, "cfg": encode_cfg(cfg or {}), "cfg_yml": "", **more}
+        self.send({"kind": "run", **record, **told})
         return self.wait_for("started")
 
     def decide(self, do: str, iteration: int, number: int = 0) -> None:
@@ -87,7 +96,7 @@ class WorkerProcess:
             data = os.read(key.fd, 65536)
             if not data:
                 self._selector.unregister(key.fileobj)
-            elif key.fileobj is self.process.stdout:
+            elif key.fileobj is self._speaks:
                 self._waiting += self._decoder.feed(data)
                 self.stdout += self._decoder.take_noise()
             else:
@@ -97,10 +106,10 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def start_worker(
-    folder: Path, train: Callable[[dict[str, Any]], Any], **graces: float
+    folder: Path, train: Callable[[dict[str, Any]], Any], world_size: int = 1, **graces: float
 ) -> Iterator[WorkerProcess]:
     """Start a worker that is ready for trials; it and all it started are gone afterwards."""
-    worker = WorkerProcess(folder, train, **graces)
+    worker = WorkerProcess(folder, train, world_size, **graces)
     try:
         worker.wait_for("hello")
         yield worker

@@ -206,14 +206,15 @@ def test_iterations_are_shown_by_their_logarithm() -> None:
 
 
 def test_what_is_not_active_is_marked() -> None:
-    encoding = Encoding(SearchSpace(MIXED))
+    space = SearchSpace(MIXED)
+    encoding = Encoding(space)
     rows = np.array([[0.5, 0.1, 0.7, 0.2, 0.3], [0.5, 0.5, 0.7, 0.2, 0.3]])
     shown = encoding.show(rows)
     assert shown[0].tolist() == rows[0].tolist()
     assert shown[1, 2] == INACTIVE
-    assert encoding.build(rows[0])["opt"] == {"name": "sgd", "m": 0.7}
     assert encoding.counts.tolist() == [0, 3, 0, 0, 0]
-    row = encoding.read(encoding.build(rows[1]), np.zeros)
+    cfg = space.build(lambda leaf: rows[1, encoding.columns[leaf]])
+    row = encoding.read(cfg, np.zeros)
     assert row is not None
     assert row[2] == 0
 

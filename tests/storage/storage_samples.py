@@ -26,7 +26,7 @@ REPORTS_EACH = 9
 
 def make_trial(number: int, status: Status = Status.RUNNING, **more: object) -> TrialRecord:
     """A trial, running its first attempt."""
-    return TrialRecord(number, f"{number:012x}", 0, f'{{"x": {number}}}', status, **more)  # type: ignore[arg-type] # the test's business
+    return TrialRecord(number, f"{number:012x}", 0, f'{{"x": {number}}}', status=status, **more)  # type: ignore[arg-type] # the test's business
 
 
 def make_report(number: int, iteration: int, attempt: int = 1, **metrics: float) -> ReportRecord:

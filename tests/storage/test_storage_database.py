@@ -33,11 +33,11 @@ from slurm_sweeps.storage.rows import (
     read_aggregates,
     read_attempts,
     read_best,
-    read_curves,
     read_first_reports,
     read_metric_ids,
     read_metric_rows,
     read_metrics_of_trial,
+    read_reports,
     read_trial,
     read_trials,
     write_records,
@@ -206,10 +206,10 @@ def test_an_unknown_experiment_gets_the_nearest_name() -> None:
 
 def test_state_and_settings_change() -> None:
     with open_in_memory() as database:
-        key = database.create_experiment("a", {"n_trials": 1}, 0.0).id
+        key = database.create_experiment("a", {"n_trials": 1}, 0.0, OWNER).id
 
         write_records(database, key, [StateRecord("running")])
-        database.set_settings(key, {"n_trials": 2})
+        database.set_settings(key, {"n_trials": 2}, OWNER, 2.0)
         assert database.experiment("a").state == "running"
         assert database.experiment("a").settings == {"n_trials": 2}
 
@@ -350,7 +350,7 @@ def test_trials_are_chosen_and_ordered() -> None:
 def test_two_trials_can_not_share_an_id() -> None:
     with open_in_memory() as database:
         key = database.create_experiment("a", {}, 0.0).id
-        twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", Status.RUNNING)
+        twin = TrialRecord(1, make_trial(0).trial_id, 0, "{}", status=Status.RUNNING)
 
         with pytest.raises(StorageError, match=r"holds such an entry already .*trial_id"):
             write_records(database, key, [make_trial(0), twin])
@@ -388,9 +388,9 @@ def test_values_come_back_as_they_were() -> None:
         assert list(found) == list(range(len(values)))
         assert is_same(found.values(), values)
         assert is_same(read_metric_rows(database, key)["value"].tolist(), values)
-        iterations, curve = read_curves(database, key, "val/loss", [0])[0]
-        assert iterations.tolist() == list(range(len(values)))
-        assert is_same(curve.tolist(), values)
+        [curve] = read_reports(database, key, "val/loss", [0])
+        assert curve["iteration"].tolist() == list(range(len(values)))
+        assert is_same(curve["value"].tolist(), values)
 
 
 def test_a_first_report_has_the_attempt_that_logged_it_last() -> None:
@@ -464,7 +464,7 @@ def test_best() -> None:
         assert [each.number for each in read_best(database, key, "loss", "max", 2)] == [0, 1]
         assert read_best(database, key, "accuracy", "max") == []
         assert read_aggregates(database, key, "accuracy") == []
-        assert read_curves(database, key, "accuracy", [0])[0][0].tolist() == []
+        assert [table.tolist() for table in read_reports(database, key, "accuracy", [0])] == [[]]
 
 
 # Lease
@@ -518,6 +518,7 @@ def test_a_driver_that_lost_its_lease_changes_nothing_more() -> None:
 
         for call in (
             lambda: write_records(database, key, [make_trial(1)], OWNER, 501.0),
+            lambda: database.set_settings(key, {"n_trials": 2}, OWNER, 501.0),
             lambda: database.renew_lease(key, OWNER, 501.0),
             lambda: database.reset_experiment(key, {}, OWNER, 501.0),
             lambda: database.delete_experiment(key, OWNER, 501.0),
@@ -569,7 +570,7 @@ def test_requests_are_handed_out_once() -> None:
             ("stop", None, 2.0),
         ]
         assert database.take_requests(key, 4.0) == []
-        assert [each.seen_at for each in database.requests(key)] == [3.0, 3.0]
+        assert database.requests(key) == taken
         assert [each.kind for each in database.requests(other, unseen_only=True)] == ["stop"]
 
 

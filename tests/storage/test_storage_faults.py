@@ -109,10 +109,12 @@ def test_others_may_lock_it_for_long(
         for index in range(1000):  # that this ends while the file is locked is the test
             writer.put(make_record(index))
         assert told.wait(WAIT_S)
-        with pytest.raises(StorageError, match=r"1000 records are not in .* after 0.1 s"):
-            writer.flush(0.1)
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "STUCK_S", 0.1)
+            with pytest.raises(StorageError, match=r"1000 records are not in .* after 0.1 s"):
+                writer.flush()
         tell(other)
-        writer.flush(WAIT_S)
+        writer.flush()
     with Database.open(path) as database:
         assert count_prefix(database, 1) == 1000
     assert len(notices) == 2
@@ -126,7 +128,7 @@ def test_a_reader_may_have_it_open_throughout(path: Path) -> None:
         assert read_line(other) == "ready"
         with Writer(path, 1) as writer:
             writer.put(make_record(0))
-            writer.flush(WAIT_S)
+            writer.flush()
         tell(other)
         assert count_prefix(database, 1) == 1
 

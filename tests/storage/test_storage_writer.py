@@ -60,11 +60,11 @@ def test_all_that_was_put_is_there_after_close(database: Database, path: Path) -
 
 def test_flush_makes_what_was_put_visible_to_others(path: Path, reader: Database) -> None:
     with Writer(path, 1) as writer:
-        writer.flush(WAIT_S)  # with nothing to do
+        writer.flush()  # with nothing to do
         for index in range(100):
             writer.put(make_record(index))
             if index % 10 == 0:
-                writer.flush(WAIT_S)
+                writer.flush()
                 assert count_prefix(reader, 1) == index + 1
 
 
@@ -178,11 +178,27 @@ def test_it_renews_the_lease(
     assert lease.heartbeat == 7.0
 
 
+def test_it_renews_the_lease_when_asked_and_says_if_that_is_lost(
+    path: Path, database: Database, reader: Database
+) -> None:
+    times = iter(range(2, 100))
+    assert database.take_lease(1, OWNER, 1.0, None)
+    writer = Writer(path, 1, OWNER, clock=lambda: float(next(times)))
+    writer.renew()
+    held = reader.experiment("a").lease
+    assert held is not None
+    assert held.heartbeat > 1.0
+    assert database.take_lease(1, RIVAL, 50.0, held)
+    for call in (writer.renew, writer.close):
+        with pytest.raises(ExperimentLockedError):
+            call()
+
+
 def test_a_driver_whose_lease_was_taken_over_stops(database: Database, path: Path) -> None:
     assert database.take_lease(1, OWNER, 1.0, None)
     writer = Writer(path, 1, OWNER)
     writer.put(make_record(0))
-    writer.flush(WAIT_S)
+    writer.flush()
 
     with Database.open(path) as other:
         assert other.take_lease(1, RIVAL, 2.0, other.experiment("a").lease)
@@ -223,7 +239,7 @@ def test_what_can_not_be_written_ends_it_and_is_told(path: Path) -> None:
     writer.put(make_report(7, 1))  # of a trial that was never written
 
     with pytest.raises(StorageError, match="has no such trial or experiment"):
-        writer.flush(WAIT_S)
+        writer.flush()
     with pytest.raises(StorageError, match="has no such trial or experiment"):
         writer.close()
 

@@ -18,10 +18,10 @@ def test_an_undisturbed_sweep() -> None:
         trial = start(sweep)
         assert (trial.number, trial.attempt, trial.status) == (number, 1, Status.RUNNING)
         assert sweep.report(number, 1, {"loss": 0.1}).decision is Decision.GO_ON
-        assert sweep.end(number, COMPLETED).status is Status.COMPLETED
+        assert sweep.end(number, COMPLETED).status is trial.status is Status.COMPLETED
     assert sweep.assign(0.0) is None
     assert sweep.is_done
-    assert dict(+sweep.counts) == {Status.COMPLETED: 3}
+    assert sweep.drawn == 3
 
 
 def test_a_grid_ends_when_it_is_through() -> None:

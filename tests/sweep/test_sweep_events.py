@@ -123,7 +123,7 @@ class SweepMachine(RuleBasedStateMachine):
         running = self.sweep.running
         assert {trial.number for trial in self.busy()} == set(running)
         assert all(trial.status is Status.RUNNING for trial in self.busy())
-        assert sum(self.sweep.counts.values()) == self.sweep.drawn
+        assert sorted(self.trials) == list(range(self.sweep.drawn))
         assert len({trial.trial_id for trial in self.trials.values()}) == len(self.trials)
         if self.sweep.cfg.n_trials is not None:
             assert self.sweep.drawn <= self.sweep.cfg.n_trials

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,7 @@ import slurm_sweeps as ss
 from browser import Browser, reason_no_browser
 from cluster_tools.requirement import require
 from slurm_sweeps.trial import Status
-from slurm_sweeps.views.pictures import COLORS, SYMBOLS
-from slurm_sweeps.views.pictures.slots import MAX_BARS
+from slurm_sweeps.views.pictures import COLORS, SYMBOLS, slots
 from slurm_sweeps.views.report import read_plotly_js
 from slurm_sweeps.views.table import STYLES
 from views_samples import write_foreign, write_sample
@@ -23,7 +24,7 @@ from views_samples import write_foreign, write_sample
 pytest.importorskip("plotly")
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.LOST]
-FORTY = {f"group{i // 10}.parameter_{i}": ss.Uniform(0, 1) for i in range(40)}
+TWENTY = {f"group{i // 10}.parameter_{i}": ss.Uniform(0, 1) for i in range(20)}
 
 CASES: dict[str, dict[str, Any]] = {
     "none": {"statuses": []},
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": {"statuses": MIXED * 8},
     "every status": {"statuses": list(Status)},
     "running": {"statuses": [*MIXED, Status.RUNNING], "state": "running"},
-    "forty parameters": {"statuses": MIXED * 8, "space": FORTY},
+    "twenty parameters": {"statuses": MIXED * 8, "space": TWENTY},
     "no metric": {"statuses": MIXED, "asha": False},
     "no space": {"statuses": MIXED, "space": {"x": 1}},
 }
@@ -48,14 +49,34 @@ PLOTS = [
 ]
 
 
-def write(folder: Path, case: str) -> ss.Result:
-    write_sample(folder, "sample", **CASES[case])
-    return ss.Result("sample", folder)
+@pytest.fixture(scope="module")
+def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ss.Result]:
+    """Writes the sweep of a case, once for all tests."""
+
+    @functools.cache
+    def write_once(case: str) -> ss.Result:
+        folder = tmp_path_factory.mktemp("sweep")
+        write_sample(folder, "sample", **CASES[case])
+        return ss.Result("sample", folder)
+
+    return write_once
+
+
+@pytest.fixture(scope="module")
+def report(write: Callable[[str], ss.Result]) -> Callable[[str], Path]:
+    """Writes the report of a case, once for all tests."""
+
+    @functools.cache
+    def report_once(case: str) -> Path:
+        result = write(case)
+        return result.report(result.local_dir / "report.html")
+
+    return report_once
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_plotly_takes_all_figures(tmp_path: Path, case: str) -> None:
-    result = write(tmp_path, case)
+def test_plotly_takes_all_figures(write: Callable[[str], ss.Result], case: str) -> None:
+    result = write(case)
     for name in PLOTS:
         figure = getattr(result, name)()
         assert type(figure).__name__ == "Figure", name
@@ -63,8 +84,8 @@ def test_plotly_takes_all_figures(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_report_of_anything(tmp_path: Path, case: str) -> None:
-    path = write(tmp_path, case).report(tmp_path / "report.html")
+def test_a_report_of_anything(report: Callable[[str], Path], case: str) -> None:
+    path = report(case)
     page = path.read_text(encoding="utf-8")
     assert "<h1>sample</h1>" in page
     assert page.count("</script>") == 4  # nothing that users wrote ends a script
@@ -74,8 +95,8 @@ def test_a_report_of_anything(tmp_path: Path, case: str) -> None:
     assert ("http-equiv" in own) == (case == "running")
 
 
-def test_what_the_page_says(tmp_path: Path) -> None:
-    page = write(tmp_path, "mixed").report(tmp_path / "report.html").read_text(encoding="utf-8")
+def test_what_the_page_says(report: Callable[[str], Path]) -> None:
+    page = report("mixed").read_text(encoding="utf-8")
     assert '<div class="value">0.1667</div>' in page
     assert "136 iterations run of 200 without pruning" in page
     assert "<b>8 failed</b>: ValueError: the &lt;b&gt;rate&lt;/b&gt; is too large" in page
@@ -88,10 +109,12 @@ def test_every_status_has_its_colour_and_shape() -> None:
     assert set(Status) == set(STYLES)
 
 
-def test_many_attempts_are_drawn_as_lines(tmp_path: Path) -> None:
-    write_sample(tmp_path, statuses=[Status.PRUNED] * (MAX_BARS + 1), slots=200)
-    figure = ss.Result("sample", tmp_path).plot_slots()
-    assert [trace.type for trace in figure.data] == ["scatter"]
+@pytest.mark.parametrize(("most", "kind"), [(40, "bar"), (39, "scatter")])
+def test_many_attempts_are_drawn_as_lines(
+    write: Callable[[str], ss.Result], monkeypatch: pytest.MonkeyPatch, most: int, kind: str
+) -> None:
+    monkeypatch.setattr(slots, "MAX_BARS", most)
+    assert {trace.type for trace in write("mixed").plot_slots().data} == {kind}
 
 
 def test_a_thousand_trials_of_fifty_iterations(tmp_path: Path) -> None:
@@ -110,9 +133,12 @@ def test_names_that_are_html(tmp_path: Path) -> None:
     ("missing", "names"), [("plotly", ["report", "plot_slots"]), ("jinja2", ["report"])]
 )
 def test_without_the_extra_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, names: list[str]
+    write: Callable[[str], ss.Result],
+    monkeypatch: pytest.MonkeyPatch,
+    missing: str,
+    names: list[str],
 ) -> None:
-    result = write(tmp_path, "one")
+    result = write("one")
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == missing else find(name)
@@ -122,12 +148,15 @@ def test_without_the_extra_it_says_what_to_install(
             make()
 
 
-def test_a_report_that_can_not_be_written(tmp_path: Path) -> None:
+def test_a_report_that_can_not_be_written(
+    tmp_path: Path, write: Callable[[str], ss.Result]
+) -> None:
+    result = write("one")
     with pytest.raises(ss.StorageError, match=r"the report .*/no/report.html can't be written"):
-        write(tmp_path, "one").report(tmp_path / "no" / "report.html")
+        result.report(tmp_path / "no" / "report.html")
     with pytest.raises(ss.UsageError, match="mode must be 'min' or 'max', not 'low'"):
-        ss.Result("sample", tmp_path).report(tmp_path / "r.html", mode="low")
-    assert not list(tmp_path.glob("*.html")) + list(tmp_path.glob(".*html*"))
+        result.report(tmp_path / "r.html", mode="low")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -143,50 +172,34 @@ def browser() -> Any:
 DRAWN = "[...document.querySelectorAll('.figure')].every(p => p.dataset.drawn && p._fullLayout)"
 
 
-@pytest.mark.parametrize("case", ["none", "all NaN"])
-def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, case: str) -> None:
-    open_report(browser, write(tmp_path, case).report(tmp_path / "report.html"))
-    assert browser.read_console() == []
-
-
-def test_a_foreign_database_runs_nothing_in_the_report(tmp_path: Path, browser: Browser) -> None:
-    write_foreign(tmp_path)
-    path = ss.Result("foreign", tmp_path).report(tmp_path / "report.html")
-    open_report(browser, path)
-    own = path.read_text(encoding="utf-8").replace(read_plotly_js(), "")
-    assert own.count("</script>") == 4
-    assert "<img" not in own
-    assert browser.run("document.title") == "foreign · slurm-sweeps"
-    assert browser.run("document.images.length") == 0
-    assert browser.run("document.querySelectorAll('#trials tbody tr').length") == 2
-    title = "document.getElementById('figure-curves').querySelector('.ytitle').textContent"
-    assert "<img src=x onerror" in browser.run(title)  # as it is written, not as a tag
-    assert browser.read_console() == []
-
-
 def open_report(browser: Browser, path: Path) -> None:
     browser.set_dark(False)
-    browser.resize(1200, 12_000)  # all figures in sight, so that all are drawn
+    browser.resize(1200, 600)
     browser.open(path)
+
+
+def draw_all(browser: Browser) -> None:
+    """Have the page draw the figures that are out of sight too, as it does to be printed."""
+    browser.run("window.dispatchEvent(new Event('beforeprint'))")
     browser.wait_for(DRAWN)
 
 
-def test_light_and_dark(tmp_path: Path, browser: Browser) -> None:
-    open_report(browser, write(tmp_path, "mixed").report(tmp_path / "report.html"))
-    background = "getComputedStyle(document.body).backgroundColor"
-    ink = "document.getElementById('figure-curves')._fullLayout.font.color"
-    assert (browser.run(background), browser.run(ink)) == ("rgb(246, 247, 249)", "#1c2330")
-    browser.set_dark(True)
-    browser.wait_for(f"{ink} === '#e4e8ee'")  # drawn anew while it is open
-    assert browser.run(background) == "rgb(18, 21, 26)"
-    assert browser.run("document.documentElement.scrollWidth <= 1200")
+def test_the_page_of_an_empty_sweep(report: Callable[[str], Path], browser: Browser) -> None:
+    open_report(browser, report("none"))
+    draw_all(browser)
     assert browser.read_console() == []
 
 
-def test_the_table_sorts_and_filters(tmp_path: Path, browser: Browser) -> None:
-    result = write(tmp_path, "mixed")
-    browser.resize(1200, 600)
-    browser.open(result.report(tmp_path / "report.html"))
+def test_the_page_of_a_sweep(
+    write: Callable[[str], ss.Result], report: Callable[[str], Path], browser: Browser
+) -> None:
+    result = write("mixed")
+    open_report(browser, report("mixed"))
+    browser.wait_for("document.getElementById('figure-curves').dataset.drawn")
+    assert not browser.run("document.getElementById('figure-slots').dataset.drawn")  # far below
+    draw_all(browser)
+    assert browser.run("document.documentElement.scrollWidth <= 1200")
+
     first = "document.querySelector('#trials tbody tr td').textContent"
     assert browser.run(first) == result.best_trial().trial_id
     browser.run(
@@ -199,3 +212,32 @@ def test_the_table_sorts_and_filters(tmp_path: Path, browser: Browser) -> None:
         " chosen.dispatchEvent(new Event('input')); })()"
     )
     assert browser.run("document.getElementById('count').textContent") == "8 of 8"
+    assert browser.read_console() == []
+
+
+def test_a_foreign_database_runs_nothing_in_the_report(tmp_path: Path, browser: Browser) -> None:
+    write_foreign(tmp_path)
+    path = ss.Result("foreign", tmp_path).report(tmp_path / "report.html")
+    open_report(browser, path)
+    draw_all(browser)
+    own = path.read_text(encoding="utf-8").replace(read_plotly_js(), "")
+    assert own.count("</script>") == 4
+    assert "<img" not in own
+    assert browser.run("document.title") == "foreign · slurm-sweeps"
+    assert browser.run("document.images.length") == 0
+    assert browser.run("document.querySelectorAll('#trials tbody tr').length") == 2
+    title = "document.getElementById('figure-curves').querySelector('.ytitle').textContent"
+    assert "<img src=x onerror" in browser.run(title)  # as it is written, not as a tag
+    assert browser.read_console() == []
+
+
+def test_light_and_dark(report: Callable[[str], Path], browser: Browser) -> None:
+    open_report(browser, report("all NaN"))
+    draw_all(browser)
+    background = "getComputedStyle(document.body).backgroundColor"
+    ink = "document.getElementById('figure-curves')._fullLayout.font.color"
+    assert (browser.run(background), browser.run(ink)) == ("rgb(246, 247, 249)", "#1c2330")
+    browser.set_dark(True)
+    browser.wait_for(f"{ink} === '#e4e8ee'")  # drawn anew while it is open
+    assert browser.run(background) == "rgb(18, 21, 26)"
+    assert browser.read_console() == []

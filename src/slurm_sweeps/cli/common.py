@@ -43,10 +43,9 @@ class Commands(click.Group):
         """Run a verb: 2 for what the caller got wrong, 1 for what could not be done."""
         try:
             return super().invoke(ctx)
-        except UsageError as error:
-            _fail(error, 2)
         except SlurmSweepsError as error:
-            _fail(error, 1)
+            click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -64,11 +63,6 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """The verbs in the order in which they were added."""
         return list(self.commands)
-
-
-def _fail(error: Exception, code: int) -> None:
-    click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
-    sys.exit(code)
 
 
 @dataclass(frozen=True, slots=True)

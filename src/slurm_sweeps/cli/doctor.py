@@ -114,7 +114,12 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
         check_not_inside_a_step(os.environ)
         allocation = read_allocation(os.environ)
         if allocation is None:
-            yield from _look_at_machine()
+            yield Finding(
+                "allocation",
+                "note",
+                f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a "
+                f"CPU; {len(find_gpus())} GPUs are visible, LocalCfg(gpus=…) deals them out",
+            )
             return
         plan = plan_slots(allocation, cfg)
     except SlurmSweepsError as error:
@@ -138,15 +143,6 @@ def _format_share(slot: Slot) -> str:
     if slot.ntasks == 1:
         return share
     return f"{slot.ntasks} tasks on {len(slot.nodes)} nodes, each task with {share}"
-
-
-def _look_at_machine() -> Iterator[Finding]:
-    yield Finding(
-        "allocation",
-        "note",
-        f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a CPU; "
-        f"{len(find_gpus())} GPUs are visible, LocalCfg(gpus=…) deals them out",
-    )
 
 
 def _look_at_folder(local_dir: Path) -> Iterator[Finding]:

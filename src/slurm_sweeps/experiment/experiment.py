@@ -200,13 +200,14 @@ class Experiment:
             columns=summarize_cfg_and_metrics,
             report=self._layout.report if report else None,
         )
-        with StopSignals() as signals:
-            try:
-                stopped_by = self._run(cfg, view, signals)
-            except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
-                raise SweepStopped(EXIT_CTRL_C) from None
-        if stopped_by not in AS_WANTED:
-            self._leave(stopped_by, view.notify)
+        with contextlib.closing(view):
+            with StopSignals() as signals:
+                try:
+                    stopped_by = self._run(cfg, view, signals)
+                except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
+                    raise SweepStopped(EXIT_CTRL_C) from None
+            if stopped_by not in AS_WANTED:
+                self._leave(stopped_by, view.notify)
         return Result(self.name, self.local_dir)
 
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
@@ -234,7 +235,7 @@ class Experiment:
                 on_request=requests.put,
             ) as writer,
         ):
-            sweep = self._search.build_sweep(database, record, cfg, len(launcher.slots))
+            sweep = self._search.build_sweep(database, record, owner, cfg, len(launcher.slots))
             if not sweep.is_done:
                 self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))

@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,12 @@ from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
-from ..storage.records import ExperimentRecord, Request, TrialRecord
+from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
     read_attempts,
-    read_curves,
     read_first_reports,
     read_metric_ids,
+    read_reports,
     read_trials,
     write_records,
 )
@@ -65,7 +65,12 @@ class Search:
         }
 
     def build_sweep(
-        self, database: Database, record: ExperimentRecord, cfg: RunCfg, slots: int
+        self,
+        database: Database,
+        record: ExperimentRecord,
+        owner: LeaseOwner,
+        cfg: RunCfg,
+        slots: int,
     ) -> Sweep:
         """Build the sweep, at its beginning or where it stopped, and write down its settings.
 
@@ -99,7 +104,7 @@ class Search:
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
         )
-        trials = self._restore(sweep, pruner, database, record)
+        trials = self._restore(sweep, pruner, database, record, owner)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -108,22 +113,29 @@ class Search:
             "started_at": time.time(),
             "done_before": sum(trial.status.is_final for trial in trials),
         }
-        database.set_settings(record.id, settings)
+        database.set_settings(record.id, settings, owner, time.time())
         return sweep
 
     def _restore(
-        self, sweep: Sweep, pruner: Pruner | None, database: Database, record: ExperimentRecord
+        self,
+        sweep: Sweep,
+        pruner: Pruner | None,
+        database: Database,
+        record: ExperimentRecord,
+        owner: LeaseOwner,
     ) -> Sequence[TrialRecord]:
         """Bring a sweep and its rule to where they stopped; return the trials that there are."""
         trials = read_trials(database, record.id)
         if trials:
-            states = list(self._revive(database, record.id, trials, pruner))
+            states = list(self._revive(database, record.id, trials))
+            if pruner is not None and self.metric is not None:
+                _replay(database, record.id, states, pruner, self.metric)
             closed = {
                 trial.number: _close(trial, state, pruner, record.updated_at)
                 for trial, state in zip(trials, states, strict=True)
                 if trial.status is Status.RUNNING
             }
-            write_records(database, record.id, list(closed.values()))
+            write_records(database, record.id, list(closed.values()), owner, time.time())
             trials = [closed.get(trial.number, trial) for trial in trials]
             unfinished = _find_unfinished(trials, database.requests(record.id))
             sweep.restore(
@@ -167,15 +179,10 @@ class Search:
             )
 
     def _revive(
-        self,
-        database: Database,
-        experiment_id: int,
-        trials: Sequence[TrialRecord],
-        pruner: Pruner | None,
+        self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
     ) -> Iterator[TrialState]:
-        """Make states of stored trials, and let the rule hear again what each has logged."""
-        metric, numbers = self.metric, [trial.number for trial in trials]
-        curves = read_curves(database, experiment_id, metric, numbers) if metric else {}
+        """Make states of stored trials."""
+        metric = self.metric
         firsts = read_first_reports(database, experiment_id, metric) if metric else {}
         failed = Counter(
             attempt.number
@@ -193,17 +200,28 @@ class Search:
                 lost_count=trial.lost_count,
                 failed_count=failed[trial.number],
             )
-            if pruner is not None:
-                iterations, values = curves[trial.number]
-                for iteration, value in zip(iterations.tolist(), values.tolist(), strict=True):
-                    pruner.report(trial.number, iteration, value)
-                    state.curve.note(iteration, value)
-                    state.last_iteration, state.last_value = iteration, value
             if trial.number in firsts:
                 iteration, attempt, started_at, logged_at = firsts[trial.number]
                 state.pace.begin(attempt, started_at)
                 state.pace.note(iteration, logged_at)
             yield state
+
+
+def _replay(
+    database: Database,
+    experiment_id: int,
+    states: Iterable[TrialState],
+    pruner: Pruner,
+    metric: str,
+) -> None:
+    """Let the rule, and the trials themselves, hear again what each has logged."""
+    trials = {state.number: state for state in states}
+    for table in read_reports(database, experiment_id, metric, [*trials]):
+        for number, iteration, value, _ in table.tolist():
+            trial = trials[number]
+            pruner.report(number, iteration, value)
+            trial.curve.note(iteration, value)
+            trial.last_iteration, trial.last_value = iteration, value
 
 
 #: What an attempt counts as that was told so.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UsageTypeError
 from ..result import Result
-from ..search.search_space import SearchSpace
+from ..search.search_space import SearchSpace, join_path
 from ..search.spaces import Space
 from ..search.tree import Leaf
 
@@ -122,7 +122,7 @@ def _walk_constants(template: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _walk_constants(option, path)
     elif isinstance(template, Mapping) and template:
         for key, value in template.items():
-            yield from _walk_constants(value, f"{path}.{key}" if path else str(key))
+            yield from _walk_constants(value, join_path(path, str(key)))
     else:
         yield path, template
 

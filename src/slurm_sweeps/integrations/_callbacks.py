@@ -98,5 +98,4 @@ class WandbLog:
             self._run = None
 
     def _find_run(self) -> Any:
-        wandb = sys.modules.get("wandb")
-        return None if wandb is None else getattr(wandb, "run", None)
+        return getattr(sys.modules.get("wandb"), "run", None)

@@ -96,7 +96,8 @@ class _Reports:
         by_epoch = validates_once_an_epoch(trainer)
         iteration = int(trainer.current_epoch) + 1 if by_epoch else self._validations
         if trainer.is_global_zero:
-            self._wandb.log(values, iteration, framework_logs=has_wandb_logger(trainer))
+            has_logger = any(type(each).__name__ == "WandbLogger" for each in trainer.loggers)
+            self._wandb.log(values, iteration, framework_logs=has_logger)
         session.log(values, iteration)
 
     def on_fit_end(self, trainer: Any, pl_module: Any, exception: Any = None) -> None:
@@ -147,11 +148,6 @@ def validates_once_an_epoch(trainer: Any) -> bool:
     if every is None or not isinstance(batches, int | float):
         return False
     return bool(batches >= trainer.num_training_batches)
-
-
-def has_wandb_logger(trainer: Any) -> bool:
-    """Tell whether a trainer logs to W&B by itself."""
-    return any(type(logger).__name__ == "WandbLogger" for logger in trainer.loggers)
 
 
 __all__ = ["SlurmSweepsCallback"]

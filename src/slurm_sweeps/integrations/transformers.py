@@ -68,7 +68,9 @@ class SlurmSweepsCallback(TrainerCallback):
         """Take the metrics down; a checkpoint may follow before they are reported."""
         if self._training:
             values = pick_metrics(self.metrics, metrics, "computed")
-            self._waiting = values, count_evaluations(args, state)
+            by_epoch = args.eval_strategy == "epoch"
+            number = state.epoch if by_epoch else max(1, state.global_step / state.eval_steps)
+            self._waiting = values, round(number)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report what waits, and close the W&B run that was opened here."""
@@ -87,15 +89,6 @@ class SlurmSweepsCallback(TrainerCallback):
 
     on_save = report
     on_step_begin = on_epoch_begin = report  # no checkpoint was to be written
-
-
-def count_evaluations(args: Any, state: Any) -> int:
-    """Return the number of the evaluation that has just been made, from 1."""
-    if args.eval_strategy == "epoch":
-        epochs: float = state.epoch
-        return round(epochs)
-    steps: float = state.global_step / state.eval_steps
-    return max(1, round(steps))
 
 
 __all__ = ["SlurmSweepsCallback"]

@@ -1,40 +1,33 @@
 """ASHA: trials that are not among the best at a rung are stopped, or wait until they are.
 
-The rule. Let `resource` be the iteration, plus one for a trial whose own first iteration is 0. A
-trial enters a rung with its first report at or beyond the rung's level; levels that were jumped
-over are entered with that same report. At each report a trial is judged at every rung it has
-entered: among n finite values there, it goes on if its own is one of the ⌈n / reduction factor⌉
-best; ties pass, NaN and infinities never do. A trial at or beyond max_t is never pruned.
-
-What a trial has at a rung is the value of its smallest iteration at or beyond the level. Said that
-way, the order of the reports does not matter, and a retried trial that logs an iteration again
-replaces its value: the state is a function of the stored metrics alone.
+The rule stands at `ASHA`. What a trial has at a rung is the value of its smallest iteration at or
+beyond the level; levels that were jumped over are entered with that same report. Said that way, the
+order of the reports does not matter, and a retried trial that logs an iteration again replaces its
+value: the state is a function of the stored metrics alone.
 
 Two things follow. max_t is kept as one more level, without a ranking: whoever has entered it is
 past judging. And when a trial that began at 1 logs 0 after all (a retry from the start), all its
 resources grow by one, so that the value just below a level must be remembered until then.
 
-With promotion a trial is judged at the highest rung alone that it has entered: while its value
-there is among the best it goes on, else it is paused. As others enter the rung, one that waits may
-come to be among the best; it then goes on. NaN and infinities never can, so that such a trial is
-pruned.
-
-The paper judges with the report that enters a rung. Here each report is judged: a trial that others
-have overtaken leaves its slot to them before it has come to the next rung. Replayed on real
-learning curves this saves a fifth of the regret early on, and has a few in a hundred trials more
-go on again. Rungs below the highest do not count any more: who began slowly and then overtook those
-around it is safe from whatever begins faster.
+With promotion, a trial whose value is NaN or infinite can never come to be among the best, so that
+it is pruned. The paper judges with the report that enters a rung. Here each report is judged: a
+trial that others have overtaken leaves its slot to them before it has come to the next rung.
+Replayed on real learning curves this saves a fifth of the regret early on, and has a few in a
+hundred trials more go on again. Rungs below the highest do not count any more: who began slowly and
+then overtook those around it is safe from whatever begins faster.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
+from bisect import bisect
 from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush
-from itertools import compress
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checks import (
@@ -51,8 +44,6 @@ from .ranking import Ranking, compute_rank_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from .hyperband import Hyperband
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +131,46 @@ class ASHA:
             pruner.report(*row)
         failing = (pruner.judge(code) is Decision.PRUNE for code in range(len(trial_ids)))
         return [str(trial_id) for trial_id in compress(trial_ids, failing)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperband:
+    """Asynchronous Hyperband: several ASHAs that begin to stop trials at different resources.
+
+    For a metric whose first values may say nothing about later ones: some trials are given more
+    time before they are judged. Where they do say something, ASHA alone finds as good a
+    configuration sooner. (Li et al. 2018, arXiv 1603.06560.)
+
+    Args:
+        metric: The metric's name in `log`.
+        mode: "min" if smaller values are better, "max" if larger ones are.
+        max_t: The resource from which on no trial is stopped; 1 or more.
+        reduction_factor: Of how many trials in a rung about one goes on; 2 or more.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        UsageTypeError: An argument is of a wrong type.
+    """
+
+    metric: str
+    mode: str
+    max_t: int = 50
+    reduction_factor: float = 4
+
+    def __post_init__(self) -> None:
+        check_goal("Hyperband", self.metric, self.mode)
+        max_t = check_integer("Hyperband", "max_t", self.max_t, 1)
+        factor = check_reduction_factor("Hyperband", self.reduction_factor)
+        set_fields(self, max_t=max_t, reduction_factor=factor)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The first bracket's rungs; bracket b has those from number b on."""
+        return compute_rungs(1, self.max_t, self.reduction_factor)
+
+    def build_pruner(self) -> HyperbandPruner:
+        """Return the rule in the form that takes reports one by one, with no trial known yet."""
+        return HyperbandPruner(self)
 
 
 def _check_columns(database: pd.DataFrame, wanted: list[str]) -> None:
@@ -342,3 +373,35 @@ class PromotionPruner(AshaPruner):
                 heappush(self._queues[rung], (value, self._n_paused, trial))
                 self._n_paused += 1  # the longest waiting first among equals; trials have no order
         self._unsorted.clear()
+
+
+#: The golden ratio's fraction: its multiples are spread most evenly.
+_GOLDEN = 0.6180339887498949
+
+
+class HyperbandPruner:
+    """Asynchronous Hyperband, several ASHAs side by side: O(rungs · log n) a report.
+
+    Bracket b has the rungs from number b on. Each trial belongs to one bracket for good, and is
+    judged among the trials of that bracket alone. Brackets get trials in the shares of Hyperband,
+    spread evenly over the trial numbers.
+    """
+
+    def __init__(self, plan: Hyperband) -> None:
+        rungs, n = plan.rungs, len(plan.rungs)
+        self._brackets = [AshaPruner(plan, rungs[b:]) for b in range(n)]
+        shares = [plan.reduction_factor ** (n - 1 - b) * n / (n - b) for b in range(n)]
+        self._bounds = [bound / sum(shares) for bound in accumulate(shares[:-1])]
+
+    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+        """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
+        bracket = self._brackets[bisect(self._bounds, _spread(trial))]
+        return bracket.report(trial, iteration, value)
+
+
+def _spread(trial: Hashable) -> float:
+    """Return a number in [0, 1) for a trial, the same in every process."""
+    if isinstance(trial, int):
+        return (trial + 1) * _GOLDEN % 1.0
+    digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

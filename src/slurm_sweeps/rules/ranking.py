@@ -93,11 +93,10 @@ def compute_rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
 
     if not pairs:
         return 0.0
-    columns = np.array(pairs, dtype=float).reshape(-1, 2).T
-    first, second = (_rank(column) for column in columns)
-    first, second = first - first.mean(), second - second.mean()
-    spread = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / spread if spread else 0.0
+    first, second = (_rank(np.array(side)) for side in zip(*pairs, strict=True))
+    if first.std() * second.std() == 0.0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _rank(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

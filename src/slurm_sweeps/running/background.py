@@ -39,6 +39,12 @@ class Background:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._is_at_work = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._is_at_work and self._jobs.empty()
 
     def put(self, job: Callable[[], object]) -> bool:
         """Have a job done after those before it; False if too many wait, and it is left out."""
@@ -56,26 +62,32 @@ class Background:
             raise self._error
 
     def close(self, timeout_s: float) -> bool:
-        """Let the thread end when all is done; return whether it has.
+        """Let the thread end when all is done; return whether it has. What comes later has another.
 
         Args:
             timeout_s: How long to wait while nothing gets done.
         """
-        if self._thread is None:
+        thread = self._thread
+        if thread is None:
             return True
         self._jobs.put(None)
         waiting = -1
-        while self._thread.is_alive() and self._jobs.qsize() != waiting:
+        while thread.is_alive() and self._jobs.qsize() != waiting:
             waiting = self._jobs.qsize()
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+            thread.join(timeout_s)
+        if thread.is_alive():
+            return False
+        self._thread = None
+        return True
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._is_at_work = True
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
+            self._is_at_work = False
 
 
 class BackgroundFit:

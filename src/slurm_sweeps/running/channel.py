@@ -68,6 +68,7 @@ class Record(TypedDict, total=False):
     port: int  # the last two in a job step only
     address: str
     cfg: dict[str, Any] | str  # as `encode_cfg` writes it
+    cfg_yml: str  # for people to read, in the trial's folder
     iteration: int
     metrics: dict[str, float]
     do: str
@@ -84,6 +85,7 @@ class Record(TypedDict, total=False):
     error_type: str
     message: str
     traceback: str
+    problem: str  # why no other attempt would fare better
     sender: int  # these two: see `encode_parts`
     part: int
     last: bool
@@ -92,10 +94,13 @@ class Record(TypedDict, total=False):
 #: What a record of each kind must hold.
 KINDS = {
     # Driver to worker.
-    "init": {"train"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir"},  # an attempt at a trial
+    "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
+    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
-    "stop": set(),  # the trial, at its next report, else after the grace; passed on too
+    "stop": {
+        "number",
+        "grace_s",
+    },  # the trial, at its next report, else after the grace; passed on too
     "kill": set(),  # the worker of a slot, where several share a process
     # Worker to driver.
     "hello": {"host", "pid"},  # it has begun
@@ -110,6 +115,8 @@ KINDS = {
     # Trial to worker.
     "await": {"iteration"},  # a rank other than 0 waits for the decision on it
     "told": {"do"},  # the trial has read a decision to leave
+    # To its slot's journal, beside reports and the end.
+    "begun": {"trial_id", "number", "attempt", "cfg"},  # an attempt, and what its trial is
 }
 
 
@@ -371,35 +378,43 @@ class Connection:
             if self.process.stdin is not None:
                 self.process.stdin.close()
 
-    def wait(self, timeout_s: float) -> int | None:
-        """Wait for the process to end by itself; return its exit code, None if it has not.
+    def has_exited(self) -> bool:
+        """Whether the process has ended; it is not reaped: its group is nobody else's until then.
 
-        Its output is waited for first: the end of that is told at once.
+        Where that can't be asked (macOS, before Python 3.13), it is reaped.
         """
-        deadline = time.monotonic() + timeout_s
+        if self.process.returncode is None and hasattr(os, "waitid"):
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
+                return os.waitid(os.P_PID, self.process.pid, how) is not None
+        return self.process.poll() is not None
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the process to end by itself; its output first, whose end is told at once."""
+        deadline, pause_s = time.monotonic() + timeout_s, 0.0005
         if not self.has_ended:
             poll = select.poll()
             poll.register(self._stdout, 0)  # an end is told unasked
             poll.poll(timeout_s * 1000)
-        from subprocess import TimeoutExpired  # here and below: only the driver needs it
-
-        with contextlib.suppress(TimeoutExpired):
-            return self.process.wait(max(0.0, deadline - time.monotonic()))
-        return None
+        while not self.has_exited() and time.monotonic() < deadline:
+            time.sleep(pause_s)
+            pause_s = min(0.05, 2 * pause_s)
 
     def end(self, grace_s: float = 0.0) -> int | None:
         """Close everything and return the process's exit code; kill it if it doesn't end in time.
 
-        The code is None if it has not even ended `KILL_S` after it was killed, as one that hangs in
-        the kernel (on a disk, say): nobody waits for it any more.
+        What it leaves in its group is killed in any case. The code is None if it has not even ended
+        `KILL_S` after it was killed, as one that hangs in the kernel (on a disk, say): nobody waits
+        for it any more.
         """
         self.close_input()
         self.has_ended = True
-        code = self.wait(grace_s)
-        if code is None:
+        self.wait(grace_s)
+        if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            code = self.wait(KILL_S)
+            self.wait(KILL_S)
+        code = self.process.poll()
         for fd in self.streams:
             while self.read(fd):
                 pass

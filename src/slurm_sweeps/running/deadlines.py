@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: What a host has loaded has so many seconds for its own end; then the driver ends the host.
+LAST_S = 2
+LEAVE_S = LAST_S + 0.5
+
 #: What the driver keeps for itself at a job's end: to commit, and to leave, in seconds.
-LAST_WORDS_S = 3.0
+LAST_WORDS_S = LEAVE_S + 0.5
 
 #: At most this part of a job is given to its end, however short the job is.
 MOST_OF_JOB = 0.25

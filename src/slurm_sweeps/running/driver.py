@@ -2,7 +2,7 @@
 
 Everything that happens arrives here as a record from a worker, a signal, or a moment in time; the
 `Sweep` says what follows; the driver carries it out and hands what must be kept to the writer. It
-never waits for a disk or a terminal (`background` does), nor for any single worker. Every wait has
+never waits for a disk (`background` does) or a terminal, nor for any single worker. Every wait has
 an end: a trial that was told to leave is made to by its worker, and a worker that doesn't answer is
 killed here. A turn of the loop costs the same however many slots there are.
 """
@@ -28,13 +28,13 @@ from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
-from ..trial import Status
+from ..trial import Status, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import encode_cfg, write_cfg
+from .train import check_there, encode_cfg, format_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -55,12 +55,18 @@ RANK_GRACE_S = 2.0
 #: How long trials have to leave when the sweep fails, in seconds.
 FAILURE_GRACE_S = 5.0
 
-#: What waits for a disk at the end has so long, in seconds; what waits for a terminal less.
+#: What waits for a disk at the end has so long, in seconds.
 DISK_S = 30.0
-TERMINAL_S = 5.0
 
 #: So many pieces of noise, of 64 kB at the most, wait for the disk.
 MAX_NOISE = 1_000
+
+#: How often it is looked whether the experiment's folder is there, in seconds.
+FOLDER_S = 5.0
+
+#: After a gap of so many seconds (the driver was suspended, say), less than another one waits
+#: before it takes an experiment over, the lease is renewed before anything else is done.
+GAP_S = 30.0
 
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
@@ -70,7 +76,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
-        notify: Tells the user something, in a line or a few; called from a thread of its own.
+        notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
@@ -101,9 +107,8 @@ class Driver:
         self._requests: SimpleQueue[Request] = requests or SimpleQueue()
         self._folder = Path(os.path.abspath(layout.folder))
         self._selector = selectors.DefaultSelector()
-        self._disk = Background("slurm-sweeps-disk")
+        self._folder_watch = Background("slurm-sweeps-folder")
         self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
-        self._terminal = Background("slurm-sweeps-terminal")
         self._fit = BackgroundFit(sweep)
         self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
         self._slots.lend(launcher)
@@ -113,6 +118,8 @@ class Driver:
         self._end_margin_s: float | None = None
         self._stopping = False
         self._kill_at = math.inf
+        self._problem: str | None = None  # why no trial finds a place to run
+        self._awake_at = self._looked_at = time.monotonic()
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -138,16 +145,12 @@ class Driver:
             self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
-            is_written = self._disk.close(DISK_S)
-            self._logs.close(DISK_S if is_written else 0.0)
-            self._terminal.close(TERMINAL_S)
+            self._folder_watch.close(0.0)
+            self._logs.close(DISK_S)
             self._fit.close()
-        self._disk.check()
-        if not is_written:
-            raise StorageError(
-                f"after {DISK_S:.0f} s not all cfg.yml of trials are written below "
-                f"{self._layout.folder}: does its disk hang? restore=True goes on from here"
-            )
+        if self._problem is not None:
+            hint = "Make room or mend the permissions; restore=True goes on from here"
+            raise StorageError(f"{self._problem}. {hint}")
         if self._sweep.fatal:
             raise SweepFailedError(self._sweep.fatal)
 
@@ -171,22 +174,43 @@ class Driver:
 
     def _tick(self, signals: StopSignals) -> None:
         """Do what is due by now."""
+        self._note_gap()
         now = time.monotonic()
         for number in signals.take():
             self._follow_signal(number)
         while not self._requests.empty():
             self._follow_request(self._requests.get())
         self._writer.check()
-        self._disk.check()
+        self._watch_folder(now)
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
             self._advance_fit()
             self._start_workers(now)
-            self._slots.look_for_stalls(now)
+        dead = self._slots.look(now)
+        if dead:
+            self._lose(dead, ENDED)
         overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
+
+    def _note_gap(self) -> None:
+        """Hold the lease anew after a gap in which another driver may have taken it.
+
+        Trials that were waiting for an answer would else write on into their folders, which are the
+        other driver's by then.
+        """
+        before, self._awake_at = self._awake_at, time.monotonic()
+        if self._awake_at - before > GAP_S:
+            self._writer.renew()
+            self._awake_at = time.monotonic()
+
+    def _watch_folder(self, now: float) -> None:
+        """See that the experiment's folder is there."""
+        self._folder_watch.check()
+        if self._folder_watch.is_idle and now - self._looked_at > FOLDER_S:
+            self._looked_at = now
+            self._folder_watch.put(partial(check_there, self._folder / self._layout.train.name))
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
@@ -204,7 +228,10 @@ class Driver:
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
         if self._sweep.fatal is not None and not self._stopping:
-            self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s))
+            self._stop(self._plan_failure())
+
+    def _plan_failure(self) -> StopPlan:
+        return StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
 
     # --- told to stop -------------------------------------------------------------------------
 
@@ -286,6 +313,7 @@ class Driver:
 
     def _hear(self, connection: Connection, fd: int) -> None:
         records = connection.read(fd)
+        self._note_gap()
         if records is None:
             connection.detach(fd)
             if fd == connection.streams[0]:
@@ -362,6 +390,9 @@ class Driver:
         if trial is None or trial.number != record.get("number") or record["how"] not in HOWS:
             return
         slot.ends[record.get("rank", 0)] = record
+        if "problem" in record and self._problem is None:
+            self._problem = make_storable(record["problem"])
+            self._stop(self._plan_failure())
         if len(slot.ends) < slot.launcher.world_size:
             if len(slot.ends) == 1:
                 crashed = record["how"] in ("failed", "lost")
@@ -393,7 +424,6 @@ class Driver:
         if trial is None:
             return
         self._slots.begin(slot, trial)
-        folder = self._folder / trial.trial_id
         journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
@@ -401,21 +431,17 @@ class Driver:
                 "trial_id": trial.trial_id,
                 "number": trial.number,
                 "attempt": trial.attempt,
-                "dir": str(folder),
+                "dir": str(self._folder / trial.trial_id),
                 "journal": str(self._folder / journal),
                 "repetition": trial.repetition,
                 "host": slot.host,
                 "at": trial.began_at,
                 **slot.found,
                 "cfg": encode_cfg(trial.cfg),
+                "cfg_yml": format_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
-        if not self._disk.put(partial(write_cfg, trial.cfg, folder)):
-            raise StorageError(
-                f"can't write into {folder}: its disk takes nothing any more. Mend it; "
-                "restore=True goes on from here"
-            )
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
         if not self._logs.put(partial(append_to, log, noise)):
@@ -472,4 +498,4 @@ class Driver:
         """Tell the user something; what was told before only if it is meant anew."""
         if again or text not in self._said:
             self._said.add(text)
-            self._terminal.put(partial(self._tell, text))
+            self._tell(text)

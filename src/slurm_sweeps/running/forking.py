@@ -36,7 +36,6 @@ import warnings
 import weakref
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -120,7 +119,7 @@ def _has_cuda_started() -> bool:
 
 def _find_accelerator_in_use() -> str | None:
     paths = _list_open(*ACCELERATORS)
-    if _is_mapped(NVML) and not _is_mapped(*OTHER_USES):
+    if paths and _is_mapped(NVML) and not _is_mapped(*OTHER_USES):
         paths = [path for path in paths if not path.startswith(NVIDIA)]
     return paths[0] if paths else None
 
@@ -161,7 +160,8 @@ def _try_fork() -> bool:
 
 def _pause_openmp() -> None:
     """Let every copy of OpenMP here end its threads; how many it may start stays as it was set."""
-    for path in {path for path in _list_mapped() if OPENMP.search(path)}:
+    maps = _read("/proc/self/maps").splitlines()
+    for path in {line.split(maxsplit=5)[-1] for line in maps if OPENMP.search(line)}:
         with contextlib.suppress(OSError, AttributeError):  # one before OpenMP 5.0
             library = ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
             threads = library.omp_get_max_threads()
@@ -179,36 +179,40 @@ def _settle() -> list[str]:
 
 def _list_native_threads() -> list[str]:
     """Name this process's other threads, but those of NVML and jemalloc: forks do without them."""
+    threads = set(_list("/proc/self/task")) - {str(os.getpid())}
+    if not threads:
+        return []
     idle = ("jemalloc_bg_thd", "cuda") if _is_mapped(NVML) else ("jemalloc_bg_thd",)
-    threads = [t for t in Path("/proc/self/task").glob("*") if t.name != str(os.getpid())]
-    names = [_read(thread / "comm") for thread in threads]  # "": it has just ended
+    names = [_read(f"/proc/self/task/{thread}/comm") for thread in threads]  # "": it has ended
     return [name for name in names if name and not name.startswith(idle)]
 
 
 def _list_open(*beginnings: str) -> list[str]:
     """Return the paths of open files that begin so."""
     paths = []
-    for fd in Path("/proc/self/fd").glob("*"):
+    for fd in _list("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            paths.append(os.readlink(fd))
+            paths.append(os.readlink(f"/proc/self/fd/{fd}"))
     return [path for path in paths if path.startswith(beginnings)]
 
 
 def _is_mapped(*libraries: str) -> bool:
-    return any(library in path for path in _list_mapped() for library in libraries)
+    maps = _read("/proc/self/maps")
+    return any(library in maps for library in libraries)
 
 
-def _list_mapped() -> list[str]:
-    maps = _read("/proc/self/maps").splitlines()
-    return [line.split(maxsplit=5)[-1] for line in maps if "/" in line]
-
-
-def _read(file: str | Path) -> str:
+def _read(file: str) -> str:
     """Return what a file of /proc holds; nothing outside Linux."""
-    try:
-        return Path(file).read_text(errors="replace").strip()
-    except OSError:
-        return ""
+    with contextlib.suppress(OSError), open(file, errors="replace") as text:
+        return text.read().strip()
+    return ""
+
+
+def _list(folder: str) -> list[str]:
+    """Return the names in a folder of /proc; none outside Linux."""
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
 
 
 # --- what a fork inherits -------------------------------------------------------------------------

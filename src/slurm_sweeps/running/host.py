@@ -28,8 +28,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .channel import Record, encode
+from .deadlines import LAST_S
 from .forking import has_looked_for_gpus
 from .processes import (
+    RUN,
     build_argv,
     die_with_parent,
     finish_process,
@@ -38,9 +40,6 @@ from .processes import (
 )
 from .trial_process import Loaded, Task
 from .worker import Parent, Worker, build_hello, describe_broken
-
-#: How long what was loaded may take for its own end, in seconds.
-LAST_S = 5
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
 SAW_ALL_GPUS = (
@@ -65,8 +64,7 @@ def build_host_argv(
             `slot` whose worker that is, and the `hazard` for which it exists.
     """
     arguments = {"slots": slots, "world_size": world_size, "direct": direct or {}, **worker}
-    code = "from slurm_sweeps.running.host import main; main()"
-    return build_argv(code, json.dumps({**arguments, "argv": sys.argv}))
+    return build_argv(RUN.format("host"), json.dumps({**arguments, "argv": sys.argv}))
 
 
 def main() -> NoReturn:
@@ -108,7 +106,7 @@ def take_channel(output: int) -> tuple[int, int]:
     return channel_in, channel_out
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class _Child:
     """A slot's worker, as the host holds it."""
 

@@ -17,9 +17,9 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
@@ -58,59 +58,24 @@ class Diagnosis:
     stall: str | None = None  # why it may never begin
 
 
-class Launcher(Protocol):
-    """Starts workers."""
-
-    @property
-    def slots(self) -> Sequence[SlotPlace]:
-        """What it lends."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """How many tasks a trial has."""
-        ...
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """What the user should know about how trials share the machine."""
-        ...
-
-    @property
-    def fresh_workers(self) -> bool:
-        """Whether every trial gets a worker of its own."""
-        ...
-
-    def start(self, slot: int) -> Connection:
-        """Start what is to run a slot's worker, unless that runs for other slots already.
-
-        Raises:
-            LaunchError: That fails at once.
-        """
-        ...
-
-    def describe_slot(self, slot: int) -> Record:
-        """Return what a worker has to know of its slot, as fields of the `init` record."""
-        ...
-
-    def diagnose(self, said: str) -> Diagnosis:
-        """Tell what is the matter with a worker that has not begun, by what it wrote."""
-        ...
-
-    def clean_up(self, step: str | None, trial_pid: int | None) -> None:
-        """End what a worker that died with its trial may have left behind."""
-        ...
-
-
-class _Hosts(ABC):
+class Launcher(ABC):
     """Starts hosts, each for the slots that see the same of a machine.
 
     Args:
         layout: Where files go.
         see: Returns what is the same for slots that share a host, and for no others.
+
+    Attributes:
+        slots: What it lends.
+        world_size: How many tasks a trial has.
+        fresh_workers: Whether every trial gets a worker of its own.
+        notices: What the user should know about how trials share the machine.
     """
 
     slots: Sequence[SlotPlace]
+    world_size = 1
+    fresh_workers = False
+    notices: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
         self._layout = layout
@@ -118,7 +83,11 @@ class _Hosts(ABC):
         self._hosts: dict[object, Connection] = {}  # by what their slots see
 
     def start(self, slot: int) -> Connection:
-        """Return the host that is to run a slot's worker; start it unless it runs already."""
+        """Return the host that is to run a slot's worker; start it unless it runs already.
+
+        Raises:
+            LaunchError: That fails at once.
+        """
         seen = self._see(slot)
         host = self._hosts.get(seen)
         if host is None or host.has_ended:
@@ -130,6 +99,18 @@ class _Hosts(ABC):
     def _launch(self, slots: list[int]) -> Connection:
         """Start a host for these slots."""
 
+    @abstractmethod
+    def describe_slot(self, slot: int) -> Record:
+        """Return what a worker has to know of its slot, as fields of the `init` record."""
+
+    @abstractmethod
+    def diagnose(self, said: str) -> Diagnosis:
+        """Tell what is the matter with a worker that has not begun, by what it wrote."""
+
+    @abstractmethod
+    def clean_up(self, step: str | None, trial_pid: int | None) -> None:
+        """End what a worker that died with its trial may have left behind."""
+
     def close(self) -> None:
         """End the hosts that still run."""
         for host in self._hosts.values():
@@ -137,7 +118,7 @@ class _Hosts(ABC):
                 host.end()
 
 
-class LocalLauncher(_Hosts):
+class LocalLauncher(Launcher):
     """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
@@ -147,9 +128,6 @@ class LocalLauncher(_Hosts):
         gpus: The GPUs to deal out, as they are named in CUDA_VISIBLE_DEVICES.
         notices: What the user should know about that.
     """
-
-    world_size = 1
-    fresh_workers = False
 
     def __init__(
         self,
@@ -226,7 +204,7 @@ def count_cpus() -> int:
         return os.cpu_count() or 1
 
 
-class SlurmLauncher(_Hosts):
+class SlurmLauncher(Launcher):
     """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
@@ -329,7 +307,7 @@ def open_launcher(
     """
     check_not_inside_a_step(os.environ)
     allocation = read_allocation(os.environ)
-    launcher: LocalLauncher | SlurmLauncher
+    launcher: Launcher
     if allocation is None:
         gpus = find_gpus() if local_cfg.gpus else ()
         slots, notices = count_local_slots(
@@ -349,15 +327,10 @@ def open_launcher(
         launcher.close()
 
 
-@contextmanager
-def watch_time_limit() -> Iterator[JobClock | None]:
+def watch_time_limit() -> AbstractContextManager[JobClock | None]:
     """Know when the job ends, if this process runs in one."""
     job_id = os.environ.get("SLURM_JOB_ID")
-    if job_id is None:
-        yield None
-        return
-    with JobClock(job_id) as limit:
-        yield limit
+    return nullcontext() if job_id is None else JobClock(job_id)
 
 
 def requeue(job_id: str, notify: Callable[[str], None]) -> None:

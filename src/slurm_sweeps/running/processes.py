@@ -112,6 +112,13 @@ def build_argv(code: str, *argv: str) -> list[str]:
     return [sys.executable, *safe, "-c", f"import sys; sys.path[:] = {path!r}; {code}", *argv]
 
 
+#: Code for `build_argv` that runs a module of this room. What that imports stays to the end: the
+#: garbage collector would look for nothing there.
+RUN = (
+    "import gc; gc.disable(); from slurm_sweeps.running.{} import main; gc.freeze(); gc.enable(); "
+    "main()"
+)
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 

@@ -24,11 +24,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import FrameType
-from typing import Any, SupportsFloat, cast
+from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
@@ -37,8 +36,7 @@ from .journal import Journal
 from .standstill import end_watch
 
 
-@dataclass(frozen=True, slots=True)
-class TrialContext:
+class TrialContext(NamedTuple):
     """What a trial's process knows of its trial."""
 
     trial_id: str
@@ -56,19 +54,15 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
-        journal: Where this process writes down what it reports; None for nowhere.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
         was_sent_term: Whether this process got a TERM.
+        journal: Where it writes down what it reports; None for nowhere.
     """
 
     def __init__(
-        self,
-        link: socket.socket,
-        context: TrialContext,
-        direct: socket.socket | None = None,
-        journal: Journal | None = None,
+        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
     ) -> None:
         self.context = context
         self._link = link
@@ -79,7 +73,7 @@ class Session:
         self._pid = os.getpid()
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
-        self._journal = journal
+        self.journal: Journal | None = None
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
@@ -134,10 +128,10 @@ class Session:
                 self._link.shutdown(socket.SHUT_WR)
 
     def _write_end_down(self) -> None:
-        if self._journal is None or self._end is None or self._is_cut_off:
+        if self.journal is None or self._end is None or self._is_cut_off:
             return
         if self._end["how"] != "interrupted":  # it is run again anyway
-            self._journal.append(encode(self._describe_end(self._end)))
+            self.journal.append(encode(self._describe_end(self._end)))
             self._settle_journal()
 
     def rehearse(self) -> None:
@@ -180,12 +174,12 @@ class Session:
         except OSError as error:
             raise self._lose_link(error) from error
         finally:
-            if self._journal is not None and self.context.rank == 0:
-                self._journal.append(data)
+            if self.journal is not None and self.context.rank == 0:
+                self.journal.append(data)
 
     def _settle_journal(self) -> None:
         """See that all is written down; say it if that can't be done."""
-        if self._journal is not None and (error := self._journal.settle()) is not None:
+        if self.journal is not None and (error := self.journal.settle()) is not None:
             text = (
                 f"trials can't write their journals ({error}): if the driver is killed, reports of "
                 "its last moment may be missing"
@@ -193,8 +187,8 @@ class Session:
             self._tell_worker({"kind": "notice", "text": text})
 
     def _follow(self, decision: Record) -> None:
-        if self._journal is not None and "kept" in decision:
-            self._journal.note(decision["put"], decision["kept"])
+        if self.journal is not None and "kept" in decision:
+            self.journal.note(decision["put"], decision["kept"])
         if decision["do"] != "go_on":
             self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):

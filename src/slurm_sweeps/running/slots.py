@@ -32,6 +32,7 @@ from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
 from .channel import Connection, Record
+from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
@@ -44,12 +45,11 @@ MAX_NODE_FAILURES = 3
 #: A step that Slurm has no room for is asked for again after so many seconds.
 STALL_S = 5.0
 
-#: How often workers that have not begun yet are looked at, in seconds.
+#: How often it is looked whether hosts have begun, and whether they live, in seconds.
 LOOK_S = 0.5
 
-#: A worker that was told to go has this long before it is killed, in seconds: after its one trial
-#: (so does Slurm with the step around it), and in the end.
-EXIT_S, LEAVE_S = 30.0, 2.0
+#: Slurm has this long to end the step around a worker that was told to go after its one trial.
+EXIT_S = 30.0
 
 #: How a rank fails that has lost another one: Python's errors, and what gloo and NCCL say.
 _LOST_PEER = re.compile(
@@ -213,6 +213,7 @@ class Slots:
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
         self._look_at = 0.0
+        self._gone: set[Connection] = set()  # those whose process had ended at the latest look
 
     def __len__(self) -> int:
         return len(self._all)
@@ -378,15 +379,25 @@ class Slots:
         self._set(slot, SlotStatus.READY)
         return True
 
-    def look_for_stalls(self, now: float) -> None:
+    def look(self, now: float) -> list[SlotState]:
+        """See to hosts every `LOOK_S`; return the slots of those that are dead.
+
+        The end of a host's output says that it has ended, unless something that it has forked holds
+        that open. It is dead at the second look in a row, when what it said last has been heard.
+        """
+        if now < self._look_at:
+            return []
+        self._look_at = now + LOOK_S
+        self._look_for_stalls(now)
+        before, self._gone = self._gone, {each for each in self._served if each.has_exited()}
+        return [slot for each in before & self._gone for slot in self._served[each].values()]
+
+    def _look_for_stalls(self, now: float) -> None:
         """See to workers that may not begin for long, as srun waits for room.
 
         That is so right after the death of an srun, until Slurm has cleared its step away. By
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_S
         for slot in list(self._by_status[SlotStatus.STARTING].values()):
             connection = slot.connection
             if connection is None or connection.has_begun:
@@ -456,7 +467,7 @@ class Slots:
                     connection.send({"kind": "kill", "slot": slot.place.number})
                     if slot.trial_pid is not None and slot.step is None:
                         slot.launcher.clean_up(None, slot.trial_pid)
-                code = connection.process.poll()
+                code = None
             else:
                 is_leaving = group[0].status is SlotStatus.LEAVING
                 code = self._end(connection, LEAVE_S if is_leaving else 0.0)

@@ -19,8 +19,8 @@ import contextlib
 import faulthandler
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 #: How often to look, in seconds. A look takes well under a millisecond.
 LOOK_EVERY_S = 5.0
@@ -43,8 +43,7 @@ NOTICES = {
 _FUTEX = {"x86_64": "202", "aarch64": "98", "ppc64le": "221"}.get(os.uname().machine)
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """What a process has done so far, and what it does now."""
 
     ran_ns: dict[int, int]  # CPU time of each thread

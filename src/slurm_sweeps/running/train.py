@@ -9,7 +9,8 @@ done anything else, which are the same in whatever process they happen. An impor
 statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
 they are left to the trial.
 
-A trial's configuration travels in its `run` record; its `cfg.yml` is for people to read and paste.
+A trial's configuration travels in its `run` record, and once more as the text of its `cfg.yml`, for
+people.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from types import FunctionType
 from typing import Any, cast
 
 from ..errors import StorageError, TrainError, UsageTypeError
-from ..storage.layout import TrialLayout, build_draft_path
+from ..storage.layout import build_draft_path
 from .forking import keep_cuda_closed
 from .pickling import dumps, explain, loads
 
@@ -231,17 +232,19 @@ def format_cfg(cfg: dict[str, Any]) -> str:
     return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
-def write_cfg(cfg: dict[str, Any], folder: Path) -> None:
-    """Make a trial's folder and write its `cfg.yml`.
+def check_there(train: Path) -> None:
+    """See that an experiment's folder, with the pickled `train` in it, is still there.
 
     Raises:
-        StorageError: That can't be done.
+        StorageError: Somebody has removed it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TrialLayout(folder).cfg.write_text(format_cfg(cfg), encoding="utf-8")
-    except OSError as error:
+        train.stat()
+    except FileNotFoundError as error:
         raise StorageError(
-            f"can't write into {folder}: {error}. Make room or mend the permissions; "
-            "restore=True goes on from here"
+            f"{train} is gone: someone has removed the experiment's folder, or part of it, while "
+            "the sweep ran. restore=True goes on without what trials wrote there, overwrite=True "
+            "begins anew"
         ) from error
+    except OSError:  # it can't be seen for the moment
+        return

@@ -22,18 +22,17 @@ import socket
 import sys
 import time
 import traceback
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import TrialInterrupted, TrialPruned
-from ..storage.layout import build_rank_journal_path
+from ..storage.layout import TrialLayout, build_rank_journal_path
 from .channel import Decoder, Record, encode
 from .forking import disown
 from .journal import Journal
-from .processes import WARNINGS, build_argv, die_with_parent, finish_process
+from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
@@ -43,8 +42,7 @@ MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """Which task of its slot's trials a worker runs."""
 
     rank: int = 0
@@ -52,13 +50,12 @@ class Task:
     direct: socket.socket | None = None  # to report straight to the driver, if it is on this host
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What loading `train` has come to in this process, or in the one that it is a fork of."""
 
     train: Train | None = None  # what a fork calls; None if every trial gets a fresh interpreter
     hazard: str | None = None  # why that is so
-    handlers: Mapping[signal.Signals, Any] = field(default_factory=dict)  # set by loading
+    handlers: Mapping[signal.Signals, Any] = MappingProxyType({})  # set by loading
     random_state: Any = None  # that of `random`, if loading has seeded it
 
 
@@ -90,10 +87,16 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             task.rank,
             task.world_size,
         )
-        cfg = decode_cfg(run["cfg"])
-        session = Session(link, context, task.direct, _open_journal(run, cfg, task.rank))
-        _take_place(context, run)
+        session = Session(link, context, task.direct)
+        try:
+            _take_place(context, run)
+        except OSError as error:  # no trial will find a place
+            problem = f"can't write into {context.directory}: {error}"
+            session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
+            raise
         activate(session)
+        cfg = decode_cfg(run["cfg"])
+        session.journal = _open_journal(run, cfg, task.rank)
         code = _call(train, cfg, session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
@@ -116,14 +119,14 @@ def _wait_for_run(link: socket.socket) -> Record:
 
 
 #: What a journal says of a trial, so that it can be told what it is.
-HEAD = ("kind", "trial_id", "number", "attempt", "repetition", "dir", "slot", "host", "gpus", "at")
+HEAD = ("trial_id", "number", "attempt", "repetition", "slot", "host", "gpus", "at")
 
 
 def _open_journal(run: Record, cfg: dict[str, Any], rank: int) -> Journal | None:
     if "journal" not in run:
         return None
     head: Any = {name: run[name] for name in HEAD if name in run}  # type: ignore[literal-required]
-    head["cfg"] = run["cfg"]
+    head |= {"kind": "begun", "cfg": run["cfg"]}
     if run["cfg"] is not cfg:  # it was pickled, and is written as the database has it
         from ..trial import canonical_json
 
@@ -137,9 +140,11 @@ def _take_place(context: TrialContext, run: Record) -> None:
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
     take_environment(run)
-    suffix = f".{context.rank}" if context.rank else ""
-    _redirect("stdout", f"stdout{suffix}.log", 1)
-    _redirect("stderr", f"stderr{suffix}.log", 2)
+    files = TrialLayout(context.directory)
+    if context.rank == 0:
+        files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
+    _redirect("stdout", files.stdout(context.rank), 1)
+    _redirect("stderr", files.stderr(context.rank), 2)
 
 
 def take_environment(run: Record) -> None:
@@ -151,7 +156,7 @@ def take_environment(run: Record) -> None:
             os.environ[name] = value
 
 
-def _redirect(stream: str, file: str, target: int) -> None:
+def _redirect(stream: str, file: str | Path, target: int) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(fd, target)
     os.close(fd)
@@ -206,7 +211,7 @@ def _read_exit_code(code: object) -> int:
 
 def _describe_failure(error: BaseException, exit_code: int) -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
-    frames: types.TracebackType | None = error.__traceback__
+    frames: TracebackType | None = error.__traceback__
     if frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
@@ -228,8 +233,7 @@ def _describe_message(error: BaseException) -> str:
         return "<its message can't be shown: __str__ failed>"
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(NamedTuple):
     """A trial's process, as its worker holds it."""
 
     pid: int
@@ -290,7 +294,7 @@ class Spawner:
 
     def stop_forking(self) -> None:
         """From now on, every trial gets a fresh interpreter."""
-        self._loaded = replace(self._loaded, train=None)
+        self._loaded = self._loaded._replace(train=None)
         self.is_due = False
         if self.spare is not None:
             self.note_end(self.spare.pid)  # that its link is closed ends it
@@ -341,9 +345,8 @@ class Spawner:
         """In the child: start anew."""
         link.set_inheritable(True)
         task = [self._task.rank, self._task.world_size]
-        code = "from slurm_sweeps.running.trial_process import main; main()"
         arguments = [link.fileno(), self._train_file, task, sys.argv]
-        argv = build_argv(code, json.dumps(arguments))
+        argv = build_argv(RUN.format("trial_process"), json.dumps(arguments))
         os.execv(argv[0], argv)
 
 

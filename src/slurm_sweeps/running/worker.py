@@ -149,7 +149,7 @@ def build_hello() -> Record:
     }
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class RunningTrial:
     """Its process, its socket, and how far ending it has gone."""
 
@@ -276,10 +276,10 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._oom_kills = count_oom_kills()
         self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
+        self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
     def _describe_place(self) -> Record:
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
@@ -308,6 +308,7 @@ class Worker(Parent):
         if self._task.rank == 0:
             trial.tell(decision)
             return
+        trial.watch = None  # the trial has reported; this rank may never do so
         trial.decisions.append(decision)
         self._answer(trial)
         self._note_told(trial, decision["do"])
@@ -332,7 +333,7 @@ class Worker(Parent):
 
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
-        trial.tell({"kind": "stop"})
+        trial.tell(stop)
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..search.draws import Drawing
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
 
@@ -77,14 +78,15 @@ class Encoding:
     nothing until a neighbour of the configuration picks its option.
 
     Attributes:
+        space: The space.
+        columns: The column of each leaf.
         n_columns: How many leaves the space has.
         counts: How many options each leaf has, 0 where it is a number; [n_columns].
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._columns = {leaf: i for i, leaf in enumerate(space.leaves)}
-        self._is_continuous = np.array([leaf.space.is_continuous for leaf in space.leaves], bool)
+        self.space = space
+        self.columns = {leaf: i for i, leaf in enumerate(space.leaves)}
         self.n_columns = len(space.leaves)
         self.counts = np.array([leaf.n_options for leaf in space.leaves], int)
 
@@ -94,58 +96,46 @@ class Encoding:
         `fill` returns so many numbers in [0, 1], for the leaves that are not active.
         """
         try:
-            units = self._space.to_units(cfg)
+            units = self.space.to_units(cfg)
         except UsageError:
             return None
         row = np.asarray(fill(self.n_columns), dtype=float)
         for leaf, unit in units.items():
-            row[self._columns[leaf]] = unit
+            row[self.columns[leaf]] = unit
         return row
-
-    def build(self, row: Array) -> dict[str, Any]:
-        """Return the configuration of a row."""
-        return self._space.build(lambda leaf: float(row[self._columns[leaf]]))
 
     def show(self, rows: Array) -> Array:
         """Return rows as a model is shown them; [n, n_columns]."""
         shown: Array = np.where(self._find_active(rows), rows, INACTIVE)
         return shown
 
-    def is_point(self, row: Array) -> bool:
-        """Whether a row's configuration holds no continuous number, so that it can come again."""
-        return not bool((self._find_active(row[None])[0] & self._is_continuous).any())
-
     def _find_active(self, rows: Array) -> Array:
         active = np.ones(rows.shape, dtype=bool)
-        for leaf, column in self._columns.items():  # parents come before what lies in them
+        for leaf, column in self.columns.items():  # parents come before what lies in them
             if leaf.parent is not None:
-                active[:, column] = self._is_picked(leaf, rows, active)
+                parent = self.columns[leaf.parent]
+                n_options = self.counts[parent]
+                option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
+                active[:, column] = active[:, parent] & (option == leaf.option)
         return active
 
-    def _is_picked(self, leaf: Leaf, rows: Array, active: Array) -> Array:
-        parent = self._columns[leaf.parent]  # type: ignore[index] # only called where there is one
-        n_options = self.counts[parent]
-        option = np.minimum((rows[:, parent] * n_options).astype(int), n_options - 1)
-        picked: Array = active[:, parent] & (option == leaf.option)
-        return picked
 
-
-class Pool:
-    """A forest's opinion on candidates that nobody has got yet; drawn from as from `Draw`.
+class Pool(Drawing):
+    """A forest's opinion on candidates that nobody has got yet.
 
     Each tree predicts something for each candidate [trees, n], its cost weighed in; lower is
     better. The candidates are rows [n, n_columns].
     """
 
     def __init__(self, encoding: Encoding, candidates: Array, predictions: Array) -> None:
-        self._encoding = encoding
+        super().__init__(encoding.space, np.random.default_rng(0))
+        self._columns = encoding.columns
         self._candidates = candidates
         self.predictions = predictions
         self._is_taken = np.zeros(len(candidates), dtype=bool)
         self._expected = predictions.mean(axis=0)
+        self._best = 0
         self.n_left = len(candidates)
-        self.rng = np.random.default_rng(0)
-        self.is_point = False
 
     def begin(self, rng: np.random.Generator) -> None:
         """Choose the trees that the next proposal follows."""
@@ -156,22 +146,13 @@ class Pool:
 
     def draw(self) -> dict[str, Any]:
         """Return the best candidate that is left; each call another one."""
-        best = int(self._expected.argmin())
+        self._best = best = int(self._expected.argmin())
         self._is_taken[best], self._expected[best] = True, math.inf
         self.n_left -= 1
-        row = self._candidates[best]
-        self.is_point = self._encoding.is_point(row)
-        return self._encoding.build(row)
+        return super().draw()
 
-
-def check_installed() -> None:
-    """Raise UsageError if the library that forests are made with is not there."""
-    try:
-        import sklearn  # noqa: F401 - only whether it is there
-    except ImportError as error:
-        raise UsageError(
-            f"samplers.Model() needs scikit-learn ({error}): pip install 'slurm-sweeps[model]'"
-        ) from error
+    def _pick(self, leaf: Leaf) -> float:
+        return float(self._candidates[self._best, self._columns[leaf]])
 
 
 def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float) -> Pool:

@@ -25,8 +25,8 @@ from ..checks import check_integer, check_real, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw, Streams
 from ..trial import Status
-from .forest import COMPLETE, Encoding, Points, Pool, Told, check_installed, fit
-from .protocol import NumberedSampler, Observation, Problem
+from .forest import COMPLETE, Encoding, Points, Pool, Told, fit
+from .protocol import NumberedSampler, Observation, Problem, import_extra
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -76,7 +76,7 @@ class Model:
             raise UsageError(
                 "samplers.Model() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
             )
-        check_installed()
+        import_extra("sklearn", "samplers.Model()", "scikit-learn", "model")
         return ModelSampler(self, problem)
 
 
@@ -113,20 +113,6 @@ class ModelSampler(NumberedSampler):
         self._pool.begin(rng)
         return self._unseen.find(self._pool)
 
-    def tell(self, trial: Observation) -> None:
-        super().tell(trial)
-        # Where many run at once, those that run have come furthest: it pays to know of them.
-        if trial.status.tells_value or trial.curve:
-            curve = trial.curve or _read_last(trial)
-            points = self._judge(curve, trial.status)
-            self._take(trial.number, trial.cfg, points, trial.seconds_per_iteration)
-
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
-        """Learn from a trial of another sweep; its point counts as tried."""
-        super().warm_up(cfg, value)
-        curve = {} if value is None else {0: value}
-        self._take(-1 - len(self._told), cfg, self._judge(curve, Status.COMPLETED))
-
     def plan_study(self) -> Callable[[], Pool] | None:
         """Return what makes the next fit, None while there is too little new."""
         n = len(self._told)
@@ -148,15 +134,17 @@ class ModelSampler(NumberedSampler):
         """Plan no further study and go on at random; see `StudyingSampler`."""
         self._is_at_random, self._pool = True, None
 
-    def _take(
-        self, number: int, cfg: dict[str, Any], points: Points, seconds: float | None = None
-    ) -> None:
+    def _learn(self, trial: Observation) -> None:
+        # Where many run at once, those that run have come furthest: it pays to know of them.
+        if not (trial.status.tells_value or trial.curve):
+            return
         # The last that is told of a trial counts: one that was paused may have gone on.
-        known = self._told.get(number)
-        fill = self._fills.go_to(abs(number)).random
-        row = known.row if known else self._encoding.read(cfg, fill)
+        known = self._told.get(trial.number)
+        fill = self._fills.go_to(abs(trial.number)).random
+        row = known.row if known else self._encoding.read(trial.cfg, fill)
         if row is not None:
-            self._told[number] = Told(row, points, seconds)
+            points = self._judge(trial.curve or _read_last(trial), trial.status)
+            self._told[trial.number] = Told(row, points, trial.seconds_per_iteration)
 
     def _judge(self, curve: Mapping[int, float], status: Status) -> Points:
         """Return a curve's points, lower is better, with the end that its trial came to."""

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError, UsageTypeError
-from ..search.draws import Streams
+from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Observation, Problem
+from .protocol import NumberedSampler, Observation, Problem, import_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Optuna:
             raise UsageError(
                 "samplers.Optuna() needs a metric to learn: pass asha=ss.ASHA(metric, mode)"
             )
-        library = _import_optuna()
+        library = import_extra("optuna", "samplers.Optuna()", "Optuna", "optuna")
         if self.sampler is not None and not isinstance(self.sampler, library.samplers.BaseSampler):
             raise UsageTypeError(
                 "samplers.Optuna(sampler) takes an object such as optuna.samplers.GPSampler(), "
@@ -89,17 +89,10 @@ class OptunaSampler(NumberedSampler):
             self._running[number] = trial
         return cfg
 
-    def tell(self, trial: Observation) -> None:
-        super().tell(trial)
-        if trial.status.tells_value:
-            self._take(trial.number, trial.cfg, trial.value)
-
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
-        """Learn from a trial of another sweep; its point counts as tried."""
-        super().warm_up(cfg, value)
-        self._take(-1 - len(self._told), cfg, value)
-
-    def _take(self, number: int, cfg: dict[str, Any], value: float | None) -> None:
+    def _learn(self, trial: Observation) -> None:
+        if not trial.status.tells_value:
+            return
+        number, value = trial.number, trial.value
         lower = self._sign * value if value is not None and math.isfinite(value) else self._worst
         if self._told.get(number) == lower:
             return
@@ -110,19 +103,16 @@ class OptunaSampler(NumberedSampler):
             state = self._library.trial.TrialState
             self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
         # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
-        elif told is not None and (trial := self._asking.make_trial(cfg, told)) is not None:
-            self._study.add_trial(trial)
+        elif told is not None and (known := self._asking.make_trial(trial.cfg, told)) is not None:
+            self._study.add_trial(known)
 
 
-class _Asking:
-    """Configurations as Optuna proposes them for one trial; drawn from as from `Draw`.
-
-    Each leaf of the space is one of Optuna's parameters.
-    """
+class _Asking(Drawing):
+    """Configurations as Optuna proposes them; each leaf of the space is one of its parameters."""
 
     def __init__(self, study: Any, space: SearchSpace, library: ModuleType) -> None:
+        super().__init__(space, np.random.default_rng(0))
         self._study = study
-        self._space = space
         self._library = library
         self._names: dict[Leaf, str] = {}
         seen: Counter[str] = Counter()
@@ -132,15 +122,12 @@ class _Asking:
             self._names[leaf] = leaf.path + again
         self._trial: Any = None
         self._cfg: dict[str, Any] | None = None
-        self.rng = np.random.default_rng(0)
-        self.is_point = False
 
     def draw(self) -> dict[str, Any]:
         """Return the next proposal; the one before it was not wanted."""
         self._drop()
         self._trial = self._study.ask()
-        self.is_point = True
-        self._cfg = self._space.build(self._suggest)
+        self._cfg = super().draw()
         return self._cfg
 
     def take(self, cfg: dict[str, Any]) -> Any:
@@ -170,9 +157,7 @@ class _Asking:
             params=params, distributions=distributions, value=value
         )
 
-    def _suggest(self, leaf: Leaf) -> float:
-        if leaf.space.is_continuous:
-            self.is_point = False
+    def _pick(self, leaf: Leaf) -> float:
         name = self._names[leaf]
         if not leaf.n_options:
             return float(self._trial.suggest_float(name, 0.0, 1.0))
@@ -182,17 +167,6 @@ class _Asking:
         if self._trial is not None:
             self._study.tell(self._trial, state=self._library.trial.TrialState.FAIL)
             self._trial = None
-
-
-def _import_optuna() -> ModuleType:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError(
-            f"samplers.Optuna() needs Optuna ({error}): pip install 'slurm-sweeps[optuna]'"
-        ) from error
-    library: ModuleType = optuna
-    return library
 
 
 def _make_study(library: ModuleType, sampler: Any, mode: str | None) -> Any:

@@ -31,10 +31,12 @@ The rules, which the property tests of `tests/samplers` hold every sampler to:
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ..errors import UsageError
 from ..search.draws import Unseen
 from ..search.search_space import SearchSpace
 from ..trial import Status
@@ -101,12 +103,27 @@ class Sampler(Protocol):
         """Take note of a trial that started, came some way, ended or was read from the store."""
 
 
+def import_extra(module: str, user: str, library: str, extra: str) -> Any:
+    """Import a module of a library that only some samplers need.
+
+    Raises:
+        UsageError: It is missing; the message says what needs it, and how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"{user} needs {library} ({error}): pip install 'slurm-sweeps[{extra}]'"
+        ) from error
+
+
 class NumberedSampler:
     """What the samplers here share: they count the trials, and try no point twice."""
 
     def __init__(self, problem: Problem) -> None:
         self._unseen = Unseen(problem.space, problem.seed)
         self._next = 0
+        self._n_warm = 0
 
     def tell(self, trial: Observation) -> None:
         """Take note of a trial; see `Sampler.tell`."""
@@ -114,10 +131,16 @@ class NumberedSampler:
         if trial.number >= self._next:  # of an earlier run: it was asked for there
             self._next = trial.number + 1
             self._note(trial.cfg)
+        self._learn(trial)
 
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:  # noqa: ARG002 - for others
-        """Take a point that another sweep tried as tried."""
+    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
+        """Take a point that another sweep tried as tried, and learn from it."""
         self._unseen.mark(cfg)
+        self._n_warm += 1
+        self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, value))
+
+    def _learn(self, trial: Observation) -> None:
+        """Learn from what is told of a trial; those of another sweep have numbers below 0."""
 
     def _begin(self) -> int:
         """Return the number of the trial that is asked for."""

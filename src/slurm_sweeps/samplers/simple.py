@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..search.draws import Draw
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Problem
+from .protocol import NumberedSampler, Problem, import_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,10 @@ class _SobolPoints:
     """A scrambled Sobol sequence, by number: a unit for each leaf without a seed of its own."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
-        try:
-            from scipy.stats import qmc
-        except ImportError as error:
-            raise UsageError(
-                f"samplers.Random(quasi=True) needs SciPy ({error}): "
-                "pip install 'slurm-sweeps[model]'"
-            ) from error
+        stats = import_extra("scipy.stats", "samplers.Random(quasi=True)", "SciPy", "model")
         self._leaves = [leaf for leaf in space.leaves if leaf.space.seed is None][:_MAX_AXES]
         n_axes = max(len(self._leaves), 1)  # the sequence has no fewer
-        self._sequence = qmc.Sobol(n_axes, scramble=True, seed=np.random.default_rng(seed))
+        self._sequence = stats.qmc.Sobol(n_axes, scramble=True, seed=np.random.default_rng(seed))
         self._block = -1
         self._points = np.empty((0, n_axes))
 

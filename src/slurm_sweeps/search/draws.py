@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -51,28 +52,49 @@ class Streams:
         return self._generator
 
 
-class Draw:
-    """Draws configurations of one trial at a time; each space with a seed follows its own stream.
+class Drawing(ABC):
+    """Proposes configurations of one trial at a time: `Draw` does, or a model.
 
     Attributes:
-        rng: The stream of the trial that `go_to` went to.
+        rng: The trial's random numbers.
         is_point: Whether the last configuration drawn holds no continuous number, so that it can
             come up again.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
+    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
         self._space = space
+        self._continuous = frozenset(leaf for leaf in space.leaves if leaf.space.is_continuous)
+        self.rng = rng
+        self.is_point = False
+
+    def draw(self) -> dict[str, Any]:
+        """Return one configuration; each call another one."""
+        self.is_point = True
+        return self._space.build(self._watch)
+
+    def _watch(self, leaf: Leaf) -> float:
+        if leaf in self._continuous:
+            self.is_point = False
+        return self._pick(leaf)
+
+    @abstractmethod
+    def _pick(self, leaf: Leaf) -> float:
+        """Return the unit of an active leaf."""
+
+
+class Draw(Drawing):
+    """Draws at random; each space with a seed follows its own stream."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
         self._common = Streams(seed)
+        super().__init__(space, self._common.go_to(0))
         self._own = [
             (leaf, Streams(leaf.space.seed, leaf.path))
             for leaf in space.leaves
             if leaf.space.seed is not None
         ]
-        self._continuous = frozenset(leaf for leaf in space.leaves if leaf.space.is_continuous)
         self._rngs: dict[Leaf, np.random.Generator] = {}
         self._fixed: Mapping[Leaf, float] = {}
-        self.rng = self._common.go_to(0)
-        self.is_point = False
 
     def go_to(self, number: int, fixed: Mapping[Leaf, float] | None = None) -> None:
         """Go to the start of trial `number`'s stream; its first draw takes `fixed` as it is."""
@@ -81,36 +103,17 @@ class Draw:
         self._fixed = fixed or {}
 
     def draw(self) -> dict[str, Any]:
-        """Return one configuration; each call another one."""
-        self.is_point = True
-        cfg = self._space.build(self._pick)
+        cfg = super().draw()
         self._fixed = {}
         return cfg
 
     def _pick(self, leaf: Leaf) -> float:
-        if leaf in self._continuous:
-            self.is_point = False
         fixed = self._fixed.get(leaf)
         return self._rngs.get(leaf, self.rng).random() if fixed is None else fixed
 
 
 #: How often a point that is known already is drawn anew before another way is taken.
 _N_DRAWS = 16
-
-
-class Drawing(Protocol):
-    """Proposes configurations for one trial: `Draw` does, or a model."""
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """The trial's random numbers."""
-
-    @property
-    def is_point(self) -> bool:
-        """Whether the last configuration proposed can come up again."""
-
-    def draw(self) -> dict[str, Any]:
-        """Return one configuration; each call another one."""
 
 
 class Unseen:

@@ -256,18 +256,10 @@ def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
     """Return one sentence on the first difference of two descriptions, None if there is none."""
     if canonical_json(old) == canonical_json(new):
         return None
-    if _is_mapping(old) and _is_mapping(new):
-        return _compare_mappings(old, new, path)
-    then, now = format_description(old), format_description(new)
-    return f"cfg{format_place(path)} was {then} and is now {now}"
-
-
-def _is_mapping(described: Any) -> bool:
-    return isinstance(described, dict) and SPACE_KEY not in described
-
-
-def _compare_mappings(old: dict[str, Any], new: dict[str, Any], path: str) -> str | None:
-    for key in [*old, *(key for key in new if key not in old)]:
+    if not (_is_mapping(old) and _is_mapping(new)):
+        then, now = format_description(old), format_description(new)
+        return f"cfg{format_place(path)} was {then} and is now {now}"
+    for key in old | new:
         place = join_path(path, key)
         if key not in new:
             return f"cfg{format_place(place)} was {format_description(old[key])} and is gone"
@@ -276,3 +268,7 @@ def _compare_mappings(old: dict[str, Any], new: dict[str, Any], path: str) -> st
         if sentence := describe_difference(old[key], new[key], place):
             return sentence
     return None
+
+
+def _is_mapping(described: Any) -> bool:
+    return isinstance(described, dict) and SPACE_KEY not in described

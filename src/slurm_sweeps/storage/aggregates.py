@@ -2,7 +2,7 @@
 
 Invariant: a row of `aggregates` equals what recomputing it from `metrics` gives. Two ways keep it:
 
-- What only appends (every iteration beyond the last one stored, in rising order) is folded in
+- What only appends (every iteration beyond the last one stored, in rising order) is summed up in
   Python and merged by one upsert. That is the way of every undisturbed trial, and its cost does
   not depend on how long the curve is.
 - All else (an iteration logged again by a retry, or out of order) is recomputed from the rows,
@@ -11,31 +11,24 @@ Invariant: a row of `aggregates` equals what recomputing it from `metrics` gives
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .records import Aggregate, ReportRecord
+from .records import Aggregate
 
 #: (experiment_id, number, metric_id, iteration, value, logged_at, attempt)
 MetricRow = tuple[int, int, int, int, float, float, int]
 
-#: (number, metric_id)
-Curve = tuple[int, int]
-
-#: count, first iteration, last iteration and value, min value and iteration, max value and
-#: iteration; the order of the columns.
-Fold = list[float | int | None]
-
-_COUNT, _FIRST, _LAST, _LAST_VALUE, _MIN, _MIN_AT, _MAX, _MAX_AT = range(8)
+#: (iteration, value), one after the other.
+Points = list[tuple[int, float]]
 
 #: What `build_aggregate` makes a record of.
 AGGREGATE_COLUMNS = (
     "number, count, last_iteration, last_value, min_value, min_iteration, max_value, max_iteration"
 )
-
-_INFINITY = math.inf
 
 _UPSERT = """
     INSERT INTO aggregates AS old
@@ -75,79 +68,29 @@ _RECOMPUTE = """
 """
 
 
-def build_rows(
-    experiment_id: int, reports: Iterable[ReportRecord], metric_ids: dict[str, int]
-) -> list[MetricRow]:
-    """Spread reports into rows of `metrics`, in the order of the reports."""
-    return [
-        (
-            experiment_id,
-            report.number,
-            metric_ids[name],
-            report.iteration,
-            value,
-            report.logged_at,
-            report.attempt,
-        )
-        for report in reports
-        for name, value in report.metrics.items()
-    ]
-
-
-def fold_rows(rows: Iterable[MetricRow]) -> tuple[dict[Curve, Fold], set[Curve]]:
-    """Sum up the rows of each curve.
-
-    Returns:
-        The fold of each curve whose iterations rise strictly, and the other curves.
-    """
-    folds: dict[Curve, Fold] = {}
-    unordered: set[Curve] = set()
-    for _, number, metric_id, iteration, value, _, _ in rows:
-        curve = number, metric_id
-        fold = folds.get(curve)
-        if fold is None:
-            folds[curve] = _start_fold(iteration, value)
-        elif iteration > fold[_LAST]:  # type: ignore[operator] # this field is never None
-            _extend_fold(fold, iteration, value)
-        else:
-            unordered.add(curve)
-    for curve in unordered:
-        del folds[curve]
-    return folds, unordered
-
-
-def _start_fold(iteration: int, value: float) -> Fold:
-    if -_INFINITY < value < _INFINITY:  # False for NaN too
-        return [1, iteration, iteration, value, value, iteration, value, iteration]
-    return [1, iteration, iteration, value, None, None, None, None]
-
-
-def _extend_fold(fold: Fold, iteration: int, value: float) -> None:
-    fold[_COUNT] += 1  # type: ignore[operator] # this field is never None
-    fold[_LAST] = iteration
-    fold[_LAST_VALUE] = value
-    if not -_INFINITY < value < _INFINITY:
-        return
-    lowest, highest = fold[_MIN], fold[_MAX]
-    if lowest is None or value < lowest:
-        fold[_MIN], fold[_MIN_AT] = value, iteration
-    if highest is None or value > highest:
-        fold[_MAX], fold[_MAX_AT] = value, iteration
+def _summarize(points: Points) -> tuple[float | int | None, ...]:
+    """Return all columns of `aggregates` but the key, of points whose iterations rise."""
+    finite = [(value, iteration) for iteration, value in points if math.isfinite(value)]
+    lowest = min(finite, default=(None, None))
+    highest = max(finite, key=lambda each: (each[0], -each[1]), default=(None, None))
+    return (len(points), points[0][0], *points[-1], *lowest, *highest)
 
 
 def update_aggregates(
     connection: sqlite3.Connection, experiment_id: int, rows: Iterable[MetricRow]
 ) -> None:
     """Bring the aggregates up to date with rows that stand in `metrics` already."""
-    folds, stale = fold_rows(rows)
-    execute = connection.execute
-    for (number, metric_id), fold in folds.items():
-        merged = execute(_UPSERT, (experiment_id, metric_id, number, *fold)).rowcount
+    curves: dict[tuple[int, int], Points] = {}
+    for _, number, metric_id, iteration, value, _, _ in rows:
+        curves.setdefault((number, metric_id), []).append((iteration, value))
+    for (number, metric_id), points in curves.items():
+        merged = 0
+        if all(before < after for (before, _), (after, _) in itertools.pairwise(points)):
+            row = experiment_id, metric_id, number, *_summarize(points)
+            merged = connection.execute(_UPSERT, row).rowcount
         if not merged:
-            stale.add((number, metric_id))
-    for number, metric_id in stale:
-        keys = {"experiment": experiment_id, "number": number, "metric": metric_id}
-        execute(_RECOMPUTE, keys)
+            keys = {"experiment": experiment_id, "number": number, "metric": metric_id}
+            connection.execute(_RECOMPUTE, keys)
 
 
 def build_aggregate(row: Sequence[Any]) -> Aggregate:

@@ -130,6 +130,11 @@ class Database:
                 with self._transaction("BEGIN"):
                     yield self._connection
 
+    def fetch(self, sql: str, bound: Sequence[Any] = ()) -> list[Any]:
+        """Read all rows of one statement."""
+        with self.reading() as connection:
+            return connection.execute(sql, bound).fetchall()
+
     @contextmanager
     def writing(
         self, experiment_id: int = 0, owner: LeaseOwner | None = None, now: float = 0.0
@@ -203,9 +208,7 @@ class Database:
 
     def experiments(self) -> list[ExperimentRecord]:
         """All experiments, the oldest first."""
-        with self.reading() as connection:
-            rows = connection.execute(f"{_SELECT} ORDER BY created_at, id")
-            return [_build_experiment(row) for row in rows]
+        return [_build_experiment(row) for row in self.fetch(f"{_SELECT} ORDER BY created_at, id")]
 
     def experiment(self, name: str) -> ExperimentRecord:
         """The experiment of a name.
@@ -220,9 +223,11 @@ class Database:
             raise ExperimentNotFoundError(_format_not_found(name, self.path, names))
         return found
 
-    def set_settings(self, experiment_id: int, settings: Mapping[str, Any]) -> None:
+    def set_settings(
+        self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
+    ) -> None:
         """Replace the settings of an experiment."""
-        with self.writing() as connection:
+        with self.writing(experiment_id, owner, now) as connection:
             connection.execute(
                 "UPDATE experiments SET settings = ? WHERE id = ?",
                 (json.dumps(dict(settings)), experiment_id),
@@ -331,13 +336,12 @@ class Database:
     def requests(self, experiment_id: int, unseen_only: bool = False) -> list[Request]:
         """What was asked of the driver, the oldest first."""
         unseen = "AND seen_at IS NULL" if unseen_only else ""
-        with self.reading() as connection:
-            rows = connection.execute(
-                "SELECT id, kind, argument, created_at, seen_at FROM requests "
-                f"WHERE experiment_id = ? {unseen} ORDER BY id",
-                (experiment_id,),
-            )
-            return [Request(*row) for row in rows]
+        rows = self.fetch(
+            "SELECT id, kind, argument, created_at FROM requests "
+            f"WHERE experiment_id = ? {unseen} ORDER BY id",
+            (experiment_id,),
+        )
+        return [Request(*row) for row in rows]
 
     def take_requests(self, experiment_id: int, now: float) -> list[Request]:
         """What was asked since the last time, the oldest first; each is handed out once."""

@@ -92,16 +92,11 @@ def _build_metric_columns(
     columns: dict[str, npt.NDArray[np.float64]] = {}
     for name, table in aggregates.items():
         rows = np.searchsorted(numbers, table["number"])
-        for column, field in _choose_columns(name, modes):
-            columns[column] = values = np.full(len(numbers), np.nan)
+        best = {"best": modes[name]} if name in modes else {}
+        for kind, field in {"last": "last", **best, "min": "min", "max": "max"}.items():
+            columns[f"{kind}/{name}"] = values = np.full(len(numbers), np.nan)
             values[rows] = table[field]
     return columns
-
-
-def _choose_columns(name: str, modes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The columns of a metric, and the field of the aggregates that each is taken from."""
-    best = [(f"best/{name}", modes[name])] if name in modes else []
-    return [(f"last/{name}", "last"), *best, (f"min/{name}", "min"), (f"max/{name}", "max")]
 
 
 def build_metrics_frame(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UsageError, UsageTypeError
 
@@ -64,8 +65,7 @@ def _find_fault(name: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class TrialLayout:
+class TrialLayout(NamedTuple):
     """The files of one trial.
 
     Args:

@@ -6,37 +6,28 @@ Times are seconds since 1970 (UTC) as floats. A metric's value may be NaN or inf
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from ..trial import Status, TrialError
 
 
 @dataclass(frozen=True, slots=True)
-class TrialRecord:
-    """The state of a trial from now on; written once for every change of its status.
-
-    All from `slot` on is about its latest attempt; a scheduled one has not begun it, and has none.
+class AttemptRecord:
+    """One run of a trial: where, when, and how it ended.
 
     Args:
         number: The trial's position in its sweep, from 0; with the experiment it is the key.
-        trial_id: 12 hex digits, unique in the experiment.
-        repetition: How many trials with an equal cfg came before.
-        cfg_json: The configuration as JSON text.
         attempt: 1 for the first run, 2 and more for retries.
-        lost_count: How many of its attempts were lost.
         host: The (first) host it runs or ran on.
         gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
-        error: Why this attempt failed or was lost.
+        error: Why it failed or was lost.
     """
 
     number: int
-    trial_id: str
-    repetition: int
-    cfg_json: str
+    _: KW_ONLY
     status: Status
     attempt: int = 1
-    lost_count: int = 0
     slot: int | None = None
     host: str | None = None
     gpus: str | None = None
@@ -45,6 +36,26 @@ class TrialRecord:
     error: TrialError | None = None
     exit_code: int | None = None
     signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord(AttemptRecord):
+    """The state of a trial from now on, written once for every change of its status.
+
+    What it is as an attempt is its latest one; a scheduled trial has not begun that.
+
+    Args:
+        trial_id: 12 hex digits, unique in the experiment.
+        repetition: How many trials with an equal cfg came before.
+        cfg_json: The configuration as JSON text.
+        lost_count: How many of its attempts were lost.
+    """
+
+    trial_id: str
+    repetition: int
+    cfg_json: str
+    _: KW_ONLY
+    lost_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +78,6 @@ class StateRecord:
 
 #: What a writer takes.
 Record = TrialRecord | ReportRecord | StateRecord
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One run of a trial: where, when, and how it ended."""
-
-    number: int
-    attempt: int
-    status: Status
-    slot: int | None
-    host: str | None
-    gpus: str | None
-    start_time: float | None
-    end_time: float | None
-    error: TrialError | None
-    exit_code: int | None
-    signal: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,4 +159,3 @@ class Request:
     kind: str
     argument: str | None
     created_at: float
-    seen_at: float | None

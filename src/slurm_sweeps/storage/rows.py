@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..trial import Status, TrialError, make_storable
-from .aggregates import AGGREGATE_COLUMNS, build_aggregate, build_rows, update_aggregates
+from .aggregates import AGGREGATE_COLUMNS, build_aggregate, update_aggregates
 from .database import Database
 from .records import (
     Aggregate,
@@ -39,6 +39,12 @@ _TRIALS = (
     f"AND trials.status != '{Status.SCHEDULED}'"
 )
 
+#: The rows of one metric, by experiment and name; none where it was never logged.
+_OF_METRIC = (
+    "experiment_id = ?1 "
+    "AND metric_id = (SELECT id FROM metric_names WHERE experiment_id = ?1 AND name = ?2)"
+)
+
 #: The columns of one metric's reports.
 REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logged_at", "f8")]
 
@@ -47,6 +53,9 @@ METRIC_FIELDS = [("number", "i8"), ("metric_id", "i8"), *REPORT_FIELDS[1:]]
 
 #: How many rows of metrics are read while the file is locked for writers: about half a second.
 PORTION = 500_000
+
+#: The same where they are read trial by trial.
+TRIALS_AT_ONCE = 200
 
 #: The columns of one metric's aggregates that tables of trials show; NaN for what is not known.
 AGGREGATE_FIELDS = [("number", "i8"), ("count", "i8"), ("last", "f8"), ("min", "f8"), ("max", "f8")]
@@ -92,17 +101,16 @@ def read_trials(
     if id_prefix:
         where.append("substr(trial_id, 1, ?) = ?")
         bound += [len(id_prefix), id_prefix]
-    with database.reading() as connection:
-        rows = connection.execute(
-            f"SELECT trials.number, trial_id, repetition, cfg, lost_count, trials.status, "
-            f"trials.attempt, {_RUN} FROM {_TRIALS} WHERE {' AND '.join(where)} "
-            f"ORDER BY trials.number {'DESC' if newest_first else 'ASC'} LIMIT ?",
-            [*bound, -1 if limit is None else limit],
-        )
-        return [
-            TrialRecord(number, trial_id, repetition, cfg, lost_count=lost, **_build_run(run))
-            for number, trial_id, repetition, cfg, lost, *run in rows
-        ]
+    rows = database.fetch(
+        f"SELECT trials.number, trial_id, repetition, cfg, lost_count, trials.status, "
+        f"trials.attempt, {_RUN} FROM {_TRIALS} WHERE {' AND '.join(where)} "
+        f"ORDER BY trials.number {'DESC' if newest_first else 'ASC'} LIMIT ?",
+        [*bound, -1 if limit is None else limit],
+    )
+    return [
+        TrialRecord(number, trial_id, repetition, cfg, lost_count=lost, **_build_run(run))
+        for number, trial_id, repetition, cfg, lost, *run in rows
+    ]
 
 
 def read_trial(database: Database, experiment_id: int, number: int) -> TrialRecord | None:
@@ -112,36 +120,33 @@ def read_trial(database: Database, experiment_id: int, number: int) -> TrialReco
 
 def read_trial_rows(database: Database, experiment_id: int) -> list[TrialRow]:
     """Read what tables show of all trials, by number: much faster than `read_trials`."""
-    with database.reading() as connection:
-        return connection.execute(
-            "SELECT trials.number, trial_id, trials.status, start_time, end_time, cfg "
-            f"FROM {_TRIALS} WHERE trials.experiment_id = ? ORDER BY trials.number",
-            (experiment_id,),
-        ).fetchall()
+    return database.fetch(
+        "SELECT trials.number, trial_id, trials.status, start_time, end_time, cfg "
+        f"FROM {_TRIALS} WHERE trials.experiment_id = ? ORDER BY trials.number",
+        (experiment_id,),
+    )
 
 
 def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
     """Count the trials of each status; statuses that none has are left out."""
-    with database.reading() as connection:
-        rows = connection.execute(
-            "SELECT status, count(*) FROM trials WHERE experiment_id = ? GROUP BY status",
-            (experiment_id,),
-        )
-        return {Status(status): count for status, count in rows}
+    rows = database.fetch(
+        "SELECT status, count(*) FROM trials WHERE experiment_id = ? GROUP BY status",
+        (experiment_id,),
+    )
+    return {Status(status): count for status, count in rows}
 
 
 def read_attempts(
     database: Database, experiment_id: int, number: int | None = None
 ) -> list[AttemptRecord]:
     """Read the attempts of one trial or of all, by trial and attempt."""
-    one = "" if number is None else "AND number = :number"
-    with database.reading() as connection:
-        rows = connection.execute(
-            f"SELECT number, status, attempt, {_RUN} FROM attempts "
-            f"WHERE experiment_id = :experiment {one} ORDER BY number, attempt",
-            {"experiment": experiment_id, "number": number},
-        )
-        return [AttemptRecord(number, **_build_run(run)) for number, *run in rows]
+    which, bound = ("", ()) if number is None else ("AND number = ?", (number,))
+    rows = database.fetch(
+        f"SELECT number, status, attempt, {_RUN} FROM attempts "
+        f"WHERE experiment_id = ? {which} ORDER BY number, attempt",
+        (experiment_id, *bound),
+    )
+    return [AttemptRecord(number, **_build_run(run)) for number, *run in rows]
 
 
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
@@ -160,46 +165,35 @@ def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
 
 def read_metric_ids(database: Database, experiment_id: int) -> dict[str, int]:
     """Read the key of each metric's name, in the order in which they were first logged."""
-    with database.reading() as connection:
-        return _read_metric_ids(connection, experiment_id)
-
-
-def _read_metric_ids(connection: sqlite3.Connection, experiment_id: int) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT name, id FROM metric_names WHERE experiment_id = ? ORDER BY id", (experiment_id,)
+    return dict(
+        database.fetch(
+            "SELECT name, id FROM metric_names WHERE experiment_id = ? ORDER BY id",
+            (experiment_id,),
+        )
     )
-    return dict(rows.fetchall())
 
 
 def read_aggregates(database: Database, experiment_id: int, metric: str) -> list[Aggregate]:
     """Read what is known of one metric of each trial that logged it, by trial."""
-    with database.reading() as connection:
-        rows = connection.execute(
-            f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
-            "WHERE experiment_id = ? AND metric_id = ? ORDER BY number",
-            (experiment_id, _find_metric(connection, experiment_id, metric)),
-        )
-        return [build_aggregate(row) for row in rows]
-
-
-def _find_metric(connection: sqlite3.Connection, experiment_id: int, metric: str) -> int:
-    """The key of a metric; one that no row has where it was never logged."""
-    return _read_metric_ids(connection, experiment_id).get(metric, -1)
+    rows = database.fetch(
+        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates WHERE {_OF_METRIC} ORDER BY number",
+        (experiment_id, metric),
+    )
+    return [build_aggregate(row) for row in rows]
 
 
 def read_aggregates_of_trial(
     database: Database, experiment_id: int, number: int
 ) -> dict[str, Aggregate]:
     """Read what is known of each metric that one trial has logged, by the metric's name."""
-    with database.reading() as connection:
-        rows = connection.execute(
-            # CROSS: each metric's one row is looked up, else SQLite might read all trials' rows.
-            f"SELECT name, {AGGREGATE_COLUMNS} FROM metric_names CROSS JOIN aggregates "
-            "ON aggregates.experiment_id = metric_names.experiment_id AND metric_id = id "
-            "WHERE metric_names.experiment_id = ? AND number = ? ORDER BY id",
-            (experiment_id, number),
-        )
-        return {name: build_aggregate(row) for name, *row in rows}
+    rows = database.fetch(
+        # CROSS: each metric's one row is looked up, else SQLite might read all trials' rows.
+        f"SELECT name, {AGGREGATE_COLUMNS} FROM metric_names CROSS JOIN aggregates "
+        "ON aggregates.experiment_id = metric_names.experiment_id AND metric_id = id "
+        "WHERE metric_names.experiment_id = ? AND number = ? ORDER BY id",
+        (experiment_id, number),
+    )
+    return {name: build_aggregate(row) for name, *row in rows}
 
 
 def read_best(
@@ -210,14 +204,12 @@ def read_best(
     The best come first; of equal ones the earlier trial.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
-    with database.reading() as connection:
-        rows = connection.execute(
-            f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
-            f"WHERE experiment_id = ? AND metric_id = ? AND {value} IS NOT NULL "
-            f"ORDER BY {value} {order}, number LIMIT ?",
-            (experiment_id, _find_metric(connection, experiment_id, metric), limit),
-        )
-        return [build_aggregate(row) for row in rows]
+    rows = database.fetch(
+        f"SELECT {AGGREGATE_COLUMNS} FROM aggregates "
+        f"WHERE {_OF_METRIC} AND {value} IS NOT NULL ORDER BY {value} {order}, number LIMIT ?3",
+        (experiment_id, metric, limit),
+    )
+    return [build_aggregate(row) for row in rows]
 
 
 def read_aggregate_tables(
@@ -234,7 +226,7 @@ def read_aggregate_tables(
                 ),
                 AGGREGATE_FIELDS,
             )
-            for name, metric_id in _read_metric_ids(connection, experiment_id).items()
+            for name, metric_id in read_metric_ids(database, experiment_id).items()
         }
 
 
@@ -243,40 +235,14 @@ def read_metrics_of_trial(
 ) -> dict[str, dict[int, float]]:
     """Read `{name: {iteration: value}}` of one trial, iterations rising."""
     metrics: dict[str, dict[int, float]] = {}
-    with database.reading() as connection:
-        rows = connection.execute(
-            "SELECT name, iteration, value FROM metrics JOIN metric_names ON id = metric_id "
-            "WHERE metrics.experiment_id = ? AND number = ? ORDER BY metric_id, iteration",
-            (experiment_id, number),
-        )
-        for name, iteration, value in rows:
-            metrics.setdefault(name, {})[iteration] = math.nan if value is None else value
+    rows = database.fetch(
+        "SELECT name, iteration, value FROM metrics JOIN metric_names ON id = metric_id "
+        "WHERE metrics.experiment_id = ? AND number = ? ORDER BY metric_id, iteration",
+        (experiment_id, number),
+    )
+    for name, iteration, value in rows:
+        metrics.setdefault(name, {})[iteration] = math.nan if value is None else value
     return metrics
-
-
-def read_curves(
-    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
-) -> dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    """Read the learning curves of some trials.
-
-    Returns:
-        Iterations, rising, and values for each trial's number; empty arrays for a trial that did
-        not log the metric.
-    """
-    with database.reading() as connection:
-        metric_id = _find_metric(connection, experiment_id, metric)
-        tables = {
-            number: _fetch_table(
-                connection.execute(
-                    "SELECT iteration, value FROM metrics "
-                    "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
-                    (experiment_id, number, metric_id),
-                ),
-                REPORT_FIELDS[1:3],
-            )
-            for number in numbers
-        }
-    return {number: (table["iteration"], table["value"]) for number, table in tables.items()}
 
 
 def read_first_reports(
@@ -288,41 +254,40 @@ def read_first_reports(
         The lowest iteration from 1 on, the attempt that logged it, that attempt's start and the
         time at which it was logged (seconds since 1970).
     """
-    with database.reading() as connection:
-        rows = connection.execute(
-            # With min() the other columns are those of the row that has it.
-            "SELECT number, iteration, attempt, start_time, logged_at FROM "
-            "(SELECT number, min(iteration) AS iteration, logged_at, attempt FROM metrics "
-            "WHERE experiment_id = ?1 AND metric_id = ?2 AND iteration >= 1 GROUP BY number) "
-            "JOIN attempts USING (number, attempt) "
-            "WHERE experiment_id = ?1 AND start_time IS NOT NULL",
-            (experiment_id, _find_metric(connection, experiment_id, metric)),
-        )
-        return {row[0]: row[1:] for row in rows}
+    rows = database.fetch(
+        # With min() the other columns are those of the row that has it.
+        "SELECT number, iteration, attempt, start_time, logged_at FROM "
+        "(SELECT number, min(iteration) AS iteration, logged_at, attempt FROM metrics "
+        f"WHERE {_OF_METRIC} AND iteration >= 1 GROUP BY number) "
+        "JOIN attempts USING (number, attempt) "
+        "WHERE experiment_id = ?1 AND start_time IS NOT NULL",
+        (experiment_id, metric),
+    )
+    return {row[0]: row[1:] for row in rows}
 
 
 def read_reports(
-    database: Database, experiment_id: int, metric: str, numbers: Iterable[int]
-) -> npt.NDArray[np.void]:
-    """Read what some trials have logged of one metric, and when.
+    database: Database, experiment_id: int, metric: str, numbers: Sequence[int]
+) -> Iterator[npt.NDArray[np.void]]:
+    """Read what trials of these numbers have logged of one metric, and when.
 
-    Pass the trials in portions of some hundreds: a driver may write in between.
-
-    Returns:
-        A structured array with `REPORT_FIELDS`, by trial and iteration.
+    Yields:
+        Structured arrays with `REPORT_FIELDS`, by trial and iteration, each of a portion of the
+        trials: a driver may write in between.
     """
-    with database.reading() as connection:
-        metric_id = _find_metric(connection, experiment_id, metric)
-        rows = (
-            row
-            for number in numbers
-            for row in connection.execute(
-                "SELECT number, iteration, value, logged_at FROM metrics "
-                "WHERE experiment_id = ? AND number = ? AND metric_id = ? ORDER BY iteration",
-                (experiment_id, number, metric_id),
+    for first in range(0, len(numbers), TRIALS_AT_ONCE):
+        with database.reading() as connection:
+            rows = (
+                row
+                for number in numbers[first : first + TRIALS_AT_ONCE]
+                for row in connection.execute(
+                    "SELECT number, iteration, value, logged_at FROM metrics "
+                    f"WHERE {_OF_METRIC} AND number = ?3 ORDER BY iteration",
+                    (experiment_id, metric, number),
+                )
             )
-        )
-        return _fetch_table(rows, REPORT_FIELDS)
+            portion = _fetch_table(rows, REPORT_FIELDS)
+        yield portion
 
 
 def read_metric_rows(database: Database, experiment_id: int) -> npt.NDArray[np.void]:
@@ -383,7 +348,7 @@ def write_records(
         if trials:
             _write_trials(connection, experiment_id, trials)
         if reports:
-            _write_reports(connection, experiment_id, reports)
+            _write_reports(database, connection, experiment_id, reports)
         if states:
             connection.execute(
                 "UPDATE experiments SET state = ? WHERE id = ?", (states[-1].state, experiment_id)
@@ -445,18 +410,31 @@ def _build_attempt_row(experiment_id: int, trial: TrialRecord) -> tuple[Any, ...
 
 
 def _write_reports(
-    connection: sqlite3.Connection, experiment_id: int, reports: Sequence[ReportRecord]
+    database: Database,
+    connection: sqlite3.Connection,
+    experiment_id: int,
+    reports: Sequence[ReportRecord],
 ) -> None:
     logged = dict.fromkeys(name for report in reports for name in report.metrics)
     names = {name: make_storable(name) for name in logged}
-    known = _read_metric_ids(connection, experiment_id)
-    new = [(experiment_id, name) for name in names.values() if name not in known]
-    if new:
-        connection.executemany(
-            "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)", new
-        )
-        known = _read_metric_ids(connection, experiment_id)
+    connection.executemany(
+        "INSERT OR IGNORE INTO metric_names (experiment_id, name) VALUES (?, ?)",
+        [(experiment_id, stored) for stored in names.values()],
+    )
+    known = read_metric_ids(database, experiment_id)
     metric_ids = {name: known[stored] for name, stored in names.items()}
-    rows = build_rows(experiment_id, reports, metric_ids)
+    rows = [
+        (
+            experiment_id,
+            report.number,
+            metric_ids[name],
+            report.iteration,
+            value,
+            report.logged_at,
+            report.attempt,
+        )
+        for report in reports
+        for name, value in report.metrics.items()
+    ]
     connection.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     update_aggregates(connection, experiment_id, rows)

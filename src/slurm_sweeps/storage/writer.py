@@ -20,6 +20,7 @@ interpreter's lock, for the driver's main thread answers reports meanwhile.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -62,7 +63,8 @@ class Writer:
             `HEARTBEAT_INTERVAL_S`; None to write without a lease.
         clock: Tells the time for the lease, seconds since 1970.
         on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
-            when it is free again. All callbacks are called from the writer's thread.
+            when it is free again. All callbacks are called from the writer's thread, and must not
+            wait for anything: the lease is renewed there.
         on_request: Called with each request from outside.
         max_rows: Beyond so many rows in memory `put` waits until some are written.
 
@@ -98,9 +100,10 @@ class Writer:
         self._give_up_at: float | None = None
         self._failure: StorageError | None = None
         self._has_ended = False
+        self._renewed_at = time.monotonic()  # when the transaction began that did so last
+        self._renew_after = -math.inf
 
         # Used by the thread alone.
-        self._renewed_at = time.monotonic()
         self._polled_at = time.monotonic()
 
         self._database = Database.open(path)
@@ -150,19 +153,30 @@ class Writer:
         if self._failure is not None:
             raise self._failure
 
-    def flush(self, timeout_s: float | None = None) -> None:
+    def flush(self) -> None:
         """Wait until all that was put before is committed.
 
-        Args:
-            timeout_s: How long to wait at the most; None for as long as something is written.
-
         Raises:
-            StorageError: The writer has failed, or the time was not enough.
+            StorageError: The writer has failed, or has written nothing for `STUCK_S`.
         """
         with self._changed:
             goal = self._put
             self._hurry()
-            self._wait(lambda: self._committed >= goal, timeout_s)
+            self._wait(lambda: self._committed >= goal)
+            self.check()
+
+    def renew(self) -> None:
+        """Renew the lease, and wait for it.
+
+        Raises:
+            StorageError: As `check` does; or it could not be renewed in `STUCK_S`.
+        """
+        if self._owner is None:
+            return
+        with self._changed:
+            asked_at = self._renew_after = time.monotonic()
+            self._hurry()
+            self._wait(lambda: self._renewed_at > asked_at)
             self.check()
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -186,15 +200,14 @@ class Writer:
         self._is_urgent = True
         self._changed.notify_all()
 
-    def _wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
-        """Wait for the thread: for so long, or as long as it writes anything within `STUCK_S`."""
-        limit_s = STUCK_S if timeout_s is None else timeout_s
+    def _wait(self, is_done: Callable[[], bool]) -> None:
+        """Wait for the thread as long as it writes anything within `STUCK_S`."""
         before = self._committed
-        while not self._changed.wait_for(lambda: is_done() or self._has_ended, limit_s):
-            if timeout_s is not None or self._committed == before:
+        while not self._changed.wait_for(lambda: is_done() or self._has_ended, STUCK_S):
+            if self._committed == before:
                 raise StorageError(
                     f"{self._put - self._committed} records are not in {self._database.path} after "
-                    f"{limit_s} s; it may be locked by another process, or its disk be slow. When "
+                    f"{STUCK_S} s; it may be locked by another process, or its disk be slow. When "
                     "that is mended, go on with restore=True"
                 )
             before = self._committed
@@ -252,27 +265,32 @@ class Writer:
         if noticed:
             waited_s = time.monotonic() - started_at
             self._on_notice(f"{self._database.path} is free again after {waited_s:.0f} s")
-        self._renewed_at = time.monotonic()
         with self._changed:
             self._rows -= rows
             self._committed += len(group)
             self._changed.notify_all()
 
     def _try_to_commit(self, group: Sequence[Record]) -> bool:
+        began_at = time.monotonic()
         try:
             write_records(self._database, self._experiment_id, group, self._owner, self._clock())
         except DatabaseBusyError:
             if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                 raise
             return False
+        self._renewed_at = began_at
         return True
 
     def _do_chores(self) -> None:
         now = time.monotonic()
         try:
-            if self._owner is not None and now - self._renewed_at >= HEARTBEAT_INTERVAL_S:
+            is_asked = self._renewed_at <= self._renew_after
+            is_due = is_asked or now - self._renewed_at >= HEARTBEAT_INTERVAL_S
+            if self._owner is not None and is_due:
                 self._database.renew_lease(self._experiment_id, self._owner, self._clock())
-                self._renewed_at = now
+                with self._changed:
+                    self._renewed_at = now
+                    self._changed.notify_all()
             if now - self._polled_at >= POLL_INTERVAL_S:
                 self._polled_at = now
                 for request in self._database.take_requests(self._experiment_id, self._clock()):

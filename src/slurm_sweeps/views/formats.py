@@ -95,7 +95,7 @@ def format_span(seconds: float) -> str:
     parts: list[str] = []
     for unit, size in units:
         count, rest = divmod(rest, size)
-        if count or (parts and unit != "s") or unit == "s":
+        if count or parts or unit == "s":
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
 
@@ -197,10 +197,12 @@ def _collect(
     if not isinstance(part, Mapping):
         return
     if _SPACE_KEY in part:
-        options = _get_options(part)
-        if options is None or not all(_is_dict(option) for option in options):
+        has_options = part[_SPACE_KEY] in ("Choice", "Grid")
+        options = _list_arguments(part)[0] if has_options else []
+        are_dicts = all(isinstance(each, Mapping) and _SPACE_KEY not in each for each in options)
+        if not has_options or not are_dicts:
             found.setdefault(path, _build_parameter(path, part))
-        for option in options or ():
+        for option in options:
             _collect(option, path, found, option_of=path)
         return
     for key, child in part.items():
@@ -211,19 +213,10 @@ def _collect(
             found.setdefault(name, Parameter(name, False, f"in an option of {option_of}"))
 
 
-def _get_options(part: Mapping[str, Any]) -> list[Any] | None:
-    """The options of a Choice or a Grid, None for other spaces."""
-    return _list_arguments(part)[0] if part[_SPACE_KEY] in ("Choice", "Grid") else None
-
-
 def _list_arguments(part: Mapping[str, Any]) -> list[Any]:
     """What a space was made with; a space of a foreign kind may describe itself by names."""
     named = [value for key, value in part.items() if key not in (_SPACE_KEY, "seed", "args")]
     return [*part.get("args", ()), *named]
-
-
-def _is_dict(option: Any) -> bool:
-    return isinstance(option, Mapping) and _SPACE_KEY not in option
 
 
 def _build_parameter(name: str, part: Mapping[str, Any]) -> Parameter:

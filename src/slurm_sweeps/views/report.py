@@ -71,10 +71,8 @@ def write_report(data: SweepData, folder: Path, path: Path) -> None:
     """Write the page of a sweep, at once: a browser that loads it never sees half of it.
 
     Raises:
-        UsageError: What it is made with is not installed.
         StorageError: The file can't be written.
     """
-    check_installed()
     page = _build_page(data, folder)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -198,15 +196,12 @@ def compute_savings(data: SweepData) -> Savings:
     known = int(data.iterations[completed].max(initial=0))
     length = known or max(data.asha.get("max_t") or 0, longest)
     missing = np.where(pruned, np.maximum(0, length - data.iterations), 0)
-    pace_s = np.array([_compute_pace_s(data, at) for at in range(len(data.trials))])
+    runtimes_s = np.array(
+        [compute_runtime_s(trial, data.last_sign) or 0.0 for trial in data.trials]
+    )
+    pace_s = np.zeros(len(data.trials))
+    np.divide(np.maximum(0.0, runtimes_s), data.iterations, out=pace_s, where=data.iterations > 0)
     return Savings(run, run + int(missing.sum()), float((missing * pace_s).sum()))
-
-
-def _compute_pace_s(data: SweepData, at: int) -> float:
-    trial, count = data.trials[at], int(data.iterations[at])
-    if trial.start_time is None or trial.end_time is None or not count:
-        return 0.0
-    return max(0.0, trial.end_time - trial.start_time) / count
 
 
 # --- what failed ----------------------------------------------------------------------------------

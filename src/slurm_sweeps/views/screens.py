@@ -3,7 +3,9 @@
 `LiveView` reads the database, from a thread of its own or from `watch`, and never asks the driver.
 Reading is rare and short; in between, where the screen is redrawn in place, only the clocks go on.
 
-The screens take whole summaries and messages, from one thread at a time. None of them lets an error
+Nobody waits for a terminal that is held up, or a pipe that nobody reads: what is shown of a running
+sweep is shown by a thread of its own, and given up in the end. The screens take whole summaries and
+messages, from one thread at a time. None of them lets an error
 of its stream out: a sweep goes on when the terminal it was begun in is gone, or the notebook.
 """
 
@@ -17,10 +19,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from ..errors import StorageError
+from ..running.background import Background
 from ..storage.database import Database
 from ..storage.layout import Layout
 from .formats import clean_lines
@@ -39,6 +43,9 @@ READ_SHARE = 0.02
 
 #: How long one read waits for the writer; else the next round tries again.
 TIMEOUT_S = 1.0
+
+#: What waits for a terminal in the end has so long while nothing is shown, in seconds.
+TERMINAL_S = 5.0
 
 #: The width of a table in a notebook, in characters.
 NOTEBOOK_WIDTH = 110
@@ -206,10 +213,25 @@ def choose_screen(stream: TextIO | None, columns: bool | Sequence[str]) -> Scree
     display = _find_display() if stream is None else None
     if display is not None:
         return NotebookScreen(display, columns)
-    stream = stream or sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
+    stream = stream or _open_stdout() or Path(os.devnull).open("w")  # noqa: SIM115 - used to the end
     if stream.isatty() and os.environ.get("TERM") not in ("dumb", ""):
         return TerminalScreen(stream, columns)
     return PlainScreen(stream, columns)
+
+
+def _open_stdout() -> TextIO | None:
+    """Open standard output once more, unless the user has put something else there.
+
+    Who is held up in `sys.stdout` holds its lock, and Python aborts when it can't flush it in the
+    end.
+    """
+    stdout: TextIO | None = sys.stdout
+    with contextlib.suppress(*_STREAM_ERRORS):
+        if stdout is not None and sys.stdout is sys.__stdout__:
+            stdout.flush()  # what was printed before comes before
+            encoding = stdout.encoding
+            return open(stdout.fileno(), "w", encoding=encoding, errors="replace", closefd=False)
+    return stdout
 
 
 def _find_display() -> Any:
@@ -262,24 +284,31 @@ class LiveView:
             self._reporter = Reporter(self._layout, report)
         self._summary: Summary | None = None
         self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._terminal = Background("slurm-sweeps-terminal")
+        self._is_held_up = False
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-view", daemon=True)
 
     def notify(self, text: str) -> None:
-        """Show a message, from any thread."""
-        with self._lock:
-            self._screen.notify(text)
+        """Show a message, from any thread, which does not wait for it."""
+        self._terminal.put(partial(self._screen.notify, text))
+
+    def close(self) -> None:
+        """Wait until all is shown, as long as anything is within `TERMINAL_S`; then no more."""
+        if not self._is_held_up:
+            self._is_held_up = not self._terminal.close(TERMINAL_S)
 
     def __enter__(self) -> LiveView:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
-        self.refresh()
-        with self._lock:
-            self._screen.close()
+        self._thread.join(TERMINAL_S)
+        for job in (self.refresh, self._screen.close):
+            self._terminal.put(job)
+        self.close()
+        if kind is None:
+            self._terminal.check()
         if self._reporter is not None:
             was_stopped = self._summary is not None and self._summary.state == "stopped"
             problem = self._reporter.finish(in_a_hurry=was_stopped)
@@ -294,24 +323,24 @@ class LiveView:
                 self._summary = read_summary(store, self._layout, self._rows, now)
         except StorageError:  # locked for a moment; what is wrong for good the driver says
             return None
-        self._show(self._summary, now)
+        self._screen.show(self._summary, now)
         return self._summary
 
-    def _show(self, summary: Summary, now: float) -> None:
-        with self._lock:
-            self._screen.show(summary, now)
-
     def _run(self) -> None:
-        due = time.monotonic() + min(REDRAW_S, self._interval_s)
-        while not self._stop.wait(max(0.01, min(REDRAW_S, due - time.monotonic()))):
-            if time.monotonic() >= due:
-                began = time.monotonic()
-                self.refresh()
-                due = began + self._choose_pause_s(time.monotonic() - began)
-            elif self._summary is not None and self._screen.is_animated:
-                self._show(self._summary, time.time())
+        self._due = time.monotonic() + min(REDRAW_S, self._interval_s)
+        while not self._stop.wait(max(0.01, min(REDRAW_S, self._due - time.monotonic()))):
+            if self._terminal.is_idle:
+                self._terminal.put(self._redraw)
             if self._reporter is not None:
                 self._reporter.keep_up(time.monotonic())
+
+    def _redraw(self) -> None:
+        began = time.monotonic()
+        if began >= self._due:
+            self.refresh()
+            self._due = began + self._choose_pause_s(time.monotonic() - began)
+        elif self._summary is not None and self._screen.is_animated:
+            self._screen.show(self._summary, time.time())
 
     def _choose_pause_s(self, took_s: float) -> float:
         """How long to leave the database alone after a read that took so long."""

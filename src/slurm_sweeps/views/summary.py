@@ -258,8 +258,12 @@ def read_runs(
 def _find_last_report(database: Database, experiment_id: int, number: int, until: float) -> float:
     """When a trial logged last before a time; 0 if it never did."""
     names = rows.read_metric_ids(database, experiment_id)
-    tables = [rows.read_reports(database, experiment_id, name, [number]) for name in names]
-    times = [time for table in tables for time in table["logged_at"].tolist()]
+    times = [
+        time
+        for name in names
+        for table in rows.read_reports(database, experiment_id, name, [number])
+        for time in table["logged_at"].tolist()
+    ]
     return max((time for time in times if time <= until), default=0.0)
 
 

@@ -22,31 +22,22 @@ from ..formats import clean
 Array = npt.NDArray[Any]
 Figure = dict[str, Any]
 
-#: Statuses in the order of legends (curves are drawn the other way round, the first on top), in
-#: Okabe and Ito's palette ("Color Universal Design", 2008), which the colour-blind can tell apart,
-#: in tones that stand out on white and on black.
-COLORS = {
-    "completed": "#2f86d6",
-    "running": "#009e73",
-    "failed": "#d5504a",
-    "paused": "#56b4e9",
-    "pruned": "#e69f00",
-    "interrupted": "#8d939c",
-    "lost": "#cc79a7",
-    "scheduled": "#8d939c",
+#: The colour of each status, and its shape for who sees none, in the order of legends (curves are
+#: drawn the other way round, the first on top). The palette is Okabe and Ito's ("Color Universal
+#: Design", 2008), which the colour-blind can tell apart, in tones that stand out on white and on
+#: black.
+_LOOKS = {
+    "completed": ("#2f86d6", "circle"),
+    "running": ("#009e73", "star"),
+    "failed": ("#d5504a", "x"),
+    "paused": ("#56b4e9", "triangle-up"),
+    "pruned": ("#e69f00", "triangle-down"),
+    "interrupted": ("#8d939c", "square"),
+    "lost": ("#cc79a7", "diamond"),
+    "scheduled": ("#8d939c", "circle-open"),
 }
-
-#: Shapes beside colours, for who sees none.
-SYMBOLS = {
-    "completed": "circle",
-    "running": "star",
-    "failed": "x",
-    "paused": "triangle-up",
-    "pruned": "triangle-down",
-    "interrupted": "square",
-    "lost": "diamond",
-    "scheduled": "circle-open",
-}
+COLORS = {status: color for status, (color, _) in _LOOKS.items()}
+SYMBOLS = {status: symbol for status, (_, symbol) in _LOOKS.items()}
 
 #: From bad to good; legible for the colour-blind, and in grey. (Viridis, without its dark end,
 #: which would vanish on black, and its bright end, which would on white.)

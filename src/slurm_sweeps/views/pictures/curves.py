@@ -64,12 +64,9 @@ def compute_curves(data: SweepData) -> list[Curve]:
     allow.
     """
     numbers = data.reports["number"]
-    present, first = np.unique(numbers, return_index=True)
-    ends = np.append(first, len(numbers))[1:]
-    curves = [
-        _thin(data, int(number), int(begin), int(end))
-        for number, begin, end in zip(present, first, ends, strict=True)
-    ]
+    _, first = np.unique(numbers, return_index=True)
+    rows_of_trials = np.split(np.arange(len(numbers)), first)[1:]  # before the first is nothing
+    curves = [_thin(data, rows) for rows in rows_of_trials]
     best = set(data.ranking[:KEPT])
     budget = MAX_POINTS - sum(len(curve.value) for curve in curves if curve.trial in best)
     others = [curve for curve in curves if curve.trial not in best]
@@ -79,14 +76,15 @@ def compute_curves(data: SweepData) -> list[Curve]:
     return [curve for curve in curves if curve.trial in shown]
 
 
-def _thin(data: SweepData, number: int, begin: int, end: int) -> Curve:
-    stride = max(1, -(-(end - begin) // MAX_CURVE))
-    at = np.arange(begin, end, stride)
-    if at[-1] != end - 1:
-        at = np.append(at, end - 1)
-    value = data.reports["value"][at].copy()
-    value[~np.isfinite(value)] = np.nan
-    return Curve(number, data.reports["iteration"][at], value)
+def _thin(data: SweepData, rows: Ints) -> Curve:
+    """The curve of one trial's reports, by their rows: a regular sample, and the last."""
+    stride = max(1, -(-len(rows) // MAX_CURVE))
+    chosen = rows[::stride]
+    if chosen[-1] != rows[-1]:
+        chosen = np.append(chosen, rows[-1])
+    reports = data.reports[chosen]
+    value = np.where(np.isfinite(reports["value"]), reports["value"], np.nan)
+    return Curve(int(reports["number"][0]), reports["iteration"], value)
 
 
 def draw_learning_curves(data: SweepData) -> Figure:

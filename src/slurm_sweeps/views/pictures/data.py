@@ -20,9 +20,6 @@ from ..summary import find_last_sign, get_best, read_runs
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-#: How many trials are read at a time, so that the driver can write in between.
-PORTION = 200
-
 
 @dataclass(frozen=True, slots=True)
 class SweepData:
@@ -152,9 +149,5 @@ def _read_last(
 def _read_reports(
     database: Database, experiment_id: int, metric: str | None, count: int
 ) -> npt.NDArray[np.void]:
-    if metric is None:
-        return np.empty(0, dtype=rows.REPORT_FIELDS)
-    firsts = range(0, count, PORTION)
-    portions = [range(first, min(first + PORTION, count)) for first in firsts]
-    tables = [rows.read_reports(database, experiment_id, metric, each) for each in portions]
-    return np.concatenate(tables) if tables else np.empty(0, dtype=rows.REPORT_FIELDS)
+    found = rows.read_reports(database, experiment_id, metric, range(count)) if metric else ()
+    return np.concatenate([np.empty(0, dtype=rows.REPORT_FIELDS), *found])

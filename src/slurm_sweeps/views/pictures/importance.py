@@ -63,13 +63,17 @@ def compute_importance(data: SweepData) -> Importance:
         return Importance(reason=reason)
     if len(known) > MAX_TRIALS:
         known = np.sort(np.random.default_rng(0).choice(known, MAX_TRIALS, replace=False))
-    return _measure(axes, _build_table(axes, known), _rank(data.best[known]))
+    return _measure(axes, known, data.best[known])
 
 
-def _measure(axes: Sequence[Axis], table: Floats, ranks: Floats) -> Importance:
+def _measure(axes: Sequence[Axis], known: Ints, best: Floats) -> Importance:
+    from scipy.stats import rankdata  # comes with scikit-learn
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
 
+    table = np.stack([axis.positions[known] for axis in axes], axis=1)
+    table[~np.isfinite(table)] = np.nan  # how the forest is told that a parameter is missing
+    ranks = rankdata(best, method="dense")
     forest = RandomForestRegressor(
         n_estimators=200, min_samples_leaf=3, oob_score=True, random_state=0, max_features=0.6
     )
@@ -82,22 +86,6 @@ def _measure(axes: Sequence[Axis], table: Floats, ranks: Floats) -> Importance:
     reason = "" if score >= MIN_SCORE else "the parameters explain next to nothing of the result"
     names = [axes[at].name for at in order]
     return Importance(names, [float(shares[at]) for at in order], score, reason)
-
-
-def _build_table(axes: Sequence[Axis], rows: Ints) -> Floats:
-    """One column an axis; a missing parameter is a value of its own, below all others."""
-    columns = []
-    for axis in axes:
-        finite = axis.positions[np.isfinite(axis.positions)]
-        below = float(finite.min()) - 1.0 - float(np.ptp(finite))
-        columns.append(np.where(np.isfinite(axis.positions), axis.positions, below)[rows])
-    return np.stack(columns, axis=1)
-
-
-def _rank(values: Floats) -> Floats:
-    """Ranks between 0 and 1; equal values have equal ranks."""
-    _, inverse = np.unique(values, return_inverse=True)
-    return inverse / max(1, int(inverse.max()))
 
 
 def draw_importance(importance: Importance) -> Figure:
