@@ -9,6 +9,7 @@ from .errors import ExperimentExistsError as ExperimentExistsError
 from .errors import ExperimentLockedError as ExperimentLockedError
 from .errors import ExperimentNotFoundError as ExperimentNotFoundError
 from .errors import LaunchError as LaunchError
+from .errors import ProgramError as ProgramError
 from .errors import SlurmSweepsError as SlurmSweepsError
 from .errors import StorageError as StorageError
 from .errors import SweepFailedError as SweepFailedError
@@ -19,6 +20,8 @@ from .errors import TrialPruned as TrialPruned
 from .errors import UsageError as UsageError
 from .errors import UsageTypeError as UsageTypeError
 from .experiment import Experiment as Experiment
+from .programs.output import File as File
+from .programs.program import Program as Program
 from .result import Result as Result
 from .rules.asha import ASHA as ASHA
 from .rules.asha import Hyperband as Hyperband

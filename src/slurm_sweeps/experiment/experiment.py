@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
 from ..errors import StorageError, SweepStopped, UsageError
+from ..programs.program import Program
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
@@ -108,6 +109,8 @@ class Experiment:
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
         self._notices: list[str] = []
+        if isinstance(train, Program):
+            self._notices += filter(None, [train.check(space.names)])
         if warm_start is not None:
             metric = asha.metric if asha else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)

@@ -35,6 +35,9 @@ from .channel import Decoder, Record, encode, is_storable
 from .journal import Journal
 from .standstill import end_watch
 
+#: SQLite's largest number.
+MAX_ITERATION = 2**63 - 1
+
 
 class TrialContext(NamedTuple):
     """What a trial's process knows of its trial."""
@@ -77,6 +80,7 @@ class Session:
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
+        self._awaits_end = False
         self.was_told_to_stop = False
         self.was_sent_term = False
 
@@ -88,7 +92,7 @@ class Session:
         end_watch()
         with self._lock:
             self._leave_if_told()
-            self._report(step, values)
+            self._ask(self._describe_report(step, values))
             while not self._decisions:
                 self._receive(self._reports)
             self._settle_journal()
@@ -103,6 +107,24 @@ class Session:
                     self._receive(self._link)
         self.was_told_to_stop = self.was_told_to_stop or self._stop_asked
         return self._stop_asked
+
+    def leave_if_told(self) -> None:
+        """See `leave_if_told` below."""
+        if self.context.rank == 0:
+            if self.should_stop() or self.was_sent_term:
+                self._verdict = TrialInterrupted
+        elif self.was_sent_term:
+            self._verdict = TrialInterrupted
+        else:
+            with self._lock:
+                if not self._awaits_end:
+                    self._awaits_end = True
+                    self._ask(self._describe_report(MAX_ITERATION, {}))
+                while select.select([self._reports], [], [], 0)[0] and not self._decisions:
+                    self._receive(self._reports)
+                while self._decisions:
+                    self._follow(self._decisions.popleft())
+        self._leave_if_told()
 
     def ask_to_stop(self) -> None:
         """Take note of a TERM, or of the driver's request.
@@ -166,15 +188,15 @@ class Session:
             "do": self._told or "go_on",
         }
 
-    def _report(self, iteration: int, metrics: dict[str, float]) -> None:
-        """Report to the driver, and write it down while that thinks, even if it is gone."""
-        data = encode(self._describe_report(iteration, metrics))
+    def _ask(self, record: Record) -> None:
+        """Say what is to be answered, and write down what is a report, even if nobody is there."""
+        data = encode(record)
         try:
             self._reports.sendall(data)
         except OSError as error:
             raise self._lose_link(error) from error
         finally:
-            if self.journal is not None and self.context.rank == 0:
+            if self.journal is not None and record["kind"] == "report":
                 self.journal.append(data)
 
     def _settle_journal(self) -> None:
@@ -286,7 +308,7 @@ def check_iteration(iteration: Any) -> int:
     if isinstance(iteration, bool) or not isinstance(iteration, Integral):
         raise UsageError(f"iteration must be a whole number (0, 1, 2, …); got {iteration!r}")
     step = int(iteration)
-    if not 0 <= step < 2**63:
+    if not 0 <= step <= MAX_ITERATION:
         raise UsageError(f"iteration must be from 0 to 2**63 - 1; got {iteration!r}")
     return step
 
@@ -365,6 +387,21 @@ def should_stop() -> bool:
     that calls it. Outside a trial it is always False.
     """
     return _active is not None and _active.should_stop()
+
+
+def leave_if_told() -> None:
+    """Leave if the trial is to: what `log` does, for who has nothing to report yet.
+
+    Raises:
+        TrialPruned, TrialInterrupted: As `log`.
+    """
+    if _active is not None:
+        _active.leave_if_told()
+
+
+def get_context() -> TrialContext:
+    """Return which trial runs here, and where; the current folder outside a trial."""
+    return TrialContext("by-hand", 0, 1, Path.cwd()) if _active is None else _active.context
 
 
 def trial_id() -> str:

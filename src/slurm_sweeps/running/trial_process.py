@@ -37,6 +37,9 @@ from .session import Session, TrialContext, activate
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
 
+#: Where our own code is.
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
 #: What a traceback or message may take of the database, in characters; the logs have all of it.
 MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
@@ -200,7 +203,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             return {"kind": "ended", "how": how}
         return _describe_failure(error, _read_exit_code(error.code))
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        return _describe_failure(error, 1)
+        return _describe_failure(error, getattr(error, "exit_code", 1))
     return {"kind": "ended", "how": "completed"}
 
 
@@ -212,7 +215,7 @@ def _read_exit_code(code: object) -> int:
 def _describe_failure(error: BaseException, exit_code: int) -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
     frames: TracebackType | None = error.__traceback__
-    if frames is not None and frames.tb_next is not None:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return {

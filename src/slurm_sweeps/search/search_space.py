@@ -37,6 +37,7 @@ class SearchSpace:
     Attributes:
         template: As given.
         leaves: All places that hold a space, in the template's order, those in options included.
+        names: The dotted names of all values that a configuration may have.
         grids: The leaves that are Grids.
         size: How many different configurations there are; None if they can't be counted to an end.
 
@@ -57,7 +58,7 @@ class SearchSpace:
             self._node = compile_template(template)
         except RecursionError:
             raise UsageError("cfg is nested without an end: a part of it holds itself") from None
-        _check_names(template)
+        self.names = list_names(template)
         self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self._node))
         self.grids = tuple(leaf for leaf in self.leaves if leaf.space.is_grid)
         self.size = self._node.size
@@ -142,15 +143,15 @@ def _walk_leaves(node: Node) -> Iterator[Leaf]:
         yield node
 
 
-def _check_names(template: Any, path: str = "") -> set[str]:
+def list_names(template: Any, path: str = "") -> set[str]:
     """Return the names that the values below `path` will have once flattened, if all differ."""
     if isinstance(template, Space) and template.options is not None:
-        return set().union(*(_check_names(option, path) for option in template.options))
+        return set().union(*(list_names(option, path) for option in template.options))
     if not isinstance(template, dict) or not template:
         return {path}
     seen: set[str] = set()
     for key, value in template.items():
-        names = _check_names(value, join_path(path, str(key)))
+        names = list_names(value, join_path(path, str(key)))
         if both := seen & names:
             raise UsageError(
                 f"cfg has two values with the dotted name {min(both)!r}; rename one of the keys"
