@@ -31,6 +31,7 @@ def end(how: str, at: float, rank: int = 0, message: str = "") -> dict[str, Any]
         ([end("failed", 2, 0, "gone"), end("lost", 1, 1, "killed")], "failed", "rank 1: killed"),
         ([end("failed", 1, 0, "oh"), end("lost", 2, 1, "killed")], "failed", "rank 0: oh"),
         ([end("interrupted", 1), end("lost", 2, 1, "killed")], "failed", "rank 1: killed"),
+        ([end("lost", 1), {**end("interrupted", 2, 1), "problem": "full"}], "interrupted", ""),
     ],
 )
 def test_the_first_broken_rank_speaks_for_all(

@@ -120,7 +120,7 @@ def judge_ends(ends: Mapping[int, Record]) -> Record:
     that lost a connection speaks only where no other reason is known: as a rank unwinds its stack
     it hangs up, and the others may fail of that before it has come to its end. A killed rank is a
     failure of the trial: the others live and its worker saw it, so nothing is unknown. Where no
-    rank failed, rank 0 speaks for all.
+    rank failed, rank 0 speaks for all; one that found no place or no room does in any case.
 
     Args:
         ends: The `ended` records by rank; `at` in them is when that was (seconds since 1970).
@@ -128,8 +128,9 @@ def judge_ends(ends: Mapping[int, Record]) -> Record:
     if len(ends) == 1:
         return next(iter(ends.values()))
     broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
-    if not broken:
-        return ends[0]
+    stuck = [end for end in ends.values() if "problem" in end]  # of which the others then fail
+    if stuck or not broken:
+        return stuck[0] if stuck else ends[0]
     first = min(broken, key=lambda end: (_is_lost_peer(end), end.get("at") or float("inf")))
     message = f"rank {first.get('rank', 0)}: {first.get('message', '')}"
     return {**first, "how": "failed", "message": message}

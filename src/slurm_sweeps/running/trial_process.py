@@ -14,6 +14,7 @@ ended. Nothing here returns: the process ends with the attempt.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -22,7 +23,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
@@ -181,7 +182,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
     session.send_end(end)
-    if end["how"] == "failed":
+    if "traceback" in end:
         with contextlib.suppress(Exception):  # train may have closed it
             print(end["traceback"], file=sys.stderr)
     finish_process()
@@ -218,7 +219,7 @@ def _describe_failure(error: BaseException, exit_code: int) -> Record:
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
-    return {
+    end: Record = {
         "kind": "ended",
         "how": "failed",
         "at": time.time(),
@@ -227,6 +228,35 @@ def _describe_failure(error: BaseException, exit_code: int) -> Record:
         "message": _describe_message(error)[:MAX_MESSAGE_CHARS],
         "traceback": text[-MAX_TRACEBACK_CHARS:],
     }
+    full = next(filter(_is_out_of_room, _walk_chain(error)), None)
+    if full is not None:  # no fault of its cfg, nor of train
+        end["how"] = "interrupted"
+        said = f"{type(full).__qualname__}: {_describe_message(full)}"[:MAX_MESSAGE_CHARS]
+        end["problem"] = f"a trial had no room on a disk: {said}"
+    return end
+
+
+#: What a full disk, or a quota that is used up, is told by.
+OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_out_of_room(error: BaseException) -> bool:
+    """Whether this is what a full disk gives; libraries may only have kept the system's words."""
+    if isinstance(error, OSError) and error.errno in OUT_OF_ROOM:
+        return True
+    said = _describe_message(error)
+    return any(os.strerror(code) in said for code in OUT_OF_ROOM)
+
+
+def _walk_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, and those that it was raised from or while they were handled."""
+    todo, seen = [error], set[int]()
+    while todo:
+        each = todo.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            todo += filter(None, (each.__cause__, each.__context__))
 
 
 def _describe_message(error: BaseException) -> str:
