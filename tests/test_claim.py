@@ -102,6 +102,41 @@ def test_a_stop_while_a_sweep_is_restored_is_obeyed_and_its_lease_renewed(
     assert len(ss.Result("a", tmp_path).trials) < 3
 
 
+def begin_in_job(folder: Path, job_id: str) -> list[ss.Trial]:
+    """Run a sweep, and have it begun by a job."""
+    trials = run(folder, "a").trials
+    with Database.open(folder / "slurm-sweeps.db") as database:
+        assert database.take_lease(1, ELSEWHERE, time.time(), None)
+        settings = {**database.experiment("a").settings, "job_id": job_id}
+        database.set_settings(1, settings, ELSEWHERE, time.time())
+        database.release_lease(1, ELSEWHERE)
+    return trials
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_job_that_is_queued_again_goes_on_with_what_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    """Whatever its script said to its first start."""
+    before = begin_in_job(tmp_path, "7")
+    for name, value in {"ID": "7", "NODELIST": "n1", "CPUS_PER_NODE": "2"}.items():
+        monkeypatch.setenv(f"SLURM_JOB_{name}", value)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = run(tmp_path, "a", restore=False, overwrite=overwrite).trials  # needs no step: all done
+    assert again == before
+
+
+@pytest.mark.parametrize(("job_id", "restarts"), [("7", "0"), ("8", "1")])
+def test_a_job_that_did_not_begin_it_does_as_its_script_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_id: str, restarts: str
+) -> None:
+    begin_in_job(tmp_path, "7")
+    monkeypatch.setenv("SLURM_JOB_ID", job_id)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    with pytest.raises(ss.errors.ExperimentExistsError):
+        run(tmp_path, "a", restore=False)
+
+
 def test_what_was_asked_of_an_earlier_driver_stops_no_other(tmp_path: Path) -> None:
     run(tmp_path, "a")
     with Database.open(tmp_path / "slurm-sweeps.db") as database:

@@ -57,21 +57,23 @@ class Claim:
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
-        exists = False
+        found = None
         if self._layout.database.exists():
             # A driver that was killed, or the disk full, as it was made, has left it empty.
             with (
                 contextlib.suppress(EmptyDatabaseError),
                 Database.open(self._layout.database, read_only=True) as database,
             ):
-                exists = self._is_in(database)
-        self._check_claim(exists)
+                found = self._find(database)
+        self._check_claim(found)
 
-    def _is_in(self, database: Database) -> bool:
-        return any(found.name == self._name for found in database.experiments())
+    def _find(self, database: Database) -> ExperimentRecord | None:
+        return next((each for each in database.experiments() if each.name == self._name), None)
 
-    def _check_claim(self, exists: bool) -> None:
-        where = self._layout.local_dir
+    def _check_claim(self, found: ExperimentRecord | None) -> None:
+        where, exists = self._layout.local_dir, found is not None
+        if found is not None and _was_begun_here(found):
+            self._restore, self._overwrite = True, False
         if exists and not self._restore and not self._overwrite:
             raise ExperimentExistsError(
                 f"experiment {self._name!r} exists in {where}: pass restore=True to go on with it, "
@@ -136,14 +138,13 @@ class Claim:
     ) -> ExperimentRecord | None:
         """Take the experiment, a new one if there is none; return it as it was found."""
         while True:  # another driver may come or go between a look and what follows from it
-            exists = self._is_in(database)
-            self._check_claim(exists)
+            found = self._find(database)
+            self._check_claim(found)
             with contextlib.suppress(ExperimentExistsError, ExperimentNotFoundError):
-                if exists:
-                    found = database.experiment(self._name)
+                if found is not None:
                     self._acquire(database, owner, notify)
                     return found
-                settings = self._describe_settings()
+                settings = self._begin_settings()
                 database.create_experiment(self._name, settings, time.time(), owner)
                 return None
 
@@ -167,4 +168,17 @@ class Claim:
     def _replace(self, database: Database, key: int, owner: LeaseOwner) -> None:
         # The folder first: without its rows it would be taken for somebody else's.
         remove_folder(self._layout.folder, lambda: database.renew_lease(key, owner, time.time()))
-        database.reset_experiment(key, self._describe_settings(), owner, time.time())
+        database.reset_experiment(key, self._begin_settings(), owner, time.time())
+
+    def _begin_settings(self) -> dict[str, Any]:
+        return {**self._describe_settings(), "job_id": os.environ.get("SLURM_JOB_ID")}
+
+
+def _was_begun_here(found: ExperimentRecord) -> bool:
+    """Whether it was begun by this very job, which Slurm has queued again since.
+
+    Then it goes on, whatever the script says: that was meant for its first start.
+    """
+    job_id = os.environ.get("SLURM_JOB_ID")
+    was_queued_again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return job_id is not None and was_queued_again and found.settings.get("job_id") == job_id

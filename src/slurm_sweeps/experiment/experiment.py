@@ -64,7 +64,8 @@ class Experiment:
         slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
         restore: Go on with the experiment of this name: what was unfinished is run again.
             "auto" restores it if it exists and creates it otherwise.
-        overwrite: Delete the experiment of this name and begin anew.
+        overwrite: Delete the experiment of this name and begin anew. A job that Slurm has queued
+            again goes on with what it has begun, whatever is said here and by `restore`.
         seed: Makes the sweep repeatable; 0 or more. None draws one, which is kept with the
             experiment, so that a restored sweep goes on as it would have.
         local_cfg: What each trial gets of a machine that is used without Slurm.
