@@ -30,6 +30,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -175,8 +177,19 @@ def is_storable(text: str) -> bool:
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """Write a record as the bytes that a `Decoder` finds again."""
-    return _SEPARATOR + _encode_json(record).encode() + b"\n"
+    """Write a record as the bytes that a `Decoder` finds again.
+
+    Raises:
+        UsageError: It is longer than a record may be.
+    """
+    data: bytes = _SEPARATOR + _encode_json(record).encode() + b"\n"
+    if len(data) > MAX_RECORD_BYTES:
+        what = {"run": "a cfg, with its cfg.yml,", "report": "a report"}.get(record["kind"], "this")
+        raise UsageError(
+            f"{what} takes {len(data) / 2**20:.0f} MiB, and {MAX_RECORD_BYTES >> 20} MiB are the "
+            "most that can be sent: put what is large into a file, and pass its name"
+        )
+    return data
 
 
 def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
@@ -198,15 +211,21 @@ class Decoder:
 
     def __init__(self) -> None:
         self.malformed = 0  # records that were cut short or made no sense
-        self._buffer = b""
+        self._held: list[bytes] = []  # a record that has begun
+        self._size = 0  # of it
         self._noise: list[bytes] = []
         self._parts: dict[int, list[str]] = {}
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes of the stream; return the records that are complete now, in order."""
-        before, *pieces = (self._buffer + data).split(_SEPARATOR)
+        self._size += len(data)
+        is_in_it = self._held and b"\n" not in data and _SEPARATOR not in data
+        if is_in_it and self._size < MAX_RECORD_BYTES:
+            self._held.append(data)
+            return []
+        before, *pieces = b"".join((*self._held, data)).split(_SEPARATOR)
         self._add_noise(before)
-        self._buffer = b""
+        self._held, self._size = [], 0
         records: list[Record] = []
         for i, piece in enumerate(pieces, start=1):
             end = piece.find(b"\n") + 1
@@ -216,7 +235,7 @@ class Decoder:
             elif i < len(pieces) or len(piece) >= MAX_RECORD_BYTES:  # cut short, or none
                 self._reject(piece)
             else:
-                self._buffer = _SEPARATOR + piece
+                self._held, self._size = [_SEPARATOR, piece], 1 + len(piece)
         return records
 
     def take_noise(self) -> bytes:

@@ -218,6 +218,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or kind in (str, float, int, bool)
 
 
+#: A longer cfg is written as JSON, which YAML holds: its own layout takes a second for so many.
+MAX_YAML_CHARS = 1_000_000
+
+
 def format_cfg(cfg: dict[str, Any]) -> str:
     """Write a cfg as YAML; what YAML can't hold is shown as text."""
     import yaml  # here, as the next: only the driver writes it, and hosts stay small
@@ -227,6 +231,8 @@ def format_cfg(cfg: dict[str, Any]) -> str:
     text = json.dumps(cfg, default=describe_value, ensure_ascii=False)
     # File names that are not UTF-8 hold halves of surrogate pairs, which a file can't.
     plain = json.loads(text.encode("utf-8", "replace"))
+    if len(text) > MAX_YAML_CHARS:
+        return json.dumps(plain, ensure_ascii=False) + "\n"
     # The C emitter is five times faster; PyYAML has it where libyaml was there when it was built.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True))
