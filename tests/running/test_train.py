@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -183,6 +184,37 @@ def test_what_belongs_to_another_is_refused(tmp_path: Path, what: str) -> None:
     os.chown(place, 12345, -1)
     with pytest.raises(ss.TrainError, match=r"belongs to user 12345, not to you \(0\): refused"):
         read_train(path)
+
+
+#: Swaps two folders again and again: renameat2 with RENAME_EXCHANGE.
+SWAP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+print(libc.renameat2(-100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2), flush=True)
+while True:
+    libc.renameat2(-100, sys.argv[1].encode(), -100, sys.argv[2].encode(), 2)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_is_swapped_while_it_is_read_is_never_another_s(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine" / "train.pkl", tmp_path / "theirs" / "train.pkl"
+    write_train(pickle_train(len), mine)
+    write_train(pickle_train(sum), theirs)
+    for place in (theirs, theirs.parent):
+        os.chown(place, 12345, -1)
+    argv = [sys.executable, "-c", SWAP, str(mine.parent), str(theirs.parent)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as swapper:
+        assert swapper.stdout is not None
+        if swapper.stdout.readline() != "0\n":
+            swapper.kill()
+            pytest.skip("this system can't swap two folders")
+        read = []
+        for _ in range(3_000):
+            with contextlib.suppress(ss.TrainError):
+                read.append(read_train(mine))
+        swapper.kill()
+    assert set(read) == {len}
 
 
 def test_a_folder_that_this_node_does_not_see_is_said(tmp_path: Path) -> None:

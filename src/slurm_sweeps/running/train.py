@@ -98,21 +98,35 @@ def read_train(path: Path) -> Train:
         TrainError: The folder or file belongs to, or can be written by, somebody else.
         Exception: Whatever unpickling raises, a missing module for instance.
     """
-    for place in (path.parent, path):
-        _check_owned(place)
     with contextlib.suppress(Exception):  # a closed standard error
         faulthandler.enable(2)  # what crashes in an import leaves a word: which
-    return cast(Train, loads(path.read_bytes()))
+    return cast(Train, loads(_read_owned(path)))
 
 
-def _check_owned(place: Path) -> None:
+def _read_owned(path: Path) -> bytes:
+    """Read what was looked at, whatever is put in its place meanwhile."""
+    folder = _open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        status = place.stat()
+        _check_owned(path.parent, folder)
+        with open(_open(path, os.O_RDONLY | os.O_NOFOLLOW, folder), "rb") as file:
+            _check_owned(path, file.fileno())
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _open(place: Path, flags: int, folder: int | None = None) -> int:
+    try:
+        return os.open(place if folder is None else place.name, flags, dir_fd=folder)
     except FileNotFoundError:
         raise TrainError(
             f"this node does not see {place}: is it on a disk that only the driver's node has? "
             "Use a local_dir that all nodes of the job share"
         ) from None
+
+
+def _check_owned(place: Path, fd: int) -> None:
+    status = os.fstat(fd)
     if status.st_uid != os.geteuid():
         raise TrainError(
             f"{place} belongs to user {status.st_uid}, not to you ({os.geteuid()}): "
