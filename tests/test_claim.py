@@ -102,41 +102,6 @@ def test_a_stop_while_a_sweep_is_restored_is_obeyed_and_its_lease_renewed(
     assert len(ss.Result("a", tmp_path).trials) < 3
 
 
-def begin_in_job(folder: Path, job_id: str) -> list[ss.Trial]:
-    """Run a sweep, and have it begun by a job."""
-    trials = run(folder, "a").trials
-    with Database.open(folder / "slurm-sweeps.db") as database:
-        assert database.take_lease(1, ELSEWHERE, time.time(), None)
-        settings = {**database.experiment("a").settings, "job_id": job_id}
-        database.set_settings(1, settings, ELSEWHERE, time.time())
-        database.release_lease(1, ELSEWHERE)
-    return trials
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_a_job_that_is_queued_again_goes_on_with_what_it_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
-) -> None:
-    """Whatever its script said to its first start."""
-    before = begin_in_job(tmp_path, "7")
-    for name, value in {"ID": "7", "NODELIST": "n1", "CPUS_PER_NODE": "2"}.items():
-        monkeypatch.setenv(f"SLURM_JOB_{name}", value)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    again = run(tmp_path, "a", restore=False, overwrite=overwrite).trials  # needs no step: all done
-    assert again == before
-
-
-@pytest.mark.parametrize(("job_id", "restarts"), [("7", "0"), ("8", "1")])
-def test_a_job_that_did_not_begin_it_does_as_its_script_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_id: str, restarts: str
-) -> None:
-    begin_in_job(tmp_path, "7")
-    monkeypatch.setenv("SLURM_JOB_ID", job_id)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
-    with pytest.raises(ss.errors.ExperimentExistsError):
-        run(tmp_path, "a", restore=False)
-
-
 def test_what_was_asked_of_an_earlier_driver_stops_no_other(tmp_path: Path) -> None:
     run(tmp_path, "a")
     with Database.open(tmp_path / "slurm-sweeps.db") as database:
@@ -171,6 +136,38 @@ def test_each_state_is_written_once(
 
 def raise_an_error(_cfg: dict[str, Any]) -> None:
     raise ValueError("always")
+
+
+# Whose the folder is
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o2770])
+def test_a_local_dir_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """A folder of a group that people share; sticky, nobody can exchange what is not his own."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    os.chown(folder, -1, 4711)
+    folder.chmod(mode)
+    with pytest.raises(ss.UsageError) as refused:
+        run(folder, "a")
+    assert f"{folder} can be written by others (mode {mode:o}): refused" in str(refused.value)
+    assert list(folder.iterdir()) == []
+    folder.chmod(mode | 0o1000)
+    assert len(run(folder, "a").trials) == 1
+
+
+def test_a_local_dir_that_only_the_users_own_group_can_write_is_taken(tmp_path: Path) -> None:
+    """With umask 002, many systems make all folders so."""
+    tmp_path.chmod(0o770)
+    assert len(run(tmp_path, "a").trials) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_local_dir_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, -1)
+    with pytest.raises(ss.UsageError, match=r"belongs to user 4711, not to you \(0\): refused"):
+        run(tmp_path, "a")
 
 
 # Deleting

@@ -74,14 +74,13 @@ def build_trial(
 ) -> TrialRecord:
     cfg = build_cfg(number)
     start = {} if status is Status.SCHEDULED else {"start_time": 10.0}
-    trial_id = compute_trial_id(cfg)
-    record = TrialRecord(number, trial_id, 0, canonical_json(cfg), status=status, attempt=attempt)
-    return dataclasses.replace(record, **start, **more)
+    more = {"status": status, "attempt": attempt, **start, **more}
+    return TrialRecord(number, compute_trial_id(cfg), 0, canonical_json(cfg), **more)
 
 
-def begin(attempt: int = 1, number: int = 0, **more: Any) -> Record:
+def run(attempt: int = 1, number: int = 0, **more: Any) -> Record:
     cfg = build_cfg(number)
-    head = {"kind": "begun", "number": number, "attempt": attempt, "slot": 4}
+    head = {"kind": "run", "number": number, "attempt": attempt, "dir": "d", "slot": 4}
     return {**head, "trial_id": compute_trial_id(cfg), "cfg": cfg, "at": 11.0, **more}
 
 
@@ -100,7 +99,7 @@ def logged(iteration: int, loss: float, attempt: int = 1, number: int = 0) -> Re
 
 def test_reports_that_are_missing_are_handed_in_once(stored: Stored) -> None:
     stored.store(build_trial(), logged(1, 0.1), logged(2, math.nan))
-    stored.journal(begin(), log(1, 0.1), log(2, math.nan), log(3, 0.3), log(4, math.inf))
+    stored.journal(run(), log(1, 0.1), log(2, math.nan), log(3, 0.3), log(4, math.inf))
     assert stored.hand_in() == build_trial()
     assert stored.losses() == pytest.approx({1: 0.1, 2: math.nan, 3: 0.3, 4: math.inf}, nan_ok=True)
     assert stored.notices == [
@@ -122,7 +121,7 @@ def test_reports_that_are_missing_are_handed_in_once(stored: Stored) -> None:
 )
 def test_an_end_is_handed_in(stored: Stored, ended: Record, status: Status) -> None:
     stored.store(build_trial())
-    stored.journal(begin(), log(1, 0.1), ended)
+    stored.journal(run(), log(1, 0.1), ended)
     trial = stored.hand_in()
     assert (trial.status, trial.start_time, trial.end_time) == (status, 10.0, 30.0)
     if status is Status.FAILED:
@@ -133,7 +132,7 @@ def test_an_end_is_handed_in(stored: Stored, ended: Record, status: Status) -> N
 def test_a_trial_of_several_ranks_has_ended_when_all_have(stored: Stored) -> None:
     stored.store(build_trial(), build_trial(number=1))
     for number in (0, 1):
-        stored.journal(begin(number=number), end(number=number, rank=0, world_size=2), slot=number)
+        stored.journal(run(number=number), end(number=number, rank=0, world_size=2), slot=number)
     stored.journal(end(number=1, rank=1, world_size=2), slot=1, rank=".1")
     stored.hand_in()
     statuses = [trial.status for trial in read_trials(stored.database, stored.key)]
@@ -143,7 +142,7 @@ def test_a_trial_of_several_ranks_has_ended_when_all_have(stored: Stored) -> Non
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.LOST, Status.INTERRUPTED])
 def test_what_has_ended_in_the_database_stays_as_it_is(stored: Stored, status: Status) -> None:
     stored.store(build_trial(status), logged(1, 0.1))
-    stored.journal(begin(), log(1, 9.0), log(2, 9.0), end("failed"))
+    stored.journal(run(), log(1, 9.0), log(2, 9.0), end("failed"))
     assert stored.hand_in() == build_trial(status)
     assert stored.losses() == {1: 0.1}
     assert stored.notices == []
@@ -152,8 +151,8 @@ def test_what_has_ended_in_the_database_stays_as_it_is(stored: Stored, status: S
 def test_what_a_later_attempt_has_logged_again_stands(stored: Stored) -> None:
     """Whichever journal is read first."""
     stored.store(build_trial(attempt=2), logged(1, 0.2, attempt=2))
-    stored.journal(begin(), log(1, 0.1), log(2, 0.1), slot=0)
-    stored.journal(begin(2), log(2, 0.2, attempt=2), slot=1)
+    stored.journal(run(), log(1, 0.1), log(2, 0.1), slot=0)
+    stored.journal(run(2), log(2, 0.2, attempt=2), slot=1)
     stored.hand_in()
     assert stored.losses() == {1: 0.2, 2: 0.2}
 
@@ -161,8 +160,8 @@ def test_what_a_later_attempt_has_logged_again_stands(stored: Stored) -> None:
 @pytest.mark.parametrize("before", [Status.RUNNING, Status.SCHEDULED])
 def test_attempts_that_are_not_stored_are_handed_in(stored: Stored, before: Status) -> None:
     stored.store(build_trial(before))
-    stored.journal(begin(2), log(2, 0.2, attempt=2), log(3, 0.3, attempt=2), slot=0)
-    stored.journal(begin(), log(1, 0.1), log(2, 0.1), slot=1)
+    stored.journal(run(2), log(2, 0.2, attempt=2), log(3, 0.3, attempt=2), slot=0)
+    stored.journal(run(), log(1, 0.1), log(2, 0.1), slot=1)
     trial = stored.hand_in()
     assert (trial.status, trial.attempt, trial.lost_count, trial.slot) == (Status.RUNNING, 2, 1, 4)
     assert stored.attempts() == [(0, 1, Status.LOST), (0, 2, Status.RUNNING)]
@@ -171,7 +170,7 @@ def test_attempts_that_are_not_stored_are_handed_in(stored: Stored, before: Stat
 
 def test_a_trial_that_is_not_stored_is_handed_in(stored: Stored) -> None:
     stored.store(build_trial())
-    stored.journal(begin(number=2, repetition=0), log(1, 0.1, number=2), end(number=2))
+    stored.journal(run(number=2, repetition=0), log(1, 0.1, number=2), end(number=2))
     trial = stored.hand_in()
     assert trial == dataclasses.replace(
         build_trial(Status.COMPLETED, number=2), slot=4, start_time=11.0, end_time=30.0
@@ -180,11 +179,11 @@ def test_a_trial_that_is_not_stored_is_handed_in(stored: Stored) -> None:
 
 
 def test_what_belongs_to_no_trial_is_left_aside(stored: Stored) -> None:
-    """One without its `begun`, one whose cfg is not what its id says, one that is another's."""
+    """One without its `run`, one whose cfg is not what its id says, one that is another's."""
     stored.store(build_trial(Status.SCHEDULED))
     stored.journal(log(1, 0.1, number=1), end(number=1))
-    stored.journal(begin(number=2, cfg={"x": 3.0}), log(1, 0.1, number=2))
-    stored.journal(begin(trial_id="0123456789ab"), log(1, 0.1), end())
+    stored.journal(run(number=2, cfg={"x": 3.0}), log(1, 0.1, number=2))
+    stored.journal(run(trial_id="0123456789ab"), log(1, 0.1), end())
     assert stored.hand_in() == build_trial(Status.SCHEDULED)
     assert stored.losses() == {}
 
@@ -212,7 +211,7 @@ def test_what_was_drawn_before_a_trial_is_drawn_again(tmp_path: Path) -> None:
     undisturbed = sweep("undisturbed", 5)
     sweep("killed", 2)
     cfg, trial_id = undisturbed[3].cfg, undisturbed[3].trial_id
-    head = begin(number=3, trial_id=trial_id, cfg=cfg, at=time.time())
+    head = run(number=3, trial_id=trial_id, cfg=cfg, at=time.time())
     journal = Layout(tmp_path / "killed", "a").slot_journal(0)
     journal.write_bytes(encode(head) + encode(log(1, cfg["x"], number=3)))
     trials = sweep("killed", 5)

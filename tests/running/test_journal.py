@@ -26,7 +26,10 @@ def build_report(iteration: int, number: int = 0) -> Record:
     }
 
 
-HEAD: Record = {"kind": "begun", "trial_id": "0123456789ab", "number": 0, "attempt": 1, "cfg": {}}
+HEAD: Record = {
+    **{"kind": "run", "trial_id": "0123456789ab", "number": 0, "attempt": 1, "dir": "d"},
+    "cfg": {},
+}
 
 
 @pytest.fixture

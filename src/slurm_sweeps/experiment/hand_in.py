@@ -79,10 +79,10 @@ def _sort(said: Iterable[Said]) -> dict[int, dict[int, _Attempt]]:
     """Part what was said by trials, rising, and by their attempts, rising."""
     found: dict[tuple[int, int], _Attempt] = {}
     for record in said:
-        if record["kind"] not in ("begun", "report", "ended") or "attempt" not in record:
+        if record["kind"] not in ("run", "report", "ended") or "attempt" not in record:
             continue
         attempt = found.setdefault((record["number"], record["attempt"]), _Attempt())
-        if record["kind"] == "begun":
+        if record["kind"] == "run":
             attempt.head = record
         elif record["kind"] == "report":
             attempt.reports.append(record)

@@ -6,8 +6,8 @@ to a file in the experiment's folder. What a process has written outlives it, so
 to the disk; a report is lost only if the driver and the trial's node both crash in that moment. The
 next driver hands in what its database lacks (`experiment/hand_in.py`).
 
-A journal holds records as the channel has them: `begun`, which says what its trial is, then
-`report` and `ended`. Each rank of a trial has its own; those other than 0 write their end only.
+A journal holds records as the channel has them: `run`, which says what its trial is, then `report`
+and `ended`. Each rank of a trial has its own; those other than rank 0 write their end only.
 
 When the database has come further, decisions say how far (`put`, `kept`); what it has is cut off.
 """
@@ -46,7 +46,7 @@ class Journal:
 
     Args:
         path: The file.
-        head: What goes before the first record: the trial's `begun`.
+        head: What goes before the first record: the trial's `run`.
     """
 
     def __init__(self, path: Path, head: bytes) -> None:

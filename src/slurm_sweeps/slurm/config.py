@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 
-from ..checks import check_flag, check_integer, set_fields
+from ..checks import check_flag, check_integer, check_seconds, set_fields
 from ..errors import AllocationError, UsageError, UsageTypeError
 from .allocation import Node
 from .text import count_gpus, parse_gres, parse_mem
@@ -49,6 +49,9 @@ class SlurmCfg:
             slots then start in the time of one, and share its memory. Each trial keeps to its own
             CPUs and GPUs; the memory limit is that of all slots of the node together.
         requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
+            It then goes on with what it has begun, also without `restore`.
+        outage_in_sec: How long Slurm may be away, or start nothing, until the sweep ends; workers
+            that run meanwhile go on.
         master_port_range: First and last port that `MASTER_PORT` is taken from.
 
     Raises:
@@ -66,6 +69,7 @@ class SlurmCfg:
     fresh_step: bool | None = field(default=None, kw_only=True)
     share_imports: bool = field(default=False, kw_only=True)
     requeue: bool = field(default=False, kw_only=True)
+    outage_in_sec: float = field(default=1800.0, kw_only=True)
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,7 @@ class SlurmCfg:
             self._take(name, check_flag)
         for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
             self._take(name, check_integer, least)
+        self._take("outage_in_sec", check_seconds)
         if self.ntasks % self.nodes:
             raise UsageError(
                 f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "
@@ -280,13 +285,11 @@ def _split(args: str) -> list[str]:
 
 def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
     """Give the value of each option by its long name, refusing what can't be handed through."""
-    for before, token in zip(["", *tokens], tokens, strict=False):
-        if not token.startswith("-") and not _takes_next_word(before):
-            raise UsageError(
-                f"SlurmCfg(args={args!r}) holds {token!r}, which is no option of srun, nor an "
-                "option's value: srun would run it instead of the trial. args holds options only, "
-                "such as '--mem=8G --mpi=pmi2'"
-            )
+    if tokens and not tokens[0].startswith("-"):
+        raise UsageError(
+            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
+            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
+        )
     values: dict[str, str] = {}
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         name, value = _split_option(token)
@@ -294,21 +297,6 @@ def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
             raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
         values[name] = following if value is None else value
     return values
-
-
-#: Long options of srun(1) without a value, or with one that only `=` can give.
-_FLAGS = (
-    *("--exclusive", "--exact", "--overlap", "--oversubscribe", "--contiguous", "--immediate"),
-    *("--kill-on-bad-exit", "--no-kill", "--quiet", "--verbose", "--spread-job", "--propagate"),
-    *("--compress", "--preserve-env", "--disable-status", "--use-min-nodes", "--quit-on-interrupt"),
-)
-
-
-def _takes_next_word(token: str) -> bool:
-    """Whether the word behind this one may be its value."""
-    if token.startswith("--"):
-        return "=" not in token and token not in _FLAGS
-    return len(token) == 2 and token.startswith("-") and token not in ("-v", "-Q", "-s", "-E", "-X")
 
 
 def _split_option(token: str) -> tuple[str, str | None]:

@@ -23,6 +23,10 @@ from ..errors import UsageError, UsageTypeError
 #: Most Linux file systems hold 255 bytes in one file name (NAME_MAX).
 MAX_NAME_BYTES = 255
 
+#: Where sweeps are kept if nobody says where, and the variable that says it for all of them.
+DEFAULT_DIR = "./slurm-sweeps"
+DIR_VARIABLE = "SLURM_SWEEPS_DIR"
+
 
 def check_name(name: str) -> str:
     """Return an experiment's name if it can be a folder's name on every file system we meet.
@@ -103,7 +107,8 @@ class Layout:
 
     Args:
         local_dir: The folder that holds the database and the experiments' folders; `~` is not
-            expanded, and a relative path stays relative.
+            expanded, and a relative path stays relative. None is what `DIR_VARIABLE` says in the
+            environment, else `DEFAULT_DIR`.
         name: The experiment's name, checked by `check_name`.
 
     Raises:
@@ -115,7 +120,9 @@ class Layout:
     local_dir: Path
     name: str
 
-    def __init__(self, local_dir: str | os.PathLike[str], name: str) -> None:
+    def __init__(self, local_dir: str | os.PathLike[str] | None, name: str) -> None:
+        if local_dir is None:
+            local_dir = os.environ.get(DIR_VARIABLE) or DEFAULT_DIR
         object.__setattr__(self, "local_dir", Path(local_dir))
         object.__setattr__(self, "name", check_name(name))
 
