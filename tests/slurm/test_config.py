@@ -45,7 +45,11 @@ def test_the_defaults_are_one_exclusive_task_with_its_share() -> None:
         ({"mem": "much"}, r"amount of memory 'much': write a whole number and a unit, '16G'"),
         ({"mem": "0"}, r"SlurmCfg\(mem='0'\): give at least 1M per node, or None"),
         ({"args": "--x='"}, r"args=\"--x='\"\) can't be split .* No closing quotation; close the"),
-        ({"args": "foo --x"}, r"args='foo --x'\) begins with 'foo', which is no option of srun"),
+        ({"args": "foo --x"}, r"args='foo --x'\) holds 'foo', which is no option of srun"),
+        ({"args": "--mem=8G foo"}, r"holds 'foo', which is no option of srun, nor an option's"),
+        ({"args": "--mem 8G foo"}, r"holds 'foo', which is no option .* instead of the trial"),
+        ({"args": "-c2 foo"}, r"holds 'foo', which is no option of srun"),
+        ({"args": "--exclusive foo"}, r"holds 'foo', which is no option of srun"),
         (
             {"args": "-c many"},
             r"args='-c many'\): --cpus-per-task: give a whole number of 1 or more, not 'many'",

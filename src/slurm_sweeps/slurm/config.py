@@ -285,11 +285,13 @@ def _split(args: str) -> list[str]:
 
 def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
     """Give the value of each option by its long name, refusing what can't be handed through."""
-    if tokens and not tokens[0].startswith("-"):
-        raise UsageError(
-            f"SlurmCfg(args={args!r}) begins with {tokens[0]!r}, which is no option of srun: "
-            f"args holds options only, such as '--mem=8G --mpi=pmi2'"
-        )
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        if not token.startswith("-") and not _takes_next_word(before):
+            raise UsageError(
+                f"SlurmCfg(args={args!r}) holds {token!r}, which is no option of srun, nor an "
+                "option's value: srun would run it instead of the trial. args holds options only, "
+                "such as '--mem=8G --mpi=pmi2'"
+            )
     values: dict[str, str] = {}
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         name, value = _split_option(token)
@@ -297,6 +299,21 @@ def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
             raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
         values[name] = following if value is None else value
     return values
+
+
+#: Long options of srun(1) without a value, or with one that only `=` can give.
+_FLAGS = (
+    *("--exclusive", "--exact", "--overlap", "--oversubscribe", "--contiguous", "--immediate"),
+    *("--kill-on-bad-exit", "--no-kill", "--quiet", "--verbose", "--spread-job", "--propagate"),
+    *("--compress", "--preserve-env", "--disable-status", "--use-min-nodes", "--quit-on-interrupt"),
+)
+
+
+def _takes_next_word(token: str) -> bool:
+    """Whether the word behind this one may be its value."""
+    if token.startswith("--"):
+        return "=" not in token and token not in _FLAGS
+    return len(token) == 2 and token.startswith("-") and token not in ("-v", "-Q", "-s", "-E", "-X")
 
 
 def _split_option(token: str) -> tuple[str, str | None]:
