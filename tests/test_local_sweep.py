@@ -488,3 +488,19 @@ def test_trials_do_not_see_the_standard_input(tmp_path: Path) -> None:
 
     (trial,) = run(tmp_path, train=train).trials
     assert (tmp_path / "MySweep" / trial.trial_id / "stdout.log").read_text() == "''\n"
+
+
+class Loud:
+    """Says something where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("unpickled",)
+
+
+def test_what_unpickling_a_cfg_says_is_in_the_trial_s_log(tmp_path: Path) -> None:
+    def train(cfg: dict[str, Any]) -> None:
+        ss.log({"loss": cfg["x"]}, 1)
+
+    cfg = {"x": ss.Uniform(0, 1), "loud": Loud()}
+    (trial,) = ss.Experiment(train, cfg, "a", tmp_path).run(1, summary_interval_in_sec=60).trials
+    assert "unpickled" in (tmp_path / "a" / trial.trial_id / "stdout.log").read_text()

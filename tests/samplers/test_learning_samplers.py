@@ -128,7 +128,7 @@ def test_a_paused_trial_that_goes_on_is_told_anew(plan: Any) -> None:
 
 @EVERY
 def test_without_a_metric_there_is_nothing_to_learn(plan: Any) -> None:
-    with pytest.raises(UsageError, match="needs a metric to learn: pass asha="):
+    with pytest.raises(UsageError, match="needs a metric to learn: pass metric="):
         plan.bind(Problem(SearchSpace({"x": Uniform(0, 1)}), 0))
 
 

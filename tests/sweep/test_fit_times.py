@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slurm_sweeps as ss
+from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, forest
 from slurm_sweeps.search.search_space import SearchSpace
@@ -29,7 +30,7 @@ def build(space: str, repeatable: bool, first: int, promote: bool) -> Sweep:
     problem = Problem(space_, 3, "loss", "min", repeatable)
     pruner = ss.ASHA("loss", "min", reduction_factor=2, promote=promote).build_pruner()
     sampler = ss.samplers.Model(n_startup=2).bind(problem)
-    return Sweep(SweepCfg(16, "loss"), sampler, pruner, [{"x": 0, "y": 1}] * first)
+    return Sweep(SweepCfg(16, Goal("loss", "min")), sampler, pruner, [{"x": 0, "y": 1}] * first)
 
 
 def judge(number: int, iteration: int) -> float:

@@ -66,19 +66,15 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
-        journal: Where this process writes down what it reports; None for nowhere.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
         was_sent_term: Whether this process got a TERM.
+        journal: Where it writes down what it reports; None for nowhere.
     """
 
     def __init__(
-        self,
-        link: socket.socket,
-        context: TrialContext,
-        direct: socket.socket | None = None,
-        journal: Journal | None = None,
+        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
     ) -> None:
         self.context = context
         self._link = link
@@ -90,7 +86,7 @@ class Session:
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
         self._awaits_end = False
-        self._journal = journal
+        self.journal: Journal | None = None
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
@@ -195,10 +191,10 @@ class Session:
                 self._link.shutdown(socket.SHUT_WR)
 
     def _write_end_down(self) -> None:
-        if self._journal is None or self._end is None or self._is_cut_off:
+        if self.journal is None or self._end is None or self._is_cut_off:
             return
         if self._end["how"] != "interrupted":  # it is run again anyway
-            self._journal.append(encode(self._describe_end(self._end)))
+            self.journal.append(encode(self._describe_end(self._end)))
             self._settle_journal()
 
     def rehearse(self) -> None:
@@ -241,8 +237,8 @@ class Session:
         try:
             self._ask(data)
         finally:
-            if self._journal is not None and self.context.rank == 0:
-                self._journal.append(data)
+            if self.journal is not None and self.context.rank == 0:
+                self.journal.append(data)
 
     def _ask(self, data: bytes) -> None:
         try:
@@ -252,7 +248,7 @@ class Session:
 
     def _settle_journal(self) -> None:
         """See that all is written down; say it if that can't be done."""
-        if self._journal is not None and (error := self._journal.settle()) is not None:
+        if self.journal is not None and (error := self.journal.settle()) is not None:
             text = (
                 f"trials can't write their journals ({error}): if the driver is killed, reports of "
                 "its last moment may be missing"
@@ -260,8 +256,8 @@ class Session:
             self._tell_worker({"kind": "notice", "text": text})
 
     def _follow(self, decision: Record) -> None:
-        if self._journal is not None and "kept" in decision:
-            self._journal.note(decision["put"], decision["kept"])
+        if self.journal is not None and "kept" in decision:
+            self.journal.note(decision["put"], decision["kept"])
         if decision["do"] != "go_on":
             self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):

@@ -99,8 +99,7 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             _find_start(run),
             run.get("metric", "value"),
         )
-        cfg = decode_cfg(run["cfg"])
-        session = Session(link, context, task.direct, _open_journal(run, cfg, task.rank))
+        session = Session(link, context, task.direct)
         try:
             _take_place(context, run)
         except OSError as error:  # no trial will find a place
@@ -108,6 +107,8 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
             raise
         activate(session)
+        cfg = decode_cfg(run["cfg"])  # what that says or raises is the trial's
+        session.journal = _open_journal(run, cfg, task.rank)
         code = _call(train, cfg, session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()

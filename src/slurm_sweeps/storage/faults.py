@@ -85,12 +85,12 @@ def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
         )
     for word, remedy in _REMEDIES:
         if word in said:
-            remedy = _explain_disk(path, word) or remedy
+            remedy = _explain_disk(path, word, error) or remedy
             return StorageError(f"{path} {remedy.format(path=path)} (SQLite: {said})")
     return StorageError(f"{path} can't be used (SQLite: {type(error).__name__}: {said})")
 
 
-def _explain_disk(path: Path, word: str) -> str | None:
+def _explain_disk(path: Path, word: str, error: sqlite3.Error) -> str | None:
     """Tell what SQLite does not: why a disk does not let it write."""
     if word not in ("full", "readonly", "unable to open", "disk I/O"):
         return None
@@ -103,7 +103,8 @@ def _explain_disk(path: Path, word: str) -> str | None:
                 "is on a disk that takes no more files (no inodes are left); remove some, then go "
                 "on with restore=True"
             )
-        if word == "readonly" and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        code = getattr(error, "sqlite_errorname", "SQLITE_READONLY_DBMOVED")  # from Python 3.11 on
+        if code == "SQLITE_READONLY_DBMOVED" and os.access(path, os.W_OK):
             return (
                 "was replaced by another file while it was in use; put the first one back, then go "
                 "on with restore=True"
