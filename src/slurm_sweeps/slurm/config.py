@@ -314,13 +314,6 @@ _FLAGS = (
 )
 
 
-def _takes_next_word(token: str) -> bool:
-    """Whether the word behind this one may be its value."""
-    if token.startswith("--"):
-        return "=" not in token and token not in _FLAGS
-    return len(token) == 2 and token.startswith("-") and token not in ("-v", "-Q", "-s", "-E", "-X")
-
-
 def _split_option(token: str) -> tuple[str, str | None]:
     """Give an option's long name and the value in the same word, None where there is none."""
     if token.startswith("--"):
