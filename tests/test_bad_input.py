@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.running import channel
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
@@ -457,6 +458,35 @@ def test_a_train_that_can_not_be_written(tmp_path: Path) -> None:
         build(tmp_path, restore=True).run(n_trials=2)
 
 
+def test_a_cfg_that_is_too_large_to_be_sent(tmp_path: Path) -> None:
+    """Known before anything starts where all cfgs are so large, else as it is drawn."""
+    large = "b" * (65 << 20)
+    with refuse(ss.UsageError, "a cfg takes 65.0 MiB", "64 MiB is the most", "its path in cfg"):
+        run_one(tmp_path, cfg={"x": ss.Uniform(0, 1), "table": large})
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_drawn_cfg_that_is_too_large_to_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "MAX_RECORD_BYTES", 1000)
+    space = {"table": ss.Grid(["small", "middle", "b" * 1000])}
+    with refuse(ss.UsageError, "the cfg of trial ", "MiB is the most", "its path in cfg"):
+        build(tmp_path, cfg=space).run(max_concurrent_trials=1, summary_interval_in_sec=60)
+
+
+def test_a_report_that_is_too_large_to_be_sent(tmp_path: Path) -> None:
+    (trial,) = run_one(tmp_path, train=log_too_much).trials
+    assert trial.status is Status.COMPLETED
+    assert trial.metrics == {"loss": {2: 1.0}}
+
+
+def log_too_much(_cfg: dict[str, Any]) -> None:
+    with refuse(ss.UsageError, "what log was given takes 65", "64 MiB is the most", "log fewer"):
+        ss.log({"x" * (65 << 20): 1.0}, 1)
+    ss.log({"loss": 1.0}, 2)
+
+
 def test_a_metric_that_asha_needs_and_trials_never_log(tmp_path: Path) -> None:
     asha = ss.ASHA("val_loss", "min")
     words = ("is complete and never logged 'val_loss'", "it logged 'loss'", "Log 'val_loss', or")
@@ -495,6 +525,71 @@ def test_an_error_whose_text_is_not_utf_8(tmp_path: Path) -> None:
     assert "no such \\udcff file" in trial.error.message or "\\xff" in trial.error.message
 
 
+def test_a_train_that_can_not_be_called_with_one_dict(tmp_path: Path) -> None:
+    def apart(lr: float, bs: int) -> None:
+        """Takes what a cfg holds."""
+
+    words = ("calls train(cfg), with one dict, and apart(", "missing a required argument: 'bs'")
+    for kept in (apart, lambda: None):
+        with refuse(ss.UsageTypeError, "calls train(cfg), with one dict"):
+            build(tmp_path, train=kept)
+    with refuse(ss.UsageTypeError, *words, "write def apart(cfg)"):
+        build(tmp_path, train=apart)
+    assert not any(tmp_path.iterdir())
+    build(tmp_path, train=functools.partial(apart, bs=1))
+    build(tmp_path, train=print)
+
+
+@pytest.mark.parametrize("kind", [ss.Choice, ss.Grid])
+def test_options_without_a_list(kind: Any) -> None:
+    for options in (("adam", "sgd"), (1, 2), ("a", "b", "c")):
+        shown = ", ".join(map(repr, options))
+        with refuse(ss.UsageTypeError, f"got {shown} (", f"write {kind.__name__}([{shown}])"):
+            kind(*options)
+    assert kind(["a", "b"], 1).seed == 1
+
+
+def test_what_is_likely_not_meant_is_told(tmp_path: Path, capsys: Any) -> None:
+    def ask(cfg: dict[str, Any], n_trials: int = 2) -> str:
+        build(tmp_path, cfg=cfg, overwrite=True).run(n_trials, summary_interval_in_sec=60)
+        said: str = capsys.readouterr().out
+        return said
+
+    # Nothing varies, so what may be meant to is named; beside a space, only lists are.
+    said = ask({"opt": {"lr": [0.1, 0.01]}, "drop": (0, 1), "layers": [64, 64]})
+    assert "opt.lr is a constant, the list [0.1, 0.01]: write ss.Choice([0.1, 0.01]), or" in said
+    assert "drop is a constant, the tuple (0, 1)" in said
+    assert "layers" not in said.split("completed")[0]
+    said = ask({**SPACE, "names": ["a", "b"], "kernel": (3, 5), "data": list(range(99))})
+    assert "names is a constant, the list ['a', 'b']" in said
+    assert "kernel is" not in said
+    assert "data is" not in said
+    assert "constant" not in ask({"lr": 0.1})
+
+    one = "n_trials is 1, so one trial is run: run(n_trials=100)"
+    assert one in ask(SPACE, 1)
+    assert one not in ask(SPACE, 2)
+    assert one not in ask({"x": ss.Grid([1])}, 1)
+
+
+def test_only_nan_and_nothing_at_all_are_told(tmp_path: Path, capsys: Any) -> None:
+    def log_nan(_cfg: dict[str, Any]) -> None:
+        ss.log({"loss": float("nan")}, 1)
+
+    run_one(tmp_path, train=log_nan, asha=ss.ASHA("loss", "min"))
+    assert "all values of loss are NaN or infinite" in capsys.readouterr().out
+    run_one(tmp_path, train=lambda _cfg: None, overwrite=True)
+    assert "nothing was logged: train reports with ss.log(" in capsys.readouterr().out
+
+
+def test_an_error_of_ours_comes_without_our_frames(tmp_path: Path) -> None:
+    for call in (lambda: build(tmp_path, name="a/b"), lambda: build(tmp_path).run(n_trials=None)):
+        with pytest.raises(ss.UsageError) as caught:
+            call()
+        frames = [entry.name for entry in caught.traceback if "slurm_sweeps" in str(entry.path)]
+        assert len(frames) == 1
+
+
 # --- where it is kept -----------------------------------------------------------------------------
 
 
@@ -504,6 +599,39 @@ def test_a_local_dir_that_can_not_be(tmp_path: Path, below: str) -> None:
     place = tmp_path / "file" / below
     with refuse(ss.StorageError, str(tmp_path / "file")):
         build(place).run()
+
+
+def test_what_version_0_1_had_is_told_what_took_its_place(tmp_path: Path) -> None:
+    # As its documentation has them; what is imported is the only place to say so.
+    with pytest.raises(
+        ImportError, match=r"version 0\.1 only: pass Experiment.*slurm_cfg=ss.Slurm"
+    ):
+        exec("from slurm_sweeps import SlurmBackend")
+    with pytest.raises(ImportError, match=r"version 0\.1 only"):
+        _ = ss.Backend  # type: ignore[attr-defined]
+    with refuse(ss.UsageTypeError, "backend was an argument of version 0.1", "slurm_cfg="):
+        build(tmp_path, backend=object())
+    result = run_one(tmp_path, backend=None)
+    with pytest.raises(AttributeError, match=r"no attribute 'sort_values'; Result.to_dataframe\("):
+        _ = result.sort_values("loss")
+
+    old = tmp_path / "slurm_sweeps" / "slurm_sweeps.db"
+    old.parent.mkdir()
+    old.touch()
+    said = f"{old} is of version 0.1"
+    for place in (old.parent, tmp_path / "slurm-sweeps"):
+        with refuse(ss.ExperimentNotFoundError, said):
+            ss.Result("mine", place)
+        with refuse(ss.ExperimentNotFoundError, said):
+            build(place, restore=True)
+
+
+def test_a_local_dir_that_the_environment_names(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SLURM_SWEEPS_DIR", str(tmp_path / "from"))
+    result = run_one(tmp_path, local_dir=None)
+    assert result.local_dir == tmp_path / "from"
+    assert len(ss.Result("mine").trials) == 1
+    assert run_one(tmp_path).local_dir == tmp_path  # what is said counts
 
 
 def test_a_local_dir_that_can_not_be_written(tmp_path: Path) -> None:

@@ -44,14 +44,20 @@ class SlurmSweep(Script):
     Args:
         cluster: Where.
         folder: Its own.
+        source: The script's text.
         options: For sbatch, apart from two tasks of one CPU; n1 or n2 unless they say where.
         settings: As of `Script`.
     """
 
     def __init__(
-        self, cluster: SlurmCluster, folder: Path, *options: str, **settings: object
+        self,
+        cluster: SlurmCluster,
+        folder: Path,
+        *options: str,
+        source: str = SWEEP,
+        **settings: object,
     ) -> None:
-        super().__init__(folder, SWEEP, **settings)
+        super().__init__(folder, source, **settings)
         self.cluster = cluster
         self.options = options or ("-xn3,n4",)
         self.job = 0
@@ -168,8 +174,8 @@ def meet_a_time_limit(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
 
 
 def be_preempted(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
-    """A job of the higher partition needs the node."""
-    sweep = SlurmSweep(cluster, folder, "-wn4", N_TRIALS=12, PAUSE_S=0.2, REQUEUE=1)
+    """A job of the higher partition needs the node; the script would overwrite what is there."""
+    sweep = SlurmSweep(cluster, folder, "-wn4", N_TRIALS=12, PAUSE_S=0.2, REQUEUE=1, OVERWRITE=1)
     sweep.submit().wait_for_status(Status.COMPLETED, 2)
     urgent = cluster.sbatch("sleep 1", "-purgent", "-wn4", "--exclusive", cwd=folder)
     cluster.wait_job(urgent, WAIT_S)
@@ -393,6 +399,7 @@ def test_a_preempted_sweep_goes_on_by_itself(played: Played) -> None:
     assert sweep.wait().state == "COMPLETED", sweep.printed()
     assert sweep.restarts() == 1
     assert "SIGTERM: starting nothing new" in sweep.printed()
+    assert f"job {sweep.job} was queued again, and goes on with 'sweep'" in sweep.printed()
     assert Status.INTERRUPTED in {a.status for a in read_attempts(sweep.database)}
     assert Status.LOST not in {a.status for a in read_attempts(sweep.database)}
     assert_complete(sweep.database, 12, 4)

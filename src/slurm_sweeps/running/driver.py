@@ -28,13 +28,13 @@ from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
-from ..trial import Status, make_storable
+from ..trial import Status, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import check_there, encode_cfg, format_cfg
+from .train import check_there, describe_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -79,6 +79,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
+        digest: Of the pickled `train`.
         notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
@@ -95,6 +96,7 @@ class Driver:
         launcher: Launcher,
         writer: Writer,
         layout: Layout,
+        digest: str,
         notify: Callable[[str], None],
         patience: Patience,
         limit: JobClock | None = None,
@@ -104,6 +106,7 @@ class Driver:
         self._sweep = sweep
         self._writer = writer
         self._layout = layout
+        self._digest = digest
         self._tell = notify
         self._patience = patience
         self._limit = limit
@@ -123,9 +126,10 @@ class Driver:
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
+        self._completed = self._silent = 0  # trials; those of them that logged nothing
         self._kill_at = math.inf
         self._silent_since: float | None = None  # when the silence of a worker was too long
-        self._problem: str | None = None  # why no trial finds a place to run
+        self._problem: str | None = None  # why no trial can do its work
         self._looked_at = self._clock()
         self.stopped_by: str | None = None
 
@@ -142,6 +146,7 @@ class Driver:
             StorageError: Writing has failed for good.
         """
         self._selector.register(signals.fd, selectors.EVENT_READ, None)
+        self._selector.register(self._fit.fd, selectors.EVENT_READ, None)
         try:
             while not self._is_done():
                 self._tick(signals)
@@ -152,6 +157,7 @@ class Driver:
             self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
+            self._tell_silent()
             self._folder_watch.close(0.0)
             self._logs.close(DISK_S)
             self._fit.close()
@@ -167,6 +173,15 @@ class Driver:
             self._notify(
                 f"{self._slots.malformed} records from workers were cut short or made no sense, "
                 f"and were left aside; they are in {self._layout.slots}"
+            )
+
+    def _tell_silent(self) -> None:
+        """Say if trials have done well and left nothing to compare them by."""
+        if self._silent:
+            self._notify(
+                f"{self._silent} of {self._completed} completed trials logged nothing, so nothing "
+                "of them can be compared: report with ss.log({'loss': …}, iteration); what train "
+                "returns is not kept"
             )
 
     def _is_done(self) -> bool:
@@ -189,6 +204,7 @@ class Driver:
             self._follow_request(self._requests.get())
         self._writer.check()
         self._watch_folder(now)
+        self._fit.hush()
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
@@ -241,10 +257,12 @@ class Driver:
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
-        problem = self._fit.advance()
+        has_advanced, problem = self._fit.advance()
         if problem is not None and self._sweep.fatal is None:
             self._notify(problem)
         self._fail_if_fatal()
+        if has_advanced:
+            self._fill_idle()
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
@@ -339,6 +357,7 @@ class Driver:
     def _build_init(self) -> dict[str, Any]:
         return {
             "train": str(self._folder / self._layout.train.name),
+            "digest": self._digest,
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,
@@ -414,6 +433,9 @@ class Driver:
             "iteration": iteration,
             "do": answer.decision.value,
         }
+        if slot.kept != self._writer.n_committed:
+            slot.kept = self._writer.n_committed
+            decided |= {"put": self._writer.n_put + 1, "kept": slot.kept}  # it is put below
         connection.answer(fd, decided)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
@@ -467,6 +489,7 @@ class Driver:
         if trial is None:
             return
         self._slots.begin(slot, trial)
+        journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
                 "kind": "run",
@@ -474,9 +497,13 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(self._folder / trial.trial_id),
+                "seed": compute_trial_seed(self._sweep.cfg.seed, trial.number),
+                "journal": str(self._folder / journal),
+                "repetition": trial.repetition,
+                "host": slot.host,
+                "at": trial.began_at,
                 **slot.found,
-                "cfg": encode_cfg(trial.cfg),
-                "cfg_yml": format_cfg(trial.cfg),
+                **describe_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
@@ -492,7 +519,11 @@ class Driver:
             return
         record = build_trial_record(slot, trial, ended.status)
         slot.trial = slot.trial_pid = slot.deadline = None
+        is_silent = trial.last_iteration is None
         outcome = self._sweep.end(trial.number, ended)
+        if outcome.status is Status.COMPLETED:
+            self._completed += 1
+            self._silent += is_silent
         self._writer.put(
             dataclasses.replace(
                 record,

@@ -100,6 +100,7 @@ class SlotState:
     trial: TrialState | None = None
     trial_pid: int | None = None  # of the trial's (first) process, on its own host
     ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    kept: int = 0  # how many records its trial knows to be in the database
     failures: int = 0  # how many workers in a row ended before any trial of theirs did
     start_at: float = 0.0  # when to start a worker again
     worker_since: float = 0.0  # when its latest worker was started
@@ -130,14 +131,18 @@ def judge_ends(ends: Mapping[int, Record]) -> Record:
     The first rank that failed or was killed decides: what the others say then follows from it. One
     that lost a connection speaks only where no other reason is known: as a rank unwinds its stack
     it hangs up, and the others may fail of that before it has come to its end. A killed rank is a
-    failure of the trial: the others live and its worker saw it, so nothing is unknown. Where no
-    rank failed, rank 0 speaks for all.
+    failure of the trial: the others live and its worker saw it, so nothing is unknown. One that met
+    a problem no attempt can get around speaks before all others. Where no rank failed, rank 0
+    speaks for all.
 
     Args:
         ends: The `ended` records by rank; `at` in them is when that was (seconds since 1970).
     """
     if len(ends) == 1:
         return next(iter(ends.values()))
+    for end in ends.values():
+        if "problem" in end:
+            return end
     broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
     if not broken:
         return ends[0]

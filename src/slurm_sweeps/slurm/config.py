@@ -49,6 +49,7 @@ class SlurmCfg:
             slots then start in the time of one, and share its memory. Each trial keeps to its own
             CPUs and GPUs; the memory limit is that of all slots of the node together.
         requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
+            It then goes on with what it has begun, also without `restore`.
         outage_in_sec: How long Slurm may be away, or start nothing, until the sweep ends; workers
             that run meanwhile go on.
         master_port_range: First and last port that `MASTER_PORT` is taken from.
