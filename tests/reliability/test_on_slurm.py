@@ -262,14 +262,20 @@ def lose_a_node(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
 
 
 BAD_NODE = """
-import os
+import os, time
 import slurm_sweeps as ss
 
 class Trap:  # ends whoever unpickles it on one of the nodes
     def __reduce__(self):
-        return exec, ("import os; os.getenv('SLURMD_NODENAME') == 'n3' and os._exit(9)",)
+        return exec, (
+            "import os; os.getenv('SLURMD_NODENAME') == 'n3' and "
+            "(open('deaths', 'a').write('x'), os._exit(9))",
+        )
 
 def train(cfg, trap=Trap()):
+    deaths = "../../../deaths"
+    while not os.path.exists(deaths) or os.path.getsize(deaths) < 3:
+        time.sleep(0.02)
     for iteration in range(1, 5):
         ss.log({"loss": cfg["x"] / iteration}, iteration)
 

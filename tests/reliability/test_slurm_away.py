@@ -83,7 +83,9 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     prolog.write_text(PROLOG.format(folder=tmp_path))
     prolog.chmod(0o755)
     job = ("-N2", "-n4", "--ntasks-per-node=2", "--mem=4G")
-    sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, N_TRIALS=32, PAUSE_S=0.2, SLOTS=4)
+    sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, N_TRIALS=24, PAUSE_S=0.2, SLOTS=4)
+    holds = f"while not os.path.exists({str(tmp_path / 'go')!r}):\n        time.sleep(0.05)"
+    sweep.change("def train(cfg):\n", f"def train(cfg):\n    {holds}\n")
     with other_cluster.changed(extra=(f"Prolog={prolog}", "MessageTimeout=4")):
         sweep.submit().wait_for_print("Slurm starts no worker on n2: ")
         (tmp_path / "go").touch()
@@ -91,7 +93,7 @@ def test_a_node_whose_prolog_takes_long_is_used_when_it_is_done(
     assert "timed out" in sweep.printed()
     assert "Slurm starts workers on n2 again, after" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1", "n2"}
-    assert_complete(sweep.database, 32, 4)
+    assert_complete(sweep.database, 24, 4)
 
 
 #: How long jobs are suspended, in seconds, when workers are missed: longer than they may be silent
