@@ -525,6 +525,71 @@ def test_an_error_whose_text_is_not_utf_8(tmp_path: Path) -> None:
     assert "no such \\udcff file" in trial.error.message or "\\xff" in trial.error.message
 
 
+def test_a_train_that_can_not_be_called_with_one_dict(tmp_path: Path) -> None:
+    def apart(lr: float, bs: int) -> None:
+        """Takes what a cfg holds."""
+
+    words = ("calls train(cfg), with one dict, and apart(", "missing a required argument: 'bs'")
+    for kept in (apart, lambda: None):
+        with refuse(ss.UsageTypeError, "calls train(cfg), with one dict"):
+            build(tmp_path, train=kept)
+    with refuse(ss.UsageTypeError, *words, "write def apart(cfg)"):
+        build(tmp_path, train=apart)
+    assert not any(tmp_path.iterdir())
+    build(tmp_path, train=functools.partial(apart, bs=1))
+    build(tmp_path, train=print)
+
+
+@pytest.mark.parametrize("kind", [ss.Choice, ss.Grid])
+def test_options_without_a_list(kind: Any) -> None:
+    for options in (("adam", "sgd"), (1, 2), ("a", "b", "c")):
+        shown = ", ".join(map(repr, options))
+        with refuse(ss.UsageTypeError, f"got {shown} (", f"write {kind.__name__}([{shown}])"):
+            kind(*options)
+    assert kind(["a", "b"], 1).seed == 1
+
+
+def test_what_is_likely_not_meant_is_told(tmp_path: Path, capsys: Any) -> None:
+    def ask(cfg: dict[str, Any], n_trials: int = 2) -> str:
+        build(tmp_path, cfg=cfg, overwrite=True).run(n_trials, summary_interval_in_sec=60)
+        said: str = capsys.readouterr().out
+        return said
+
+    # Nothing varies, so what may be meant to is named; beside a space, only lists are.
+    said = ask({"opt": {"lr": [0.1, 0.01]}, "drop": (0, 1), "layers": [64, 64]})
+    assert "opt.lr is a constant, the list [0.1, 0.01]: write ss.Choice([0.1, 0.01]), or" in said
+    assert "drop is a constant, the tuple (0, 1)" in said
+    assert "layers" not in said.split("completed")[0]
+    said = ask({**SPACE, "names": ["a", "b"], "kernel": (3, 5), "data": list(range(99))})
+    assert "names is a constant, the list ['a', 'b']" in said
+    assert "kernel is" not in said
+    assert "data is" not in said
+    assert "constant" not in ask({"lr": 0.1})
+
+    one = "n_trials is 1, so one trial is run: run(n_trials=100)"
+    assert one in ask(SPACE, 1)
+    assert one not in ask(SPACE, 2)
+    assert one not in ask({"x": ss.Grid([1])}, 1)
+
+
+def test_only_nan_and_nothing_at_all_are_told(tmp_path: Path, capsys: Any) -> None:
+    def log_nan(_cfg: dict[str, Any]) -> None:
+        ss.log({"loss": float("nan")}, 1)
+
+    run_one(tmp_path, train=log_nan, asha=ss.ASHA("loss", "min"))
+    assert "all values of loss are NaN or infinite" in capsys.readouterr().out
+    run_one(tmp_path, train=lambda _cfg: None, overwrite=True)
+    assert "nothing was logged: train reports with ss.log(" in capsys.readouterr().out
+
+
+def test_an_error_of_ours_comes_without_our_frames(tmp_path: Path) -> None:
+    for call in (lambda: build(tmp_path, name="a/b"), lambda: build(tmp_path).run(n_trials=None)):
+        with pytest.raises(ss.UsageError) as caught:
+            call()
+        frames = [entry.name for entry in caught.traceback if "slurm_sweeps" in str(entry.path)]
+        assert len(frames) == 1
+
+
 # --- where it is kept -----------------------------------------------------------------------------
 
 
@@ -534,6 +599,39 @@ def test_a_local_dir_that_can_not_be(tmp_path: Path, below: str) -> None:
     place = tmp_path / "file" / below
     with refuse(ss.StorageError, str(tmp_path / "file")):
         build(place).run()
+
+
+def test_what_version_0_1_had_is_told_what_took_its_place(tmp_path: Path) -> None:
+    # As its documentation has them; what is imported is the only place to say so.
+    with pytest.raises(
+        ImportError, match=r"version 0\.1 only: pass Experiment.*slurm_cfg=ss.Slurm"
+    ):
+        exec("from slurm_sweeps import SlurmBackend")
+    with pytest.raises(ImportError, match=r"version 0\.1 only"):
+        _ = ss.Backend  # type: ignore[attr-defined]
+    with refuse(ss.UsageTypeError, "backend was an argument of version 0.1", "slurm_cfg="):
+        build(tmp_path, backend=object())
+    result = run_one(tmp_path, backend=None)
+    with pytest.raises(AttributeError, match=r"no attribute 'sort_values'; Result.to_dataframe\("):
+        _ = result.sort_values("loss")
+
+    old = tmp_path / "slurm_sweeps" / "slurm_sweeps.db"
+    old.parent.mkdir()
+    old.touch()
+    said = f"{old} is of version 0.1"
+    for place in (old.parent, tmp_path / "slurm-sweeps"):
+        with refuse(ss.ExperimentNotFoundError, said):
+            ss.Result("mine", place)
+        with refuse(ss.ExperimentNotFoundError, said):
+            build(place, restore=True)
+
+
+def test_a_local_dir_that_the_environment_names(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SLURM_SWEEPS_DIR", str(tmp_path / "from"))
+    result = run_one(tmp_path, local_dir=None)
+    assert result.local_dir == tmp_path / "from"
+    assert len(ss.Result("mine").trials) == 1
+    assert run_one(tmp_path).local_dir == tmp_path  # what is said counts
 
 
 def test_a_local_dir_that_can_not_be_written(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ PURE = [
     "sweep.py",
     "slurm",
     "running/deadlines.py",
+    "running/nodes.py",
 ]
 BUT = {"slurm/client.py"}
 IMPURE = {

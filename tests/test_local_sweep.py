@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import numpy as np
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.trial import Status
+from slurm_sweeps.views.summary import read_summary
 from sweep_scripts import TIMEOUT_S
 
 SPACE = {"x": ss.Uniform(0, 1), "opt": {"lr": ss.LogUniform(1e-4, 1), "layers": [1, 2]}}
@@ -70,6 +74,19 @@ def test_a_whole_sweep(tmp_path: Path) -> None:
     assert result.best_trial("val/acc", "max").metrics["val/acc"][1] == max(
         trial.cfg["x"] for trial in trials
     )
+
+
+def test_what_it_took_is_the_same_whoever_looks_later(tmp_path: Path) -> None:
+    run(tmp_path, name="took", n_trials=2)
+
+    def read_elapsed() -> float | None:
+        layout = Layout(tmp_path, "took")
+        with Database.open(layout.database, read_only=True) as database:
+            return read_summary(database, layout, 0, time.time()).compute_elapsed_s(time.time())
+
+    took = read_elapsed()
+    run(tmp_path, name="took", n_trials=2, restore=True)  # it is done already
+    assert read_elapsed() == took
 
 
 def test_the_frames(tmp_path: Path) -> None:

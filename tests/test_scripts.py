@@ -207,7 +207,28 @@ def test_what_a_user_sees_of_a_failing_script(scripts: Scripts) -> None:
     done = scripts.run(source, code=1)
     assert "SweepFailedError: the first 3 trials have all failed" in done.stderr
     assert "3 of them with ValueError: a typo" in done.stderr
+    assert "_drive" not in done.stderr  # none of our frames but the one that raises
+    last = done.stdout.split("MySweep: ")[-1]
+    assert last.startswith("failed, 3 of 100 done")
+    assert "(3 alike): ValueError: a typo" in last
     assert len(ss.Result("MySweep", scripts.folder / "slurm-sweeps").trials) == 3
+
+
+def test_a_train_that_catches_what_is_to_end_it_is_told(scripts: Scripts) -> None:
+    source = """
+    import slurm_sweeps as ss
+    def train(cfg):
+        for epoch in range(1, 4):
+            try:
+                ss.log({"loss": cfg["n"] + epoch}, epoch)
+            except:
+                pass
+    asha = ss.ASHA("loss", "min")
+    cfg = {"n": ss.Grid([1, 2, 3])}
+    ss.Experiment(train, cfg, asha=asha).run(max_concurrent_trials=1)
+    """
+    said = "train goes on after ss.log has raised TrialPruned"
+    assert scripts.run(source).stdout.count(said) == 1
 
 
 def test_a_closed_standard_output_is_no_error(scripts: Scripts) -> None:

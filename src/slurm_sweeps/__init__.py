@@ -29,11 +29,21 @@ with open(f"{__path__[0]}/__init__.pyi", encoding="utf-8") as _stub:
         name: home for home, name in re.findall(r"from (\.\S*) import (\w+) as", _stub.read())
     }
 
+#: Names of version 0.1, and what took their place.
+_GONE = {
+    "SlurmBackend": "pass Experiment(..., slurm_cfg=ss.SlurmCfg(nodes=..., ntasks=..., args=...))",
+    "Backend": "leave it out: where there is no Slurm, trials run on this machine",
+    "Database": "ss.Result(name, local_dir).to_dataframe() reads what a sweep has stored",
+    "Logger": "train reports with ss.log(metrics, iteration)",
+}
+
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, read from the stub
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if name in _GONE:  # an ImportError, since `from ... import` hides what an AttributeError says
+        raise ImportError(f"slurm_sweeps.{name} was in version 0.1 only: {_GONE[name]}")
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if home == ".":

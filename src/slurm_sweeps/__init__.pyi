@@ -29,9 +29,11 @@ from .rules.median import MedianStopping as MedianStopping
 from .running.session import attempt as attempt
 from .running.session import checkpoint_dir as checkpoint_dir
 from .running.session import log as log
+from .running.session import script_dir as script_dir
 from .running.session import should_stop as should_stop
 from .running.session import trial_dir as trial_dir
 from .running.session import trial_id as trial_id
+from .running.session import trial_seed as trial_seed
 from .search.choices import Choice as Choice
 from .search.choices import Grid as Grid
 from .search.spaces import Integer as Integer

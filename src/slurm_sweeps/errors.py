@@ -7,9 +7,34 @@ Where a mistake also fits a built-in exception (`ValueError`, `TypeError`), the 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Returned = TypeVar("_Returned")
+
 
 class SlurmSweepsError(Exception):
     """The root of all errors that slurm_sweeps raises on purpose."""
+
+
+def raises_short(
+    function: Callable[_Arguments, _Returned],
+) -> Callable[_Arguments, _Returned]:
+    """Let our errors leave a public function without the frames below it, which say users nothing.
+
+    What else is raised, a bug of ours perhaps, keeps its whole traceback.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Returned:
+        try:
+            return function(*args, **kwargs)
+        except SlurmSweepsError as error:
+            raise error.with_traceback(None) from None
+
+    return call
 
 
 class UsageError(SlurmSweepsError, ValueError):

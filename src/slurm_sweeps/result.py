@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ExperimentNotFoundError, UsageError
 from .storage import rows
 from .storage.database import Database
+from .storage.faults import describe_old
 from .storage.layout import Layout
 from .storage.records import ExperimentRecord, TrialRecord
 from .trial import Trial
@@ -34,7 +35,8 @@ class Result:
 
     Args:
         experiment: The experiment's name.
-        local_dir: The folder that was the experiment's `local_dir`.
+        local_dir: The folder that was the experiment's `local_dir`. None: the environment variable
+            `SLURM_SWEEPS_DIR`, else `./slurm-sweeps`.
 
     Raises:
         ExperimentNotFoundError: There is no such experiment; the message lists what there is.
@@ -42,12 +44,17 @@ class Result:
         StorageError: The database can't be read.
     """
 
-    def __init__(
-        self, experiment: str, local_dir: str | os.PathLike[str] = "./slurm-sweeps"
-    ) -> None:
+    def __init__(self, experiment: str, local_dir: str | os.PathLike[str] | None = None) -> None:
         self._layout = Layout(local_dir, experiment)
         with self._open() as database:
             database.experiment(experiment)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where the DataFrame is that `run` returned in version 0.1."""
+            hint = "" if name.startswith("_") else "; Result.to_dataframe() makes a DataFrame"
+            raise AttributeError(f"'Result' object has no attribute {name!r}{hint}")
 
     def __repr__(self) -> str:
         return f"Result({self._layout.name!r}, local_dir={str(self._layout.local_dir)!r})"
@@ -244,7 +251,7 @@ class Result:
         if not path.exists():
             raise ExperimentNotFoundError(
                 f"there is no experiment {self.experiment!r}: {path} does not exist; "
-                "check local_dir"
+                f"check local_dir{describe_old(path.parent)}"
             )
         return Database.open(path, read_only=True)
 

@@ -67,8 +67,8 @@ def load(result: Result) -> Any:
 @pytest.mark.parametrize("verb", list(main.commands))
 def test_every_verb_explains_itself(verb: str, tmp_path: Path) -> None:
     text = call(tmp_path, verb, "--help").stdout
-    assert text.startswith("Usage: ")
-    assert verb == "completion" or "--local-dir" in text
+    assert text.casefold().startswith("usage: ")
+    assert verb in ("completion", "log") or "--local-dir" in text
 
 
 def test_list(folder: Path) -> None:
@@ -84,6 +84,14 @@ def test_list(folder: Path) -> None:
 def test_the_folder_can_be_said(folder: Path) -> None:
     result = CliRunner().invoke(main, ["list", "--local-dir", str(folder)])
     assert "sample" in result.stdout
+
+
+def test_the_folder_can_be_said_before_the_verb(folder: Path, tmp_path: Path) -> None:
+    other = ["list", "--local-dir", str(tmp_path / "other")]
+    for env in ({}, {"SLURM_SWEEPS_DIR": str(tmp_path / "other")}):
+        said = ["--local-dir", str(folder)]
+        assert "sample" in CliRunner().invoke(main, [*said, "list"], env=env).stdout
+        assert CliRunner().invoke(main, [*said, *other], env=env).exit_code == 1
 
 
 def test_show(folder: Path) -> None:
@@ -122,7 +130,10 @@ def test_best(folder: Path) -> None:
     )
     assert found["value"] == pytest.approx(1 - 1 / 6)
     result = call(folder, "best", "sample", "--metric", "x", "--mode", "min", code=2)
-    assert "no trial has logged a finite value of 'x'; logged: 'loss', 'val/acc'" in result.stderr
+    assert "no trial has logged 'x'; logged: 'loss', 'val/acc'" in result.stderr
+    assert (
+        "no trial has logged 'x'" in call(folder, "best", "sample", "--metric", "x", code=2).stderr
+    )
 
 
 def test_trial(folder: Path) -> None:
@@ -192,6 +203,34 @@ def test_logs(folder: Path) -> None:
         f"there is no {trial}/stderr.log: trial {first} (completed) has no such log"
         in result.stderr
     )
+
+
+def test_logs_of_a_silent_trial_say_so(folder: Path) -> None:
+    first = read_ids(folder)[0]
+    trial = folder / "sample" / first
+    trial.mkdir(parents=True)
+    (trial / "stdout.log").touch()
+    (trial / "stderr.log").write_text("a warning\n")
+    result = call(folder, "logs", "sample", first)
+    said = f"trial {first} (completed): its output is empty; --stderr shows 10 bytes"
+    assert (result.stdout, result.stderr.strip()) == ("", said)
+    assert call(folder, "logs", "sample", first, "--stderr").stderr == ""
+
+
+def test_logs_that_can_not_be_read(folder: Path) -> None:
+    first = read_ids(folder)[0]
+    (folder / "sample" / first / "stdout.log").mkdir(parents=True)  # root may read all but this
+    for option in ([], ["--follow"]):
+        result = call(folder, "logs", "sample", first, *option, code=1)
+        assert f"{first}/stdout.log can't be read: Is a directory" in result.stderr
+
+
+def test_following_a_trial_ends_with_its_driver(tmp_path: Path) -> None:
+    write_sample(tmp_path, statuses=[Status.RUNNING], state="running", heard_at=1.0)
+    (first,) = read_ids(tmp_path)
+    (tmp_path / "sample" / first).mkdir(parents=True)
+    (tmp_path / "sample" / first / "stdout.log").write_text("hello\n")
+    assert call(tmp_path, "logs", "sample", first, "--follow").stdout == "hello\n"
 
 
 def test_a_foreign_text_does_not_steer_the_terminal(tmp_path: Path) -> None:

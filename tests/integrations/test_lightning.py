@@ -57,6 +57,12 @@ def build_module(package: ModuleType, names: tuple[str, ...] = ("val_loss",)) ->
     return Module()
 
 
+def test_the_plugin_of_version_0_1(integration: ModuleType) -> None:
+    assert integration.SlurmSweepsCallback
+    with pytest.raises(ImportError, match="leave it out, Lightning finds a trial's ranks by"):
+        exec("from slurm_sweeps.integrations.lightning import ParallelSlurmEnvironment")
+
+
 def fit(package: ModuleType, callbacks: list[Any], ckpt: Path | None = None, **kwargs: Any) -> Any:
     """Train four batches an epoch."""
     import torch

@@ -219,9 +219,9 @@ def test_no_other_job_goes_on_unasked(
 SUSPENDED = """
 import pathlib, time
 import slurm_sweeps as ss
-from slurm_sweeps.running import driver
+from slurm_sweeps.running import deadlines, driver
 
-driver.GAP_S = 0.5
+deadlines.GAP_S = driver.LEASE_GAP_S = 0.5
 
 def train(cfg):
     ss.log({"loss": 1.0}, 1)
@@ -268,7 +268,7 @@ def test_a_driver_that_was_suspended_answers_nobody_before_it_has_its_lease(
         suspend(driver.pid, script.database)
         (script.folder / "out" / "sweep" / "go").touch()
         script.wait_for_files("out/sweep/*/asks", 2)
-        time.sleep(0.6)  # longer than GAP_S
+        time.sleep(0.6)  # longer than LEASE_GAP_S
         if is_lost:  # as another driver does after two minutes
             with Database.open(script.database) as database:
                 found = database.experiment(NAME)

@@ -15,7 +15,8 @@ MakeScript = Callable[..., Script]
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
 )
 def test_trials_end_at_their_next_report(
     make_script: MakeScript, number: signal.Signals, code: int
@@ -45,6 +46,20 @@ def test_trials_end_at_their_next_report(
     trials = read_trials(script.database)
     assert [trial.status for trial in trials] == [Status.COMPLETED] * 2
     assert [trial.attempt for trial in trials] == [2, 2]
+
+
+NOHUP = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does\n"
+
+
+def test_nohup_lets_a_sweep_outlive_its_terminal(make_script: MakeScript) -> None:
+    script = make_script("sweep", NOHUP + TRAIN, TRAIN="log_until_told")
+    with script.start() as driver:
+        script.wait_for_files("out/sweep/*/last", 2)
+        driver.send_signal(signal.SIGHUP)
+        driver.send_signal(signal.SIGTERM)  # of two signals that wait the lower number comes first
+        assert driver.wait(60) == 75, script.printed()
+    assert "SIGTERM: starting nothing new" in script.printed()
+    assert "SIGHUP" not in script.printed()
 
 
 def test_a_trial_that_asks_is_told_and_may_save_and_return(make_script: MakeScript) -> None:

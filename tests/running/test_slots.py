@@ -39,7 +39,10 @@ class Pool:
             "exit_grace_s": patience.exit_grace_s,
             "term_grace_s": patience.term_grace_s,
         }
-        self.slots = Slots(self.init, self.selector, self.notices.append, append_to)
+        self.slots = Slots(self.init, self.selector, self._notify, append_to)
+
+    def _notify(self, text: str, again: bool = False) -> None:  # noqa: ARG002 - all are kept
+        self.notices.append(text)
 
     def start_all(self) -> list[SlotState]:
         """Start all workers; return the slots as they have become ready."""

@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all NaN": {"statuses": [Status.COMPLETED] * 5, "nan": True},
     "mixed": {"statuses": MIXED * 8},
     "every status": {"statuses": list(Status)},
-    "running": {"statuses": [*MIXED, Status.RUNNING], "state": "running"},
+    "running": {"statuses": [*MIXED, Status.RUNNING], "state": "running", "heard_at": 4e9},
     "twenty parameters": {"statuses": MIXED * 8, "space": TWENTY},
     "no metric": {"statuses": MIXED, "asha": False},
     "no space": {"statuses": MIXED, "space": {"x": 1}},

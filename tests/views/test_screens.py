@@ -216,6 +216,52 @@ def test_a_notebook_updates_one_table(tmp_path: Path) -> None:
     assert "cell: completed" in tables[0]["data"]["text/plain"]
 
 
+def test_a_notebook_keeps_the_result_when_it_is_interrupted_and_shows_it_again(
+    tmp_path: Path,
+) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.v4.new_notebook()
+    cells = [
+        """
+import os, pathlib, signal, threading, time
+import slurm_sweeps as ss
+
+def train(cfg):
+    for i in range(1, 10**6):
+        ss.log({"loss": cfg["x"] / i}, i)
+        (ss.trial_dir() / "logged").touch()
+        if i > 100 and os.environ.get("SHORT"):
+            return
+        time.sleep(0.001)
+
+def interrupt():
+    while not list(pathlib.Path().glob("slurm-sweeps/cell/*/logged")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+cfg = {"x": ss.Uniform(0, 1)}
+threading.Thread(target=interrupt).start()
+result = ss.Experiment(train, cfg, name="cell").run(2, 2)
+print("statuses", {str(trial.status) for trial in result.trials})
+""",
+        """
+os.environ["SHORT"] = "1"
+experiment = ss.Experiment(train, cfg, name="cell", restore=True)
+experiment.run(2, 2)
+""",
+        "experiment.run(2, 2)",
+    ]
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    first, _, last = ([str(each) for each in cell.outputs] for cell in notebook.cells)
+    assert any("statuses {'interrupted'}" in output for output in first)
+    assert any("cell: completed, 2 of 2 done" in output for output in last)
+
+
 def test_watching_costs_the_database_little(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=[Status.COMPLETED] * 3)
     view = LiveView(layout.database, "sample", interval_s=0.0, stream=io.StringIO())

@@ -19,7 +19,7 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.formats import list_parameters
-from slurm_sweeps.views.summary import Row, Summary, find_last_sign, read_summary
+from slurm_sweeps.views.summary import Row, Summary, look_at_driver, read_rows, read_summary
 from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
 
@@ -34,7 +34,8 @@ MIXED = [
 
 
 def read(local_dir: Path, rows: int = 10, now: float = START + 60, **sample: object) -> Summary:
-    layout = write_sample(local_dir, statuses=sample.pop("statuses", MIXED), **sample)  # type: ignore[arg-type]
+    sample = {"statuses": MIXED, "heard_at": now} | sample
+    layout = write_sample(local_dir, **sample)  # type: ignore[arg-type]
     with Database.open(layout.database, read_only=True) as database:
         return read_summary(database, layout, rows, now)
 
@@ -81,8 +82,7 @@ def test_without_a_metric_the_newest_are_shown(tmp_path: Path) -> None:
 
 
 def test_the_newest_failure_with_its_log(tmp_path: Path) -> None:
-    failure = read(tmp_path).failure
-    assert failure is not None
+    (failure,) = read(tmp_path).failures
     assert failure.line == "ValueError: the <b>rate</b> is too large"
     assert failure.log == tmp_path / "sample" / failure.trial_id / "stderr.log"
 
@@ -109,7 +109,18 @@ def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
             found = database.experiment("sample").lease
             assert database.take_lease(1, owner, START + 20, found)
             record = database.experiment("sample")
-            assert find_last_sign(record, START + 50) == last_sign
+            assert look_at_driver(record, START + 50).last_sign == last_sign
+        summary = read_summary(database, layout, 10, START + 50)
+        left = read_rows(database, record, [Status.INTERRUPTED], START + 50)
+        assert not read_rows(database, record, [Status.RUNNING], START + 50)
+    assert (summary.state, summary.silent_s, summary.running) == ("interrupted", 30, 0)
+    assert summary.counts[Status.INTERRUPTED] == 2
+    assert [(row.status, row.runtime_s) for row in left] == [(Status.INTERRUPTED, 0)] * 2
+    assert summary.compute_left_s(START + 50) is None
+    text = "\n".join(format_summary(summary, True, 100, START + 50))
+    assert "interrupted, its driver was last heard of 30 s ago" in text
+    assert "slots busy" not in text
+    assert "took 0:20" in text
 
 
 def test_an_unknown_experiment(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ libraries are imported where they are used, so that `slurm-sweeps list` answers 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .. import __version__
-from .common import Commands, completion
+from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
 from .list_show_watch_best import best, list_experiments, show, watch
@@ -20,7 +22,8 @@ from .trial_logs import logs, show_trial
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slurm-sweeps")
-def main() -> None:
+@early_local_dir_option
+def main(local_dir: Path | None) -> None:
     """Look at sweeps, while they run or afterwards, and steer them.
 
     Everything is read from the database in the sweep's folder: --local-dir, or the environment

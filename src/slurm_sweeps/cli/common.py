@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem, get_completion_class
 
 from ..errors import SlurmSweepsError, StorageError, UsageError
 from ..storage.database import Database
-from ..storage.layout import Layout, build_database_path
+from ..storage.layout import DEFAULT_DIR, DIR_VARIABLE, Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..storage.rows import read_trials
 from ..views.formats import clean_lines
@@ -157,7 +158,7 @@ def complete_trial(
 
 def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]]) -> list[Any]:
     """Read for somebody at a prompt, who is told nothing where that can't be done."""
-    path = build_database_path(ctx.params.get("local_dir") or "./slurm-sweeps")
+    path = build_database_path(ctx.params.get("local_dir") or DEFAULT_DIR)
     with (
         contextlib.suppress(SlurmSweepsError),
         Database.open(path, read_only=True, timeout_s=_COMPLETION_TIMEOUT_S) as database,
@@ -166,15 +167,25 @@ def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]])
     return []
 
 
+def _prefer_own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Take the folder that was said before the verb, unless one is said after it."""
+    said_before = ctx.parent.params.get("local_dir") if ctx.parent is not None else None
+    is_said = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    return value if is_said or said_before is None else said_before
+
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 local_dir_option = click.option(
     "--local-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="./slurm-sweeps",
-    envvar="SLURM_SWEEPS_DIR",
+    type=_FOLDER,
+    default=DEFAULT_DIR,
+    envvar=DIR_VARIABLE,
     show_default=True,
     show_envvar=True,
+    callback=_prefer_own,
     help="The folder of the database.",
 )
+early_local_dir_option = click.option("--local-dir", type=_FOLDER, help="The same, for any verb.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 trial_argument = click.argument("trial", metavar="ID", shell_complete=complete_trial)
 

@@ -210,11 +210,13 @@ def best(
 ) -> None:
     """Print the best configuration as YAML, ready to paste."""
     with open_store(local_dir, name) as store:
+        names = read_metric_ids(store.database, store.experiment.id)
+        logged = ", ".join(map(repr, names)) or "nothing yet"
+        if metric is not None and metric not in names:
+            raise UsageError(f"no trial has logged {metric!r}; logged: {logged}")
         metric, mode = choose_goal(store.experiment, metric, mode)
         ranking = read_ranking(store.database, store.experiment.id, metric, mode, top)
-        names = read_metric_ids(store.database, store.experiment.id)
     if not ranking:
-        logged = ", ".join(map(repr, names)) or "nothing yet"
         raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
     found = [
         {

@@ -37,10 +37,15 @@ says overwrite: true. It runs on this machine, or inside of a Slurm job on that 
 
 @click.command("run", help=_HELP)
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
-def run_file(path: Path) -> None:
+@click.option(
+    "--local-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the database, whatever the file says.",
+)
+def run_file(path: Path, local_dir: Path | None) -> None:
     from ..experiment.sweep_file import read_sweep_file
 
-    experiment, arguments = read_sweep_file(path)
+    experiment, arguments = read_sweep_file(path, local_dir)
     click.echo(experiment.run(**arguments).best_trial())
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 
 from ..errors import SlurmSweepsError, UsageError
-from ..storage.lease import acquire_lease, build_owner, is_gone, remove_folder
+from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
+from ..views.summary import look_at_driver
 from .common import Store, complete_trial, find_trial, on_experiment, open_store
 
 #: How long `stop` waits for the driver to take note, in seconds.
@@ -51,11 +52,11 @@ def stop(name: str, local_dir: Path, trial: str | None) -> None:
 
 
 def _check_driver(store: Store) -> None:
-    lease = store.experiment.lease
-    if lease is None or is_gone(lease, time.time(), here=build_owner()):
+    sight = look_at_driver(store.experiment, time.time())
+    if not sight.is_at_work:
         raise SlurmSweepsError(
-            f"no driver is at work on experiment {store.experiment.name!r} "
-            f"({store.experiment.state}): there is nothing to stop"
+            f"no driver is at work on experiment {store.experiment.name!r} ({sight.state}): there "
+            "is nothing to stop"
         )
 
 

@@ -18,7 +18,7 @@ from ..storage.records import AttemptRecord, TrialRecord
 from ..storage.rows import read_metrics_of_trial, read_trial
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
-from ..views.summary import compute_runtime_s, find_last_sign, read_runs
+from ..views.summary import compute_runtime_s, look_at_driver, read_runs
 from .common import (
     Store,
     find_trial,
@@ -46,11 +46,12 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
     """
     now = time.time()
     with open_store(local_dir, name) as store:
-        record = find_trial(store, trial)
+        sight = look_at_driver(store.experiment, now)
+        record = sight.settle(find_trial(store, trial))
         attempts = read_runs(store.database, store.experiment, now, record.number)
         metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
-        runtime_s = compute_runtime_s(record, find_last_sign(store.experiment, now))
+        runtime_s = compute_runtime_s(record, sight.last_sign)
     if not as_json:
         print_lines(_format(record, runtime_s, attempts, metrics, files))
         return
@@ -131,28 +132,39 @@ def logs(name: str, trial: str, local_dir: Path, follow: bool, stderr: bool, ran
         files = store.layout.trial(record.trial_id)
         path = files.stderr(rank) if stderr else files.stdout(rank)
         try:
-            if not follow:
+            if follow:
+                size = _follow(path, store, record)
+            else:
                 with path.open("rb") as file:
-                    _copy(file)
-                return
-            _follow(path, store, record)
+                    size = _copy(file)
         except FileNotFoundError as error:
             raise StorageError(
                 f"there is no {path}: trial {record.trial_id} ({record.status}) has no such log"
             ) from error
+        except OSError as error:  # of another user, say: only its owner may read a sweep's files
+            raise StorageError(f"{path} can't be read: {error.strerror}") from error
+        if not size:
+            _tell_silence(record, stderr, files.stdout(rank) if stderr else files.stderr(rank))
 
 
-def _follow(path: Path, store: Store, record: TrialRecord) -> None:
-    """Copy a growing file until its trial has ended and all of it is copied."""
+def _tell_silence(record: TrialRecord, stderr: bool, other: Path) -> None:
+    """Say that a log is empty, and what is in the other one; not where the log itself goes."""
+    what, option = ("standard error", "without --stderr") if stderr else ("output", "--stderr")
+    size = other.stat().st_size if other.exists() else 0
+    hint = f"; {option} shows {size} bytes" if size else ""
+    click.echo(f"trial {record.trial_id} ({record.status}): its {what} is empty{hint}", err=True)
+
+
+def _follow(path: Path, store: Store, record: TrialRecord) -> int:
+    """Copy a growing file until its trial has ended and all of it is copied; return the bytes."""
     while not path.exists() and _is_running(store, record):
         time.sleep(_FOLLOW_S)
+    size, asked_at, running = 0, 0.0, True
     with path.open("rb") as file:
-        asked_at = 0.0
-        running = True
         while True:
-            _copy(file)
+            size += _copy(file)
             if not running:
-                return
+                return size
             time.sleep(_FOLLOW_S)
             if time.monotonic() - asked_at > _STATUS_S:
                 asked_at = time.monotonic()
@@ -160,11 +172,16 @@ def _follow(path: Path, store: Store, record: TrialRecord) -> None:
 
 
 def _is_running(store: Store, record: TrialRecord) -> bool:
-    now = read_trial(store.database, store.experiment.id, record.number)
-    return now is not None and now.status in (Status.RUNNING, Status.SCHEDULED)
+    """Whether a driver is at work that runs a trial, or will."""
+    found = read_trial(store.database, store.experiment.id, record.number)
+    sight = look_at_driver(store.database.experiment(store.experiment.name), time.time())
+    is_open = found is not None and found.status in (Status.RUNNING, Status.SCHEDULED)
+    return is_open and sight.is_at_work
 
 
-def _copy(file: BinaryIO) -> None:
+def _copy(file: BinaryIO) -> int:
+    size = 0
     while chunk := file.read(1 << 16):
-        sys.stdout.buffer.write(chunk)
+        size += sys.stdout.buffer.write(chunk)
     sys.stdout.flush()
+    return size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from ..checks import check_flag, check_integer, check_real, check_seconds, is_fl
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
+
+#: A list in a cfg with more values than this is data, and nobody's list of values to try.
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,14 @@ def check_arguments(
     """Check the arguments of `Experiment` that no class of their own checks."""
     if not callable(train):
         raise UsageTypeError(f"train must be a function that takes a cfg dict; got {train!r}")
-    if inspect.isgeneratorfunction(train) or inspect.iscoroutinefunction(train):
+    kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+    call = getattr(type(train), "__call__", None)  # noqa: B004 - the method itself is wanted
+    if any(is_kind(train) or is_kind(call) for is_kind in kinds):
         raise UsageTypeError(
             f"train {train!r} is a generator or async function: calling it would run nothing of "
             "it. Wrap it in a function that runs it, with asyncio.run for instance"
         )
+    _check_signature(train)
     for name, value, kind in (
         ("slurm_cfg", slurm_cfg, SlurmCfg),
         ("local_cfg", local_cfg, LocalCfg),
@@ -97,6 +103,57 @@ def check_arguments(
             "restore and overwrite contradict each other: restore goes on with an experiment, "
             "overwrite deletes it. Pass one of them"
         )
+
+
+def check_backend(backend: Any) -> None:
+    """Say what took the place of an argument of version 0.1, which scripts may still pass."""
+    if backend is not None:
+        raise UsageTypeError(
+            "backend was an argument of version 0.1: pass slurm_cfg=ss.SlurmCfg(nodes=..., "
+            f"ntasks=..., args=...) instead, or nothing without Slurm; got {backend!r}"
+        )
+
+
+def _check_signature(train: Callable[..., Any]) -> None:
+    """Raise UsageTypeError if a function can't be called with one argument, as far as is known."""
+    try:
+        signature = inspect.signature(train)
+    except (TypeError, ValueError):  # of some that are written in C
+        return
+    try:
+        signature.bind({})
+    except TypeError as error:
+        name = getattr(train, "__name__", "train")
+        raise UsageTypeError(
+            f"each trial calls train(cfg), with one dict, and {name}{signature} can't be called "
+            f"so ({error}): write def {name}(cfg), and take what it needs from cfg"
+        ) from error
+
+
+def list_constant_lists(template: Any, all_kinds: bool, path: str = "") -> Iterator[str]:
+    """Say which lists in a cfg look like values to try, though each is one value.
+
+    Args:
+        template: The cfg.
+        all_kinds: Take tuples for such lists too: they are what a value is written as (a kernel's
+            size, betas), so only where nothing else varies.
+        path: Where in the cfg.
+    """
+    for key, value in template.items():
+        name = f"{path}{key}"
+        if isinstance(value, dict):
+            yield from list_constant_lists(value, all_kinds, f"{name}.")
+        elif isinstance(value, (list, tuple) if all_kinds else list) and _vary(value):
+            yield (
+                f"{name} is a constant, the {type(value).__name__} {value!r}: write "
+                f"ss.Choice({list(value)!r}), or ss.Grid, to try each"
+            )
+
+
+def _vary(values: Sequence[Any]) -> bool:
+    """Whether these are different numbers or texts, a few."""
+    kinds = all(isinstance(value, (str, int, float)) for value in values)
+    return kinds and 1 < len(values) <= _MOST_LISTED and len(set(values)) == len(values)
 
 
 def check_summary(interval_s: Any, rows: Any, columns: Any, report: Any) -> None:

@@ -10,6 +10,7 @@ has begun, whatever the script says of `restore` and `overwrite`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import stat
 import time
@@ -28,11 +29,12 @@ from ..errors import (
 )
 from ..slurm.client import is_job_over
 from ..storage.database import Database
-from ..storage.faults import EmptyDatabaseError
+from ..storage.faults import EmptyDatabaseError, describe_old
 from ..storage.layout import Layout
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.records import ExperimentRecord, LeaseOwner
 from ..storage.rows import read_trials
+from .hand_in import hand_in
 
 
 class Claim:
@@ -96,6 +98,7 @@ class Claim:
             raise ExperimentNotFoundError(
                 f"there is no experiment {self._name!r} in {where} to restore: pass "
                 'restore="auto" to create it if need be, or check name and local_dir'
+                f"{describe_old(where)}"
             )
         foreign = None if exists else self._find_foreign_file()
         if foreign is not None:  # overwrite would delete it some day
@@ -118,19 +121,27 @@ class Claim:
     def hold(
         self, notify: Callable[[str], None]
     ) -> Iterator[tuple[Database, ExperimentRecord, LeaseOwner]]:
-        """Open the database and hold the experiment's lease."""
+        """Open the database and hold the experiment's lease.
+
+        What an earlier driver has not stored any more is handed in. `updated_at` of the experiment
+        is when that was last heard of.
+        """
         _check_owned(self._layout.local_dir)
         owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
-            exists = self._take(database, owner, notify)
+            found = self._take(database, owner, notify)
             if self._notice is not None:
                 notify(self._notice)
             key, asked = database.experiment(self._name).id, self._restore
             try:
-                if exists and self._overwrite:
+                if found is not None and self._overwrite:
                     self._replace(database, key, owner)
+                elif found is not None:
+                    hand_in(database, key, owner, self._layout, notify)
                 self._restore, self._overwrite = True, False  # a further run goes on from here
-                yield database, database.experiment(self._name), owner
+                record = database.experiment(self._name)
+                seen_at = record.updated_at if found is None else found.updated_at
+                yield database, dataclasses.replace(record, updated_at=seen_at), owner
             except (TrainError, LaunchError):
                 if not read_trials(database, key, limit=1):  # it must not stand in the way
                     database.delete_experiment(key, owner, time.time())
@@ -141,18 +152,21 @@ class Claim:
                 with contextlib.suppress(StorageError):
                     database.release_lease(key, owner)
 
-    def _take(self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]) -> bool:
-        """Take the experiment, a new one if there is none; tell whether there was one."""
+    def _take(
+        self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]
+    ) -> ExperimentRecord | None:
+        """Take the experiment, a new one if there is none; return it as it was found."""
         while True:  # another driver may come or go between a look and what follows from it
             exists = self._is_in(database)
             self._check_claim(exists)
             with contextlib.suppress(ExperimentExistsError, ExperimentNotFoundError):
                 if exists:
+                    found = database.experiment(self._name)
                     self._acquire(database, owner, notify)
-                else:
-                    settings = self._describe_settings()
-                    database.create_experiment(self._name, settings, time.time(), owner)
-                return exists
+                    return found
+                settings = self._describe_settings()
+                database.create_experiment(self._name, settings, time.time(), owner)
+                return None
 
     def _acquire(
         self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped, UsageError
+from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError, raises_short
 from ..programs.program import Program
 from ..result import Result
 from ..rules.protocol import PrunerPlan
@@ -23,7 +23,9 @@ from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
-from ..running.train import check_travels, pickle_train, write_train
+from ..running.script import describe_left_out, end_if_under_way
+from ..running.session import fail, is_in_child
+from ..running.train import check_travels, describe_size, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
@@ -31,8 +33,8 @@ from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.layout import Layout
 from ..storage.records import Request, StateRecord
 from ..storage.writer import Writer
-from ..views.screens import LiveView
-from .arguments import RunCfg, check_arguments, check_summary, choose_pruner
+from ..views.screens import LiveView, is_notebook
+from .arguments import RunCfg, check_arguments, check_backend, check_summary, choose_pruner
 from .claim import Claim
 from .search import Search
 from .warm_start import Known, read_warm_start
@@ -59,7 +61,8 @@ class Experiment:
             (`Uniform(0, 1)`, …) where values are to be tried. Without any, `n_trials` repetitions
             of the same trial are run.
         name: The experiment's name, unique in `local_dir`, also the name of its folder.
-        local_dir: Folder for the database and the trials' files; all nodes must see it.
+        local_dir: Folder for the database and the trials' files; all nodes must see it. None: the
+            environment variable `SLURM_SWEEPS_DIR`, else `./slurm-sweeps`.
         asha: Stops unpromising trials early; None runs every trial to its end.
         slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
         restore: Go on with the experiment of this name: what was unfinished is run again.
@@ -75,6 +78,7 @@ class Experiment:
         points_to_evaluate: Configurations to try first. What one leaves out is drawn.
         warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
             sampler, and none of their points in a finite space is tried again.
+        backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
         UsageError: A value makes no sense. (`ValueError`)
@@ -84,12 +88,13 @@ class Experiment:
         ExperimentNotFoundError: `restore=True`, and there is none.
     """
 
+    @raises_short
     def __init__(
         self,
         train: Callable[[dict[str, Any]], Any],
         cfg: dict[str, Any],
         name: str = "MySweep",
-        local_dir: str | os.PathLike[str] = "./slurm-sweeps",
+        local_dir: str | os.PathLike[str] | None = None,
         asha: PrunerPlan | None = None,
         slurm_cfg: SlurmCfg | None = None,
         restore: bool | str = False,
@@ -101,7 +106,10 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
+        backend: None = None,
     ) -> None:
+        end_if_under_way()
+        check_backend(backend)
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
@@ -116,7 +124,7 @@ class Experiment:
             metric = asha.metric if asha else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
         self._search = Search(space, asha, sampler, seed, tuple(points_to_evaluate), tuple(known))
-        self._layout = Layout(Path(local_dir), name)
+        self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()
         self._claim = Claim(self._layout, restore, overwrite, self._search.describe)
@@ -132,6 +140,7 @@ class Experiment:
         """The folder of the database and the experiment's folder."""
         return self._layout.local_dir
 
+    @raises_short
     def run(
         self,
         n_trials: int | None = 1,
@@ -162,8 +171,8 @@ class Experiment:
             max_retries: How often a trial that fails is run again; its failures before a restore
                 count.
             fail_fast: Stop when the first trials have all failed and none has logged a metric.
-            grace_period_in_sec: When told to stop (Ctrl-C, TERM, USR1): how long trials have to
-                reach their next report.
+            grace_period_in_sec: When told to stop (Ctrl-C, TERM, USR1, HUP): how long trials have
+                to reach their next report.
             report: Keep an HTML report in the experiment's folder, `report.html`, up to date: it
                 is written anew about once a minute, and at the end.
             time_budget_in_sec: When so many seconds have passed, nothing new is started and running
@@ -175,15 +184,16 @@ class Experiment:
 
         Raises:
             SweepStopped: The driver was told to stop; a `SystemExit` with code 130 after Ctrl-C,
-                else 75.
+                else 75. In a notebook the result is returned instead.
             SweepFailedError: Going on makes no sense; what is done is kept.
             TrainError: `train` can't be pickled, or not be loaded in a worker.
             AllocationError: A trial doesn't fit the allocation.
             ExperimentLockedError: Another driver is at work on this experiment.
             StorageError: The database can't be written.
-            UsageError: `multiprocessing` imports the script for a process that it has spawned.
+            UsageError: This process was started by a trial, or `multiprocessing` imports the script
+                for a process that it has spawned.
         """
-        _refuse_in_import()
+        _refuse_in_child()
         cfg = RunCfg(
             n_trials,
             max_concurrent_trials,
@@ -208,9 +218,13 @@ class Experiment:
             with StopSignals() as signals:
                 try:
                     stopped_by = self._run(cfg, view, signals)
+                except SweepFailedError as error:
+                    raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
+                    if is_notebook():
+                        raise
                     raise SweepStopped(EXIT_CTRL_C) from None
-            if stopped_by not in AS_WANTED:
+            if stopped_by not in AS_WANTED and not is_notebook():
                 self._leave(stopped_by, view.notify)
         return Result(self.name, self.local_dir)
 
@@ -230,6 +244,7 @@ class Experiment:
                 self._local_cfg,
                 cfg.max_concurrent_trials,
                 early=not self._layout.train.exists(),  # else it may be done already
+                notify=view.notify,
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
             Writer(
@@ -244,8 +259,10 @@ class Experiment:
             if not sweep.is_done:
                 digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
-                repetition = self._search.describe_repetition(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, repetition)
+                doubts = self._search.list_doubts(sweep.cfg.n_trials)
+                size = filter(None, [describe_size(len(train))])
+                del train  # it may be large, and is in its file
+                notices = (*self._notices, *launcher.notices, *doubts, *size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
@@ -261,6 +278,11 @@ class Experiment:
                     )
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
+            else:
+                if record.state == "running":  # a driver was killed that had nothing left to do
+                    writer.put(StateRecord("completed"))
+                    writer.flush()
+                view.show_once()
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
@@ -284,25 +306,23 @@ class Experiment:
         signals: StopSignals,
         writer: Writer,
         view: LiveView,
-        notices: Iterable[str | None],
+        notices: Iterable[str],
     ) -> None:
-        """Run the sweep, and keep what it is at."""
-        state = None
-        try:
-            with view:
-                for text in filter(None, notices):
-                    view.notify(text)
-                writer.put(StateRecord("running"))
+        """Run the sweep, and keep what it is at, for the last look of the view too."""
+        with view:
+            for text in notices:
+                view.notify(text)
+            writer.put(StateRecord("running"))
+            try:
                 driver.run(signals)
-                state = "stopped" if driver.stopped_by else "completed"
-                writer.put(StateRecord(state))
-                writer.flush()  # for the last look of the view
-        except BaseException as error:
-            if state is None:
+            except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
                 with contextlib.suppress(StorageError):  # which would hide this one
                     writer.put(StateRecord("stopped" if stopped else "failed"))
-            raise
+                    writer.flush()
+                raise
+            writer.put(StateRecord("stopped" if driver.stopped_by else "completed"))
+            writer.flush()
 
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
         """End the script of a sweep that was stopped; have its job queued again if asked to."""
@@ -313,10 +333,18 @@ class Experiment:
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 
-def _refuse_in_import() -> None:
-    """Raise if this process only imports the script, for a child of a trial or of another sweep."""
+def _refuse_in_child() -> None:
+    """Raise if this process is a child of a trial, or of another sweep, that runs the script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
+    if is_in_child():
+        error = UsageError(
+            "run was called in a process that a trial has started: a sweep would run inside of "
+            "the trial. Lightning's strategy='ddp' starts the script again for each device: use "
+            "'ddp_spawn' or 'ddp_fork', or a task for each with SlurmCfg(ntasks=…)"
+        )
+        fail(error)
+        raise error

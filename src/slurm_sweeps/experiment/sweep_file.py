@@ -57,10 +57,14 @@ OF_EXPERIMENT = _list_arguments(
 KEYS = {*OF_PROGRAM, *OF_RUN, *OF_EXPERIMENT, *BUILDS}
 
 
-def read_sweep_file(path: Path) -> tuple[Experiment, dict[str, Any]]:
+def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experiment, dict[str, Any]]:
     """Read a file: the experiment, and the arguments of its `run`.
 
     What exists of this name is restored, unless the file says `restore` or `overwrite`.
+
+    Args:
+        path: The file.
+        local_dir: Takes the place of the file's.
 
     Raises:
         UsageError: It can't be read, or something in it makes no sense.
@@ -113,6 +117,8 @@ def read_sweep_file(path: Path) -> tuple[Experiment, dict[str, Any]]:
         if key in told:
             with at(key):
                 arguments[argument] = build(**(told[key] or {}))
+    if local_dir is not None:
+        arguments["local_dir"] = local_dir
     if not arguments.get("overwrite"):
         arguments.setdefault("restore", "auto")
     with at("cfg"):

@@ -58,6 +58,7 @@ class Record(TypedDict, total=False):
     attempt: int
     trial_id: str
     dir: str
+    seed: int  # the trial's
     train: str
     digest: str  # of what is in that file
     step: str | None  # the job step's id
@@ -78,11 +79,16 @@ class Record(TypedDict, total=False):
     iteration: int
     metrics: dict[str, float]
     do: str
+    put: int  # these two: see `journal`
+    kept: int
+    journal: str  # the slot's
+    repetition: int  # these two: of the trial, and its ranks
+    world_size: int
     text: str
     how: str  # from here on: how an attempt ended
     exit_code: int | None
     signal: int | None
-    at: float | None
+    at: float | None  # or when it began, or was reported
     error_type: str
     message: str
     traceback: str
@@ -96,7 +102,7 @@ class Record(TypedDict, total=False):
 KINDS = {
     # Driver to worker.
     "init": {"train", "digest", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
+    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",
@@ -107,7 +113,8 @@ KINDS = {
     "hello": {"host", "pid"},  # it has begun
     "ready": set(),  # it has loaded `train`
     "broken": {"traceback"},  # it can't load it
-    "notice": {"text"},  # for the user
+    "alive": set(),  # it is there, from `ready` on
+    "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
     "ended": {"how"},  # an attempt, by the trial's own account or its worker's
@@ -242,6 +249,11 @@ class Decoder:
                 self._buffer = bytearray(_SEPARATOR + piece)
         return records
 
+    @property
+    def rest(self) -> bytes:
+        """What has come of a record that is not complete yet."""
+        return bytes(self._buffer)
+
     def take_noise(self) -> bytes:
         """Return what was found between records since the last call."""
         noise = b"".join(self._noise)
@@ -277,6 +289,9 @@ class Decoder:
         if data:
             self._noise.append(data)
 
+
+#: A worker in a job step says so often that it is there, in seconds: its link may end unheard.
+ALIVE_EVERY_S = 5.0
 
 #: How much of what a worker wrote last is kept for an error message, in bytes.
 TAIL_BYTES = 4_000

@@ -47,9 +47,24 @@ def pickle_train(train: Train) -> bytes:
         TrainError: It can't be pickled.
     """
     try:
-        return dumps(train)
+        return dumps(train, with_script=True)
     except Exception as error:  # objects may raise anything when pickled
         raise TrainError(f"train ({train!r}) {explain(error, train, 'train')}") from error
+
+
+#: From how many MB on the size of what travels is said.
+LARGE_MB = 100
+
+
+def describe_size(size: int) -> str | None:
+    """Say that what `pickle_train` made is large, if its so many bytes are."""
+    if size < LARGE_MB * 10**6:
+        return None
+    return (
+        f"train takes {size // 10**6} MB along (variables of the script or from around it): each "
+        "host reads and keeps them, and for a moment twice as much. Load large data in a module "
+        "that train imports, or inside train"
+    )
 
 
 def write_train(data: bytes, path: Path) -> str:
@@ -81,7 +96,9 @@ def _compute_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_train(path: Path, digest: str, ahead: bool) -> Train:
+def load_train(
+    path: Path, digest: str, ahead: bool, notify: Callable[[str], object] = print
+) -> Train:
     """Get ready to call `train` in forked trials.
 
     Args:
@@ -89,6 +106,7 @@ def load_train(path: Path, digest: str, ahead: bool) -> Train:
         ahead: Load it here, with all that it imports, so that every trial finds it loaded. If
             False the trial loads it in its own process: where there is only one trial nothing is
             saved by that, and MPI must be started by the trial itself, once in a job step.
+        notify: Tells the user something about the script.
 
     Raises:
         TrainError: See `read_train`.
@@ -97,12 +115,12 @@ def load_train(path: Path, digest: str, ahead: bool) -> Train:
     if not ahead:
         return lambda cfg: read_train(path, digest)(cfg)
     keep_cuda_closed()
-    train = read_train(path, digest)
+    train = read_train(path, digest, notify)
     import_ahead(train)
     return train
 
 
-def read_train(path: Path, digest: str) -> Train:
+def read_train(path: Path, digest: str, notify: Callable[[str], object] = print) -> Train:
     """Unpickle `train`, after a look at who could have written it.
 
     Args:
@@ -124,7 +142,7 @@ def read_train(path: Path, digest: str) -> Train:
         )
     with contextlib.suppress(Exception):  # a closed standard error
         faulthandler.enable(2)  # what crashes in an import leaves a word: which
-    return cast(Train, loads(data))
+    return cast(Train, loads(data, notify))
 
 
 def _check_owned(place: Path) -> None:

@@ -30,6 +30,11 @@ class OptionSpace(Space):
     seed: int | None = None
     _node: OptionsNode = field(init=False, repr=False, compare=False)
 
+    def __new__(cls, *args: Any, **_: Any) -> OptionSpace:
+        if len(args) > 2 or (len(args) == 2 and isinstance(args[0], (str, int, float))):
+            raise UsageTypeError(_format_no_list(cls.__name__, *args))
+        return object.__new__(cls)
+
     def __post_init__(self) -> None:
         owner = type(self).__name__
         options = _check_options(owner, self.options)
@@ -114,12 +119,15 @@ def _check_options(owner: str, options: Any) -> tuple[Any, ...]:
     if hasattr(options, "tolist"):  # arrays and series: their own way to Python's numbers
         options = options.tolist()
     if isinstance(options, (str, bytes)) or not isinstance(options, Sequence):
-        raise UsageTypeError(
-            f"{owner} needs a list of options, got {options!r} ({type(options).__name__})"
-        )
+        raise UsageTypeError(_format_no_list(owner, options))
     if not options:
         raise UsageError(f"{owner} needs at least one option, got {options!r}")
     return tuple(o.item() if isinstance(o, np.generic) else o for o in options)
+
+
+def _format_no_list(owner: str, *got: Any) -> str:
+    shown, kind = ", ".join(map(repr, got)), type(got[0]).__name__
+    return f"{owner} needs a list of options, got {shown} ({kind}): write {owner}([{shown}])"
 
 
 def _check_tellable(owner: str, node: OptionsNode, options: Sequence[Any]) -> None:

@@ -24,6 +24,7 @@ from .tree import (
     Node,
     OptionsNode,
     Pick,
+    find_space,
     format_place,
 )
 
@@ -51,7 +52,8 @@ class SearchSpace:
     def __init__(self, template: dict[str, Any]) -> None:
         if not isinstance(template, dict):
             raise UsageTypeError(
-                f"cfg must be a dict, got {template!r} ({type(template).__name__})"
+                f"cfg must be a dict, got {template!r} ({type(template).__name__}); of an object "
+                "with attributes vars(cfg) is one"
             )
         self.template = template
         try:
@@ -175,6 +177,13 @@ def compile_template(
         raise UsageTypeError(
             f"cfg{format_place(path)} is the class {template.__name__}; make a space of it, such "
             "as Uniform(0, 1)"
+        )
+    found = find_space(template)
+    if found is not None:
+        raise UsageTypeError(
+            f"cfg{format_place(path)} is a {type(template).__name__} with a space in it: "
+            f"{found[0].lstrip('.') or 'a member'} is {found[1]!r}. Spaces are drawn in dicts, "
+            f"lists and tuples: use one of those, and make the {type(template).__name__} in train"
         )
     return ConstantNode(path, template, canonical_json(template))
 

@@ -42,7 +42,7 @@ from ..errors import (
     StorageError,
 )
 from ..trial import make_storable
-from .faults import VFS_VARIABLE, translate_errors
+from .faults import VFS_VARIABLE, describe_old, translate_errors
 from .records import ExperimentRecord, Lease, LeaseOwner, Request
 from .schema import TABLES_BY_DEPENDENCE, prepare_schema
 
@@ -92,7 +92,7 @@ class Database:
         elif not os.path.exists(file):
             raise StorageError(
                 f"there is no database at {file}; check local_dir (a sweep makes its database when "
-                "it first runs)"
+                f"it first runs){describe_old(file.parent)}"
             )
         with translate_errors(file):
             connection = _connect(file, create, timeout_s)

@@ -53,6 +53,17 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise explain_error(error, path) from error
 
 
+def describe_old(folder: Path) -> str:
+    """Say that there is a database of version 0.1 where one is looked for; empty if there is none.
+
+    That version's own folder was `slurm_sweeps`.
+    """
+    for file in (folder / "slurm_sweeps.db", folder.parent / "slurm_sweeps" / "slurm_sweeps.db"):
+        if os.path.exists(file):
+            return f". {file} is of version 0.1, which alone reads it: slurm-sweeps==0.1.3"
+    return ""
+
+
 def explain_error(error: sqlite3.Error, path: Path) -> StorageError:
     """Say what an error of SQLite means for the database at `path`."""
     said = str(error)

@@ -3,11 +3,12 @@
     local_dir/slurm-sweeps.db
     local_dir/<experiment>/train.pkl
     local_dir/<experiment>/report.html
-    local_dir/<experiment>/slots/slot-<k>.log
+    local_dir/<experiment>/slots/slot-<k>.log, slot-<k>.journal
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
 
-The other ranks of a trial with several tasks write `stdout.<rank>.log` and `stderr.<rank>.log`.
-Nothing here touches the disk.
+The other ranks of a trial with several tasks write `stdout.<rank>.log`, `stderr.<rank>.log` and
+`slot-<k>.<rank>.journal`.
+Nothing here touches the disk but what finds files.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from ..errors import UsageError, UsageTypeError
 
 #: Most Linux file systems hold 255 bytes in one file name (NAME_MAX).
 MAX_NAME_BYTES = 255
+
+#: Where sweeps are kept if nobody says where, and the variable that says it for all of them.
+DEFAULT_DIR = "./slurm-sweeps"
+DIR_VARIABLE = "SLURM_SWEEPS_DIR"
 
 
 def check_name(name: str) -> str:
@@ -102,7 +107,8 @@ class Layout:
 
     Args:
         local_dir: The folder that holds the database and the experiments' folders; `~` is not
-            expanded, and a relative path stays relative.
+            expanded, and a relative path stays relative. None is what `DIR_VARIABLE` says in the
+            environment, else `DEFAULT_DIR`.
         name: The experiment's name, checked by `check_name`.
 
     Raises:
@@ -114,7 +120,9 @@ class Layout:
     local_dir: Path
     name: str
 
-    def __init__(self, local_dir: str | os.PathLike[str], name: str) -> None:
+    def __init__(self, local_dir: str | os.PathLike[str] | None, name: str) -> None:
+        if local_dir is None:
+            local_dir = os.environ.get(DIR_VARIABLE) or DEFAULT_DIR
         object.__setattr__(self, "local_dir", Path(local_dir))
         object.__setattr__(self, "name", check_name(name))
 
@@ -152,6 +160,14 @@ class Layout:
         """What a slot's worker, its launcher and the site's prologues printed."""
         return self.slots / f"slot-{slot}.log"
 
+    def slot_journal(self, slot: int) -> Path:
+        """What rank 0 of a slot's trials has reported, until the database has it."""
+        return self.slots / f"slot-{slot}.journal"
+
+    def find_journals(self) -> list[Path]:
+        """Find the journals of all slots and ranks, and what was left as one was cut."""
+        return sorted(self.slots.glob("slot-*.journal*"))
+
     def trial(self, trial_id: str) -> TrialLayout:
         """The files of one trial."""
         return TrialLayout(self.folder / trial_id)
@@ -160,6 +176,11 @@ class Layout:
 def build_draft_path(path: Path) -> Path:
     """Name a file while it is written, before it is renamed to `path`."""
     return path.with_name(f"{path.name}.new")
+
+
+def build_rank_journal_path(path: Path, rank: int) -> Path:
+    """Name the journal of a rank beside that of rank 0."""
+    return path.with_suffix(f".{rank}.journal") if rank else path
 
 
 def build_database_path(local_dir: str | os.PathLike[str]) -> Path:

@@ -136,6 +136,13 @@ def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
     return {Status(status): count for status, count in rows}
 
 
+def read_last_end(database: Database, experiment_id: int) -> float | None:
+    """When the attempt that ended last ended, in seconds since 1970; None if none has."""
+    sql = "SELECT max(end_time) FROM attempts WHERE experiment_id = ?"
+    ((end,),) = database.fetch(sql, (experiment_id,))
+    return None if end is None else float(end)
+
+
 def read_attempts(
     database: Database, experiment_id: int, number: int | None = None
 ) -> list[AttemptRecord]:

@@ -234,6 +234,11 @@ def _open_stdout() -> TextIO | None:
     return stdout
 
 
+def is_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    return _find_display() is not None
+
+
 def _find_display() -> Any:
     """IPython's `display` where this process is a notebook's kernel, else None."""
     if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
@@ -304,8 +309,7 @@ class LiveView:
     def __exit__(self, kind: object, *_: object) -> None:
         self._stop.set()
         self._thread.join(TERMINAL_S)
-        for job in (self.refresh, self._screen.close):
-            self._terminal.put(job)
+        self.show_once()
         self.close()
         if kind is None:
             self._terminal.check()
@@ -314,6 +318,11 @@ class LiveView:
             problem = self._reporter.finish(in_a_hurry=was_stopped)
             if problem is not None:
                 self.notify(problem)
+
+    def show_once(self) -> None:
+        """Show a sweep that is over."""
+        for job in (self.refresh, self._screen.close):
+            self._terminal.put(job)
 
     def refresh(self) -> Summary | None:
         """Read and show; None while the database can't be read."""

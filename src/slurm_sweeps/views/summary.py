@@ -5,7 +5,7 @@ made by SQLite. All of it is read in one snapshot of some milliseconds, since a 
 writer.
 
 What a killed driver could not write down stays `running` in the database until a restore. Views
-count such a run until the last sign of life: see `find_last_sign`.
+show it as interrupted, at the driver's last sign of life: see `look_at_driver`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UsageError
 from ..storage import rows
@@ -29,8 +29,12 @@ from .formats import clean, format_age, list_parameters
 #: What rows tell of a trial's run beside what they have fields for.
 _MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
 
-#: Among so many of the latest failed trials the newest failure is looked for.
+#: So many of the latest failed trials are grouped by their reason, for so many lines.
 _FAILURES = 50
+_REASONS = 3
+
+#: A trial with its latest attempt, or an attempt.
+Run = TypeVar("Run", TrialRecord, AttemptRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The newest failure."""
+    """The newest of the failures of one reason, and how many there are among the latest."""
 
     trial_id: str
     line: str
     log: Path
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,10 @@ class Summary:
 
     Args:
         name: The experiment.
-        state: What its driver said last: created, running, completed, stopped or failed.
-        silent_s: For how long nothing was heard of its driver, where that is too long; else None.
+        state: What its driver said last: created, running, completed, stopped or failed; or
+            interrupted, where it is gone without a word.
+        silent_s: For how long nothing was heard of its driver, where it is gone, or that is too
+            long; else None.
         counts: How many trials have each status.
         n_trials: How many there are to be; None where that isn't known yet.
         slots: How many run at once; None where that isn't known yet.
@@ -106,7 +113,7 @@ class Summary:
         parameters: The names of what varies in the cfg.
         metrics: The names of all metrics.
         rows: The best trials, then the running ones.
-        failure: The newest failure.
+        failures: The latest failures by reason, that of the newest first.
     """
 
     name: str
@@ -124,7 +131,7 @@ class Summary:
     parameters: Sequence[str] = ()
     metrics: Sequence[str] = ()
     rows: Sequence[Row] = ()
-    failure: Failure | None = None
+    failures: Sequence[Failure] = ()
 
     @property
     def done(self) -> int:
@@ -159,8 +166,9 @@ def format_state(summary: Summary) -> str:
     """The state, and whether its driver still gives a sign of life."""
     if summary.silent_s is None:
         return clean(summary.state)
+    but = "" if summary.is_over else "but "
     age = format_age(summary.silent_s)
-    return f"{clean(summary.state)}, but its driver was last heard of {age} ago"
+    return f"{clean(summary.state)}, {but}its driver was last heard of {age} ago"
 
 
 def format_share(summary: Summary) -> str:
@@ -169,6 +177,18 @@ def format_share(summary: Summary) -> str:
         return f"{summary.done} done"
     percent = 100 * summary.done // summary.n_trials
     return f"{summary.done} of {summary.n_trials} done ({percent}%)"
+
+
+def describe_lack(summary: Summary) -> str | None:
+    """Why no best value is known though trials are done; None where there is no reason."""
+    metric, names = summary.metric, summary.metrics
+    if summary.best is not None or not summary.done:
+        return None
+    if metric in names:
+        return f"all values of {metric} are NaN or infinite"
+    if names or not summary.counts.get(Status.COMPLETED):
+        return None
+    return 'nothing was logged: train reports with ss.log({"loss": 0.1}, iteration)'
 
 
 def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
@@ -187,16 +207,16 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
         shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
-        last_sign = find_last_sign(record, now)
+        sight = look_at_driver(record, now)
         return Summary(
             name=record.name,
-            state=record.state,
-            silent_s=_compute_silence(record, now),
-            counts=rows.count_trials(database, record.id),
+            state=sight.state,
+            silent_s=_compute_silence(record, sight),
+            counts=sight.settle_counts(rows.count_trials(database, record.id)),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
             started_at=settings.get("started_at"),
-            ended_at=None if record.state in ("created", "running") else record.updated_at,
+            ended_at=_find_end(database, record, sight),
             done_before=settings.get("done_before", 0),
             metric=metric,
             mode=mode,
@@ -204,29 +224,85 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             parameters=[each.name for each in list_parameters(settings.get("space"))],
             metrics=list(rows.read_metric_ids(database, record.id)),
             rows=[
-                _build_row(trial, known, settings, last_sign)
+                _build_row(sight.settle(trial), known, settings, sight)
                 for trial, known in zip(shown, aggregates, strict=True)
             ],
-            failure=_find_failure(database, record.id, layout),
+            failures=_find_failures(database, record.id, layout),
         )
 
 
-def _compute_silence(record: ExperimentRecord, now: float) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What can be told of an experiment's driver at a moment, and what follows for its trials.
+
+    Args:
+        now: The moment, in seconds since 1970.
+        is_at_work: Whether a driver holds the experiment and is there, as `stop` judges it too.
+        last_sign: When a driver was last known to be alive: now, unless it is gone or silent.
+        state: As in `Summary`.
+        begun_at: When the latest run began; what ran before does not run any more.
+        slots: How many trials run at once at the most; None where that isn't known yet.
+    """
+
+    now: float
+    is_at_work: bool
+    last_sign: float
+    state: str
+    begun_at: float
+    slots: int | None
+
+    def settle(self, run: Run) -> Run:
+        """What a driver that is gone has left running is interrupted, at its last sign of life."""
+        start = run.start_time
+        if run.status is not Status.RUNNING or start is None:
+            return run
+        if not self.is_at_work:
+            return replace(run, status=Status.INTERRUPTED, end_time=max(start, self.last_sign))
+        return replace(run, status=Status.INTERRUPTED) if start < self.begun_at else run
+
+    def settle_counts(self, counts: Mapping[Status, int]) -> dict[Status, int]:
+        """The same for the numbers of trials; no more than the slots have room for do run."""
+        settled = dict(counts)
+        running = settled.pop(Status.RUNNING, 0)
+        most = running if self.slots is None else min(running, self.slots)
+        runs = most if self.is_at_work else 0
+        for status, count in ((Status.RUNNING, runs), (Status.INTERRUPTED, running - runs)):
+            if count:
+                settled[status] = settled.get(status, 0) + count
+        return settled
+
+
+def look_at_driver(record: ExperimentRecord, now: float) -> Sight:
+    """Judge whether a driver is at work on an experiment; asks nobody but this host."""
+    lease, here, settings = record.lease, build_owner(), record.settings
+    is_this = lease is not None and (lease.owner.host, lease.owner.pid) == (here.host, here.pid)
+    is_at_work = lease is not None and (is_this or not is_gone(lease, now, here=here))
+    is_heard = is_at_work and now - record.updated_at <= SILENT_S
+    # One that has given its lease back has said all that it had to say, but for that it runs.
+    lost = record.state == "running" or (record.state == "created" and lease is not None)
+    return Sight(
+        now=now,
+        is_at_work=is_at_work,
+        last_sign=now if is_heard else min(now, record.updated_at),
+        state="interrupted" if lost and not is_at_work else record.state,
+        begun_at=settings.get("started_at") or 0.0,
+        slots=settings.get("slots"),
+    )
+
+
+def _compute_silence(record: ExperimentRecord, sight: Sight) -> float | None:
     """For how long nothing was heard of a driver that should be at work, if that is long."""
-    silent_s = now - record.updated_at
-    if record.state != "running":
+    is_long = sight.state == "running" and sight.last_sign < sight.now
+    return sight.now - record.updated_at if is_long or sight.state == "interrupted" else None
+
+
+def _find_end(database: Database, record: ExperimentRecord, sight: Sight) -> float | None:
+    """When a run that is over ended: with its last trial, whoever holds the lease later."""
+    if sight.state in ("created", "running"):
         return None
-    return silent_s if record.lease is None or silent_s > SILENT_S else None
-
-
-def find_last_sign(record: ExperimentRecord, now: float) -> float:
-    """When an experiment's driver was last known to be alive: now, unless it is gone or silent."""
-    lease, here = record.lease, build_owner()
-    if lease is not None and now - lease.heartbeat <= SILENT_S:
-        is_this = (lease.owner.host, lease.owner.pid) == (here.host, here.pid)
-        if is_this or not is_gone(lease, now, here=here):
-            return now
-    return min(now, record.updated_at)
+    if sight.state == "interrupted":
+        return sight.last_sign
+    return rows.read_last_end(database, record.id) or record.updated_at
 
 
 def read_runs(
@@ -234,24 +310,20 @@ def read_runs(
 ) -> list[AttemptRecord]:
     """Read the attempts of one trial or of all, by trial and attempt.
 
-    What a driver that is gone has left running is given the end that is known: its experiment's
-    last sign of life, or, where a later attempt followed (then it counts as interrupted), the last
-    report before that one began.
+    What a driver that is gone has left running is interrupted: at its last sign of life or, where a
+    later attempt followed, at the last report before that one began.
     """
-    last_sign = find_last_sign(experiment, now)
+    sight = look_at_driver(experiment, now)
     found = rows.read_attempts(database, experiment.id, number)
     followers = {(each.number, each.attempt - 1): each for each in found}
     closed = []
     for each in found:
         start, follower = each.start_time, followers.get((each.number, each.attempt))
-        if each.status is Status.RUNNING and start is not None:
-            if follower is not None:
-                until = follower.start_time or now
-                end = max(start, _find_last_report(database, experiment.id, each.number, until))
-                each = replace(each, status=Status.INTERRUPTED, end_time=end)
-            elif last_sign < now:
-                each = replace(each, end_time=max(start, last_sign))
-        closed.append(each)
+        if each.status is Status.RUNNING and start is not None and follower is not None:
+            until = follower.start_time or now
+            end = max(start, _find_last_report(database, experiment.id, each.number, until))
+            each = replace(each, status=Status.INTERRUPTED, end_time=end)
+        closed.append(sight.settle(each))
     return closed
 
 
@@ -313,14 +385,18 @@ def read_rows(
     now: float,
 ) -> list[Row]:
     """Read the trials of an experiment, or those of some statuses, by number."""
-    settings, last_sign = experiment.settings, find_last_sign(experiment, now)
+    settings, sight = experiment.settings, look_at_driver(experiment, now)
+    chosen = set(Status if statuses is None else statuses)
     known: dict[int, dict[str, Aggregate]] = {}
     for name in rows.read_metric_ids(database, experiment.id):
         for aggregate in rows.read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
+    # What is stored as running may be interrupted.
+    trials = rows.read_trials(database, experiment.id, statuses=chosen | {Status.RUNNING})
     return [
-        _build_row(trial, known.get(trial.number, {}), settings, last_sign)
-        for trial in rows.read_trials(database, experiment.id, statuses=statuses)
+        _build_row(trial, known.get(trial.number, {}), settings, sight)
+        for trial in map(sight.settle, trials)
+        if trial.status in chosen
     ]
 
 
@@ -328,7 +404,7 @@ def _build_row(
     trial: TrialRecord,
     aggregates: Mapping[str, Aggregate],
     settings: Mapping[str, Any],
-    last_sign: float,
+    sight: Sight,
 ) -> Row:
     own = aggregates.get(settings.get("metric") or "")
     best = None if own is None else get_best(own, settings.get("mode"))
@@ -336,7 +412,7 @@ def _build_row(
         trial_id=trial.trial_id,
         status=trial.status,
         iteration=max((each.last_iteration for each in aggregates.values()), default=None),
-        runtime_s=compute_runtime_s(trial, last_sign),
+        runtime_s=compute_runtime_s(trial, sight.last_sign),
         best=None if best is None else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
@@ -356,7 +432,7 @@ def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
     return max(0.0, last_sign - trial.start_time) if trial.status is Status.RUNNING else None
 
 
-def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Failure | None:
+def _find_failures(database: Database, experiment_id: int, layout: Layout) -> list[Failure]:
     failed = rows.read_trials(
         database,
         experiment_id,
@@ -364,11 +440,13 @@ def _find_failure(database: Database, experiment_id: int, layout: Layout) -> Fai
         newest_first=True,
         limit=_FAILURES,
     )
-    if not failed:
-        return None
-    trial = max(failed, key=lambda trial: trial.end_time or 0.0)
-    log = layout.trial(trial.trial_id).stderr()
-    return Failure(trial.trial_id, describe_error(trial), log)
+    found: dict[str, Failure] = {}
+    for trial in sorted(failed, key=lambda trial: -(trial.end_time or 0.0)):
+        line = describe_error(trial)
+        log = layout.trial(trial.trial_id).stderr()
+        newest = found.setdefault(line, Failure(trial.trial_id, line, log, 0))
+        found[line] = replace(newest, count=newest.count + 1)
+    return list(found.values())[:_REASONS]
 
 
 def describe_error(trial: TrialRecord) -> str:

@@ -29,7 +29,7 @@ from .formats import (
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary, format_share, format_state
+from .summary import Row, Summary, describe_lack, format_share, format_state
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -121,7 +121,7 @@ def _draw_bar(summary: Summary, width: int) -> Text:
 def _draw_body(
     summary: Summary, columns: bool | Sequence[str], width: int, mark: str = ""
 ) -> list[Text]:
-    """What is below the head: counts, the best value, the trials, the newest failure.
+    """What is below the head: counts, the best value, the trials, the latest failures.
 
     The best trial's row begins with the mark, all other lines with as many blanks.
     """
@@ -132,18 +132,29 @@ def _draw_body(
         where = f"at iteration {best.iteration}, trial {best.trial_id}"
         said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
         lines.append(Text(indent + said, "bold"))
+    lack = describe_lack(summary)
+    if lack is not None:
+        lines.append(Text(indent + clean(lack), "red"))
     if summary.rows:
         lines += [Text(), *_draw_table(summary, columns, width, mark)]
-    failure = summary.failure
-    if failure is not None:
-        said = clean(f"newest failure, trial {failure.trial_id}: {failure.line}")
-        lines += [Text(), Text(indent + said, "red")]
+    failures = [Text(indent + said, "red") for said in _list_failures(summary)]
+    lines += [Text(), *failures] if failures else []
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
-    if failure is not None:  # a path is never cut: it is there to be copied
-        lines.append(Text(f"{indent}  {clean(str(failure.log))}", "dim", overflow="fold"))
+    if failures:  # a path is never cut: it is there to be copied
+        log = clean(str(summary.failures[0].log))
+        at = len(lines) - len(failures) + 1
+        lines.insert(at, Text(f"{indent}  {log}", "dim", overflow="fold"))
     return lines
+
+
+def _list_failures(summary: Summary) -> Iterator[str]:
+    """A line for each reason of the latest failures."""
+    for at, failure in enumerate(summary.failures):
+        what = "also failed" if at else "newest failure"
+        alike = f" ({failure.count} alike)" if failure.count > 1 else ""
+        yield clean(f"{what}, trial {failure.trial_id}{alike}: {failure.line}")
 
 
 def _draw_counts(summary: Summary) -> Text:

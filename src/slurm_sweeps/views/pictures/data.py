@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
 from ...trial import flatten_cfg
 from ..formats import Parameter, list_parameters
-from ..summary import find_last_sign, get_best, read_runs
+from ..summary import get_best, look_at_driver, read_runs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -99,15 +99,16 @@ def read_sweep_data(
     metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
     if mode is None and metric == own:
         mode = experiment.settings.get("mode")
-    trials = rows.read_trials(database, experiment.id)
+    sight = look_at_driver(experiment, now)
+    trials = [sight.settle(trial) for trial in rows.read_trials(database, experiment.id)]
     best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
-        experiment=experiment,
+        experiment=replace(experiment, state=sight.state),
         metric=metric,
         mode=mode,
         now=now,
-        last_sign=find_last_sign(experiment, now),
+        last_sign=sight.last_sign,
         trials=trials,
         cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
         best=best,
