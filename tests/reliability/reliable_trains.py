@@ -164,7 +164,7 @@ def never_listen(cfg: Cfg) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (ss.trial_dir() / f"began{ss.attempt()}").touch()
     if ss.attempt() == 1:
-        subprocess.Popen(["sleep", str(2 * WAIT_S)], start_new_session=True)
+        subprocess.Popen(["sleep", str(9 * WAIT_S)], start_new_session=True)
         (ss.trial_dir() / "daemon").touch()
         time.sleep(2 * WAIT_S)
     ss.log({"loss": cfg["x"]}, 1)
