@@ -69,7 +69,7 @@ def main() -> None:
     print(f"\nThe best of {len(result.trials)} configurations, trial {best.trial_id}:")
     for name, value in best.cfg.items():
         print(f"  {name:14} {value}")
-    print(f"Its best validation accuracy: {max(best.metrics['accuracy'].values()):.1%}")
+    print(f"Its best validation accuracy: {best.value:.1%}")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def main() -> None:
     result = experiment.run(n_trials=options.trials, max_concurrent_trials=options.concurrent)
     best = result.best_trial()
     print(f"The best of {len(result.trials)} configurations, trial {best.trial_id}: {best.cfg}")
-    print(f"Its best accuracy: {max(best.metrics['val_accuracy'].values()):.1%}")
+    print(f"Its best accuracy: {best.value:.1%}")
 
 
 if __name__ == "__main__":

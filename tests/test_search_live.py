@@ -15,6 +15,7 @@ from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.sweep import Answer, Ended, Pace, Sweep, SweepCfg
@@ -279,7 +280,8 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
     )
     lived, now = Pace(), 1000.0
     with Database.open(tmp_path / "a.db", create=True) as database:
-        record = database.create_experiment("a", search.describe(), now)
+        owner = build_owner()
+        record = database.create_experiment("a", search.describe(), now, owner)
         for attempt, iterations in enumerate(attempts, start=1):
             now += 100.0
             lived.begin(attempt, now)
@@ -299,7 +301,7 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
                 report = ReportRecord(0, attempt, iteration, {"loss": 1.0}, now)
                 write_records(database, record.id, [report])
         cfg = RunCfg(1, 1, 0, fail_fast=True, grace_period_s=1.0)
-        sweep = search.build_sweep(database, record, cfg, slots=1)
+        sweep = search.build_sweep(database, record, owner, cfg, slots=1, notify=print)
     restored = sweep.assign(now)
     assert restored is not None
     assert lived.seconds == restored.pace.seconds == seconds

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rank_jobs import read_ranks, read_result, run_sweep
+from worlds_sweep import EPOCHS
 
 from cluster_tools import SlurmCluster
 from slurm_sweeps import Result, Trial
@@ -79,6 +80,10 @@ def test_trials_of_four_ranks_over_two_nodes(
     steps = {world[0]["SLURM_STEP_ID"] for world in worlds.values()}
     assert len(steps) == (8 if step == "fresh" else 2)
     assert all(set(trial.metrics["size"].values()) == {4.0} for trial in result.trials)
+    # Rank 0 speaks for all, in the end too.
+    for trial in result.trials:
+        last = {EPOCHS + 1: 4 * trial.cfg["x"]} if str(trial.status) == "completed" else None
+        assert trial.metrics.get("last") == last
 
 
 def test_two_ranks_on_one_node(cluster: SlurmCluster, tmp_path: Path) -> None:

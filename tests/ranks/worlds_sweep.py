@@ -15,14 +15,15 @@ SHOWN = ("SLURM", "MASTER", "RANK", "WORLD", "LOCAL")
 EPOCHS = 8
 
 
-def train(cfg: dict) -> None:
-    """Reduce the same sum in each epoch; every rank logs."""
+def train(cfg: dict) -> dict:
+    """Reduce the same sum in each epoch; every rank logs, none counts, and all return the last."""
     seen = {name: value for name, value in os.environ.items() if name.startswith(SHOWN)}
     with Group() as group:
         Path(f"world.{group.rank}.json").write_text(json.dumps(seen))
         for epoch in range(1, EPOCHS + 1):
             total = group.all_reduce(cfg["x"])
-            ss.log({"loss": total / epoch, "size": group.size}, epoch)
+            ss.log({"loss": total / epoch, "size": group.size})
+        return {"last": total}
 
 
 def main(nodes: int, ntasks: int, trials: int, fresh_step: bool) -> None:

@@ -71,12 +71,14 @@ def test_the_unfinished_are_run_first(runs: Runs) -> None:
     assert [trial.attempt for trial in trials] == [5, 5, 1, 1]
 
 
-def test_a_mended_train_is_taken(runs: Runs) -> None:
+def test_a_mended_train_is_taken_for_what_had_failed_too(runs: Runs) -> None:
     with pytest.raises(ss.errors.SweepFailedError):
         runs.run(trains.fail, 6)
     ended = len(read_trials(runs.database))
     runs.run(trains.succeed, 6)
-    assert runs.statuses() == [Status.FAILED] * ended + [Status.COMPLETED] * (6 - ended)
+    assert runs.statuses() == [Status.COMPLETED] * 6
+    attempts = [trial.attempt for trial in read_trials(runs.database)]
+    assert attempts == [2] * ended + [1] * (6 - ended)
 
 
 @pytest.mark.parametrize(
