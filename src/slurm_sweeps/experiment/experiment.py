@@ -267,6 +267,8 @@ class Experiment:
                     )
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
+            elif record.state in ("running", "stopped"):  # its driver went as the last trials ended
+                writer.put(StateRecord("completed"))
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
