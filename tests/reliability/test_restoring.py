@@ -61,6 +61,19 @@ def test_what_is_complete_is_returned_without_a_worker(
     assert read_trials(runs.database) == before
 
 
+@pytest.mark.parametrize(
+    ("left", "then"), [("running", "completed"), ("stopped", "completed"), ("failed", "failed")]
+)
+def test_what_was_done_when_its_driver_went_is_complete(runs: Runs, left: str, then: str) -> None:
+    """Killed, or told to stop, as the last trials ended: nobody else would ever say that."""
+    runs.run(trains.succeed, 2)
+    with contextlib.closing(sqlite3.connect(runs.database)) as connection, connection:
+        connection.execute("UPDATE experiments SET state = ?", (left,))
+    runs.run(trains.succeed, 2)
+    with Database.open(runs.database) as opened:
+        assert opened.experiment(NAME).state == then
+
+
 def test_the_unfinished_are_run_first(runs: Runs) -> None:
     runs.run(trains.kill_itself, 2)
     assert runs.statuses() == [Status.LOST] * 2
