@@ -36,7 +36,8 @@ class Peer:
         script: Of `peers/`, or a path.
         packages: What its virtual environment has; empty for the project itself.
         env: What tells the script which of its kinds is meant.
-        n_trivial: Trials of `trivial` in a full run; `--quick` takes half.
+        n_trivial: Trials of `trivial` in a full run; `--quick` takes half. 0 if it has none.
+        n_program: The same for `program`.
         n_readme: Trials of `readme`, fewer for slow ones, whose share more would not change; 0 if
             it only has `trivial`.
         n_readme_quick: The same for `--quick`.
@@ -49,6 +50,7 @@ class Peer:
     packages: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     n_trivial: int = 100
+    n_program: int = 0
     n_readme: int = 200
     n_readme_quick: int = 100
     reports: bool = True
@@ -58,7 +60,7 @@ class Peer:
 ORIGINAL = ("slurm-sweeps==0.1.3", "numpy==2.4.6", "pandas==3.1.1")
 
 PEERS = (
-    Peer(results.OURS, "ours.py", n_trivial=1000),
+    Peer(results.OURS, "ours.py", n_trivial=1000, n_program=1000),
     Peer(
         "slurm-sweeps 0.1.3",
         "original.py",
@@ -120,9 +122,19 @@ PEERS = (
         "hyperqueue_local.py",
         ("hyperqueue==0.27.0", "cloudpickle==3.1.2"),
         n_trivial=100,
+        n_program=2000,
         n_readme=60,
         reports=False,
         is_quick=False,
+    ),
+    Peer(
+        "GNU parallel",
+        "gnu_parallel.py",
+        ("submitit==1.5.3",),
+        n_trivial=0,
+        n_program=1000,
+        n_readme=0,
+        reports=False,
     ),
     Peer(
         "bare fork",
@@ -187,6 +199,7 @@ def measure_all(
     history = 10_000 if quick else 30_000  # some peers take a minute to write them
     for measure, rows in (
         ("trivial", 0),
+        ("program", 0),
         ("readme", 0),
         ("first_line", 0),
         ("report", 0),
@@ -201,8 +214,9 @@ def measure_all(
 
 def build_argv(peer: Peer, measure: str, rows: int, quick: bool) -> list[str]:
     """Return the arguments of a peer's script; none if it doesn't have the measure."""
-    if measure == "trivial":
-        return [measure, "--n", str(peer.n_trivial // 2 if quick else peer.n_trivial)]
+    if measure in ("trivial", "program"):
+        n = peer.n_trivial if measure == "trivial" else peer.n_program
+        return [measure, "--n", str(n // 2 if quick else n)] if n else []
     if measure == "readme":
         n = min(peer.n_readme, peer.n_readme_quick) if quick else peer.n_readme
         return [measure, "--n", str(n)] if n else []
@@ -228,7 +242,7 @@ def run_one(peer: Peer, python: Path, argv: list[str], number: int) -> Run:
     except subprocess.TimeoutExpired:
         error = f"took more than {TIMEOUT_S} s"
     value, unit = said.pop("value", None), said.pop("unit", "")
-    if argv[0] in ("trivial", "readme") and said:
+    if argv[0] in ("trivial", "program", "readme") and said:
         said["trials"] = int(argv[2])
     return Run(peer.name, name, number, value, unit, said, round(load, 1), error)
 

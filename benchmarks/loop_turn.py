@@ -65,7 +65,7 @@ def build_driver(n_slots: int, folder: str) -> Driver:
     cfg = SweepCfg(10**6, "loss", slots=n_slots)
     sweep = Sweep(cfg, bind_sampler(None, problem), asha.build_pruner())
     nowhere: Any = Nowhere(n_slots)
-    return Driver(sweep, nowhere, nowhere, Layout(folder, "turns"), print, Patience())
+    return Driver(sweep, nowhere, nowhere, Layout(folder, "turns"), "", print, Patience())
 
 
 def measure(n_slots: int) -> dict[str, float]:

@@ -37,6 +37,7 @@ class Size:
 
 TITLES = {
     "trivial": ("Trivial trials: one report each, two at a time", "more is better"),
+    "program": ("A program that does nothing, two at a time", "more is better"),
     "readme": (
         "Trials of up to 10 epochs of 0.05 s, two at a time: share of the slots' time that is "
         "spent in epochs",

@@ -27,7 +27,7 @@ class Scripts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = f"slurm-sweeps-test-{uuid.uuid4().hex}"
-        self._env = dict(os.environ, SWEEP_TEST_MARK=self.mark, COLUMNS="160")
+        self.env = dict(os.environ, SWEEP_TEST_MARK=self.mark, COLUMNS="160")
 
     def run(
         self, source: str, *arguments: str, code: int | None = 0, timeout_s: float = TIMEOUT_S
@@ -36,7 +36,7 @@ class Scripts:
         done = subprocess.run(
             [sys.executable, str(self.write(source)), *arguments],
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -50,7 +50,7 @@ class Scripts:
         process = subprocess.Popen(
             [sys.executable, str(self.write(source))],
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
+from slurm_sweeps.running import channel
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
@@ -455,6 +456,35 @@ def test_a_train_that_can_not_be_written(tmp_path: Path) -> None:
     file.mkdir()
     with refuse(ss.StorageError, f"can't write {file}", "Choose a local_dir"):
         build(tmp_path, restore=True).run(n_trials=2)
+
+
+def test_a_cfg_that_is_too_large_to_be_sent(tmp_path: Path) -> None:
+    """Known before anything starts where all cfgs are so large, else as it is drawn."""
+    large = "b" * (65 << 20)
+    with refuse(ss.UsageError, "a cfg takes 65.0 MiB", "64 MiB is the most", "its path in cfg"):
+        run_one(tmp_path, cfg={"x": ss.Uniform(0, 1), "table": large})
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_drawn_cfg_that_is_too_large_to_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "MAX_RECORD_BYTES", 1000)
+    space = {"table": ss.Grid(["small", "middle", "b" * 1000])}
+    with refuse(ss.UsageError, "the cfg of trial ", "MiB is the most", "its path in cfg"):
+        build(tmp_path, cfg=space).run(max_concurrent_trials=1, summary_interval_in_sec=60)
+
+
+def test_a_report_that_is_too_large_to_be_sent(tmp_path: Path) -> None:
+    (trial,) = run_one(tmp_path, train=log_too_much).trials
+    assert trial.status is Status.COMPLETED
+    assert trial.metrics == {"loss": {2: 1.0}}
+
+
+def log_too_much(_cfg: dict[str, Any]) -> None:
+    with refuse(ss.UsageError, "what log was given takes 65", "64 MiB is the most", "log fewer"):
+        ss.log({"x" * (65 << 20): 1.0}, 1)
+    ss.log({"loss": 1.0}, 2)
 
 
 def test_a_metric_that_asha_needs_and_trials_never_log(tmp_path: Path) -> None:

@@ -138,6 +138,38 @@ def raise_an_error(_cfg: dict[str, Any]) -> None:
     raise ValueError("always")
 
 
+# Whose the folder is
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("mode", [0o777, 0o707, 0o2770])
+def test_a_local_dir_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    """A folder of a group that people share; sticky, nobody can exchange what is not his own."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    os.chown(folder, -1, 4711)
+    folder.chmod(mode)
+    with pytest.raises(ss.UsageError) as refused:
+        run(folder, "a")
+    assert f"{folder} can be written by others (mode {mode:o}): refused" in str(refused.value)
+    assert list(folder.iterdir()) == []
+    folder.chmod(mode | 0o1000)
+    assert len(run(folder, "a").trials) == 1
+
+
+def test_a_local_dir_that_only_the_users_own_group_can_write_is_taken(tmp_path: Path) -> None:
+    """With umask 002, many systems make all folders so."""
+    tmp_path.chmod(0o770)
+    assert len(run(tmp_path, "a").trials) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_local_dir_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, -1)
+    with pytest.raises(ss.UsageError, match=r"belongs to user 4711, not to you \(0\): refused"):
+        run(tmp_path, "a")
+
+
 # Deleting
 
 

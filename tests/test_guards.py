@@ -33,12 +33,13 @@ MAY_IMPORT["sweep"] = {"errors", "trial", "rules", "search", "samplers"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage", "slurm"}
+MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
 MAY_IMPORT["views"] = {"errors", "trial", "storage", "running"}
 MAY_IMPORT["result"] = {"errors", "trial", "storage", "views"}
 MAY_IMPORT["experiment"] = set(MAY_IMPORT)
-MAY_IMPORT["cli"] = {"errors", "trial", "storage", "slurm", "running", "views", "result"}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["integrations"] = {"errors", "running"}
-MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT["__main__"] = {"cli", "programs"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -122,6 +123,7 @@ PURE = [
     "sweep.py",
     "slurm",
     "running/deadlines.py",
+    "running/nodes.py",
 ]
 BUT = {"slurm/client.py"}
 IMPURE = {
@@ -318,6 +320,28 @@ def test_the_second_script_of_the_readme_runs(scripts: Scripts) -> None:
     curves = [trial.metrics["accuracy"].keys() for trial in result.trials if trial.metrics]
     assert {1, 2} in curves  # whether it was paused in between or not
     assert all(curve in ({1}, {1, 2}) for curve in curves)
+
+
+def test_the_sweep_of_a_program_of_the_readme_runs(scripts: Scripts) -> None:
+    (source,) = read_code("yaml")
+    assert "n_trials: 200" in source
+    (scripts.folder / "sweep.yaml").write_text(source.replace("n_trials: 200", "n_trials: 4"))
+    scripts.write(
+        """
+        import argparse
+        parser = argparse.ArgumentParser()
+        for name, kind in (("--lr", float), ("--width", int), ("--out", str)):
+            parser.add_argument(name, type=kind, required=True)
+        args = parser.parse_args()
+        for epoch in range(1, 4):
+            print(f"epoch {epoch}: loss={args.lr * args.width / epoch}")
+        """,
+        "train.py",
+    )
+    verb = [str(Path(sys.executable).with_name("slurm-sweeps")), "run", "sweep.yaml"]
+    scripts.run(f"import subprocess; subprocess.run({verb}, check=True)")
+    trials = ss.Result("script", scripts.folder / "slurm-sweeps").trials
+    assert [trial.cfg.keys() for trial in trials] == [{"lr", "width"}] * 4
 
 
 def test_the_readme_links_to_what_is_there() -> None:

@@ -6,6 +6,7 @@ peer is measured in a process of its own, in a virtual environment of its own.
 The measures, the same for all:
 
 - `trivial`: `--n` trials that report one number and end; two at a time; trials per second.
+- `program`: `--n` runs of a program that does nothing; two at a time; programs per second.
 - `readme`: `--n` trials of up to 10 epochs, each 0.05 s of sleep and one report, two at a
   time, with ASHA where there is one; the share of 2 x wall-clock time that was spent in epochs.
 - `first_line`: from the call that begins a sweep to the first line of the user's function.
@@ -30,6 +31,8 @@ EPOCHS = 10
 EPOCH_S = 0.05
 SLOTS = 2
 REDUCTION_FACTOR = 4
+#: A program that does nothing.
+PROGRAM = "/bin/true"
 #: So many reports of a history belong to one trial.
 ROWS_PER_TRIAL = 10
 #: So many reports are timed for one median.

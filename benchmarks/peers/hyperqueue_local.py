@@ -1,4 +1,4 @@
-"""HyperQueue's LocalCluster, Python functions as tasks: no reports and no ASHA."""
+"""HyperQueue's LocalCluster, Python functions or programs as tasks: no reports and no ASHA."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def trivial(task: common.Task) -> None:
         run(client, task.n, lambda x: x)
 
 
+def program(task: common.Task) -> None:
+    """One job of many programs, as `hq submit --array` makes it."""
+    with connect(task) as client, common.trivial_trials(task.n):
+        job = Job()
+        for _ in range(task.n):
+            job.program([common.PROGRAM], stdout=None, stderr=None)
+        client.wait_for_jobs([client.submit(job)])
+
+
 def readme(task: common.Task) -> None:
     mark = str(task.folder / "epochs")
 
@@ -61,4 +70,6 @@ def first_line(task: common.Task) -> None:
 
 
 if __name__ == "__main__":
-    common.main({"trivial": trivial, "readme": readme, "first_line": first_line})
+    common.main(
+        {"trivial": trivial, "program": program, "readme": readme, "first_line": first_line}
+    )

@@ -33,6 +33,13 @@ def trivial(task: common.Task) -> None:
     common.check(sum(trial.status == "completed" for trial in result.trials), task.n)
 
 
+def program(task: common.Task) -> None:
+    experiment = build_experiment(ss.Program([common.PROGRAM]), task.folder)
+    with common.trivial_trials(task.n):
+        result = experiment.run(task.n, max_concurrent_trials=common.SLOTS)
+    common.check(sum(trial.status == "completed" for trial in result.trials), task.n)
+
+
 def readme(task: common.Task) -> None:
     mark = str(task.folder / "epochs")
 
@@ -108,4 +115,12 @@ def write_history(task: common.Task, train: object) -> int:
 
 
 if __name__ == "__main__":
-    common.main({"trivial": trivial, "readme": readme, "first_line": first_line, "report": report})
+    common.main(
+        {
+            "trivial": trivial,
+            "program": program,
+            "readme": readme,
+            "first_line": first_line,
+            "report": report,
+        }
+    )

@@ -9,6 +9,7 @@ from .errors import ExperimentExistsError as ExperimentExistsError
 from .errors import ExperimentLockedError as ExperimentLockedError
 from .errors import ExperimentNotFoundError as ExperimentNotFoundError
 from .errors import LaunchError as LaunchError
+from .errors import ProgramError as ProgramError
 from .errors import SlurmSweepsError as SlurmSweepsError
 from .errors import StorageError as StorageError
 from .errors import SweepFailedError as SweepFailedError
@@ -19,6 +20,8 @@ from .errors import TrialPruned as TrialPruned
 from .errors import UsageError as UsageError
 from .errors import UsageTypeError as UsageTypeError
 from .experiment import Experiment as Experiment
+from .programs.output import File as File
+from .programs.program import Program as Program
 from .result import Result as Result
 from .rules.asha import ASHA as ASHA
 from .rules.asha import Hyperband as Hyperband
@@ -26,9 +29,11 @@ from .rules.median import MedianStopping as MedianStopping
 from .running.session import attempt as attempt
 from .running.session import checkpoint_dir as checkpoint_dir
 from .running.session import log as log
+from .running.session import script_dir as script_dir
 from .running.session import should_stop as should_stop
 from .running.session import trial_dir as trial_dir
 from .running.session import trial_id as trial_id
+from .running.session import trial_seed as trial_seed
 from .search.choices import Choice as Choice
 from .search.choices import Grid as Grid
 from .search.spaces import Integer as Integer

@@ -65,6 +65,18 @@ class TrainError(SlurmSweepsError):
     """The train function can't be carried to a worker, or fails there before any trial begins."""
 
 
+class ProgramError(SlurmSweepsError):
+    """A program that is run as a trial could not be started, failed, or told no metric.
+
+    Attributes:
+        exit_code: Its own, or 128 and the number of the signal that killed it; 1 if it has none.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class SweepFailedError(SlurmSweepsError):
     """The sweep stopped as going on makes no sense: all first trials failed, or no slot is left."""
 

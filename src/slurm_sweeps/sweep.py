@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ class SweepCfg:
     slots: int = 1  # trials at once; "the first trials" are at least this many
     target: float | None = None  # the metric at this value or better is what the sweep is after
     lower_is_better: bool = True
+    seed: int = 0  # of which each trial has one of its own
 
 
 @dataclass(slots=True)
@@ -138,6 +139,17 @@ class Ended:
     error: TrialError | None = None
     exit_code: int | None = None
     signal: int | None = None
+
+
+class PastEvent(NamedTuple):
+    """What is stored of an attempt's start or end, or of a report of the sweep's metric."""
+
+    at: float  # seconds on the clock of `Sweep.assign`
+    number: int  # the trial's
+    status: Status | None  # RUNNING: it started; None: it reported
+    attempt: int = 0  # of a start or an end
+    iteration: int = 0  # of a report
+    value: float = 0.0
 
 
 class Answer(NamedTuple):
@@ -231,6 +243,7 @@ class Sweep:
         first: The configurations of the first trials; the sampler is asked for the others.
 
     Attributes:
+        student: The sampler, if it learns; it does so when asked unless its `studies_apart` is set.
         fatal: Why the sweep can't go on, None while it can.
         running: The running trials by number.
         drawn: How many trials there are by now, whatever their status.
@@ -246,6 +259,7 @@ class Sweep:
         self.cfg = cfg
         self.fatal: str | None = None
         self._sampler = sampler
+        self.student = sampler if isinstance(sampler, StudyingSampler) else None
         self._first = first
         self._pruner = pruner
         self._promoter = pruner if isinstance(pruner, PromotingPruner) else None
@@ -280,6 +294,8 @@ class Sweep:
 
     def assign(self, now: float, clock: Callable[[], float] | None = None) -> TrialState | None:
         """Give a free slot its next trial, which is running from now on; None if there is none.
+
+        There may be one later where the sampler awaits a study that is made apart: ask again then.
 
         Args:
             now: Seconds on some clock.
@@ -319,6 +335,9 @@ class Sweep:
         if not self._count_new(1):
             return None
         is_first = self.drawn < len(self._first)
+        student = self.student
+        if student and student.studies_apart and student.awaits_study and not is_first:
+            return None
         cfg = self._first[self.drawn] if is_first else self._sampler.ask(now)
         if cfg is None:
             self._exhausted = True
@@ -459,6 +478,7 @@ class Sweep:
         trials: Iterable[TrialState],
         unfinished: Iterable[int],
         has_reported: bool = False,
+        past: Iterable[PastEvent] = (),
     ) -> None:
         """Take up trials of an earlier run, in the order of their numbers, before any event.
 
@@ -470,20 +490,51 @@ class Sweep:
                 trial that has retries left is none that failed for good, and is run again too.
             has_reported: Whether any of them has ever logged a metric, be it another than the
                 sweep's.
+            past: What happened to them, in its order, for a sampler whose proposals depend on that;
+                without it the sampler is told of each trial once.
         """
         again = set(unfinished)
         if has_reported:
             self._prospects.note_report({})
+        trials = list(trials)
+        retold = self._retell({trial.number: trial for trial in trials}, past)
         for trial in trials:
+            self._draw_up_to(trial.number)
             self._count_repetition(compute_trial_id(trial.cfg))
             self.drawn = trial.number + 1
-            self._tell_sampler(trial)
+            if trial.number not in retold:
+                self._tell_sampler(trial)
             self._prospects.note_restored(trial)
             if trial.number in again or self._has_retries_left(trial):
                 self._schedule_again(trial)
             elif trial.status is Status.PAUSED and self._promoter is not None:
                 self._paused[trial.number] = trial
                 self._promoter.pause(trial.number)
+
+    def _draw_up_to(self, number: int) -> None:
+        """Draw again those that had begun before this trial, and of which nothing was stored."""
+        while self.drawn < number and (trial := self._draw(0.0)) is not None:
+            self._waiting.append(trial)
+
+    def _retell(
+        self, trials: Mapping[int, TrialState], past: Iterable[PastEvent]
+    ) -> Collection[int]:
+        """Tell the sampler of trials what it was told while they ran; return their numbers."""
+        then: dict[int, TrialState] = {}
+        for event in past:
+            now = trials[event.number]
+            fresh = TrialState(now.number, now.trial_id, now.repetition, now.cfg)
+            trial = then.setdefault(event.number, fresh)
+            if event.status is None:
+                trial.pace.note(event.iteration, event.at)
+                if not trial.curve.note(event.iteration, event.value):
+                    continue
+            else:
+                trial.status = event.status
+                if event.status is Status.RUNNING:
+                    trial.pace.begin(event.attempt, event.at)
+            self._tell_sampler(trial)
+        return then.keys()
 
     def _has_retries_left(self, trial: TrialState) -> bool:
         failed = trial.status is Status.FAILED
@@ -498,11 +549,6 @@ class Sweep:
         self._waiting.append(trial)
 
     # --- the sampler learns, in another thread perhaps -----------------------------------------
-
-    @property
-    def student(self) -> StudyingSampler | None:
-        """The sampler, if it learns; it does so when asked unless its `studies_apart` is set."""
-        return self._sampler if isinstance(self._sampler, StudyingSampler) else None
 
     def study_failed(self, error: Exception) -> str:
         """Take note that what `plan_study` gave, or what was made of it, has raised.

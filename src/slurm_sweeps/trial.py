@@ -117,6 +117,15 @@ def compute_trial_id(cfg: Any, repetition: int = 0) -> str:
     return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
 
 
+def compute_trial_seed(seed: int, number: int) -> int:
+    """Return a trial's own seed, from 0 to 2**32 - 1: of the experiment's, and the trial's number.
+
+    It is the first four bytes, the highest first, of the SHA-256 of the text "<seed>:<number>". No
+    version of this library changes that.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
+
+
 @dataclass(frozen=True, slots=True)
 class TrialError:
     """Why a trial failed or was lost."""

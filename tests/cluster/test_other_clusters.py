@@ -134,6 +134,31 @@ def test_a_default_for_mpi_whose_library_is_missing_is_in_nobodys_way(
         assert_all_at_once(answer, 8)
 
 
+def test_few_ports_for_sruns_are_told_and_gone_round(
+    other_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    with other_cluster.changed(extra=("SrunPortRange=19000-19017",)):  # three for each
+        args = "-N2 --ntasks-per-node=8 -c1 --mem=4G"
+        job_id = start_job(other_cluster, tmp_path, args, 16)
+        wait_for_trials(other_cluster, tmp_path, job_id, 16)
+        (tmp_path / "release").touch()
+        assert other_cluster.wait_job(job_id, 60).exit_code == 0
+    told = "SrunPortRange of this cluster allows 6 job steps at once, fewer than the 16 slots"
+    assert told in other_cluster.job_output(job_id)
+
+
+def test_few_steps_for_a_job_are_told_and_gone_round(
+    other_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    with other_cluster.changed(extra=("MaxStepCount=12",)):
+        (tmp_path / "release").touch()
+        args = "-N2 --ntasks-per-node=2 -c2 --mem=4G"
+        job_id = start_job(other_cluster, tmp_path, args, 20, cfg="fresh_step=True")
+        assert other_cluster.wait_job(job_id, 90).exit_code == 0, other_cluster.job_output(job_id)
+    assert "may have 12 steps (MaxStepCount)" in other_cluster.job_output(job_id)
+    assert len(list((tmp_path / "here").iterdir())) == 20
+
+
 @pytest.mark.parametrize("other_cluster", [BY_CPU], indirect=True, ids=["by cpu"])
 @pytest.mark.parametrize(("job", "slots"), [("-N1 -n16 -c1", 16), ("-N1 -n5 -c3", 5)])
 def test_cpus_that_are_given_one_by_one(

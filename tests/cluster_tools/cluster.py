@@ -101,7 +101,7 @@ class SlurmCluster:
             self._ports = find_free_ports(1 + self.spec.nodes)
             self._write_conf()
             self._start_munged(timeout_s)
-            self._start_daemon("slurmctld", "slurmctld", "-D", "-c")
+            self._start_controller("-c")
             for name in self.spec.node_names:
                 self.start_node(name)
             self.wait_idle(timeout_s)
@@ -124,6 +124,21 @@ class SlurmCluster:
     def kill_node(self, name: str, signum: int = signal.SIGKILL) -> None:
         """End a node's slurmd (its slurmstepds and their tasks live on) and wait for its end."""
         self.daemons.kill(name, signum)
+
+    @contextlib.contextmanager
+    def without(self, daemon: str, timeout_s: float = 60.0) -> Iterator[None]:
+        """Run the block without slurmctld, or without munged; its jobs go on, and are known after.
+
+        Both end as at a restart: slurmctld saves its state.
+        """
+        self.daemons.kill(daemon, signal.SIGTERM)
+        try:
+            yield
+        finally:
+            if daemon == "munged":
+                self._start_munged(timeout_s)
+            else:
+                self._start_controller()
 
     def wait_idle(self, timeout_s: float = 60.0) -> None:
         """Wait until every node is idle, that is up and free of jobs."""
@@ -153,6 +168,9 @@ class SlurmCluster:
     def _write_conf(self) -> None:
         version = parse_version(self.run(["slurmd", "-V"]).stdout)
         write_conf(self.layout, self.spec, self.install, self._ports, version)
+
+    def _start_controller(self, *options: str) -> None:
+        self._start_daemon("slurmctld", "slurmctld", "-D", *options)
 
     def _start_munged(self, timeout_s: float) -> None:
         options = build_munged_options(self.layout, self.install)

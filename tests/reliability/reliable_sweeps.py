@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -53,7 +51,8 @@ def train(cfg):
 
 if __name__ == "__main__":
     ss.Experiment(
-        train, {"x": ss.Uniform(0, 1)}, name="sweep", local_dir="out", restore="auto", seed=7,
+        train, {"x": ss.Uniform(0, 1)}, name="sweep", local_dir="out", seed=7,
+        **({"overwrite": True} if os.environ.get("OVERWRITE") else {"restore": "auto"}),
         asha=ss.ASHA("loss", "min", max_t=T) if os.environ.get("ASHA") else None,
         slurm_cfg=ss.SlurmCfg(requeue=bool(os.environ.get("REQUEUE"))),
     ).run(
@@ -271,32 +270,3 @@ def assert_complete(database: Path, n_trials: int, iterations: int) -> None:
         x = json.loads(trial.cfg_json)["x"]
         expected = {iteration: x / iteration for iteration in range(1, iterations + 1)}
         assert curves[trial.number] == expected, trial
-
-
-def kill_at_random_moments(
-    script: Script, rounds: int, seed: int, find_victim: Callable[[int], int] | None = None
-) -> int:
-    """Start a script again and again, and kill it at some moment of its life.
-
-    Args:
-        script: The script.
-        rounds: How often.
-        seed: Makes the moments the same each time, as far as a busy machine lets them be.
-        find_victim: Chooses a process to kill, given the script's.
-
-    Returns:
-        How often it really was killed: it may have finished.
-    """
-    randomness = random.Random(seed)
-    killed = 0
-    for _ in range(rounds):
-        with script.start() as process:
-            # From the first import to well into the trials.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(randomness.uniform(0.2, 3.0))
-            if process.poll() is None:
-                victim = process.pid if find_victim is None else find_victim(process.pid)
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
-        script.wait_until_gone()
-    return killed

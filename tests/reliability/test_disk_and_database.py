@@ -76,6 +76,31 @@ def test_a_disk_that_is_full_from_the_beginning(make_script: MakeScript, small_d
     assert_complete(script.database, 2, 4)
 
 
+@pytest.mark.parametrize("raises", ["itself", "a consequence", "its words", "no word of it"])
+def test_a_disk_without_room_for_checkpoints(
+    make_script: MakeScript, small_disk: Path, raises: str
+) -> None:
+    """The database is on another one: no trial may fail for good, and all are run again."""
+    script = make_script(
+        "sweep",
+        TRAIN,
+        TRAIN="save_a_checkpoint",
+        N_TRIALS=8,
+        SPACE=f"{{'x': ss.Uniform(0, 1), 'raises': {raises!r}}}",
+    )
+    (small_disk / "sweep").mkdir()
+    (script.folder / "out").mkdir()
+    (script.folder / "out" / "sweep").symlink_to(small_disk / "sweep")
+    ballast = fill(small_disk, left_kb=4000)
+    script.run(code=1)
+    assert "StorageError: a disk is full, or a quota used up: trial " in script.printed()
+    statuses = {trial.status for trial in read_trials(script.database)}
+    assert statuses == {Status.COMPLETED, Status.INTERRUPTED}
+    ballast.unlink()
+    script.run()
+    assert [trial.status for trial in read_trials(script.database)] == [Status.COMPLETED] * 8
+
+
 def test_a_database_that_another_process_has_locked(make_script: MakeScript) -> None:
     """All reports are answered while it is locked, and all are there when it is free again."""
     script = make_script("sweep", TRAIN, TRAIN="log_when_told", N_TRIALS=2)

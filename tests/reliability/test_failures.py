@@ -201,7 +201,7 @@ def test_with_no_slot_left_the_run_ends_and_can_be_restored(
     with pytest.raises(SweepFailedError, match="no slot is left: on every node, workers kept"):
         runs.run(trains.kill_its_worker, 3, slots=1)
     printed = capfd.readouterr().out
-    assert "is left out from now on: 3 workers in a row ended there" in printed
+    assert "is left out for 60 s: 3 workers in a row ended there" in printed
     attempts = read_attempts(runs.database)
     assert [a.status for a in attempts if a.status is Status.LOST] == [Status.LOST] * 3
     runs.run(trains.succeed, 3)

@@ -44,14 +44,20 @@ class SlurmSweep(Script):
     Args:
         cluster: Where.
         folder: Its own.
+        source: The script's text.
         options: For sbatch, apart from two tasks of one CPU; n1 or n2 unless they say where.
         settings: As of `Script`.
     """
 
     def __init__(
-        self, cluster: SlurmCluster, folder: Path, *options: str, **settings: object
+        self,
+        cluster: SlurmCluster,
+        folder: Path,
+        *options: str,
+        source: str = SWEEP,
+        **settings: object,
     ) -> None:
-        super().__init__(folder, SWEEP, **settings)
+        super().__init__(folder, source, **settings)
         self.cluster = cluster
         self.options = options or ("-xn3,n4",)
         self.job = 0
@@ -63,11 +69,23 @@ class SlurmSweep(Script):
         names = {name: value for name, value in self.env.items() if name not in os.environ}
         names |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         exports = "".join(f"export {name}='{value}'\n" for name, value in names.items())
-        text = f"#!/bin/bash\n{exports}{command or f'exec {sys.executable} -u {self.path}'}\n"
+        text = f"#!/bin/bash\n{exports}{command or f'exec {self.command}'}\n"
         self.job = self.cluster.sbatch(
             text, "-n2", "-c1", "--mem=500M", "--requeue", "--open-mode=append",
             f"--output={self.output}", *self.options, cwd=self.folder,
         )  # fmt: skip
+        return self
+
+    @property
+    def command(self) -> str:
+        """What runs it once."""
+        return f"{sys.executable} -u {self.path}"
+
+    def change(self, old: str, new: str) -> SlurmSweep:
+        """Change its text."""
+        text = self.path.read_text()
+        assert text.count(old) == 1
+        self.path.write_text(text.replace(old, new))
         return self
 
     def wait_for_status(self, status: Status, count: int) -> None:
@@ -159,8 +177,8 @@ def meet_a_time_limit(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
 
 
 def be_preempted(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
-    """A job of the higher partition needs the node."""
-    sweep = SlurmSweep(cluster, folder, "-wn4", N_TRIALS=12, PAUSE_S=0.2, REQUEUE=1)
+    """A job of the higher partition needs the node; the script would overwrite what is there."""
+    sweep = SlurmSweep(cluster, folder, "-wn4", N_TRIALS=12, PAUSE_S=0.2, REQUEUE=1, OVERWRITE=1)
     sweep.submit().wait_for_status(Status.COMPLETED, 2)
     urgent = cluster.sbatch("sleep 1", "-purgent", "-wn4", "--exclusive", cwd=folder)
     cluster.wait_job(urgent, WAIT_S)
@@ -302,6 +320,36 @@ def load_train_on_one_node_only(cluster: SlurmCluster, folder: Path) -> SlurmSwe
     return sweep.go_on()
 
 
+#: What is silent is asked after and given up within seconds instead of minutes.
+IMPATIENT = """
+import slurm_sweeps.running.slots
+
+slurm_sweeps.running.slots.ASK_AFTER_S, slurm_sweeps.running.slots.SILENT_S = 7.0, 9.0
+slurm_sweeps.running.slots.MAX_STALLS = 2
+"""
+
+
+def lose_a_slurmstepd(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """The link to a worker ends, and nobody is told: its srun waits on."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=14, PAUSE_S=0.5)
+    sweep.path.write_text(IMPATIENT + SWEEP)
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    (step,) = leftover_processes(f"slurmstepd: [{sweep.job}.1]")
+    os.kill(step.pid, signal.SIGKILL)
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    return sweep
+
+
+def find_no_room_for_a_slot(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
+    """Another step of the job has the place of one of its slots."""
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=14, PAUSE_S=0.4)
+    sweep.path.write_text(IMPATIENT + SWEEP)
+    other = "srun --exact -n1 -c1 --mem=200M sh -c 'touch taken; sleep 300' &"
+    sweep.submit(f"{other}\nuntil [ -e taken ]; do sleep 0.1; done\n{sweep.command}\nkill -9 $!")
+    sweep.wait()
+    return sweep
+
+
 SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     meet_a_time_limit,
     lose_a_node,
@@ -313,6 +361,8 @@ SCENARIOS: tuple[Callable[[SlurmCluster, Path], SlurmSweep], ...] = (
     be_killed_within_a_job,
     leave_a_node_out,
     load_train_on_one_node_only,
+    lose_a_slurmstepd,
+    find_no_room_for_a_slot,
 )
 
 Played = dict[str, "Future[SlurmSweep]"]
@@ -352,6 +402,7 @@ def test_a_preempted_sweep_goes_on_by_itself(played: Played) -> None:
     assert sweep.wait().state == "COMPLETED", sweep.printed()
     assert sweep.restarts() == 1
     assert "SIGTERM: starting nothing new" in sweep.printed()
+    assert f"job {sweep.job} was queued again, and goes on with 'sweep'" in sweep.printed()
     assert Status.INTERRUPTED in {a.status for a in read_attempts(sweep.database)}
     assert Status.LOST not in {a.status for a in read_attempts(sweep.database)}
     assert_complete(sweep.database, 12, 4)
@@ -398,7 +449,7 @@ def test_a_lost_node_costs_a_restart_and_nothing_else(played: Played) -> None:
 
 def test_a_node_on_which_workers_keep_dying_is_left_out(played: Played) -> None:
     sweep = played["leave_a_node_out"].result()
-    assert "n3 is left out from now on: 3 workers in a row ended there" in sweep.printed()
+    assert "n3 is left out for 60 s: 3 workers in a row ended there" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
     assert_complete(sweep.database, 400, 4)
 
@@ -408,3 +459,19 @@ def test_a_node_on_which_train_can_not_be_loaded_is_left_out(played: Played) -> 
     assert "ImportError: there is no such thing on n3" in sweep.printed()
     assert {attempt.host for attempt in read_attempts(sweep.database)} == {"n1"}
     assert_complete(sweep.database, 20, 4)
+
+
+def test_a_silent_worker_is_given_up_while_its_job_runs(played: Played) -> None:
+    sweep = played["lose_a_slurmstepd"].result()
+    assert "nothing is heard from 1 worker(s) on" in sweep.printed()
+    assert "was silent for 9 s and was given up" in sweep.printed()
+    assert sweep.list_losses() == ["WorkerLost"]
+    assert_complete(sweep.database, 14, 4)
+
+
+def test_a_slot_that_slurm_has_no_room_for_is_taken_off_the_plan(played: Played) -> None:
+    sweep = played["find_no_room_for_a_slot"].result()
+    assert sweep.printed().count("taken off the plan, slot ") == 1
+    assert f"`scontrol show step {sweep.job}` tells whether another one" in sweep.printed()
+    assert sweep.list_losses() == []
+    assert_complete(sweep.database, 14, 4)

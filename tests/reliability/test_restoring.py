@@ -19,11 +19,13 @@ from reliable_sweeps import NAME, WAIT_S, Runs, Script, assert_complete, read_tr
 
 import slurm_sweeps as ss
 from cluster_tools.processes import wait_until
-from slurm_sweeps.errors import ExperimentLockedError, UsageError
+from slurm_sweeps.errors import ExperimentExistsError, ExperimentLockedError, UsageError
 from slurm_sweeps.running import launchers as launcher
+from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import SILENT_S
-from slurm_sweeps.storage.records import LeaseOwner
+from slurm_sweeps.storage.records import LeaseOwner, TrialRecord
+from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.trial import Status
 
 MakeScript = Callable[..., Script]
@@ -176,12 +178,50 @@ def test_a_job_that_was_queued_again_takes_over_from_its_former_self(
         runs.run(trains.succeed, 1)
 
 
+def begin_as_job(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, job: str, restarts: str, **how: Any
+) -> ss.Result:
+    """Run a sweep that job 17 has begun, and that is complete: no step is needed for it."""
+    space = {"x": ss.Uniform(0, 1)}
+    with Database.open(runs.database, create=True) as database:
+        settings = {"space": SearchSpace(space).describe(), "seed": 1, "job_id": "17"}
+        database.create_experiment(NAME, settings, time.time())
+        done = TrialRecord(0, "a" * 12, 0, '{"x":0.5}', status=Status.COMPLETED)
+        write_records(database, 1, [done])
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "2")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    return ss.Experiment(trains.succeed, space, NAME, runs.folder, **how).run(1)
+
+
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"restore": True}])
+def test_a_job_that_was_queued_again_goes_on_with_what_it_has_begun(
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: dict[str, Any],
+) -> None:
+    (trial,) = begin_as_job(runs, monkeypatch, "17", "1", **how).trials
+    assert trial.cfg == {"x": 0.5}
+    said = "job 17 was queued again, and goes on with 'sweep', which it has begun"
+    assert (said in capsys.readouterr().out) is ("restore" not in how)
+
+
+@pytest.mark.parametrize(("job", "restarts"), [("17", "0"), ("18", "1")])
+def test_no_other_job_goes_on_unasked(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, job: str, restarts: str
+) -> None:
+    with pytest.raises(ExperimentExistsError):
+        begin_as_job(runs, monkeypatch, job, restarts)
+
+
 SUSPENDED = """
 import pathlib, time
 import slurm_sweeps as ss
-from slurm_sweeps.running import driver
+from slurm_sweeps.running import deadlines, driver
 
-driver.GAP_S = 0.5
+deadlines.GAP_S = driver.LEASE_GAP_S = 0.5
 
 def train(cfg):
     ss.log({"loss": 1.0}, 1)
@@ -228,7 +268,7 @@ def test_a_driver_that_was_suspended_answers_nobody_before_it_has_its_lease(
         suspend(driver.pid, script.database)
         (script.folder / "out" / "sweep" / "go").touch()
         script.wait_for_files("out/sweep/*/asks", 2)
-        time.sleep(0.6)  # longer than GAP_S
+        time.sleep(0.6)  # longer than LEASE_GAP_S
         if is_lost:  # as another driver does after two minutes
             with Database.open(script.database) as database:
                 found = database.experiment(NAME)

@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from slurm_sweeps.running.deadlines import Patience, StopPlan, compute_end_margin, plan_stop
+from slurm_sweeps.running.deadlines import (
+    GAP_S,
+    Clock,
+    Patience,
+    StopPlan,
+    compute_end_margin,
+    plan_stop,
+)
 
 PATIENCE = Patience(stop_grace_s=60.0, term_grace_s=5.0, answer_s=10.0)
 
@@ -32,3 +39,20 @@ def test_trials_leave_before_workers_are_killed_before_slurm_does(
 def test_a_short_job_is_not_spent_on_its_end() -> None:
     assert compute_end_margin(PATIENCE, 3600.0) == 78.0
     assert compute_end_margin(PATIENCE, 100.0) == 25.0
+
+
+def test_time_in_which_a_loop_is_held_up_does_not_pass() -> None:
+    real = [100.0]
+    clock = Clock(lambda: real[0])
+    real[0] += GAP_S - 0.5
+    assert clock.note_turn() == 0.0
+    assert clock() == real[0]
+    deadline = clock() + 60.0
+    real[0] += 3600.0  # suspended
+    assert clock.note_turn() == 3600.0
+    assert deadline - clock() == 60.0
+    real[0] += 30.0
+    assert clock.note_turn(allowed_s=30.0) == 0.0  # it was to wait so long
+    assert deadline - clock() == 30.0
+    real[0] += 3600.0
+    assert clock.note_turn(allowed_s=math.inf) == 0.0  # nothing was due

@@ -157,7 +157,7 @@ class Learner:
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.studies_apart = False
+        self.studies_apart = self.awaits_study = False
 
     def bind(self, problem: Problem) -> Learner:
         self.space, self.number, self.n_planned = problem.space, 0, 0

@@ -186,6 +186,6 @@ def test_pytorch_is_asked_to_leave_cuda_alone_while_importing(
         monkeypatch.delenv(name)
     else:
         monkeypatch.setenv(name, users)
-    write_train(pickle_train(len), tmp_path / "private" / "train.pkl")
-    load_train(tmp_path / "private" / "train.pkl", ahead)
+    path = tmp_path / "private" / "train.pkl"
+    load_train(path, write_train(pickle_train(len), path), ahead)
     assert os.environ.get(name) == expected

@@ -35,7 +35,8 @@ class Driver:
 
     def __init__(self, folder: Path, train: Callable[[dict[str, Any]], Any]) -> None:
         self.folder = folder
-        write_train(pickle_train(train), folder / "train.pkl")
+        file = folder / "train.pkl"
+        self._train = {"train": str(file), "digest": write_train(pickle_train(train), file)}
         process = start_process(build_host_argv(slots=8), dict(os.environ))
         self.link = Connection(process, folder / "host.log")
         self._heard: list[Record] = []
@@ -46,7 +47,7 @@ class Driver:
     def open(self, slot: int, **init_too: Any) -> Record:
         """Open a slot; return its worker's hello."""
         graces = dict.fromkeys(("prune_grace_s", "exit_grace_s", "term_grace_s"), 30.0)
-        init = {"kind": "init", "train": str(self.folder / "train.pkl"), "slot": slot, **graces}
+        init = {"kind": "init", **self._train, "slot": slot, **graces}
         self.link.send({**init, **init_too})
         return self.wait_for("hello", slot)
 
@@ -325,7 +326,7 @@ def test_a_train_that_can_not_be_loaded_is_told_and_the_host_leaves(tmp_path: Pa
     with start_host(tmp_path, sit) as driver:
         (tmp_path / "train.pkl").write_bytes(b"no pickle")
         driver.open(3)
-        assert "UnpicklingError" in driver.wait_for("broken", 3)["traceback"]
+        assert "not what the driver wrote" in driver.wait_for("broken", 3)["traceback"]
         assert driver.link.process.wait(TIMEOUT_S) == 0
 
 

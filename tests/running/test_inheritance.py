@@ -163,3 +163,48 @@ def test_random_numbers_are_new_in_each_trial_unless_the_user_has_seeded_them(
     if seeds == SEEDS:
         assert drawn[0]["python"] == pytest.approx(0.8444218515250481)  # as by hand
         assert drawn[0]["numpy"] == pytest.approx(0.5488135039273248)
+
+
+HOLDS_WHAT_TRIALS_NEED = """
+import atexit, fcntl, os, pathlib, subprocess, sys, threading
+FOLDER = pathlib.Path({folder!r})
+FILE = open(FOLDER / "data", "a")
+os.set_inheritable(FILE.fileno(), True)  # as libraries in C do
+fcntl.flock(FILE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+os.environ["SET_AT_IMPORT"] = "yes" + os.environ.get("SET_AT_IMPORT", "")
+sys.path.insert(0, "somewhere")
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+(FOLDER / "pids").open("a").write(f"{{child.pid}} ")
+atexit.register(lambda: (FOLDER / "ends").open("a").write(f"{{os.getpid()}} "))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are seen on Linux only")
+def test_fresh_interpreters_find_nothing_taken_by_their_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = HOLDS_WHAT_TRIALS_NEED.format(folder=str(tmp_path))
+    write_module(tmp_path, monkeypatch, code)
+
+    def train(_cfg: dict[str, Any]) -> None:
+        import os
+        import sys
+
+        import at_import
+
+        import slurm_sweeps as ss
+
+        at_import.child.kill()
+        ss.log({"set": len(os.environ["SET_AT_IMPORT"]), "n": sys.path.count("somewhere")}, 1)
+
+    with start_worker(tmp_path, train) as worker:
+        assert "has started threads" in worker.wait_for("notice")["text"]
+        worker.wait_for("ready")
+        for number in range(2):
+            worker.run(number=number)
+            assert worker.wait_for("report")["metrics"] == {"set": 3.0, "n": 1.0}
+            worker.decide("go_on", 1, number)
+            assert worker.wait_for("ended")["how"] == "completed"
+        assert (tmp_path / "ends").read_text().split()[0] == str(worker.process.pid)
+        assert read_process(int((tmp_path / "pids").read_text().split()[0])) is None

@@ -40,6 +40,12 @@ def test_the_first_broken_rank_speaks_for_all(
     assert (found["how"], found["message"]) == (how, message)
 
 
+def test_a_rank_that_met_a_problem_speaks_before_those_that_broke() -> None:
+    """The others may have failed of its silence before it was heard."""
+    full = {**end("interrupted", 2, 1, "no space"), "problem": "a disk is full"}
+    assert judge_ends({0: end("failed", 1, 0, "no peer"), 1: full}) == full
+
+
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:23345"
 
 
@@ -137,4 +143,4 @@ def test_train_that_can_not_be_loaded_there_is_a_failure(tmp_path: Path) -> None
         (tmp_path / "train.pkl").write_bytes(b"no pickle")
         worker.run()
         end = worker.wait_for("ended")
-        assert (end["how"], end["error_type"]) == ("failed", "UnpicklingError")
+        assert (end["how"], end["error_type"]) == ("failed", "TrainError")

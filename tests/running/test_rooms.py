@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: A limit that is raised says why here.
-MOST_FILES = 22
+#: A limit that is raised says why here. 23: what is held against a node is judged in one pure file.
+MOST_FILES = 23
 
 COUNT = Path(__file__).parents[2] / "tools/count-rooms"
 

@@ -71,7 +71,7 @@ def test_nan_is_taken() -> None:
         (1j, "not builtins.complex"),
         ([0.5], "not builtins.list"),
         (decimal.Decimal("0.5"), "not decimal.Decimal"),
-        (np.bool_(True), "must be a real number, not numpy.bool"),
+        (np.bool_(True), "not numpy.bool; pass int(loss) of a truth value"),
         (np.array(0.5), "pass loss.item() of a tensor or array that holds one number"),
         (Tensor(), "pass loss.item() of a tensor"),
     ],
@@ -172,7 +172,7 @@ def decide(do: str, iteration: int = 1, trial: int = 3, attempt: int = 2) -> dic
 
 
 def build_context(directory: Path, rank: int = 0, world_size: int = 1) -> TrialContext:
-    return TrialContext("0123456789ab", 3, 2, directory, rank, world_size)
+    return TrialContext("0123456789ab", 3, 2, directory, rank, world_size, 77)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_pruned_trial_is_told_again_when_it_goes_on(
         with pytest.raises(ss.TrialPruned, match="trial 0123456789ab is not among the best"):
             session.log({"loss": 1}, iteration)
     hang_up(session, peer)
-    # It is not asked about again, the worker knows that it was told, and the user that it goes on.
+    # It is not asked about again, and the worker knows that it was told, and has not left.
     assert [record["kind"] for record in peer.heard] == ["report", "told", "notice"]
     assert peer.heard[1]["do"] == word
 
@@ -328,12 +328,6 @@ def test_a_socket_that_train_closed_says_so(session: Session) -> None:
         session.log({"loss": 1}, 1)
 
 
-def test_a_child_of_the_trial_can_not_report(session: Session) -> None:
-    session._pid -= 1
-    with pytest.raises(ss.SlurmSweepsError, match=r"a child of the trial's process \d+: report"):
-        session.log({"loss": 1}, 1)
-
-
 def test_threads_of_a_trial_report_one_after_another(session: Session, peer: Peer) -> None:
     peer.answers = [[decide("go_on")] for _ in range(40)]
     peer.start()
@@ -375,6 +369,7 @@ def test_the_rest_outside_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ss.checkpoint_dir().is_dir()
     with pytest.raises(ss.UsageError, match=r"trial_id\(\) only makes sense inside a trial"):
         ss.trial_id()
+    assert ss.trial_seed() == 0
 
 
 def test_the_rest_inside_a_trial(
@@ -382,6 +377,7 @@ def test_the_rest_inside_a_trial(
 ) -> None:
     monkeypatch.setattr(session_module, "_active", session)
     assert ss.trial_id() == "0123456789ab"
+    assert ss.trial_seed() == 77
     assert ss.attempt() == 2
     assert ss.trial_dir() == tmp_path
     assert ss.checkpoint_dir() == tmp_path / "checkpoints"

@@ -33,13 +33,16 @@ class Pool:
         self.notices: list[str] = []
         self.selector = selectors.DefaultSelector()
         patience = Patience()
-        init = {
+        self.init = {
             "train": str(layout.train),
             "prune_grace_s": patience.prune_grace_s,
             "exit_grace_s": patience.exit_grace_s,
             "term_grace_s": patience.term_grace_s,
         }
-        self.slots = Slots(init, self.selector, self.notices.append, append_to)
+        self.slots = Slots(self.init, self.selector, self._notify, append_to)
+
+    def _notify(self, text: str, again: bool = False) -> None:  # noqa: ARG002 - all are kept
+        self.notices.append(text)
 
     def start_all(self) -> list[SlotState]:
         """Start all workers; return the slots as they have become ready."""
@@ -65,8 +68,8 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     def train(_cfg: dict[str, Any]) -> None:
         return None
 
-    write_train(pickle_train(train), layout.train)
     pool = Pool(layout)
+    pool.init["digest"] = write_train(pickle_train(train), layout.train)
     yield pool
     pool.slots.dismiss()
     pool.selector.close()
@@ -192,7 +195,7 @@ def test_a_host_has_its_time_for_what_it_does_at_exit(
 
         slow_to_leave.time.sleep(0)
 
-    write_train(pickle_train(train), pool.layout.train)
+    pool.init["digest"] = write_train(pickle_train(train), pool.layout.train)
     pool.slots.lend(LocalLauncher(1, pool.layout))
     (slot,) = pool.start_all()
     connection = slot.connection

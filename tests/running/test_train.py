@@ -26,7 +26,7 @@ READ = """
 import sys
 from pathlib import Path
 from slurm_sweeps.running.train import read_train
-print(read_train(Path(sys.argv[1]))({"x": 20}))
+print(read_train(Path(sys.argv[1]), sys.argv[2])({"x": 20}))
 """
 
 
@@ -38,12 +38,12 @@ def carry(tmp_path: Path, script: str) -> str:
         import sys
         from pathlib import Path
         from slurm_sweeps.running.train import pickle_train, write_train
-        write_train(pickle_train(train), Path(sys.argv[1]))
+        print("digest", write_train(pickle_train(train), Path(sys.argv[1])))
         """
     )
     (tmp_path / "script.py").write_text(source)
-    run_python(tmp_path, ["script.py", str(path)])
-    return run_python(tmp_path, ["-c", READ, str(path)]).strip()
+    digest = run_python(tmp_path, ["script.py", str(path)]).split()[-1]
+    return run_python(tmp_path, ["-c", READ, str(path), digest]).strip()
 
 
 def run_python(cwd: Path, arguments: list[str]) -> str:
@@ -126,11 +126,11 @@ def test_what_was_written_can_be_read_whatever_the_umask(tmp_path: Path, umask: 
     path = tmp_path / "experiment" / "train.pkl"
     before = os.umask(umask)
     try:
-        write_train(pickle_train(len), path)
+        digest = write_train(pickle_train(len), path)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert read_train(path) is len
+    assert read_train(path, digest) is len
 
 
 @pytest.mark.parametrize("build", [threading.Lock, lambda: (i for i in ())])
@@ -157,10 +157,10 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "experiment" / "train.pkl"
-    write_train(pickle_train(len), path)
+    digest = write_train(pickle_train(len), path)
     path.parent.chmod(mode)
     with pytest.raises(ss.TrainError) as refused:
-        read_train(path)
+        read_train(path, digest)
     text = str(refused.value)
     assert f"{path.parent} can be written by others (mode {mode:o}): refused" in text
     assert f"chmod go-w '{path.parent}'" in text
@@ -168,27 +168,38 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) ->
 
 def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "experiment" / "train.pkl"
-    write_train(pickle_train(len), path)
+    digest = write_train(pickle_train(len), path)
     path.chmod(0o622)
     with pytest.raises(ss.TrainError, match=r"train.pkl can be written by others \(mode 622\)"):
-        read_train(path)
+        read_train(path, digest)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_what_belongs_to_another_is_refused(tmp_path: Path, what: str) -> None:
     path = tmp_path / "experiment" / "train.pkl"
-    write_train(pickle_train(len), path)
+    digest = write_train(pickle_train(len), path)
     place = path if what == "file" else path.parent
     os.chown(place, 12345, -1)
     with pytest.raises(ss.TrainError, match=r"belongs to user 12345, not to you \(0\): refused"):
-        read_train(path)
+        read_train(path, digest)
+
+
+def test_what_the_driver_has_not_written_is_refused(tmp_path: Path) -> None:
+    """Whose it is was looked at a moment before: it may have been exchanged since."""
+    path = tmp_path / "experiment" / "train.pkl"
+    digest = write_train(pickle_train(len), path)
+    write_train(pickle_train(max), path)
+    with pytest.raises(
+        ss.TrainError, match=r"train\.pkl is not what the driver wrote: someone has"
+    ):
+        read_train(path, digest)
 
 
 def test_a_folder_that_this_node_does_not_see_is_said(tmp_path: Path) -> None:
     path = tmp_path / "elsewhere" / "train.pkl"
     with pytest.raises(ss.TrainError) as unseen:
-        read_train(path)
+        read_train(path, "")
     assert str(unseen.value) == (
         f"this node does not see {path.parent}: is it on a disk that only the driver's node has? "
         "Use a local_dir that all nodes of the job share"

@@ -523,7 +523,14 @@ def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -
         worker.run()
         worker.wait_for("report")
         for whole in (
-            {"kind": "init", "train": "", "prune_grace_s": 0, "exit_grace_s": 0, "term_grace_s": 0},
+            {
+                "kind": "init",
+                "train": "",
+                "digest": "",
+                "prune_grace_s": 0,
+                "exit_grace_s": 0,
+                "term_grace_s": 0,
+            },
             {
                 "kind": "run",
                 "number": 0,

@@ -38,7 +38,8 @@ class WorkerProcess:
         **graces: float,
     ):
         self.folder = folder
-        write_train(pickle_train(train), folder / "train.pkl")
+        file = folder / "train.pkl"
+        digest = write_train(pickle_train(train), file)
         self.process = start_process(build_host_argv(world_size=world_size), dict(os.environ))
         self.stdout = b""
         self.stderr = b""
@@ -50,7 +51,7 @@ class WorkerProcess:
             assert stream is not None
             self._selector.register(stream, selectors.EVENT_READ)
         patience = {"prune_grace_s": 30.0, "exit_grace_s": 30.0, "term_grace_s": 5.0} | graces
-        self.send({"kind": "init", "train": str(folder / "train.pkl"), **patience})
+        self.send({"kind": "init", "train": str(file), "digest": digest, **patience})
 
     def send(self, record: Record) -> None:
         assert self.process.stdin is not None

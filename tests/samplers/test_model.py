@@ -41,27 +41,31 @@ def test_a_resumed_one_knows_what_was_tried_and_how_it_went() -> None:
         resumed.tell(Observation(number, json.loads(text), Status.COMPLETED, 1, float(number)))
     rest = run(resumed, [1.0] * 8, 12)
     assert len({*known, *rest}) == 20
-    assert resumed._pool is not None
+    assert resumed._used is not None
 
 
 def test_a_fit_can_be_made_apart() -> None:
     sampler = bind()
     assert isinstance(sampler, samplers.StudyingSampler)
-    sampler.studies_apart = True
-    run(sampler, [float(i) for i in range(10)])
-    assert sampler._pool is None  # nobody has studied, so it goes on at random
+    run(sampler, [4.0, 3.0, 2.0, 1.0])
+    assert sampler.plan_study() is None  # too few were told
+    run(sampler, [5.0], 4)
     study = sampler.plan_study()
-    sampler.learn(study())
-    assert sampler._pool is not None
-    assert sampler.plan_study() is None  # nothing new
-    run(sampler, [1.0], 10)
-    assert sampler.plan_study() is not None
+    assert not sampler.awaits_study  # one more is asked for meanwhile
+    run(sampler, [6.0], 5)
+    assert sampler.awaits_study
+    pool = study()
+    sampler.learn(pool)
+    assert not sampler.awaits_study
+    run(sampler, [7.0], 6)
+    assert sampler._used.pool is pool
+    assert sampler.plan_study() is not None  # of what was told since
 
 
 def test_when_a_fit_has_failed_it_goes_on_at_random() -> None:
     sampler, drawn = bind(), bind(samplers.Random())
     run(sampler, [float(i) for i in range(10)])
-    assert sampler._pool is not None
+    assert sampler._used is not None
     sampler.draw_at_random()
     run(drawn, [1.0] * 10)
     for number in range(10, 40):
@@ -76,8 +80,8 @@ def test_it_takes_a_fresh_look_when_its_candidates_run_out() -> None:
     pools = set()
     for _ in range(1500):
         sampler.ask(0.0)
-        pools.add(id(sampler._pool))
-    assert sampler._pool.n_left > 0
+        pools.add(id(sampler._used))
+    assert len(pools) > 2
 
 
 def test_it_sees_from_the_curves_what_early_values_are_worth() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import copy
+import dataclasses
+import functools
 import itertools
+import types
 from collections import namedtuple
 from typing import Any
 
@@ -29,6 +34,53 @@ CONDITIONAL = {
     ),
     "seed": 3,
 }
+
+
+@dataclasses.dataclass
+class Options:
+    lr: object
+    other: object = None
+
+
+@dataclasses.dataclass
+class Slotted:
+    __slots__ = ("lr",)
+    lr: object
+
+
+SPACE = Uniform(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("constant", "words"),
+    [
+        (Options(SPACE), "cfg['o'] is a Options with a space in it: lr is Uniform(0.0, 1.0)"),
+        (Slotted(SPACE), "is a Slotted with a space in it: lr is"),
+        (Options(1, Options([1, SPACE])), "other.lr[1] is Uniform(0.0, 1.0). Spaces are drawn in"),
+        (argparse.Namespace(lr=SPACE), "is a Namespace with a space in it: lr is"),
+        (types.MappingProxyType({"lr": SPACE}), "is a mappingproxy with a space in it: ['lr'] is"),
+        (collections.UserDict(lr=SPACE), "is a UserDict with a space in it: ['lr'] is"),
+        (collections.deque([SPACE]), "is a deque with a space in it: [0] is"),
+        ({SPACE}, "is a set with a space in it: a member is"),
+        (np.array([1, SPACE], dtype=object), "is a ndarray with a space in it: flat[1] is"),
+        (functools.partial(print, SPACE), "is a partial with a space in it: "),
+    ],
+)
+def test_a_space_where_none_is_drawn_is_refused(constant: Any, words: str) -> None:
+    with pytest.raises(UsageTypeError) as refused:
+        SearchSpace({"o": constant})
+    assert words in str(refused.value)
+
+
+def test_an_option_with_a_space_where_none_is_drawn_is_refused() -> None:
+    with pytest.raises(UsageTypeError, match="is a Options with a space in it: lr is"):
+        Choice([1, Options(SPACE)])
+
+
+def test_a_constant_without_spaces_is_looked_into_for_no_longer_than_it_takes() -> None:
+    endless = Options(1)
+    endless.other = [endless, np.arange(10), {"a": {1, 2}}, Options, collections]
+    assert SearchSpace({"o": endless}).template["o"] is endless
 
 
 def test_leaves_are_in_order_with_their_paths_and_parents() -> None:

@@ -238,6 +238,34 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
+#: A scontrol that fails the first time, and is the one that follows from then on.
+AWAY_AT_FIRST = """
+import os, sys
+if not os.path.exists(FILE):
+    open(FILE, "w").close()
+    sys.exit("Unable to contact slurm controller (connect failure)")
+"""
+
+
+@pytest.mark.processes
+def test_a_slurm_that_is_away_is_waited_for_and_nothing_guessed(tmp_path: Path) -> None:
+    script = AWAY_AT_FIRST.replace("FILE", repr(str(tmp_path / "asked"))) + "print('NodeName=n1')"
+    told: list[str] = []
+    allocation = read_allocation(make_scontrol(tmp_path, script), 60, told.append)
+    assert allocation is not None
+    assert allocation.notices == ()
+    assert told[0].startswith("Slurm is away, and waited for: `scontrol show job -d 7` failed")
+    assert told[1].startswith("Slurm is back, after ")
+    assert len(told) == 2
+
+
+@pytest.mark.processes
+def test_waiting_for_slurm_has_an_end(tmp_path: Path) -> None:
+    env = make_scontrol(tmp_path, "import sys; sys.exit('Socket timed out on send/recv')")
+    with pytest.raises(AllocationError, match=r"Slurm is away.*timed out.*outage_in_sec"):
+        read_allocation(env, 0.5)
+
+
 @pytest.mark.processes
 def test_slurms_own_commands_do_not_see_what_would_steer_them(tmp_path: Path) -> None:
     env = make_scontrol(tmp_path, "import os, sys; sys.exit(repr(sorted(os.environ)))")

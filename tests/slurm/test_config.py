@@ -60,6 +60,7 @@ def test_the_defaults_are_one_exclusive_task_with_its_share() -> None:
         ({"args": "--pty"}, r"holds '--pty': srun's standard streams are the channel"),
         ({"args": "-u"}, r"holds '-u': srun's standard streams are the channel"),
         ({"master_port_range": (2000, 1024)}, r"master_port_range=\(2000, 1024\)\): give the fir"),
+        ({"outage_in_sec": -1}, r"SlurmCfg: outage_in_sec must be a number of seconds from 0 to"),
         ({"master_port_range": (80, 90)}, r"between 1024 and 65535"),
         ({"master_port_range": 8080}, r"master_port_range=8080\): give the first and the last"),
     ],

@@ -553,3 +553,46 @@ def test_sharing_local_gpus_is_said() -> None:
 def test_more_local_gpus_than_there_are_is_an_error() -> None:
     with pytest.raises(AllocationError, match=r"LocalCfg\(gpus=2\) asks for 2 .* sees 1: lower it"):
         count_local_slots(8, 1, LocalCfg(2))
+
+
+def plan_few_steps(cfg: SlurmCfg, **limits: int) -> Plan:
+    """Plan eight tasks on each of two nodes, where steps are limited."""
+    nodes = (Node("n1", 16, 8, 16_000), Node("n2", 16, 8, 16_000))
+    return plan_slots(Allocation("7", nodes, 16, 2, **limits), cfg)
+
+
+def test_where_few_steps_run_at_once_one_serves_all_slots_of_a_node() -> None:
+    for cfg, limits in ((SlurmCfg(), {"srun_ports": 18}), (SlurmCfg(), {"max_steps": 6})):
+        plan = plan_few_steps(cfg, **limits)
+        assert plan.shares_steps
+        assert len(plan.slots) == 16
+        assert "allows 6 job steps at once, fewer than the 16 slots" in plan.notices[0]
+    for enough in ({"srun_ports": 48, "max_steps": 40_000}, {"max_steps": 16}, {}):
+        plan = plan_few_steps(SlurmCfg(), **enough)
+        assert (len(plan.slots), plan.notices, plan.shares_steps) == (16, (), False)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "trials"),
+    [
+        (SlurmCfg(fresh_step=True), 6),
+        (SlurmCfg(args="-c2"), 6),
+        (SlurmCfg(ntasks=2), 6),
+        (SlurmCfg(ntasks=4), 4),  # which are not too many
+    ],
+)
+def test_where_they_can_not_be_shared_fewer_trials_run(cfg: SlurmCfg, trials: int) -> None:
+    plan = plan_few_steps(cfg, max_steps=6)
+    assert len(plan.slots) == trials
+    assert [slot.index for slot in plan.slots] == list(range(trials))
+    told = "6 trials run at once: MaxStepCount of this cluster allows no more job steps"
+    assert plan.notices == ((told,) if trials == 6 else ())
+
+
+def test_fewer_steps_than_nodes_leave_nodes_out_and_none_is_an_error() -> None:
+    plan = plan_few_steps(SlurmCfg(), srun_ports=5)
+    assert {slot.nodes for slot in plan.slots} == {("n1",)}
+    assert [slot.index for slot in plan.slots] == list(range(8))
+    assert plan.notices[1].startswith("8 trials run at once: SrunPortRange")
+    with pytest.raises(AllocationError, match="SrunPortRange of this cluster allows not one"):
+        plan_few_steps(SlurmCfg(), srun_ports=2)

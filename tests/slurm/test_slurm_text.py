@@ -17,7 +17,9 @@ from slurm_sweeps.slurm.text import (
     parse_kill_wait,
     parse_mem,
     parse_nodelist,
+    parse_step_limits,
     parse_time_left,
+    parse_waiting_steps,
 )
 
 
@@ -161,3 +163,24 @@ def test_the_time_between_term_and_kill_is_read() -> None:
 )
 def test_the_fate_of_a_job_that_ends_is_told(text: str, fate: Fate) -> None:
     assert parse_fate(text, restarts=0) is fate
+
+
+def test_sruns_that_wait_for_room_are_known_by_their_process_ids() -> None:
+    text = (
+        "StepId=8.0 UserId=0 State=RUNNING Partition=main CPUFreqReq=Default SrunHost:Pid=vm:3225\n"
+        "StepId=8.TDB UserId=0 State=PENDING Partition=main Name=(null) SrunHost:Pid=vm.site:3227\n"
+    )
+    assert parse_waiting_steps(text) == {3227}
+    assert parse_waiting_steps("") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("MaxStepCount            = 40000\nSrunPortRange           = 0-0\n", (40000, None)),
+        ("SrunPortRange           = 60001-60018\n", (None, 18)),
+        ("", (None, None)),
+    ],
+)
+def test_what_limits_the_steps_of_a_job(text: str, limits: tuple[int | None, int | None]) -> None:
+    assert parse_step_limits(text) == limits

@@ -16,8 +16,12 @@ from slurm_sweeps.slurm.step import (
     build_step_environment,
     build_trial_environment,
     choose_gpus,
+    is_final,
+    is_outage,
     is_step_waiting,
     iterate_master_ports,
+    may_pass,
+    parse_refusal,
     parse_step_error,
 )
 
@@ -285,3 +289,41 @@ def test_a_step_that_waits_is_noticed() -> None:
     assert is_step_waiting("srun: Job 3 step creation temporarily disabled, retrying (Requested")
     assert not is_step_waiting("a task said: step creation temporarily disabled")
     assert not is_step_waiting("srun: error: Unable to create step for job 24: Invalid")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "srun: error: Unable to confirm allocation for job 5: Unable to contact slurm controller",
+        "srun: error: Unable to create step for job 5: Socket timed out on send/recv operation",
+        "srun: error: Unable to create step for job 5: Zero Bytes were transmitted or received",
+        "srun: error: Task launch for StepId=5.1 failed on node n1: connection failure",
+        "srun: error: Munge encode failed: Failed to access '/run/munge/munge.socket.2'",
+        "srun: error: Unable to create step for job 5: Protocol authentication error",
+    ],
+)
+def test_a_slurm_that_is_away_is_told_from_a_step_that_makes_no_sense(said: str) -> None:
+    assert parse_refusal(said) == said.removeprefix("srun: error: ")
+    assert is_outage(said)
+    assert not may_pass(said)
+
+
+def test_what_passes_after_an_outage_and_what_does_not() -> None:
+    said = "srun: error: Unable to create step for job 5: Memory required by task is not available"
+    assert may_pass(said)
+    assert not is_outage(said)
+    for said in ("Invalid generic resource (gres) specification", "More processors requested than"):
+        assert not is_outage(said)
+        assert not may_pass(said)
+
+
+def test_that_all_steps_of_a_job_are_used_up_is_no_outage() -> None:
+    said = "srun: error: Unable to create step for job 5: Step limit reached for this job"
+    assert is_final(said)
+    assert not is_outage(said)
+
+
+def test_a_step_that_was_started_on_its_node_is_no_refusal() -> None:
+    said = "slurmstepd-n1: error: execve(): python: No such file or directory\nsrun: error: n1: oh"
+    assert parse_refusal(said) is None
+    assert parse_refusal("") is None

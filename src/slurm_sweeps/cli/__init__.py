@@ -15,6 +15,7 @@ from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
 from .list_show_watch_best import best, list_experiments, show, watch
+from .run_file import log_metrics, run_file
 from .stop_retry_rm import remove, retry, stop
 from .trial_logs import logs, show_trial
 
@@ -33,6 +34,7 @@ def main(local_dir: Path | None) -> None:
 
 
 for command in (
+    run_file,
     list_experiments,
     show,
     watch,
@@ -44,6 +46,7 @@ for command in (
     stop,
     retry,
     remove,
+    log_metrics,
     doctor,
     completion,
 ):

@@ -81,7 +81,9 @@ def check_arguments(
     """Check the arguments of `Experiment` that no class of their own checks."""
     if not callable(train):
         raise UsageTypeError(f"train must be a function that takes a cfg dict; got {train!r}")
-    if inspect.isgeneratorfunction(train) or inspect.iscoroutinefunction(train):
+    kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+    call = getattr(type(train), "__call__", None)  # noqa: B004 - the method itself is wanted
+    if any(is_kind(train) or is_kind(call) for is_kind in kinds):
         raise UsageTypeError(
             f"train {train!r} is a generator or async function: calling it would run nothing of "
             "it. Wrap it in a function that runs it, with asyncio.run for instance"

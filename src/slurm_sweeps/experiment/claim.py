@@ -2,12 +2,17 @@
 
 A name is claimed in the database, under a lease, so that of two drivers only one has it; its folder
 follows. What can be told without the lease is told early, when the `Experiment` is made.
+
+A job that Slurm has queued again runs its script once more, from the top: it goes on with what it
+has begun, whatever the script says of `restore` and `overwrite`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +25,7 @@ from ..errors import (
     LaunchError,
     StorageError,
     TrainError,
+    UsageError,
 )
 from ..slurm.client import is_job_over
 from ..storage.database import Database
@@ -28,6 +34,7 @@ from ..storage.layout import Layout
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.records import ExperimentRecord, LeaseOwner
 from ..storage.rows import read_trials
+from .hand_in import hand_in
 
 
 class Claim:
@@ -51,10 +58,12 @@ class Claim:
         self._name = layout.name
         self._restore = restore
         self._overwrite = overwrite
-        self._describe_settings = describe_settings
+        self._describe_search = describe_settings
+        self._notice: str | None = None
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
+        _check_owned(self._layout.local_dir)
         exists = False
         if self._layout.database.exists():
             # A driver that was killed, or the disk full, as it was made, has left it empty.
@@ -65,8 +74,18 @@ class Claim:
                 exists = self._is_in(database)
         self._check_claim(exists)
 
+    def _describe_settings(self) -> dict[str, Any]:
+        return {**self._describe_search(), "job_id": _find_job()}
+
     def _is_in(self, database: Database) -> bool:
-        return any(found.name == self._name for found in database.experiments())
+        found = next((each for each in database.experiments() if each.name == self._name), None)
+        if found is not None and not self._restore and _was_begun_by_this_job(found):
+            self._restore, self._overwrite = True, False
+            self._notice = (
+                f"job {_find_job()} was queued again, and goes on with {self._name!r}, which it "
+                "has begun; to begin anew, submit a new job"
+            )
+        return found is not None
 
     def _check_claim(self, exists: bool) -> None:
         where = self._layout.local_dir
@@ -102,16 +121,27 @@ class Claim:
     def hold(
         self, notify: Callable[[str], None]
     ) -> Iterator[tuple[Database, ExperimentRecord, LeaseOwner]]:
-        """Open the database and hold the experiment's lease."""
-        owner = build_owner(os.environ.get("SLURM_JOB_ID"))
+        """Open the database and hold the experiment's lease.
+
+        What an earlier driver has not stored any more is handed in. `updated_at` of the experiment
+        is when that was last heard of.
+        """
+        _check_owned(self._layout.local_dir)
+        owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
-            exists = self._take(database, owner, notify)
+            found = self._take(database, owner, notify)
+            if self._notice is not None:
+                notify(self._notice)
             key, asked = database.experiment(self._name).id, self._restore
             try:
-                if exists and self._overwrite:
+                if found is not None and self._overwrite:
                     self._replace(database, key, owner)
+                elif found is not None:
+                    hand_in(database, key, owner, self._layout, notify)
                 self._restore, self._overwrite = True, False  # a further run goes on from here
-                yield database, database.experiment(self._name), owner
+                record = database.experiment(self._name)
+                seen_at = record.updated_at if found is None else found.updated_at
+                yield database, dataclasses.replace(record, updated_at=seen_at), owner
             except (TrainError, LaunchError):
                 if not read_trials(database, key, limit=1):  # it must not stand in the way
                     database.delete_experiment(key, owner, time.time())
@@ -122,25 +152,28 @@ class Claim:
                 with contextlib.suppress(StorageError):
                     database.release_lease(key, owner)
 
-    def _take(self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]) -> bool:
-        """Take the experiment, a new one if there is none; tell whether there was one."""
+    def _take(
+        self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]
+    ) -> ExperimentRecord | None:
+        """Take the experiment, a new one if there is none; return it as it was found."""
         while True:  # another driver may come or go between a look and what follows from it
             exists = self._is_in(database)
             self._check_claim(exists)
             with contextlib.suppress(ExperimentExistsError, ExperimentNotFoundError):
                 if exists:
+                    found = database.experiment(self._name)
                     self._acquire(database, owner, notify)
-                else:
-                    settings = self._describe_settings()
-                    database.create_experiment(self._name, settings, time.time(), owner)
-                return exists
+                    return found
+                settings = self._describe_settings()
+                database.create_experiment(self._name, settings, time.time(), owner)
+                return None
 
     def _acquire(
         self, database: Database, owner: LeaseOwner, notify: Callable[[str], None]
     ) -> None:
         def is_other_job_over(job_id: str) -> bool | None:
             if job_id == owner.job_id:  # Slurm would say that it runs: it is this one, requeued
-                return True if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
+                return True if _was_queued_again() else None
             return is_job_over(job_id)
 
         found = acquire_lease(database, self._name, owner, is_other_job_over)
@@ -156,3 +189,60 @@ class Claim:
         # The folder first: without its rows it would be taken for somebody else's.
         remove_folder(self._layout.folder, lambda: database.renew_lease(key, owner, time.time()))
         database.reset_experiment(key, self._describe_settings(), owner, time.time())
+
+
+def _find_job() -> str | None:
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def _was_queued_again() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def _was_begun_by_this_job(record: ExperimentRecord) -> bool:
+    """Whether this job began the experiment, in a run before Slurm has queued it again."""
+    job_id = record.settings.get("job_id")
+    return job_id is not None and job_id == _find_job() and _was_queued_again()
+
+
+def _check_owned(local_dir: Path) -> None:
+    """Refuse a folder in which others could exchange the experiment's: trials would run their code.
+
+    Where it is sticky they can't: each moves only what is his own. Nobody else is in a user's own
+    group, by which many systems make folders writable (umask 002).
+
+    Raises:
+        UsageError: The folder is another user's, or others can write it.
+    """
+    try:
+        status = local_dir.stat()
+    except OSError:  # it is made later, or the database can't be, which says more
+        return
+    reason = "an experiment's folder in it could be exchanged, and its trials run code of others"
+    if status.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"local_dir {local_dir} belongs to user {status.st_uid}, not to you ({os.geteuid()}): "
+            f"refused, since {reason}. Use a local_dir of your own"
+        )
+    others = stat.S_IWOTH | (0 if _is_own_group(status.st_gid) else stat.S_IWGRP)
+    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+        raise UsageError(
+            f"local_dir {local_dir} can be written by others (mode "
+            f"{stat.S_IMODE(status.st_mode):o}): refused, since {reason}. Use a local_dir of your "
+            f"own, below it perhaps; or do: chmod +t '{local_dir}', then each can still add to it, "
+            "but exchange only what is his own"
+        )
+
+
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is the user's own: named as the user is, with nobody else in it."""
+    import grp  # here, as the next: it is rarely asked
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return (
+        gid == user.pw_gid and group.gr_name == user.pw_name and {*group.gr_mem} <= {user.pw_name}
+    )

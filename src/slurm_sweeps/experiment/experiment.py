@@ -15,14 +15,17 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_seed
-from ..errors import StorageError, SweepStopped, UsageError, raises_short
+from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError, raises_short
+from ..programs.program import Program
 from ..result import Result
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
-from ..running.train import check_travels, pickle_train, write_train
+from ..running.script import describe_left_out, end_if_under_way
+from ..running.session import fail, is_in_child
+from ..running.train import check_travels, describe_size, pickle_train, write_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
@@ -64,7 +67,8 @@ class Experiment:
         slurm_cfg: What each trial gets of a Slurm allocation; None is one task.
         restore: Go on with the experiment of this name: what was unfinished is run again.
             "auto" restores it if it exists and creates it otherwise.
-        overwrite: Delete the experiment of this name and begin anew.
+        overwrite: Delete the experiment of this name and begin anew. A job that Slurm has queued
+            again goes on with what it has begun, with neither of the two.
         seed: Makes the sweep repeatable; 0 or more. None draws one, which is kept with the
             experiment, so that a restored sweep goes on as it would have.
         local_cfg: What each trial gets of a machine that is used without Slurm.
@@ -104,6 +108,7 @@ class Experiment:
         warm_start: Result | pd.DataFrame | None = None,
         backend: None = None,
     ) -> None:
+        end_if_under_way()
         check_backend(backend)
         asha = choose_pruner(asha, pruner)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
@@ -113,6 +118,8 @@ class Experiment:
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
         self._notices: list[str] = []
+        if isinstance(train, Program):
+            self._notices += filter(None, [train.check(space.names)])
         if warm_start is not None:
             metric = asha.metric if asha else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
@@ -184,9 +191,10 @@ class Experiment:
             AllocationError: A trial doesn't fit the allocation.
             ExperimentLockedError: Another driver is at work on this experiment.
             StorageError: The database can't be written.
-            UsageError: `multiprocessing` imports the script for a process that it has spawned.
+            UsageError: This process was started by a trial, or `multiprocessing` imports the script
+                for a process that it has spawned.
         """
-        _refuse_in_import()
+        _refuse_in_child()
         cfg = RunCfg(
             n_trials,
             max_concurrent_trials,
@@ -211,6 +219,8 @@ class Experiment:
             with StopSignals() as signals:
                 try:
                     stopped_by = self._run(cfg, view, signals)
+                except SweepFailedError as error:
+                    raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
                     if is_notebook():
                         raise
@@ -222,7 +232,8 @@ class Experiment:
     def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
         train = pickle_train(self._train)
-        check_travels(self._search.space.template)
+        space = self._search.space
+        check_travels(space.template, space.build(lambda _: 0.5))
         stopped_by = None
         requests: SimpleQueue[Request] = SimpleQueue()
         # The writer keeps the lease and hears requests while the sweep is restored, which may take
@@ -234,6 +245,7 @@ class Experiment:
                 self._local_cfg,
                 cfg.max_concurrent_trials,
                 early=not self._layout.train.exists(),  # else it may be done already
+                notify=view.notify,
             ) as launcher,
             self._claim.hold(view.notify) as (database, record, owner),
             Writer(
@@ -246,16 +258,19 @@ class Experiment:
         ):
             sweep = self._search.build_sweep(database, record, owner, cfg, len(launcher.slots))
             if not sweep.is_done:
-                self._write(train)
+                digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 doubts = self._search.list_doubts(sweep.cfg.n_trials)
-                notices = (*self._notices, *launcher.notices, *doubts)
+                size = filter(None, [describe_size(len(train))])
+                del train  # it may be large, and is in its file
+                notices = (*self._notices, *launcher.notices, *doubts, *size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
                         launcher,
                         writer,
                         self._layout,
+                        digest,
                         view.notify,
                         patience,
                         limit,
@@ -275,7 +290,8 @@ class Experiment:
             stopped_by = late[0].name
         return stopped_by
 
-    def _write(self, train: bytes) -> None:
+    def _write(self, train: bytes) -> str:
+        """Write `train` for the workers; return its digest."""
         try:
             self._layout.slots.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -283,7 +299,7 @@ class Experiment:
                 f"can't write into {self._layout.folder}: {error}. Choose a local_dir that you can "
                 "write, on a disk that has room"
             ) from error
-        write_train(train, self._layout.train)
+        return write_train(train, self._layout.train)
 
     def _drive(
         self,
@@ -318,10 +334,18 @@ class Experiment:
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 
-def _refuse_in_import() -> None:
-    """Raise if this process only imports the script, for a child of a trial or of another sweep."""
+def _refuse_in_child() -> None:
+    """Raise if this process is a child of a trial, or of another sweep, that runs the script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "run was called while multiprocessing imports the script in a process that it has "
             'spawned: put what starts the sweep under if __name__ == "__main__":'
         )
+    if is_in_child():
+        error = UsageError(
+            "run was called in a process that a trial has started: a sweep would run inside of "
+            "the trial. Lightning's strategy='ddp' starts the script again for each device: use "
+            "'ddp_spawn' or 'ddp_fork', or a task for each with SlurmCfg(ntasks=…)"
+        )
+        fail(error)
+        raise error

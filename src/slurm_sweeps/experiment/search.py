@@ -6,17 +6,20 @@ earlier trials, and the rule hears all their metrics again.
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
 import json
 import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from .. import __version__
 from ..errors import UsageError
-from ..rules.protocol import Pruner, PrunerPlan
+from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import GridSampler, Problem, Sampler, SamplerPlan, bind_sampler
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace, describe_difference
@@ -28,8 +31,9 @@ from ..storage.rows import (
     read_metric_ids,
     read_reports,
     read_trials,
+    write_records,
 )
-from ..sweep import Sweep, SweepCfg, TrialState
+from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status
 from .arguments import RunCfg, describe_pruner, list_constant_lists
 from .warm_start import Known
@@ -56,6 +60,7 @@ class Search:
         return {
             "version": __version__,
             "seed": secrets.randbits(32) if self.seed is None else self.seed,
+            "is_seeded": self.seed is not None,
             "space": self.space.describe(),
             "metric": self.metric,
             "mode": self.pruner.mode if self.pruner else None,
@@ -83,7 +88,8 @@ class Search:
         settings = dict(record.settings)
         self._check_same(record.name, settings)
         mode = self.pruner.mode if self.pruner else None
-        problem = Problem(self.space, settings["seed"], self.metric, mode)
+        is_seeded = settings.get("is_seeded", self.seed is not None)
+        problem = Problem(self.space, settings["seed"], self.metric, mode, is_seeded)
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
@@ -97,6 +103,7 @@ class Search:
                 slots,
                 cfg.target,
                 lower_is_better=mode != "max",
+                seed=settings["seed"],
             ),
             sampler,
             pruner,
@@ -106,6 +113,7 @@ class Search:
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
+            "is_seeded": is_seeded,
             "n_trials": n_trials,
             "slots": slots,
         }
@@ -124,9 +132,19 @@ class Search:
             states = list(self._revive(database, record.id, trials))
             if pruner is not None and self.metric is not None:
                 _replay(database, record.id, states, pruner, self.metric)
+            closed = {
+                trial.number: _close(trial, state, pruner, record.updated_at)
+                for trial, state in zip(trials, states, strict=True)
+                if trial.status is Status.RUNNING
+            }
+            write_records(database, record.id, list(closed.values()))
+            trials = [closed.get(trial.number, trial) for trial in trials]
             unfinished = _find_unfinished(trials, database.requests(record.id))
             sweep.restore(
-                states, unfinished, has_reported=bool(read_metric_ids(database, record.id))
+                states,
+                unfinished,
+                has_reported=bool(read_metric_ids(database, record.id)),
+                past=self._read_past(database, record.id, trials) if sweep.student else (),
             )
         return trials
 
@@ -199,6 +217,32 @@ class Search:
                 state.pace.note(iteration, logged_at)
             yield state
 
+    def _read_past(
+        self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
+    ) -> Iterator[PastEvent]:
+        """Read what happened to stored trials, in its order."""
+        events = []
+        for attempt in read_attempts(database, experiment_id):
+            for at, status in (
+                (attempt.start_time, Status.RUNNING),
+                (attempt.end_time, attempt.status),
+            ):
+                if at is not None:
+                    events.append(PastEvent(at, attempt.number, status, attempt.attempt))
+        numbers = [trial.number for trial in trials] if self.metric else []
+        tables = read_reports(database, experiment_id, self.metric or "", numbers)
+        reports = [row for table in tables for row in table.tolist()]
+        reported = (
+            PastEvent(at, number, None, iteration=iteration, value=value)
+            for number, iteration, value, at in sorted(reports, key=itemgetter(3))
+        )
+        # What was reported comes before what was seen at the same time: it led to that.
+        return heapq.merge(reported, sorted(events, key=_get_time), key=_get_time)
+
+
+def _get_time(event: PastEvent) -> float:
+    return event.at
+
 
 def _replay(
     database: Database,
@@ -215,6 +259,22 @@ def _replay(
             pruner.report(number, iteration, value)
             trial.curve.note(iteration, value)
             trial.last_iteration, trial.last_value = iteration, value
+
+
+#: What an attempt counts as that was told so.
+_TOLD = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
+
+
+def _close(
+    trial: TrialRecord, state: TrialState, pruner: Pruner | None, seen_at: float
+) -> TrialRecord:
+    """End an attempt whose driver died; its last report is answered as if it came now."""
+    state.status = Status.INTERRUPTED
+    if pruner is not None and state.last_iteration is not None and state.last_value is not None:
+        decision = pruner.report(trial.number, state.last_iteration, state.last_value)
+        state.status = _TOLD.get(decision, state.status)
+    end_time = max(seen_at, trial.start_time or 0.0)
+    return dataclasses.replace(trial, status=state.status, end_time=end_time)
 
 
 def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:

@@ -89,7 +89,10 @@ class _Reports:
         self._validations += counts(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Report, on every rank: in a trial of several, `log` is a collective call."""
+        """Report, on every rank of a trial of several: there `log` is a collective call.
+
+        Ranks that Lightning itself has started are one trial, for which its rank 0 speaks.
+        """
         if not counts(trainer):
             return
         values = pick_metrics(self.metrics, trainer.callback_metrics, "logged by the module")
@@ -98,7 +101,8 @@ class _Reports:
         if trainer.is_global_zero:
             has_logger = any(type(each).__name__ == "WandbLogger" for each in trainer.loggers)
             self._wandb.log(values, iteration, framework_logs=has_logger)
-        session.log(values, iteration)
+        if trainer.is_global_zero or session.world_size() > 1:
+            session.log(values, iteration)
 
     def on_fit_end(self, trainer: Any, pl_module: Any, exception: Any = None) -> None:
         """Close the W&B run that was opened here."""

@@ -85,7 +85,8 @@ class SlurmSweepsCallback(TrainerCallback):
         (values, iteration), self._waiting = self._waiting, None
         if state.is_world_process_zero:
             self._wandb.log(values, iteration, framework_logs="wandb" in args.report_to)
-        session.log(values, iteration)
+        if state.is_world_process_zero or session.world_size() > 1:
+            session.log(values, iteration)
 
     on_save = report
     on_step_begin = on_epoch_begin = report  # no checkpoint was to be written

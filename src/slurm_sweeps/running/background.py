@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from types import FrameType
 from typing import Any
@@ -96,6 +97,9 @@ class BackgroundFit:
 
     Args:
         sweep: Says when there is something to compute, and takes what was found.
+
+    Attributes:
+        fd: Becomes readable when a fit has ended: a slot may wait for it.
     """
 
     def __init__(self, sweep: Sweep) -> None:
@@ -104,35 +108,53 @@ class BackgroundFit:
         self._is_on = False
         self._background = Background("slurm-sweeps-fit")
         self._found: SimpleQueue[Any] = SimpleQueue()
+        self.fd, self._writer = os.pipe()
+        os.set_blocking(self.fd, False)
         if self._sampler is not None:
             self._sampler.studies_apart = True
 
-    def advance(self) -> str | None:
+    def advance(self) -> tuple[bool, str | None]:
         """Take in what a fit has found, and begin the next one if there is reason to.
 
         Returns:
-            What `Sweep.study_failed` says, if the sampler could not learn; it is not asked again.
+            Whether the sampler may have more to propose now, and what `Sweep.study_failed` says, if
+            it could not learn; then it is not asked again.
         """
         if self._sampler is None:
-            return None
+            return False, None
+        was_on = self._is_on
         try:
             self._background.check()
-            if self._is_on and self._found.empty():
-                return None
-            if self._is_on:
+            if was_on and self._found.empty():
+                return False, None
+            if was_on:
                 self._sampler.learn(self._found.get())
             study = self._sampler.plan_study()
         except Exception as error:  # noqa: BLE001 - a sampler may be the user's, and raise anything
             self._sampler = None
-            return self._sweep.study_failed(error)
+            return True, self._sweep.study_failed(error)
         self._is_on = study is not None
         if study is not None:
-            self._background.put(lambda: self._found.put(study()))
-        return None
+            self._background.put(partial(self._make, study))
+        return was_on, None
+
+    def _make(self, study: Callable[[], Any]) -> None:
+        try:
+            self._found.put(study())
+        finally:
+            os.write(self._writer, b".")
+
+    def hush(self) -> None:
+        """Let `fd` be readable no more until the next fit has ended."""
+        if self._is_on:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.fd, 1)
 
     def close(self) -> None:
         """Begin no other fit; one that goes on is nobody's any more."""
-        self._background.close(0.0)
+        if self._background.close(0.0):  # else it still is to write
+            os.close(self.fd)
+            os.close(self._writer)
 
 
 class StopSignals:

@@ -30,13 +30,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     import subprocess
 
 _SEPARATOR = b"\x1e"
 
-#: A record longer than this is taken for noise that happened to hold a separator.
+#: No record is longer: a decoder takes it for noise that happened to hold a separator.
 MAX_RECORD_BYTES = 64 * 2**20
+
+#: What a worker may add to a record as it passes it on: the trial's environment.
+ADDED_BYTES = 2**20
 
 #: Payload of one part, in characters. Quotes and backslashes in it are escaped once more, so it may
 #: double; with its frame it still stays below what Slurm keeps in one piece.
@@ -53,7 +58,9 @@ class Record(TypedDict, total=False):
     attempt: int
     trial_id: str
     dir: str
+    seed: int  # the trial's
     train: str
+    digest: str  # of what is in that file
     step: str | None  # the job step's id
     share: dict[str, Any]  # what of it is the slot's
     env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
@@ -72,11 +79,16 @@ class Record(TypedDict, total=False):
     iteration: int
     metrics: dict[str, float]
     do: str
+    put: int  # these two: see `journal`
+    kept: int
+    journal: str  # the slot's
+    repetition: int  # these two: of the trial, and its ranks
+    world_size: int
     text: str
     how: str  # from here on: how an attempt ended
     exit_code: int | None
     signal: int | None
-    at: float | None
+    at: float | None  # or when it began, or was reported
     error_type: str
     message: str
     traceback: str
@@ -89,8 +101,8 @@ class Record(TypedDict, total=False):
 #: What a record of each kind must hold.
 KINDS = {
     # Driver to worker.
-    "init": {"train", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
-    "run": {"trial_id", "number", "attempt", "dir", "cfg", "cfg_yml"},  # an attempt at a trial
+    "init": {"train", "digest", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
+    "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
     "stop": {
         "number",
@@ -101,6 +113,7 @@ KINDS = {
     "hello": {"host", "pid"},  # it has begun
     "ready": set(),  # it has loaded `train`
     "broken": {"traceback"},  # it can't load it
+    "alive": set(),  # it is there, from `ready` on
     "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
@@ -172,6 +185,25 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return _SEPARATOR + _encode_json(record).encode() + b"\n"
 
 
+def encode_bounded(record: Mapping[str, Any]) -> bytes:
+    """Write what holds a user's own data, of which nobody knows how much it is.
+
+    Raises:
+        UsageError: It is more than a decoder takes.
+    """
+    data = encode(record)
+    if len(data) > MAX_RECORD_BYTES:
+        what, remedy = "what log was given", "log fewer metrics at once"
+        if record["kind"] == "run":
+            what = f"the cfg of trial {record['trial_id']}" if record["trial_id"] else "a cfg"
+            remedy = "keep large data in a file, and give its path in cfg"
+        raise UsageError(
+            f"{what} takes {len(data) / 2**20:.1f} MiB on its way, and {MAX_RECORD_BYTES >> 20} "
+            f"MiB is the most that can be sent; {remedy}"
+        )
+    return data
+
+
 def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     """Write a record as lines short enough to survive beside the lines of other tasks.
 
@@ -191,26 +223,36 @@ class Decoder:
 
     def __init__(self) -> None:
         self.malformed = 0  # records that were cut short or made no sense
-        self._buffer = b""
+        self._buffer = bytearray()
         self._noise: list[bytes] = []
         self._parts: dict[int, list[str]] = {}
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes of the stream; return the records that are complete now, in order."""
-        before, *pieces = (self._buffer + data).split(_SEPARATOR)
+        is_rest = bool(self._buffer) and b"\n" not in data and _SEPARATOR not in data
+        limit = MAX_RECORD_BYTES + ADDED_BYTES
+        if is_rest and len(self._buffer) + len(data) < limit:  # of a long one: join it once
+            self._buffer += data
+            return []
+        before, *pieces = (bytes(self._buffer) + data).split(_SEPARATOR)
         self._add_noise(before)
-        self._buffer = b""
+        self._buffer = bytearray()
         records: list[Record] = []
         for i, piece in enumerate(pieces, start=1):
             end = piece.find(b"\n") + 1
             if end:
                 self._parse(piece[:end], records)
                 self._add_noise(piece[end:])
-            elif i < len(pieces) or len(piece) >= MAX_RECORD_BYTES:  # cut short, or none
+            elif i < len(pieces) or len(piece) >= limit:  # cut short, or none
                 self._reject(piece)
             else:
-                self._buffer = _SEPARATOR + piece
+                self._buffer = bytearray(_SEPARATOR + piece)
         return records
+
+    @property
+    def rest(self) -> bytes:
+        """What has come of a record that is not complete yet."""
+        return bytes(self._buffer)
 
     def take_noise(self) -> bytes:
         """Return what was found between records since the last call."""
@@ -247,6 +289,9 @@ class Decoder:
         if data:
             self._noise.append(data)
 
+
+#: A worker in a job step says so often that it is there, in seconds: its link may end unheard.
+ALIVE_EVERY_S = 5.0
 
 #: How much of what a worker wrote last is kept for an error message, in bytes.
 TAIL_BYTES = 4_000
@@ -352,8 +397,12 @@ class Connection:
         self._write(fd if fd in self._slots else self._stdin, encode(record))
 
     def send(self, record: Mapping[str, Any]) -> None:
-        """Send a record to the process."""
-        self._write(self._stdin, encode(record))
+        """Send a record to the process.
+
+        Raises:
+            UsageError: It is too long.
+        """
+        self._write(self._stdin, encode_bounded(record))
 
     def send_rest(self) -> bool:
         """Try again to send what is left; return whether something still is."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+#: A loop that is this late was held up: its process was suspended, say. In seconds.
+GAP_S = 5.0
 
 #: What a host has loaded has so many seconds for its own end; then the driver ends the host.
 LAST_S = 2
@@ -13,6 +17,37 @@ LAST_WORDS_S = LEAVE_S + 0.5
 
 #: At most this part of a job is given to its end, however short the job is.
 MOST_OF_JOB = 0.25
+
+
+class Clock:
+    """Seconds that pass while a loop runs: none do while its process is held up.
+
+    So whoever had ten seconds to answer when a job was suspended has ten when it goes on.
+
+    Args:
+        read: Tells the time, such as `time.monotonic`.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self._turn_at = read()
+        self._lost_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self._read() - self._lost_s
+
+    def note_turn(self, allowed_s: float = 0.0) -> float:
+        """Begin a turn of the loop; return for how long that was held up, else 0.
+
+        `allowed_s` is for how long it may have waited.
+        """
+        before, self._turn_at = self._turn_at, self._read()
+        late_s = self._turn_at - before - allowed_s
+        if late_s < GAP_S:
+            return 0.0
+        self._lost_s += late_s
+        return late_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,13 @@ from ..storage.layout import Layout
 from ..storage.records import ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Ended, Sweep
-from ..trial import Status, make_storable
+from ..trial import Status, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
-from .deadlines import Patience, StopPlan, compute_end_margin, plan_stop
+from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
-from .slots import Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import check_there, encode_cfg, format_cfg
+from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
+from .train import check_there, describe_cfg
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -66,7 +66,10 @@ FOLDER_S = 5.0
 
 #: After a gap of so many seconds (the driver was suspended, say), less than another one waits
 #: before it takes an experiment over, the lease is renewed before anything else is done.
-GAP_S = 30.0
+LEASE_GAP_S = 30.0
+
+#: What Slurm says of the job is believed for so long before a silent worker is ended, in seconds.
+TRUST_S = 5.0
 
 #: What a worker may say of a trial's end.
 HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
@@ -76,6 +79,7 @@ class Driver:
     """See the module's docstring.
 
     Args:
+        digest: Of the pickled `train`.
         notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
@@ -92,6 +96,7 @@ class Driver:
         launcher: Launcher,
         writer: Writer,
         layout: Layout,
+        digest: str,
         notify: Callable[[str], None],
         patience: Patience,
         limit: JobClock | None = None,
@@ -101,6 +106,7 @@ class Driver:
         self._sweep = sweep
         self._writer = writer
         self._layout = layout
+        self._digest = digest
         self._tell = notify
         self._patience = patience
         self._limit = limit
@@ -110,16 +116,21 @@ class Driver:
         self._folder_watch = Background("slurm-sweeps-folder")
         self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
         self._fit = BackgroundFit(sweep)
-        self._slots = Slots(self._build_init(), self._selector, self._notify, self._keep_noise)
+        self._clock = Clock(time.monotonic)
+        self._slots = Slots(
+            self._build_init(), self._selector, self._notify, self._keep_noise, self._clock
+        )
         self._slots.lend(launcher)
-        self._ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
+        self._ends_at = math.inf if budget_s is None else self._clock() + budget_s
         self._said: set[str] = set()
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
+        self._completed = self._silent = 0  # trials; those of them that logged nothing
         self._kill_at = math.inf
-        self._problem: str | None = None  # why no trial finds a place to run
-        self._awake_at = self._looked_at = time.monotonic()
+        self._silent_since: float | None = None  # when the silence of a worker was too long
+        self._problem: str | None = None  # why no trial can do its work
+        self._looked_at = self._clock()
         self.stopped_by: str | None = None
 
     def run(self, signals: StopSignals) -> None:
@@ -135,6 +146,7 @@ class Driver:
             StorageError: Writing has failed for good.
         """
         self._selector.register(signals.fd, selectors.EVENT_READ, None)
+        self._selector.register(self._fit.fd, selectors.EVENT_READ, None)
         try:
             while not self._is_done():
                 self._tick(signals)
@@ -145,6 +157,7 @@ class Driver:
             self._slots.dismiss()
             self._selector.close()
             self._tell_malformed()
+            self._tell_silent()
             self._folder_watch.close(0.0)
             self._logs.close(DISK_S)
             self._fit.close()
@@ -162,6 +175,15 @@ class Driver:
                 f"and were left aside; they are in {self._layout.slots}"
             )
 
+    def _tell_silent(self) -> None:
+        """Say if trials have done well and left nothing to compare them by."""
+        if self._silent:
+            self._notify(
+                f"{self._silent} of {self._completed} completed trials logged nothing, so nothing "
+                "of them can be compared: report with ss.log({'loss': …}, iteration); what train "
+                "returns is not kept"
+            )
+
     def _is_done(self) -> bool:
         if self._sweep.is_done:
             return True
@@ -175,35 +197,56 @@ class Driver:
     def _tick(self, signals: StopSignals) -> None:
         """Do what is due by now."""
         self._note_gap()
-        now = time.monotonic()
+        now = self._clock()
         for number in signals.take():
             self._follow_signal(number)
         while not self._requests.empty():
             self._follow_request(self._requests.get())
         self._writer.check()
         self._watch_folder(now)
+        self._fit.hush()
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
             self._advance_fit()
             self._start_workers(now)
+            self._give_up_silent(now)
         dead = self._slots.look(now)
         if dead:
             self._lose(dead, ENDED)
-        overdue = self._slots.with_worker if now > self._kill_at else self._slots.pop_overdue(now)
+        if now > self._kill_at:
+            overdue = self._slots.with_worker
+        else:
+            overdue = self._spare_suspended(self._slots.pop_overdue(now))
         if overdue:
             self._lose(overdue, "did not answer in time and was killed")
 
-    def _note_gap(self) -> None:
-        """Hold the lease anew after a gap in which another driver may have taken it.
+    def _spare_suspended(self, overdue: list[SlotState]) -> list[SlotState]:
+        """Return the slots that are to be ended; the others' job may be suspended."""
+        doubtful = [slot for slot in overdue if self._slots.is_quiet(slot)]
+        if not doubtful or self._limit is None:
+            return overdue
+        runs = self._limit.runs(time.monotonic() - TRUST_S)
+        if runs:
+            return overdue
+        for slot in doubtful:  # until Slurm has answered, or again the time that they have
+            self._slots.expect_end(slot, self._clock() + TICK_S)
+            if runs is False:
+                self._expect_end(slot, self._patience.prune_grace_s)
+        return [slot for slot in overdue if slot not in doubtful]
 
-        Trials that were waiting for an answer would else write on into their folders, which are the
-        other driver's by then.
+    def _note_gap(self) -> None:
+        """After a gap in this loop, hold the lease anew, and believe no time left from before.
+
+        Another driver may have taken it. Trials that were waiting for an answer would else write on
+        into their folders, which are the other driver's by then.
         """
-        before, self._awake_at = self._awake_at, time.monotonic()
-        if self._awake_at - before > GAP_S:
+        gap_s = self._clock.note_turn()
+        if gap_s and self._limit is not None:
+            self._limit.forget()
+        if gap_s > LEASE_GAP_S:
             self._writer.renew()
-            self._awake_at = time.monotonic()
+            self._clock.note_turn()
 
     def _watch_folder(self, now: float) -> None:
         """See that the experiment's folder is there."""
@@ -214,16 +257,33 @@ class Driver:
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
-        problem = self._fit.advance()
+        has_advanced, problem = self._fit.advance()
         if problem is not None and self._sweep.fatal is None:
             self._notify(problem)
         self._fail_if_fatal()
+        if has_advanced:
+            self._fill_idle()
 
     def _start_workers(self, now: float) -> None:
         """See that there are as many workers as there is work for."""
         if self._slots.may_start(now):
             startable = self._sweep.count_startable(len(self._slots))
             self._slots.start(len(self._sweep.running) + startable, now)
+
+    def _give_up_silent(self, now: float) -> None:
+        """Give up workers that are silent too long, unless their job is suspended."""
+        silent = self._slots.find_silent(now)
+        if not silent:
+            return
+        self._silent_since = self._silent_since or time.monotonic()
+        runs = self._limit is None or self._limit.runs(self._silent_since)
+        if runs is None:
+            return
+        self._silent_since = None
+        if runs:
+            self._take_loss(self._slots.give_up(silent))
+        else:
+            self._slots.excuse_silence(now)
 
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
@@ -288,7 +348,7 @@ class Driver:
         """Start nothing new, ask all trials to leave, and see that they do."""
         self._sweep.stop()
         self._stopping = True
-        self._kill_at = time.monotonic() + plan.kill_s
+        self._kill_at = self._clock() + plan.kill_s
         for slot in self._slots.busy:
             self._ask_to_leave(slot, plan.grace_s)
 
@@ -297,6 +357,7 @@ class Driver:
     def _build_init(self) -> dict[str, Any]:
         return {
             "train": str(self._folder / self._layout.train.name),
+            "digest": self._digest,
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,
@@ -336,6 +397,8 @@ class Driver:
                 self._slots.note_hello(slot, record)
             case "ready" if self._slots.note_ready(slot, record):
                 self._fill(slot)
+            case "alive":
+                self._slots.note_alive(slot, record)
             case "notice":
                 self._notify(record["text"])
             case "broken":
@@ -370,6 +433,9 @@ class Driver:
             "iteration": iteration,
             "do": answer.decision.value,
         }
+        if slot.kept != self._writer.n_committed:
+            slot.kept = self._writer.n_committed
+            decided |= {"put": self._writer.n_put + 1, "kept": slot.kept}  # it is put below
         connection.answer(fd, decided)
         self._writer.put(ReportRecord(number, attempt, iteration, metrics, now))
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
@@ -406,7 +472,9 @@ class Driver:
         All are given up before any trial is run again: one lost with its whole node would else be
         given to its neighbours there, one after the other, and be lost with each of them.
         """
-        loss = self._slots.lose(slots, why, code)
+        self._take_loss(self._slots.lose(slots, why, code))
+
+    def _take_loss(self, loss: Loss) -> None:
         if not self._stopping:
             for text in loss.notices:
                 self._notify(text)
@@ -421,6 +489,7 @@ class Driver:
         if trial is None:
             return
         self._slots.begin(slot, trial)
+        journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
                 "kind": "run",
@@ -428,9 +497,13 @@ class Driver:
                 "number": trial.number,
                 "attempt": trial.attempt,
                 "dir": str(self._folder / trial.trial_id),
+                "seed": compute_trial_seed(self._sweep.cfg.seed, trial.number),
+                "journal": str(self._folder / journal),
+                "repetition": trial.repetition,
+                "host": slot.host,
+                "at": trial.began_at,
                 **slot.found,
-                "cfg": encode_cfg(trial.cfg),
-                "cfg_yml": format_cfg(trial.cfg),
+                **describe_cfg(trial.cfg),
             }
         )
         self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
@@ -446,7 +519,11 @@ class Driver:
             return
         record = build_trial_record(slot, trial, ended.status)
         slot.trial = slot.trial_pid = slot.deadline = None
+        is_silent = trial.last_iteration is None
         outcome = self._sweep.end(trial.number, ended)
+        if outcome.status is Status.COMPLETED:
+            self._completed += 1
+            self._silent += is_silent
         self._writer.put(
             dataclasses.replace(
                 record,
@@ -484,7 +561,7 @@ class Driver:
         """Set when to stop waiting for a trial that its worker is to end."""
         patience = self._patience
         wait_s = grace_s + patience.term_grace_s + patience.answer_s
-        self._slots.expect_end(slot, time.monotonic() + wait_s)
+        self._slots.expect_end(slot, self._clock() + wait_s)
 
     def _notify(self, text: str, again: bool = False) -> None:
         """Tell the user something; what was told before only if it is meant anew."""

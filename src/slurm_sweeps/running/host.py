@@ -15,6 +15,7 @@ Where what `train` imports makes forking unsafe, each worker is a fresh interpre
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -23,7 +24,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -61,15 +62,19 @@ def build_host_argv(
         world_size: Number of tasks in its step.
         direct: File descriptors of the sockets over which trials report, by slot.
         worker: What only the host of several slots says to a fresh interpreter of its own: the
-            `slot` whose worker that is, and the `hazard` for which it exists.
+            `slot` whose worker that is, and the `hazard` for which it exists. To one that begins
+            anew also what was `heard`.
     """
+    script = os.path.abspath(sys.argv[0])  # a trial is in another folder
+    sys_argv = [script, *sys.argv[1:]] if os.path.isfile(script) else sys.argv
     arguments = {"slots": slots, "world_size": world_size, "direct": direct or {}, **worker}
-    return build_argv(RUN.format("host"), json.dumps({**arguments, "argv": sys.argv}))
+    return build_argv(RUN.format("host"), json.dumps({**arguments, "argv": sys_argv}))
 
 
 def main() -> NoReturn:
     """Run a host on this process's standard streams."""
     wake_without_parent()
+    env, path = dict(os.environ), list(sys.path)  # before imports change them
     arguments = json.loads(sys.argv[1])
     sys.argv[:] = arguments["argv"]
     world_size, slot = arguments["world_size"], arguments.get("slot")
@@ -80,13 +85,28 @@ def main() -> NoReturn:
         its.set_inheritable(False)
     hazard = arguments.get("hazard")
     loaded = Loaded(hazard=hazard) if hazard else None
+    heard = arguments.get("heard")
+
+    def begin_anew(hazard: str, heard: bytes) -> None:
+        fds = {k: its.fileno() for k, its in direct.items()}
+        said = {"slot": slot, "hazard": hazard, "heard": heard.decode("latin-1")}
+        sys.path[:] = path
+        os.dup2(channel_in, 0)
+        os.dup2(channel_out, 2 if rank else 1)
+        replace_process(build_host_argv(arguments["slots"], world_size, fds, **said), env, fds)
+
     code = 1
     try:
+        parent: Host | Worker
         if arguments["slots"] > 1:
-            Host(channel_in, channel_out, direct).serve()
+            parent = Host(channel_in, channel_out, direct, loaded, begin_anew)
         else:
             task = Task(rank, world_size, next(iter(direct.values()), None))
-            Worker(channel_in, channel_out, task, slot, loaded).serve()
+            parent = Worker(channel_in, channel_out, task, slot, loaded, begin_anew)
+            if heard is None:
+                parent.greet()
+        parent.hear((heard or "").encode("latin-1"))
+        parent.serve()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(LAST_S)
         finish_process()
@@ -94,6 +114,28 @@ def main() -> NoReturn:
     except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
         traceback.print_exc()
     os._exit(code)  # the driver waits: an interpreter takes its time to take itself apart
+
+
+def replace_process(argv: list[str], env: dict[str, str], fds: Mapping[int, int]) -> None:
+    """Become another program, with the standard streams and some files of this one.
+
+    What was loaded gets its end, as far as that comes within `LAST_S` seconds; the processes that
+    it has started are killed.
+    """
+
+    def execute(*_: object) -> None:
+        os.execve(argv[0], argv, env)
+
+    kill_children()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the one that lists them
+            os.set_inheritable(int(name), int(name) in (0, 1, 2, *fds.values()))
+    signal.signal(signal.SIGALRM, execute)
+    signal.alarm(LAST_S)
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    signal.alarm(0)
+    execute()
 
 
 def take_channel(output: int) -> tuple[int, int]:
@@ -121,14 +163,20 @@ class Host(Parent):
     Args:
         channel_in: File descriptor to read the driver's records from.
         channel_out: File descriptor that all workers write to.
+        loaded, begin_anew: As for `Parent`.
         direct: The sockets over which trials report straight to the driver, by slot. They stay open
             here, for workers that are started again.
     """
 
     def __init__(
-        self, channel_in: int, channel_out: int, direct: Mapping[int, socket.socket]
+        self,
+        channel_in: int,
+        channel_out: int,
+        direct: Mapping[int, socket.socket],
+        loaded: Loaded | None = None,
+        begin_anew: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        super().__init__(channel_in, channel_out)
+        super().__init__(channel_in, channel_out, loaded, begin_anew)
         self._direct = direct
         self._children: dict[int, _Child] = {}
         self._env = dict(os.environ)  # before imports change it
@@ -248,7 +296,9 @@ class Host(Parent):
             for other, direct in self._direct.items():
                 if other != slot:
                     direct.close()
-            Worker(theirs, self._out, Task(direct=self._direct.get(slot)), slot, loaded).serve()
+            worker = Worker(theirs, self._out, Task(direct=self._direct.get(slot)), slot, loaded)
+            worker.greet()
+            worker.serve()
             code = 0
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()

@@ -23,14 +23,25 @@ from typing import Any
 
 from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
-from ..slurm.client import JobClock, cancel_step, read_allocation, read_fate, requeue_job
+from ..slurm.client import (
+    JobClock,
+    StepQueue,
+    cancel_step,
+    read_allocation,
+    read_fate,
+    requeue_job,
+)
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
     build_srun_argv,
     build_step_environment,
+    is_final,
+    is_outage,
     is_step_waiting,
+    may_pass,
     merge_slots,
+    parse_refusal,
     parse_step_error,
 )
 from ..slurm.text import Fate
@@ -55,7 +66,11 @@ class Diagnosis:
     """What can be told of a worker from what it, or srun, wrote."""
 
     cause: str | None = None  # why it never began, if that is said
-    stall: str | None = None  # why it may never begin
+    stall: str | None = None  # why it may never begin, while it runs
+    refusal: str | None = None  # why Slurm did not start it: the cause, where that is not its own
+    is_outage: bool = False  # whether that is because Slurm itself is away
+    may_pass: bool = False  # whether it may be so because it was away a moment ago
+    is_final: bool = False  # whether it starts nothing more in this job
 
 
 class Launcher(ABC):
@@ -69,12 +84,14 @@ class Launcher(ABC):
         slots: What it lends.
         world_size: How many tasks a trial has.
         fresh_workers: Whether every trial gets a worker of its own.
+        outage_s: How long Slurm may start no worker at all until the sweep ends, in seconds.
         notices: What the user should know about how trials share the machine.
     """
 
     slots: Sequence[SlotPlace]
     world_size = 1
     fresh_workers = False
+    outage_s = 0.0
     notices: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
@@ -105,7 +122,15 @@ class Launcher(ABC):
 
     @abstractmethod
     def diagnose(self, said: str) -> Diagnosis:
-        """Tell what is the matter with a worker that has not begun, by what it wrote."""
+        """Tell why a worker has ended, by what it wrote."""
+
+    def note_step(self, step: str | None) -> None:  # noqa: ARG002 - others need it
+        """Take note of the job step that a worker has begun in, if it is in one."""
+        return
+
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:  # noqa: ARG002 - others need them
+        """Tell what is in the way of a worker that has not begun, as far as that is known yet."""
+        return Diagnosis()
 
     @abstractmethod
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:
@@ -212,25 +237,37 @@ class SlurmLauncher(Launcher):
         plan: Its slots.
         cfg: What the user asked for each trial.
         layout: Where files go.
+        notify: Tells the user something.
     """
 
-    def __init__(self, allocation: Allocation, plan: Plan, cfg: SlurmCfg, layout: Layout) -> None:
+    def __init__(
+        self,
+        allocation: Allocation,
+        plan: Plan,
+        cfg: SlurmCfg,
+        layout: Layout,
+        notify: Callable[[str], None],
+    ) -> None:
         # Every slot has a step of its own, or every node.
-        super().__init__(layout, lambda slot: plan.slots[slot].nodes if cfg.share_imports else slot)
+        super().__init__(layout, lambda slot: plan.slots[slot].nodes if plan.shares_steps else slot)
+        self._shares_steps = plan.shares_steps
+        self._notify = notify
         self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
         self.fresh_workers = bool(cfg.fresh_step)
+        self.outage_s = cfg.outage_in_sec
         self._allocation = allocation
         self._shares = plan.slots
         self._cfg = cfg
+        self._queue = StepQueue(allocation.job_id)
 
     def _launch(self, slots: list[int]) -> Connection:
         """Start a step; srun speaks over its streams."""
         share = self._shares[slots[0]]
         env = build_step_environment(os.environ)
         env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
-        if self._cfg.share_imports:
+        if self._shares_steps:
             node = self._allocation.find_node(share.nodes[0])
             share = merge_slots([self._shares[slot] for slot in slots], node)
         command = build_host_argv(len(slots), self.world_size)
@@ -254,7 +291,7 @@ class SlurmLauncher(Launcher):
             "mem_mb": share.mem_mb,
             "visible_gpus": share.visible_gpus,
         }
-        if self._cfg.share_imports and share.exclusive:  # the step sees its neighbours' too
+        if self._shares_steps and share.exclusive:  # the step sees its neighbours' too
             neighbours = [other for other in self._shares if other.nodes == share.nodes]
             at, gpus = neighbours.index(share), share.gpus
             node = self._allocation.find_node(share.nodes[0])
@@ -263,24 +300,52 @@ class SlurmLauncher(Launcher):
             step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
         return {"share": step}
 
+    def note_step(self, step: str | None) -> None:
+        """Let workers stay when the job has few steps left: the last ones have to last.
+
+        One more may be used up by each slot before this is known, and one when its worker dies.
+        """
+        most = self._allocation.max_steps
+        if not (most and self.fresh_workers and step and step.isdecimal()):
+            return
+        if most - int(step) <= 2 * len(self.slots):
+            self.fresh_workers = False
+            self._notify(
+                f"a job of this cluster may have {most} steps (MaxStepCount), and few are left: "
+                "from now on the trials of a slot share a step, as without fresh_step=True"
+            )
+
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
             cancel_step(f"{self._allocation.job_id}.{step}")
 
     def diagnose(self, said: str) -> Diagnosis:
-        """Find in a step's output why it could not be started; or that srun waits for room.
+        """Find in a step's output why it could not be started, or was ended."""
+        refusal = parse_refusal(said)
+        return Diagnosis(
+            parse_step_error(said),
+            refusal=refusal,
+            is_outage=is_outage(refusal or ""),
+            may_pass=may_pass(refusal or ""),
+            is_final=is_final(refusal or ""),
+        )
 
-        Slurm then has less room than the ledger believes.
+    def look_at_start(self, pid: int, said: str) -> Diagnosis:
+        """Tell that srun waits for room, or that Slurm does not answer.
+
+        There is less room than the ledger believes, or another step is being cleared away. By
+        itself srun tells only after a while that it waits.
         """
-        stall = None
-        if any(is_step_waiting(line) for line in said.splitlines()):
-            stall = (
-                "Slurm has no room for a step that should fit (srun is waiting). Is another step "
-                f"of job {self._allocation.job_id} running? If not, please report it with the "
-                "output of `scontrol show job -d`"
+        self._queue.ask_again()
+        if pid in self._queue.waiting or any(map(is_step_waiting, said.splitlines())):
+            return Diagnosis(
+                stall="Slurm has no room for a step that should fit. `scontrol show step "
+                f"{self._allocation.job_id}` tells whether another one has its place; if none has, "
+                "please report it with the output of `scontrol show job -d`"
             )
-        return Diagnosis(parse_step_error(said), stall)
+        problem = self._queue.problem
+        return Diagnosis(refusal=problem, is_outage=is_outage(problem))
 
 
 @contextmanager
@@ -290,6 +355,7 @@ def open_launcher(
     local_cfg: LocalCfg,
     max_concurrent_trials: int | None,
     early: bool = True,
+    notify: Callable[[str], None] = print,
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
@@ -300,13 +366,14 @@ def open_launcher(
         max_concurrent_trials: How many run at once at most.
         early: Start the first host at once, where that costs nobody anything, on this machine:
             Python boots while the caller does other things.
+        notify: Tells the user that Slurm is waited for, and no more.
 
     Raises:
         AllocationError: A trial can't fit.
         UsageError: This process is itself a job step.
     """
     check_not_inside_a_step(os.environ)
-    allocation = read_allocation(os.environ)
+    allocation = read_allocation(os.environ, slurm_cfg.outage_in_sec, notify)
     launcher: Launcher
     if allocation is None:
         gpus = find_gpus() if local_cfg.gpus else ()
@@ -316,7 +383,7 @@ def open_launcher(
         launcher = LocalLauncher(slots, layout, local_cfg.gpus, gpus, notices)
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
-        launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout)
+        launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout, notify)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
         if early and allocation is None:

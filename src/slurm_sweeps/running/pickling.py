@@ -9,6 +9,8 @@ that. Added is what lets the other process treat them as by hand:
 - The other process's `__main__` becomes the script's, as far as it travels: functions of the script
   have it as their globals, and pickle, by reference, and multiprocessing find classes, functions
   and the file there.
+- Where the script's top level has run (`script`), its classes are those, by name: what is
+  registered for them there holds, and only their values are set as they were in the driver.
 - What can't be pickled is named, with where it is used.
 """
 
@@ -23,42 +25,56 @@ import linecache
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from functools import reduce
 from itertools import islice
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import cloudpickle
 
+from .script import read_script, run_script
+from .settings import apply_settings, read_settings
+
 #: How deep, and into how many parts of one thing, the search for what can't be pickled goes.
 MAX_DEPTH = 8
 MAX_PARTS = 1000
 
 _has_entered_main = False
+_script_classes: set[type] = set()  # that the script's top level has made in this process
 
 
-def dumps(thing: object) -> bytes:
+def dumps(thing: object, with_script: bool = False) -> bytes:
     """Write an object as bytes for `loads`.
+
+    Args:
+        thing: The object.
+        with_script: Let the other process run the script's top level, and have its settings.
 
     Raises:
         Exception: Whatever its parts raise when pickled.
     """
     file = io.BytesIO()
     pickler = _Pickler(file)
-    pickler.dump(_describe_main())
+    pickler.dump(_describe_main() | (_describe_script() if with_script else {}))
     pickler.dump(thing)
     pickler.dump(pickler.of_main)  # nothing but references to what was written already
     return file.getvalue()
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, notify: Callable[[str], object] = print) -> Any:
     """Read what `dumps` wrote; in a worker or trial, `__main__` becomes the script's.
+
+    Args:
+        data: What it wrote.
+        notify: Tells the user something about the script.
 
     Raises:
         Exception: Whatever unpickling raises, a missing module for instance.
     """
     unpickler = pickle.Unpickler(io.BytesIO(data))
-    is_stand_in = _enter_main(unpickler.load())
+    is_stand_in = _enter_main(unpickler.load(), notify)
     thing = unpickler.load()
     if is_stand_in:
         vars(sys.modules["__main__"]).update(unpickler.load())
@@ -91,7 +107,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
             name = thing.__qualname__
             if vars(self._main).get(name) is thing:
                 self.of_main[name] = thing
-        return super().reducer_override(thing)
+        reduced = super().reducer_override(thing)
+        if isinstance(thing, type) and thing.__module__ == "__main__" and type(reduced) is tuple:
+            make, args, state, *_, set_state = reduced
+            made = thing.__qualname__, make, args
+            return _make_class, made, (set_state, state), None, None, _set_class_state
+        return reduced
 
     def _reduce_code(self, code: CodeType) -> tuple[Any, ...]:
         make, args = self.dispatch_table[CodeType](code)[:2]
@@ -104,6 +125,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no 
         return _restore_code, (*self._sources[file], make, args)
 
 
+def _make_class(name: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """Return the class of this name that the script has made here, or make it of its parts."""
+    try:
+        found = reduce(getattr, name.split("."), sys.modules["__main__"])
+    except AttributeError:
+        found = None
+    return found if isinstance(found, type) and found in _script_classes else make(*args)
+
+
+def _set_class_state(made: type, how: tuple[Callable[[type, Any], type], Any]) -> type:
+    set_state, state = how
+    if made not in _script_classes:
+        return set_state(made, state)
+    for name, value in state[0].items():
+        # What it does is the script's; what it is set to, the driver's.
+        is_data = not callable(value) and not hasattr(value, "__get__")
+        if is_data and not name.startswith("__") and not issubclass(made, Enum):
+            with contextlib.suppress(Exception):
+                setattr(made, name, value)
+    return made
+
+
 def _restore_code(
     file: str, source: str | None, make: Callable[..., CodeType], args: tuple[Any, ...]
 ) -> CodeType:
@@ -113,7 +156,11 @@ def _restore_code(
     return make(*args).replace(co_filename=file)
 
 
-def _describe_main() -> dict[str, str | None]:
+def _describe_script() -> dict[str, Any]:
+    return {"code": read_script(), "folder": os.getcwd(), "settings": read_settings()}
+
+
+def _describe_main() -> dict[str, Any]:
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     return {
@@ -123,7 +170,7 @@ def _describe_main() -> dict[str, str | None]:
     }
 
 
-def _enter_main(script: dict[str, str | None]) -> bool:
+def _enter_main(script: dict[str, Any], notify: Callable[[str], object]) -> bool:
     """Make `__main__` that of the script, if it is but `python -c`'s; tell whether it is."""
     global _has_entered_main
     main = sys.modules["__main__"]
@@ -135,7 +182,23 @@ def _enter_main(script: dict[str, str | None]) -> bool:
         main.__package__ = script["package"]
     if script["spec"] is not None:
         main.__spec__ = importlib.machinery.ModuleSpec(script["spec"], None, origin=script["file"])
+    if script.get("code") is not None:
+        problem = run_script(script["code"], script["folder"])
+        if problem is not None:
+            notify(problem)
+        _note_classes(vars(main))
+    for problem in apply_settings(script.get("settings", {})):
+        notify(problem)
     return True
+
+
+def _note_classes(scope: Mapping[str, Any]) -> None:
+    """Note the classes that the script has made in a scope, and in those."""
+    for value in list(scope.values()):
+        is_new = isinstance(value, type) and value not in _script_classes
+        if is_new and value.__module__ == "__main__":
+            _script_classes.add(value)
+            _note_classes(vars(value))
 
 
 # --- what can't be pickled ------------------------------------------------------------------------

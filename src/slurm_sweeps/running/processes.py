@@ -203,6 +203,8 @@ def freeze_memory() -> None:
     """Keep the garbage collector off what all forks share, so that the pages stay shared."""
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(Exception):
+        _flush_libraries()  # else each fork writes it once more
 
 
 def finish_process() -> None:
@@ -214,6 +216,19 @@ def finish_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    with contextlib.suppress(Exception):
+        _flush_libraries()
+
+
+def _flush_libraries() -> None:
+    """Write what libraries in C would write at an exit that isn't `os._exit`."""
+    libc = _load_libc()
+    if libc is not None:
+        libc.fflush(None)  # what they print
+    h5f: Any = sys.modules.get("h5py.h5f")
+    if h5f is not None:
+        for file in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
+            h5f.flush(file)
 
 
 #: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.

@@ -2,8 +2,10 @@
 
 In a trial's process one `Session` is active; it speaks with the worker (its parent) over a socket
 pair. On the driver's own host reports take a second socket, straight to the driver: each process
-that a report passes through costs it a wake-up, and those are most of its time. Outside a trial
-there is no session: `log` then prints, so that `train({...})` can be tried by hand.
+that a report passes through costs it a wake-up, and those are most of its time. A process that the
+trial has started gets a session at its first call, over a connection to the worker of its own
+(`relay`). Outside a trial there is none: `log` then prints, so that `train({...})` can be tried by
+hand.
 
 `log` is a collective call in a trial of several ranks, like any in DDP: rank 0 reports, and every
 rank that calls it waits for the decision on that iteration, so all leave together. Ranks other
@@ -16,6 +18,7 @@ Only the standard library is imported here: every trial pays for what this modul
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -31,8 +34,13 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import Decoder, Record, encode, is_storable
+from .channel import Decoder, Record, encode, encode_bounded, is_storable
+from .journal import Journal
+from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
+
+#: SQLite's largest number.
+MAX_ITERATION = 2**63 - 1
 
 
 class TrialContext(NamedTuple):
@@ -44,6 +52,8 @@ class TrialContext(NamedTuple):
     directory: Path
     rank: int = 0
     world_size: int = 1
+    seed: int = 0
+    started_in: str = ""  # the folder that the sweep was started in, if it was there
 
 
 class Session:
@@ -53,6 +63,7 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
+        journal: Where this process writes down what it reports; None for nowhere.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
@@ -60,7 +71,11 @@ class Session:
     """
 
     def __init__(
-        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
+        self,
+        link: socket.socket,
+        context: TrialContext,
+        direct: socket.socket | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.context = context
         self._link = link
@@ -71,6 +86,11 @@ class Session:
         self._pid = os.getpid()
         self._stop_asked = False
         self._verdict: type[Exception] | None = None
+        self._awaits_end = False
+        self._journal = journal
+        self._told: str | None = None  # what it was told to do last, if not to go on
+        self._end: Record | None = None
+        self._is_cut_off = False  # from its driver: what happens then is no fault of its own
         self._has_gone_on = False
         self.was_told_to_stop = False
         self.was_sent_term = False
@@ -79,25 +99,42 @@ class Session:
         """See `log` below."""
         values = check_metrics(metrics)
         step = check_iteration(iteration)
-        self._check_process()
         end_watch()
         with self._lock:
             self._note_if_gone_on()
             self._leave_if_told()
-            self._ask(self._describe_report(step, values))
+            self._report(step, values)
             while not self._decisions:
                 self._receive(self._reports)
+            self._settle_journal()
             self._follow(self._decisions.popleft())
 
     def should_stop(self) -> bool:
         """See `should_stop` below."""
-        self._check_process()
         if self.context.world_size == 1:
             with self._lock:
                 if select.select([self._link], [], [], 0)[0]:
                     self._receive(self._link)
         self.was_told_to_stop = self.was_told_to_stop or self._stop_asked
         return self._stop_asked
+
+    def leave_if_told(self) -> None:
+        """See `leave_if_told` below."""
+        if self.context.rank == 0:
+            if self.should_stop() or self.was_sent_term:
+                self._verdict = TrialInterrupted
+        elif self.was_sent_term:
+            self._verdict = TrialInterrupted
+        else:
+            with self._lock:
+                if not self._awaits_end:
+                    self._awaits_end = True
+                    self._ask(encode(self._describe_report(MAX_ITERATION, {})))
+                while select.select([self._reports], [], [], 0)[0] and not self._decisions:
+                    self._receive(self._reports)
+                while self._decisions:
+                    self._follow(self._decisions.popleft())
+        self._leave_if_told()
 
     def ask_to_stop(self) -> None:
         """Take note of a TERM, or of the driver's request.
@@ -109,16 +146,30 @@ class Session:
         if self.context.world_size == 1:
             self._stop_asked = True
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this process's, and not that of the one that has forked it."""
+        return os.getpid() == self._pid
+
     def send_end(self, record: Record) -> None:
         """Tell the worker how the attempt ended; what a fork of `train` returns is not its end."""
-        if os.getpid() == self._pid:
+        if self.is_here:
+            self._end = record
             self._tell_worker(record)
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
-        if os.getpid() == self._pid:
+        if self.is_here:
+            self._write_end_down()
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
+
+    def _write_end_down(self) -> None:
+        if self._journal is None or self._end is None or self._is_cut_off:
+            return
+        if self._end["how"] != "interrupted":  # it is run again anyway
+            self._journal.append(encode(self._describe_end(self._end)))
+            self._settle_journal()
 
     def rehearse(self) -> None:
         """Do what `log` does, short of sending it."""
@@ -142,7 +193,45 @@ class Session:
             "metrics": metrics,
         }
 
+    def _describe_end(self, end: Record) -> Record:
+        return {
+            **end,
+            "number": self.context.number,
+            "attempt": self.context.attempt,
+            "rank": self.context.rank,
+            "world_size": self.context.world_size,
+            "do": self._told or "go_on",
+        }
+
+    def _report(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Report to the driver, and write it down while that thinks, even if it is gone."""
+        data = encode_bounded(self._describe_report(iteration, metrics))
+        try:
+            self._ask(data)
+        finally:
+            if self._journal is not None and self.context.rank == 0:
+                self._journal.append(data)
+
+    def _ask(self, data: bytes) -> None:
+        try:
+            self._reports.sendall(data)
+        except OSError as error:
+            raise self._lose_link(error) from error
+
+    def _settle_journal(self) -> None:
+        """See that all is written down; say it if that can't be done."""
+        if self._journal is not None and (error := self._journal.settle()) is not None:
+            text = (
+                f"trials can't write their journals ({error}): if the driver is killed, reports of "
+                "its last moment may be missing"
+            )
+            self._tell_worker({"kind": "notice", "text": text})
+
     def _follow(self, decision: Record) -> None:
+        if self._journal is not None and "kept" in decision:
+            self._journal.note(decision["put"], decision["kept"])
+        if decision["do"] != "go_on":
+            self._told = decision["do"]
         if decision["do"] in ("prune", "pause"):
             self._verdict = TrialPruned
         elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
@@ -174,9 +263,9 @@ class Session:
         try:
             data = source.recv(65536)
         except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
+            raise self._lose_link(error) from error
         if not data:
-            raise SlurmSweepsError(_lost_link("end of file"))
+            raise self._lose_link("end of file")
         for record in self._decoders[source].feed(data):
             if record["kind"] == "stop":
                 self.ask_to_stop()
@@ -188,25 +277,12 @@ class Session:
         mine = (self.context.number, self.context.attempt)
         return (decision["number"], decision["attempt"]) == mine
 
-    def _ask(self, record: Record) -> None:
-        try:
-            self._reports.sendall(encode(record))
-        except OSError as error:
-            raise SlurmSweepsError(_lost_link(error)) from error
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise SlurmSweepsError(
-                f"slurm_sweeps was called in process {os.getpid()}, a child of the trial's process "
-                f"{self._pid}: report from the trial's own process, it holds the channel"
-            )
-
-
-def _lost_link(why: object) -> str:
-    return (
-        f"the connection from this trial to its worker is gone ({why}): "
-        "the worker has ended, or train closed file descriptors that it did not open"
-    )
+    def _lose_link(self, why: object) -> SlurmSweepsError:
+        self._is_cut_off = True
+        return SlurmSweepsError(
+            f"the connection from this trial to its worker is gone ({why}): the worker has ended, "
+            "or train closed file descriptors that it did not open"
+        )
 
 
 def check_metrics(metrics: Any) -> dict[str, float]:
@@ -244,7 +320,9 @@ def _check_value(name: str, value: Any) -> float:
         except OverflowError:
             raise UsageError(f"metric {name!r} is too large for a float") from None
     hint = ""
-    if callable(getattr(value, "item", None)):
+    if kind.__name__ in ("bool", "bool_"):
+        hint = f"; pass int({name}) of a truth value"
+    elif callable(getattr(value, "item", None)):
         hint = f"; pass {name}.item() of a tensor or array that holds one number"
     raise UsageTypeError(
         f"metric {name!r} must be a real number, not {kind.__module__}.{kind.__qualname__}{hint}"
@@ -256,7 +334,7 @@ def check_iteration(iteration: Any) -> int:
     if isinstance(iteration, bool) or not isinstance(iteration, Integral):
         raise UsageError(f"iteration must be a whole number (0, 1, 2, …); got {iteration!r}")
     step = int(iteration)
-    if not 0 <= step < 2**63:
+    if not 0 <= step <= MAX_ITERATION:
         raise UsageError(f"iteration must be from 0 to 2**63 - 1; got {iteration!r}")
     return step
 
@@ -299,15 +377,62 @@ def _give_term_back_to_children(handler: Callable[[int, FrameType | None], None]
 
 
 def is_in_trial() -> bool:
-    """Tell whether a trial runs in this process."""
-    return _active is not None
+    """Tell whether a trial runs in this process, or has started it."""
+    return _active is not None or TRIAL_VARIABLE in os.environ
+
+
+def is_in_child() -> bool:
+    """Tell whether a trial has started this process, by other than a fork."""
+    return _active is None and TRIAL_VARIABLE in os.environ
+
+
+def fail(error: Exception) -> None:
+    """In a child of a trial: have that fail of an error, whatever it makes of its child's end."""
+    session = _find()
+    if session is not None:
+        session.send_end(
+            {
+                "kind": "ended",
+                "how": "failed",
+                "exit_code": 1,
+                "error_type": type(error).__qualname__,
+                "message": str(error),
+                "traceback": f"{type(error).__qualname__}: {error}",
+            }
+        )
+
+
+def _find() -> Session | None:
+    """Return this process's session, which a child of a trial gets now; None outside a trial.
+
+    Raises:
+        SlurmSweepsError: The worker of the child's trial can't be reached.
+    """
+    global _active
+    if _active is not None and _active.is_here:
+        return _active
+    told = os.environ.get(TRIAL_VARIABLE)
+    if told is None and _active is None:
+        return None
+    known = json.loads(told or "{}")
+    try:
+        link = call(known.pop("address", ""))
+    except OSError as error:
+        raise SlurmSweepsError(
+            f"process {os.getpid()} was started by a trial, whose worker it can't reach ({error}): "
+            f"it has ended, or the variable {TRIAL_VARIABLE} was taken out of the environment. "
+            "Report from the trial's own process"
+        ) from error
+    context = TrialContext(directory=Path(known.pop("dir")), **known)
+    _active = Session(link, context)
+    return _active
 
 
 def log(metrics: dict[str, Any], iteration: int) -> None:
     """Report metrics of the running trial, and leave if the trial isn't worth going on with.
 
-    Returns when the decision on this report is there (a fraction of a millisecond). Outside a
-    trial it prints the metrics and goes on.
+    Returns when the decision on this report is there (a fraction of a millisecond). Processes that
+    the trial has started can call it too. Outside a trial it prints the metrics and goes on.
 
     Args:
         metrics: `{name: value}`; any names, values are real numbers (NumPy scalars included).
@@ -318,10 +443,12 @@ def log(metrics: dict[str, Any], iteration: int) -> None:
         TrialPruned: The pruner stops this trial. Let it pass.
         TrialInterrupted: The driver was asked to stop. Let it pass; the trial is run again later.
         TypeError: A value is not a real number (bool, str and tensors are not).
-        ValueError: The iteration is negative or not a whole number.
+        ValueError: The iteration is negative or not a whole number, or the metrics are more than
+            can be sent (64 MiB).
     """
-    if _active is not None:
-        _active.log(metrics, iteration)
+    session = _find()
+    if session is not None:
+        session.log(metrics, iteration)
         return
     values = check_metrics(metrics)
     shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
@@ -334,24 +461,74 @@ def should_stop() -> bool:
     In a trial of several ranks it changes only inside `log`, at the same report on every rank
     that calls it. Outside a trial it is always False.
     """
-    return _active is not None and _active.should_stop()
+    session = _find()
+    return session is not None and session.should_stop()
+
+
+def leave_if_told() -> None:
+    """Leave if the trial is to: what `log` does, for who has nothing to report yet.
+
+    Raises:
+        TrialPruned, TrialInterrupted: As `log`.
+    """
+    if _active is not None:
+        _active.leave_if_told()
+
+
+def get_context() -> TrialContext:
+    """Return which trial runs here, and where; the current folder outside a trial."""
+    return TrialContext("by-hand", 0, 1, Path.cwd()) if _active is None else _active.context
 
 
 def trial_id() -> str:
     """Return the id of the running trial (12 hex digits); UsageError outside a trial."""
-    if _active is None:
+    session = _find()
+    if session is None:
         raise UsageError("trial_id() only makes sense inside a trial, and no trial runs here")
-    return _active.context.trial_id
+    return session.context.trial_id
 
 
 def attempt() -> int:
     """Return 1 in a trial's first run, 2 and more in its retries; 1 outside a trial."""
-    return 1 if _active is None else _active.context.attempt
+    session = _find()
+    return 1 if session is None else session.context.attempt
+
+
+def trial_seed() -> int:
+    """Return a seed for the running trial, from 0 to 2**32 - 1; 0 outside a trial.
+
+    It is that of this trial in every attempt, so that a retry draws the same again, and another one
+    in each trial. With `Experiment(..., seed=0)` trials have the same seeds whenever the sweep is
+    run: the first four bytes, the highest first, of the SHA-256 of the text
+    "<the experiment's seed>:<the trial's number>".
+    """
+    session = _find()
+    return 0 if session is None else session.context.seed
+
+
+def script_dir() -> Path:
+    """Return the folder of the script: of what lies beside it, wherever a trial runs.
+
+    Where there is no script, as in a notebook, the folder that the sweep was started in; outside a
+    trial the current one.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is not None:
+        return Path(os.path.abspath(file)).parent
+    session = _find()
+    return Path.cwd() if session is None else Path(session.context.started_in)
+
+
+def world_size() -> int:
+    """Return how many tasks the running trial has; 1 outside a trial."""
+    session = _find()
+    return 1 if session is None else session.context.world_size
 
 
 def trial_dir() -> Path:
     """Return the running trial's folder, its working directory; the current one outside a trial."""
-    return Path.cwd() if _active is None else _active.context.directory
+    session = _find()
+    return Path.cwd() if session is None else session.context.directory
 
 
 def checkpoint_dir() -> Path:

@@ -5,9 +5,10 @@ them back while the sweep runs (`Slots.withdraw`). A slot's number is never give
 the channel it goes by the number that its launcher knows it by.
 
 A worker that dies is started again after a pause that grows; a node on which workers keep dying
-before any of their trials has ended is left out. Workers that die of the same cause, all at once,
-count as one: only the death of a worker that was started after the last one is one more. All that
-follows from it comes as one value (`Loss`).
+before any of their trials has ended is left out for a while, and Slurm's own faults are waited out
+(`nodes`). Workers that die of the same cause, all at once, count as one: only the death of a worker
+that was started after the last one is one more. All that follows from it comes as one value
+(`Loss`).
 
 Nothing here costs more for having many slots: they are kept by their status, and what becomes due
 waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that.
@@ -16,10 +17,10 @@ waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that
 from __future__ import annotations
 
 import json
+import math
 import re
 import selectors
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,22 +32,34 @@ from ..errors import LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
-from .channel import Connection, Record
+from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
+from .nodes import Nodes, double
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
 
-#: A node is left out when this many workers on it in a row have ended before any of their trials.
-MAX_NODE_FAILURES = 3
-
-#: A step that Slurm has no room for is asked for again after so many seconds.
+#: A step that Slurm has no room for is asked for again after so many seconds; after so many times
+#: its slot is taken off the plan, and tried again after minutes: doubled each time, up to the last.
 STALL_S = 5.0
+MAX_STALLS = 8
+FIRST_REST_S, LONGEST_REST_S = 300.0, 3600.0
+
+#: What may pass is asked for so often before it is believed, if no worker has ever begun: 30 s.
+MAX_REFUSALS = 5
+
+#: A worker that has not begun after so many seconds, while nobody says why, is started anew.
+BEGIN_S = 600.0
 
 #: How often it is looked whether hosts have begun, and whether they live, in seconds.
 LOOK_S = 0.5
+
+#: A worker that has said that it is there and is silent for so many seconds is told of; after the
+#: second number it is given up. That of a stopped process, or of one on a crowded machine, may well
+#: be heard again before; Slurm gives a node as long (SlurmdTimeout).
+ASK_AFTER_S, SILENT_S = 60.0, 300.0
 
 #: Slurm has this long to end the step around a worker that was told to go after its one trial.
 EXIT_S = 30.0
@@ -69,12 +82,11 @@ class SlotStatus(Enum):
     READY = "ready"  # waits for a trial
     BUSY = "busy"  # runs a trial
     LEAVING = "leaving"  # its worker was told to go, after its one trial
-    OUT = "out"  # left out for good
 
 
 @dataclass(slots=True, eq=False)
 class SlotState:
-    """One slot. Points in time are monotonic seconds."""
+    """One slot. Points in time are those of the driver's clock, in seconds."""
 
     number: int  # in the sweep, from 0
     launcher: Launcher  # who lends it
@@ -88,10 +100,12 @@ class SlotState:
     trial: TrialState | None = None
     trial_pid: int | None = None  # of the trial's (first) process, on its own host
     ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    kept: int = 0  # how many records its trial knows to be in the database
     failures: int = 0  # how many workers in a row ended before any trial of theirs did
     start_at: float = 0.0  # when to start a worker again
     worker_since: float = 0.0  # when its latest worker was started
     deadline: float | None = None  # when what is to end here is waited for no more
+    heard_at: dict[int, float] = field(default_factory=dict)  # when each rank said it is there
 
     def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
@@ -108,8 +122,7 @@ class SlotState:
 
 def compute_pause(failures: int) -> float:
     """Return after how many seconds a worker is started again, that many having died in a row."""
-    doublings = min(failures - 1, 30)  # some slots fail for days, and numbers have an end
-    return min(FIRST_PAUSE_S * 2.0**doublings, LONGEST_PAUSE_S)
+    return double(FIRST_PAUSE_S, LONGEST_PAUSE_S, failures)
 
 
 def judge_ends(ends: Mapping[int, Record]) -> Record:
@@ -118,14 +131,18 @@ def judge_ends(ends: Mapping[int, Record]) -> Record:
     The first rank that failed or was killed decides: what the others say then follows from it. One
     that lost a connection speaks only where no other reason is known: as a rank unwinds its stack
     it hangs up, and the others may fail of that before it has come to its end. A killed rank is a
-    failure of the trial: the others live and its worker saw it, so nothing is unknown. Where no
-    rank failed, rank 0 speaks for all.
+    failure of the trial: the others live and its worker saw it, so nothing is unknown. One that met
+    a problem no attempt can get around speaks before all others. Where no rank failed, rank 0
+    speaks for all.
 
     Args:
         ends: The `ended` records by rank; `at` in them is when that was (seconds since 1970).
     """
     if len(ends) == 1:
         return next(iter(ends.values()))
+    for end in ends.values():
+        if "problem" in end:
+            return end
     broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
     if not broken:
         return ends[0]
@@ -185,33 +202,35 @@ class Slots:
     Args:
         init: The `init` record for every worker, without what its launcher adds.
         selector: Where their streams are registered, with their connection as data.
-        notify: Tells the user something, once.
+        notify: Tells the user something, once, unless its second argument is True.
         keep: Appends noise to a log, without waiting for the disk.
+        clock: Tells the time, in which all waits are measured.
     """
 
     def __init__(
         self,
         init: Mapping[str, Any],
         selector: selectors.BaseSelector,
-        notify: Callable[[str], None],
+        notify: Callable[..., None],
         keep: Callable[[Path, bytes], object],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._init = init
         self._selector = selector
         self._notify = notify
         self._keep = keep
+        self._clock = clock
         self.any_ready = False  # whether a worker has ever loaded `train`
         self._malformed = 0
         self._n_lent = 0
         self._all: dict[int, SlotState] = {}
         self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
         self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
-        self._node_failures: Counter[str] = Counter()  # in a row, before a trial has ended there
-        self._node_failed_at: dict[str, float] = {}
+        self._nodes = Nodes()
         # When, and which; what has changed since is skipped.
         self._to_start: list[tuple[float, int]] = []
         self._deadlines: list[tuple[float, int]] = []
-        self._look_at = 0.0
+        self._look_at = self._listen_at = 0.0
         self._gone: set[Connection] = set()  # those whose process had ended at the latest look
 
     def __len__(self) -> int:
@@ -231,8 +250,8 @@ class Slots:
         """Take the slots of a launcher away, with their workers; their trials are lost."""
         loss = Loss()
         slots = [slot for slot in self._all.values() if slot.launcher is launcher]
-        for group, code, said in self._part(slots):
-            loss.add_ends(group, "was withdrawn", code, said)
+        for group, code, connection in self._part(slots):
+            loss.add_ends(group, "was withdrawn", code, connection.said)
         for slot in slots:
             del self._all[slot.number], self._by_status[slot.status][slot.number]
         return loss
@@ -246,8 +265,11 @@ class Slots:
 
     @property
     def is_out(self) -> bool:
-        """Whether no slot is left."""
-        return len(self._by_status[SlotStatus.OUT]) == len(self)
+        """Whether no slot is left: workers keep dying wherever there is one."""
+        now = self._clock()
+        return not self._n_with_worker and all(
+            self._nodes.are_left_out(slot.place.nodes, now) for slot in self._all.values()
+        )
 
     @property
     def idle(self) -> list[SlotState]:
@@ -266,8 +288,7 @@ class Slots:
 
     @property
     def _n_with_worker(self) -> int:
-        down = len(self._by_status[SlotStatus.DOWN]) + len(self._by_status[SlotStatus.OUT])
-        return len(self) - down
+        return len(self) - len(self._by_status[SlotStatus.DOWN])
 
     def find(self, connection: Connection, record: Record) -> SlotState | None:
         """Return the slot whose worker said something; None for nobody's, an edited record."""
@@ -295,7 +316,7 @@ class Slots:
         slot.ends.clear()
 
     def expect_end(self, slot: SlotState, deadline: float) -> None:
-        """Set until when to wait for a slot's trial, or its worker, to end (monotonic seconds)."""
+        """Set until when to wait for a slot's trial, or its worker, to end (the clock's)."""
         slot.deadline = deadline
         heappush(self._deadlines, (deadline, slot.number))
 
@@ -321,11 +342,17 @@ class Slots:
         while self._n_with_worker < wanted and self.may_start(now):
             start_at, number = heappop(self._to_start)
             slot = self._by_status[SlotStatus.DOWN].get(number)
-            if slot is not None and slot.start_at == start_at:
+            if slot is None or slot.start_at != start_at:
+                continue
+            not_before = self._nodes.find_start(slot.place.nodes)
+            if not_before > now:
+                self._put_off(slot, not_before)
+            else:
                 self._start_one(slot)
 
     def _start_one(self, slot: SlotState) -> None:
-        slot.worker_since = time.monotonic()
+        slot.worker_since = self._clock()
+        self._nodes.note_start(slot.place.nodes, slot.worker_since)
         try:
             connection = slot.launcher.start(slot.place.number)
         except LaunchError as error:  # out of processes, perhaps; those that run may end soon
@@ -337,6 +364,7 @@ class Slots:
         slot.connection = connection
         self._set(slot, SlotStatus.STARTING)
         slot.ready_ranks.clear()
+        slot.heard_at.clear()
         if connection not in self._served:
             self._served[connection] = {}
             connection.attach(self._selector, self._keep)
@@ -349,8 +377,13 @@ class Slots:
         """A worker has begun: take down where."""
         if slot.connection is not None:
             slot.connection.has_begun = True
+        now = self._clock()
+        for text in self._nodes.note_begun(slot.place.nodes, now):
+            self._notify(text, True)
+            self._hasten(slot.place.nodes, now)
         if record.get("rank", 0) == 0:
             slot.host, slot.step = record["host"], record.get("step")
+            slot.launcher.note_step(slot.step)
 
     def note_ready(self, slot: SlotState, record: Record) -> bool:
         """A rank's worker is ready; return whether all of the slot are now."""
@@ -368,12 +401,12 @@ class Slots:
     def note_success(self, slot: SlotState) -> bool:
         """A trial of the slot has ended; return whether its worker takes another."""
         slot.failures = 0
-        for node in slot.place.nodes:
-            self._node_failures[node] = 0
+        for text in self._nodes.note_success(slot.place.nodes):
+            self._notify(text, True)
         if slot.launcher.fresh_workers and slot.connection is not None:
             self._set(slot, SlotStatus.LEAVING)
             slot.connection.close_input()
-            self.expect_end(slot, time.monotonic() + EXIT_S)
+            self.expect_end(slot, self._clock() + EXIT_S)
             return False
         self._set(slot, SlotStatus.READY)
         return True
@@ -388,6 +421,9 @@ class Slots:
             return []
         self._look_at = now + LOOK_S
         self._look_for_stalls(now)
+        for text in self._nodes.take_refusals(now):
+            self._notify(text, True)
+        self._check_outage(now)
         before, self._gone = self._gone, {each for each in self._served if each.has_exited()}
         return [slot for each in before & self._gone for slot in self._served[each].values()]
 
@@ -397,19 +433,69 @@ class Slots:
         That is so right after the death of an srun, until Slurm has cleared its step away. By
         itself srun looks again after minutes (launch.c of 22.05), so it is started anew.
         """
+        off: dict[str, list[str]] = {}  # slots that are taken off the plan, by reason
         for slot in list(self._by_status[SlotStatus.STARTING].values()):
-            connection = slot.connection
-            if connection is None or connection.has_begun:
+            connection, waited_s = slot.connection, now - slot.worker_since
+            if connection is None or connection.has_begun or waited_s < STALL_S:
                 continue
-            stall = slot.launcher.diagnose(connection.said).stall
-            if not stall:
-                continue
-            if slot.failures == 0:
-                self._notify(stall)
-            if now - slot.worker_since > STALL_S:
-                for group, _, _ in self._part(self.list_served(connection)):
-                    for each in group:
-                        self._pause(each, now)
+            found = slot.launcher.look_at_start(connection.process.pid, connection.said)
+            if found.is_outage and found.refusal:
+                self._nodes.note_refusal(slot.place.nodes, found.refusal, slot.worker_since, now)
+            if found.stall or waited_s > BEGIN_S:
+                why = found.stall or "srun says nothing"
+                off.setdefault(why, []).extend(self._note_stall(connection, why, now))
+        for why, slots in off.items():
+            if slots:
+                self._notify(f"taken off the plan, slot {', '.join(slots)}: {why}")
+
+    def _note_stall(self, connection: Connection, why: str, now: float) -> Iterator[str]:
+        """End what waits, and ask again later; rarely, if that was in vain too often: yield it."""
+        for group, _, _ in self._part(self.list_served(connection)):
+            for slot in group:
+                self._nodes.note_stall(slot.place.nodes, why, slot.worker_since)
+                self._pause(slot, now)
+                times = slot.failures - MAX_STALLS + 1
+                if times > 0:
+                    self._put_off(slot, now + double(FIRST_REST_S, LONGEST_REST_S, times))
+                if times == 1:
+                    yield str(slot.number)
+
+    def note_alive(self, slot: SlotState, record: Record) -> None:
+        """A rank's worker says that it is there; from now on it is missed when it doesn't."""
+        slot.heard_at[record.get("rank", 0)] = self._clock()
+
+    def find_silent(self, now: float) -> list[SlotState]:
+        """Return the slots that are silent for `SILENT_S`; tell of those that are for long."""
+        if now < self._listen_at:
+            return []
+        self._listen_at = now + ALIVE_EVERY_S
+        heard = [(slot, min(slot.heard_at.values(), default=now)) for slot in self.with_worker]
+        quiet = [slot for slot, heard_at in heard if now - heard_at > ASK_AFTER_S]
+        if quiet:
+            nodes = ", ".join(dict.fromkeys(node for slot in quiet for node in slot.place.nodes))
+            self._notify(
+                f"nothing is heard from {len(quiet)} worker(s) on {nodes}: who is silent for "
+                f"{SILENT_S:.0f} s while the job runs is given up"
+            )
+        return [slot for slot, heard_at in heard if now - heard_at > SILENT_S]
+
+    def is_quiet(self, slot: SlotState) -> bool:
+        """Whether a worker that says that it is there has not said so of late."""
+        heard_at = min(slot.heard_at.values(), default=math.inf)
+        return self._clock() - heard_at > 2 * ALIVE_EVERY_S
+
+    def excuse_silence(self, now: float) -> None:
+        """Count silence from now on: nobody could be heard before, as in a suspended job."""
+        for slot in self.with_worker:
+            slot.heard_at = dict.fromkeys(slot.heard_at, now)
+
+    def give_up(self, silent: Iterable[SlotState]) -> Loss:
+        """Lose silent workers; Slurm has to end what may be left of their steps."""
+        silent = list(silent)
+        for slot in silent:
+            if slot.connection is not None:
+                slot.connection.has_lost_trials = True
+        return self.lose(silent, f"was silent for {SILENT_S:.0f} s and was given up")
 
     # --- workers end ------------------------------------------------------------------------------
 
@@ -425,30 +511,59 @@ class Slots:
             LaunchError: No worker could be started on any slot.
         """
         loss = Loss()
-        for group, own_code, said in self._part(slots):
+        for group, own_code, connection in self._part(slots):
             ended_with = own_code if code is None else code
-            said = group[0].launcher.diagnose(said).cause or said
+            diagnosis = group[0].launcher.diagnose(connection.said)
+            said = diagnosis.cause or connection.said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
+            refusal = None if connection.has_begun else diagnosis.refusal
+            # Of the first one that is started, it may be what was asked that is wrong.
+            is_new = self._nodes.count_refusals(group[0].place.nodes) < MAX_REFUSALS
+            is_fault = diagnosis.is_outage or (diagnosis.may_pass and is_new)
+            is_over = diagnosis.is_final and self._n_with_worker == len(group)
+            if refusal and (self.any_ready or is_fault) and not is_over:
+                self._wait_out(group, refusal)
+                continue
             for slot in group:
                 if slot.status is SlotStatus.LEAVING:  # as it was told to
                     self._set(slot, SlotStatus.DOWN)
                 else:
                     self._note_failure(slot)
                     loss.notices.append(_describe_loss(slot, why, ended_with, said))
-            if not (began or self.any_ready or self._n_with_worker):
+            if is_over or not (began or self.any_ready or self._n_with_worker):
                 raise LaunchError(
                     f"no worker could be started (exit code {ended_with}); it said: "
                     f"{said or 'nothing'}"
                 )
             loss.add_ends(group, why, ended_with, said)
             for slot in group:
-                loss.notices.extend(self._leave_nodes_out(slot))
+                loss.notices.extend(self._nodes.leave_out(slot.place.nodes, self._clock()))
         return loss
+
+    def _wait_out(self, slots: Iterable[SlotState], why: str) -> None:
+        """Slurm does not start these workers now: nobody's fault."""
+        now = self._clock()
+        for slot in slots:
+            self._nodes.note_refusal(slot.place.nodes, why, slot.worker_since, now)
+            self._put_off(slot, self._nodes.find_start(slot.place.nodes))
+
+    def _check_outage(self, now: float) -> None:
+        """Raise a LaunchError where nothing runs since Slurm starts no worker for too long."""
+        refusal = self._nodes.find_refusal()
+        if refusal is None or self._n_with_worker > len(self._by_status[SlotStatus.STARTING]):
+            return
+        since, why = refusal
+        limit_s = max(slot.launcher.outage_s for slot in self._all.values())
+        if now - since > limit_s:
+            raise LaunchError(
+                f"Slurm has started no worker for {now - since:.0f} s: {why}. restore=True goes on "
+                "from here; SlurmCfg(outage_in_sec=...) says how long to wait"
+            )
 
     def _part(
         self, slots: Iterable[SlotState]
-    ) -> Iterator[tuple[list[SlotState], int | None, str]]:
-        """Let go of workers; yield those of one process, its exit code, and what it said last.
+    ) -> Iterator[tuple[list[SlotState], int | None, Connection]]:
+        """Let go of workers; yield those of one process, its exit code, and what led to it.
 
         A process that serves other slots too is told to end these workers; else it is ended.
         """
@@ -471,7 +586,7 @@ class Slots:
                 is_leaving = group[0].status is SlotStatus.LEAVING
                 code = self._end(connection, LEAVE_S if is_leaving else 0.0)
                 self._clean_up(group, connection.has_lost_trials)
-            yield group, code, connection.said
+            yield group, code, connection
 
     def _clean_up(self, slots: Iterable[SlotState], has_lost_trials: bool) -> None:
         """Have what lost trials may have left ended, once for each job step."""
@@ -493,40 +608,33 @@ class Slots:
         return code
 
     def _note_failure(self, slot: SlotState) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._pause(slot, now)
-        for node in slot.place.nodes:
-            if slot.worker_since > self._node_failed_at.get(node, float("-inf")):
-                self._node_failures[node] += 1
-                self._node_failed_at[node] = now
+        self._nodes.note_death(slot.place.nodes, slot.worker_since, now)
 
     def _pause(self, slot: SlotState, now: float) -> None:
         """Take down that a worker died, and when the next may start."""
         slot.failures += 1
-        slot.start_at = now + compute_pause(slot.failures)
+        self._put_off(slot, now + compute_pause(slot.failures))
+
+    def _put_off(self, slot: SlotState, until: float) -> None:
+        slot.start_at = until
         self._set(slot, SlotStatus.DOWN)
 
-    def _leave_nodes_out(self, lost: SlotState) -> Iterator[str]:
-        """Leave out the nodes of a slot if too many workers have died there; say which."""
-        for node in lost.place.nodes:
-            if self._node_failures[node] < MAX_NODE_FAILURES:
-                continue
-            for slot in list(self._by_status[SlotStatus.DOWN].values()):
-                if node in slot.place.nodes:
-                    self._set(slot, SlotStatus.OUT)
-            yield (
-                f"{node} is left out from now on: {MAX_NODE_FAILURES} workers in a row ended there "
-                "before any of their trials did"
-            )
+    def _hasten(self, nodes: Iterable[str], now: float) -> None:
+        """Start what waited for others on a node only."""
+        for slot in list(self._by_status[SlotStatus.DOWN].values()):
+            if not slot.failures and not set(nodes).isdisjoint(slot.place.nodes):
+                self._put_off(slot, now)
 
     def dismiss(self) -> None:
         """Let all workers leave by themselves for a moment, then see to it."""
         slots, connections = self.with_worker, list(self._served)
         for connection in connections:
             connection.close_input()
-        deadline = time.monotonic() + LEAVE_S
+        deadline = self._clock() + LEAVE_S
         for connection in connections:
-            connection.wait(max(0.0, deadline - time.monotonic()))
+            connection.wait(max(0.0, deadline - self._clock()))
         for connection in connections:
             self._end(connection)
         self._clean_up(slots, has_lost_trials=False)

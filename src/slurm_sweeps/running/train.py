@@ -1,7 +1,8 @@
 """Carrying `train` and configurations to the workers, and loading `train` ahead of its trials.
 
 `train` travels as a pickle in the experiment's folder. A pickle runs code when it is read, so it is
-only read from a folder that is the reader's own and that nobody else can write.
+only read from a folder that is the reader's own and that nobody else can write; and what is read
+must have the digest that the driver has sent, or it was exchanged after that look.
 
 A worker loads it once and forks a process for each trial. To let all trials share the imports that
 `train` begins with, the worker does those in advance: those that every trial would do before it has
@@ -9,7 +10,8 @@ done anything else, which are the same in whatever process they happen. An impor
 statement may depend on it (`os.environ[...] = ...`), one in a branch may never be meant to happen:
 they are left to the trial.
 
-A trial's configuration travels in its `run` record, and as the `cfg.yml` that it writes, for people.
+A trial's configuration travels in its `run` record, and once more as the text of its `cfg.yml`, for
+people.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import dis
 import faulthandler
 import functools
+import hashlib
 import importlib
 import json
 import os
@@ -30,6 +33,7 @@ from typing import Any, cast
 
 from ..errors import StorageError, TrainError, UsageTypeError
 from ..storage.layout import build_draft_path
+from .channel import Record, encode_bounded
 from .forking import keep_cuda_closed
 from .pickling import dumps, explain, loads
 
@@ -43,13 +47,31 @@ def pickle_train(train: Train) -> bytes:
         TrainError: It can't be pickled.
     """
     try:
-        return dumps(train)
+        return dumps(train, with_script=True)
     except Exception as error:  # objects may raise anything when pickled
         raise TrainError(f"train ({train!r}) {explain(error, train, 'train')}") from error
 
 
-def write_train(data: bytes, path: Path) -> None:
+#: From how many MB on the size of what travels is said.
+LARGE_MB = 100
+
+
+def describe_size(size: int) -> str | None:
+    """Say that what `pickle_train` made is large, if its so many bytes are."""
+    if size < LARGE_MB * 10**6:
+        return None
+    return (
+        f"train takes {size // 10**6} MB along (variables of the script or from around it): each "
+        "host reads and keeps them, and for a moment twice as much. Load large data in a module "
+        "that train imports, or inside train"
+    )
+
+
+def write_train(data: bytes, path: Path) -> str:
     """Write what `pickle_train` made to `path`, whose folder becomes the user's alone (mode 0700).
+
+    Returns:
+        The digest that `read_train` asks for.
 
     Raises:
         StorageError: It can't be written.
@@ -67,41 +89,60 @@ def write_train(data: bytes, path: Path) -> None:
             f"can't write {path}: {error}. Choose a local_dir that you can write, on a disk that "
             "has room"
         ) from error
+    return _compute_digest(data)
 
 
-def load_train(path: Path, ahead: bool) -> Train:
+def _compute_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_train(
+    path: Path, digest: str, ahead: bool, notify: Callable[[str], object] = print
+) -> Train:
     """Get ready to call `train` in forked trials.
 
     Args:
-        path: The pickle.
+        path, digest: The pickle; see `read_train`.
         ahead: Load it here, with all that it imports, so that every trial finds it loaded. If
             False the trial loads it in its own process: where there is only one trial nothing is
             saved by that, and MPI must be started by the trial itself, once in a job step.
+        notify: Tells the user something about the script.
 
     Raises:
         TrainError: See `read_train`.
         Exception: Whatever loading raises.
     """
     if not ahead:
-        return lambda cfg: read_train(path)(cfg)
+        return lambda cfg: read_train(path, digest)(cfg)
     keep_cuda_closed()
-    train = read_train(path)
+    train = read_train(path, digest, notify)
     import_ahead(train)
     return train
 
 
-def read_train(path: Path) -> Train:
+def read_train(path: Path, digest: str, notify: Callable[[str], object] = print) -> Train:
     """Unpickle `train`, after a look at who could have written it.
 
+    Args:
+        path: The pickle.
+        digest: What `write_train` has returned.
+
     Raises:
-        TrainError: The folder or file belongs to, or can be written by, somebody else.
+        TrainError: The folder or file belongs to, or can be written by, somebody else; or it is not
+            what the driver wrote.
         Exception: Whatever unpickling raises, a missing module for instance.
     """
     for place in (path.parent, path):
         _check_owned(place)
+    data = path.read_bytes()
+    if _compute_digest(data) != digest:
+        raise TrainError(
+            f"{path} is not what the driver wrote: someone has exchanged it. Refused, since "
+            "unpickling it would run their code. Use a local_dir of your own"
+        )
     with contextlib.suppress(Exception):  # a closed standard error
         faulthandler.enable(2)  # what crashes in an import leaves a word: which
-    return cast(Train, loads(path.read_bytes()))
+    return cast(Train, loads(data, notify))
 
 
 def _check_owned(place: Path) -> None:
@@ -188,12 +229,28 @@ def _find_function(train: Any) -> FunctionType | None:
     return train if isinstance(train, FunctionType) else None
 
 
-def check_travels(template: dict[str, Any]) -> None:
-    """Raise UsageTypeError if a cfg, or what a space in it may give, can't be pickled."""
+def check_travels(template: dict[str, Any], example: dict[str, Any]) -> None:
+    """See that cfgs reach a worker.
+
+    Args:
+        template: A cfg with spaces in it.
+        example: A cfg drawn from it.
+
+    Raises:
+        UsageTypeError: A cfg, or what a space in it may give, can't be pickled.
+        UsageError: The example is too large.
+    """
     try:
         dumps(template)
     except Exception as error:  # objects may raise anything when pickled
         raise UsageTypeError(f"cfg {explain(error, template, 'cfg')}") from error
+    for sent in ({"cfg": encode_cfg(example)}, describe_cfg(example)):  # the second takes its time
+        encode_bounded({"kind": "run", "trial_id": "", **sent})
+
+
+def describe_cfg(cfg: dict[str, Any]) -> Record:
+    """Write a cfg for a `run` record, once to be read back and once for people."""
+    return {"cfg": encode_cfg(cfg), "cfg_yml": format_cfg(cfg)}
 
 
 def encode_cfg(cfg: dict[str, Any]) -> dict[str, Any] | str:

@@ -14,6 +14,7 @@ ended. Nothing here returns: the process ends with the attempt.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -24,21 +25,29 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from ..errors import TrialInterrupted, TrialPruned
-from ..storage.layout import TrialLayout
+from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..storage.layout import TrialLayout, build_rank_journal_path
 from .channel import Decoder, Record, encode
 from .forking import disown
+from .journal import Journal
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
-from .session import Session, TrialContext, activate
+from .relay import TRIAL_VARIABLE, Relay, find_folder
+from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack
 from .train import Train, decode_cfg, read_train
+
+#: Where our own code is.
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 #: What a traceback or message may take of the database, in characters; the logs have all of it.
 MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 2_000
+
+#: What an error says, by its number or in words, where a disk is full or a quota is used up.
+FULL_DISK = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
 
 
 class Task(NamedTuple):
@@ -85,8 +94,11 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             Path(run["dir"]),
             task.rank,
             task.world_size,
+            run.get("seed", 0),
+            find_folder(),
         )
-        session = Session(link, context, task.direct)
+        cfg = decode_cfg(run["cfg"])
+        session = Session(link, context, task.direct, _open_journal(run, cfg, task.rank))
         try:
             _take_place(context, run)
         except OSError as error:  # no trial will find a place
@@ -94,7 +106,7 @@ def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
             session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
             raise
         activate(session)
-        code = _call(train, decode_cfg(run["cfg"]), session)
+        code = _call(train, cfg, session)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
@@ -115,13 +127,30 @@ def _wait_for_run(link: socket.socket) -> Record:
             return record
 
 
+#: What a journal says of a trial, so that it can be told what it is.
+HEAD = ("kind", "trial_id", "number", "attempt", "repetition", "dir", "slot", "host", "gpus", "at")
+
+
+def _open_journal(run: Record, cfg: dict[str, Any], rank: int) -> Journal | None:
+    if "journal" not in run:
+        return None
+    head: Any = {name: run[name] for name in HEAD if name in run}  # type: ignore[literal-required]
+    head["cfg"] = run["cfg"]
+    if run["cfg"] is not cfg:  # it was pickled, and is written as the database has it
+        from ..trial import canonical_json
+
+        head["cfg"] = json.loads(canonical_json(cfg))
+    path = build_rank_journal_path(Path(run["journal"]), rank)
+    return Journal(path, b"" if rank else encode(head))
+
+
 def _take_place(context: TrialContext, run: Record) -> None:
     """Move into the trial's folder, with its environment and its output files."""
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
     take_environment(run)
     files = TrialLayout(context.directory)
-    if context.rank == 0:
+    if context.rank == 0 and "cfg_yml" in run:
         files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
     _redirect("stdout", files.stdout(context.rank), 1)
     _redirect("stderr", files.stderr(context.rank), 2)
@@ -158,7 +187,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
     session.send_end(end)
-    if end["how"] == "failed":
+    if "traceback" in end:
         with contextlib.suppress(Exception):  # train may have closed it
             print(end["traceback"], file=sys.stderr)
     finish_process()
@@ -168,7 +197,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
     try:
-        train(cfg)
+        _refuse_unrun(train(cfg))
     except TrialPruned:
         return {"kind": "ended", "how": "pruned"}
     except TrialInterrupted:
@@ -178,10 +207,66 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
             # Lightning leaves by such an exit when it gets a TERM, wherever it is.
             how = "interrupted" if session.was_sent_term else "completed"
             return {"kind": "ended", "how": how}
-        return _describe_failure(error, _read_exit_code(error.code))
+        end = _describe_failure(error, _read_exit_code(error.code))
+        return _judge_failure(end, error, session.context)
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
-        return _describe_failure(error, 1)
+        end = _describe_failure(
+            error,
+            _read_exit_code(getattr(error, "exit_code", 1)),
+            _advise(error, session.context),
+        )
+        return _judge_failure(end, error, session.context)
     return {"kind": "ended", "how": "completed"}
+
+
+def _refuse_unrun(returned: object) -> None:
+    """Raise if what `train` has returned is its body, of which nothing has run yet."""
+    if isinstance(returned, (GeneratorType, CoroutineType, AsyncGeneratorType)):
+        raise UsageTypeError(
+            f"train has returned a {type(returned).__name__}, and nothing of it has run: what it "
+            "calls is a generator or async function. Run it there, with asyncio.run for instance"
+        )
+
+
+def _judge_failure(end: Record, error: BaseException, context: TrialContext) -> Record:
+    """Say it if a trial died of a full disk: it did not fail, and the next would die of it too."""
+    cause = _find_full_disk(error)
+    if cause is None and not _has_room(context.directory):  # `torch.save` says nothing of it
+        cause = error
+    if cause is None:
+        return end
+    said = f"{type(cause).__qualname__}: {_describe_message(cause)[:MAX_MESSAGE_CHARS]}"
+    where = f"trial {context.trial_id} on {socket.gethostname()}, in {context.directory}"
+    problem = f"a disk is full, or a quota used up: {where}, died of {said}"
+    return {**end, "how": "interrupted", "problem": problem}
+
+
+def _find_full_disk(error: BaseException) -> BaseException | None:
+    """Find the error that tells of a full disk among those that led to this one.
+
+    One that was carried here from a process of the trial's may have kept but its words.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        said = _describe_message(each)
+        is_full = isinstance(each, OSError) and each.errno in FULL_DISK
+        if is_full or any(words in said for words in FULL_DISK.values()):
+            return each
+        causes = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        waiting += [cause for cause in causes if isinstance(cause, BaseException)]
+    return None
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether there is room on a disk, as far as that is known: some file systems don't tell."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        return not disk.f_blocks or (disk.f_bavail if os.geteuid() else disk.f_bfree) > 0
+    return True
 
 
 def _read_exit_code(code: object) -> int:
@@ -189,19 +274,36 @@ def _read_exit_code(code: object) -> int:
     return code if isinstance(code, int) and abs(code) < 2**31 else 1
 
 
-def _describe_failure(error: BaseException, exit_code: int) -> Record:
+def _advise(error: BaseException, context: TrialContext) -> str:
+    """Say what is other in a trial than by hand, where that is why something was raised."""
+    file = getattr(error, "filename", None)
+    if isinstance(error, FileNotFoundError) and isinstance(file, str):
+        beside = os.path.join(script_dir(), file)
+        for found in (beside, os.path.join(context.started_in, file)):
+            if not os.path.isabs(file) and os.path.exists(found):
+                write = f"ss.script_dir() / {file!r}" if found == beside else repr(found)
+                return f". A trial runs in a folder of its own: write {write}"
+    is_end_of_input = isinstance(error, EOFError) and "reading a line" in str(error)
+    if is_end_of_input or type(error).__name__ == "BdbQuit":  # of pdb, without its input
+        return ". A trial has no terminal to read from: call train(cfg) by hand to debug it"
+    return ""
+
+
+def _describe_failure(error: BaseException, exit_code: int, advice: str = "") -> Record:
     """Tell what was raised; our own frames are left out of the traceback."""
     frames: TracebackType | None = error.__traceback__
-    if frames is not None and frames.tb_next is not None:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
+    if advice:
+        text = f"{text.rstrip()}{advice}\n"
     return {
         "kind": "ended",
         "how": "failed",
         "at": time.time(),
         "exit_code": exit_code,
         "error_type": type(error).__qualname__,
-        "message": _describe_message(error)[:MAX_MESSAGE_CHARS],
+        "message": (_describe_message(error) + advice)[:MAX_MESSAGE_CHARS].removeprefix(". "),
         "traceback": text[-MAX_TRACEBACK_CHARS:],
     }
 
@@ -226,8 +328,9 @@ class Spawner:
     Args:
         task: Which task of a trial they are.
         loaded: What they call.
-        train_file: Where a fresh interpreter finds `train`.
+        train_file: Where a fresh interpreter finds `train`, and its digest.
         own_fds: The worker's own file descriptors, which a fork must not keep.
+        relay: Where children of its trials call, which has some more.
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
@@ -235,7 +338,12 @@ class Spawner:
     """
 
     def __init__(
-        self, task: Task, loaded: Loaded, train_file: str, own_fds: tuple[int, ...]
+        self,
+        task: Task,
+        loaded: Loaded,
+        train_file: tuple[str, str],
+        own_fds: tuple[int, ...],
+        relay: Relay,
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
@@ -243,6 +351,7 @@ class Spawner:
         self._loaded = loaded
         self._train_file = train_file
         self._own_fds = own_fds
+        self._relay = relay
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
         if self.forks:
@@ -308,9 +417,10 @@ class Spawner:
             _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
                 take_environment(run or {"env": {}})  # which imports may look at
+                os.environ.pop(TRIAL_VARIABLE, None)  # what is imported first isn't its child
                 self._become_interpreter(link)
             disown(self._loaded.random_state)
-            for fd in self._own_fds:
+            for fd in (*self._own_fds, *self._relay.fds):
                 if fd > 2:
                     os.close(fd)
             if run is None:
@@ -332,10 +442,10 @@ class Spawner:
 
 def main() -> NoReturn:
     """Run one attempt in a fresh interpreter."""
-    fd, train_file, task, sys.argv[:] = json.loads(sys.argv[1])
+    fd, (train_file, digest), task, sys.argv[:] = json.loads(sys.argv[1])
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
-    run_attempt(Task(*task), link, read_train(Path(train_file)))
+    run_attempt(Task(*task), link, read_train(Path(train_file), digest))
 
 
 def _send(link: socket.socket, run: Record) -> bool:
@@ -358,7 +468,8 @@ def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
     answers USR1 with a requeue of the whole job, but leaves alone a signal that is seen to already.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, handlers.get(number, signal.SIG_DFL))
+    signal.signal(signal.SIGCHLD, handlers.get(signal.SIGCHLD, signal.SIG_DFL))
+    interrupt = handlers.get(signal.SIGINT, signal.default_int_handler)  # as by hand: watchdogs
+    signal.signal(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
     for number in WARNINGS:
         signal.signal(number, signal.SIG_IGN)

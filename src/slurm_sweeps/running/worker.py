@@ -15,6 +15,7 @@ adopts what escaped that group.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -23,14 +24,15 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
 from . import standstill
-from .channel import Decoder, Record, encode, encode_parts
+from .channel import ALIVE_EVERY_S, Decoder, Record, encode, encode_parts
+from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
     ChildWatch,
@@ -41,6 +43,7 @@ from .processes import (
     kill_children,
     list_children,
 )
+from .relay import TRIAL_VARIABLE, Caller, Relay
 from .standstill import Standstill
 from .train import load_train
 from .trial_process import Loaded, Spawner, Task
@@ -61,16 +64,28 @@ class Parent(ABC):
         channel_in: File descriptor to read the driver's records from.
         channel_out: File descriptor to write records to.
         loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
+        begin_anew: Replaces this process by one that has loaded nothing, given why `train` can't be
+            forked and what was heard so far. What was loaded would only be in the way: it holds
+            ports, locks of files and memory that the trials' own interpreters need.
     """
 
-    def __init__(self, channel_in: int, channel_out: int, loaded: Loaded | None = None) -> None:
+    def __init__(
+        self,
+        channel_in: int,
+        channel_out: int,
+        loaded: Loaded | None = None,
+        begin_anew: Callable[[str, bytes], object] | None = None,
+    ) -> None:
         adopt_orphans()
         self._in = channel_in
         self._out = channel_out
         self._loaded = loaded
+        self._begin_anew = begin_anew
         self._decoder = Decoder()
+        self._heard: list[Record] = []  # at once, last
         self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
         self._gone = False
+        self._clock = Clock(time.monotonic)
         self._watch = ChildWatch()
         self._poll = select.poll()
         self._poll.register(self._in, select.POLLIN)
@@ -79,11 +94,12 @@ class Parent(ABC):
     def _take_events(self, timeout_ms: float | None = None) -> bool:
         """Serve whoever has something to say; return whether anybody had in time."""
         events = self._poll.poll(timeout_ms)
+        self._clock.note_turn(math.inf if timeout_ms is None else timeout_ms / 1000)
         for fd, _ in events:
             if fd == self._in:
                 data = os.read(self._in, 65536)
                 self._gone = self._gone or not data
-                self._follow(self._decoder.feed(data))
+                self.hear(data)
             elif fd == self._watch.fd:
                 for pid, status in self._watch.reap():
                     self._left_alone.discard(pid)
@@ -91,6 +107,11 @@ class Parent(ABC):
             else:
                 self._serve_child(fd)
         return bool(events)
+
+    def hear(self, data: bytes) -> None:
+        """Do what the driver says in the next bytes of the channel."""
+        self._heard = self._decoder.feed(data)
+        self._follow(self._heard)
 
     @abstractmethod
     def _follow(self, records: Iterable[Record]) -> None:
@@ -129,10 +150,17 @@ class Parent(ABC):
         Raises:
             Exception: Whatever loading raises.
         """
-        file, ahead = Path(init["train"]), not init.get("fresh")
-        train, random_state = note_seeding(lambda: load_train(file, ahead))
+        file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
+        sender = {"slot": init["slot"]} if "slot" in init else {}
+
+        def notify(text: str) -> None:
+            self._send(cast(Record, {"kind": "notice", "text": text, **sender}))
+
+        train, random_state = note_seeding(lambda: load_train(file, digest, ahead, notify))
         handlers = self._watch.listen()  # loading may have replaced what that needs
         hazard = find_fork_hazard()
+        if hazard and ahead and self._begin_anew is not None:
+            self._begin_anew(hazard, b"".join(map(encode, self._heard)) + self._decoder.rest)
         silence_fork_warnings()
         freeze_memory()
         self._left_alone = set(list_children())
@@ -155,30 +183,24 @@ class RunningTrial:
 
     run: Record
     pid: int
-    link: socket.socket
-    decoder: Decoder = field(default_factory=Decoder)
+    own: Caller  # its own process; its children call at the worker's relay
+    clock: Clock
+    askers: deque[Caller] = field(default_factory=deque)  # whose reports await the driver's word
+    child_left: bool = False  # whether a child was told to leave, which train may not notice
+    child_failed: Record | None = None  # what a child gave as the end of all of it
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
     told: str | None = None  # "prune", "pause" or "stop": what it was told to do
     ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
     deadline: float | None = None  # when to go further
-    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
-    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
     watch: Standstill | None = None  # of a fork
     begins_anew: bool = False  # whether it hangs, and is ended to start in a fresh interpreter
-
-    def tell(self, record: Record) -> None:
-        """Say something to the trial, which may have ended, or closed the socket."""
-        with contextlib.suppress(OSError):  # its end is seen elsewhere
-            self.link.setblocking(True)
-            self.link.sendall(encode(record))
-            self.link.setblocking(False)
 
     def set_deadline(self, ending: str, wait_s: float) -> None:
         """Set when to go further than `ending`; asking again doesn't put off what follows it."""
         if self.ending in (None, "asked") or ending != "asked":
             self.ending = ending
-            self.deadline = time.monotonic() + wait_s
+            self.deadline = self.clock() + wait_s
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the trial's process; KILL goes to all of its group."""
@@ -189,6 +211,16 @@ class RunningTrial:
                 os.killpg(self.pid, number)
 
 
+def _read(link: socket.socket) -> bytes | None:
+    """Read what is there: nothing at the end, None if there is nothing yet."""
+    try:
+        return link.recv(65536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
 FORK_DELAY_MS = 3.0
 
@@ -197,7 +229,7 @@ class Worker(Parent):
     """See the module's docstring.
 
     Args:
-        channel_in, channel_out, loaded: As for `Parent`.
+        channel_in, channel_out, loaded, begin_anew: As for `Parent`.
         task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
     """
@@ -209,17 +241,25 @@ class Worker(Parent):
         task: Task,
         slot: int | None = None,
         loaded: Loaded | None = None,
+        begin_anew: Callable[[str, bytes], object] | None = None,
     ) -> None:
-        super().__init__(channel_in, channel_out, loaded)
+        super().__init__(channel_in, channel_out, loaded, begin_anew)
         self._task = task
         sender = {"rank": task.rank or None, "slot": slot}
         self._sender = cast(Record, {key: n for key, n in sender.items() if n is not None})
-        self._heard: deque[Record] = deque()  # what the driver said and is to be done yet
+        self._waiting: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
         self._oom_kills = 0
+        self._alive_at = math.inf  # when to say next that it is there
+        self._relay = Relay()
+        for fd in self._relay.fds:
+            self._poll.register(fd, select.POLLIN)
+
+    def greet(self) -> None:
+        """Say that it has begun."""
         self._say(build_hello())
 
     def serve(self) -> None:
@@ -230,6 +270,7 @@ class Worker(Parent):
             if self._trial is not None:
                 self._go_further(self._trial)
                 self._look_for_standstill(self._trial)
+            self._say_alive()
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
         kill_children()
@@ -237,16 +278,23 @@ class Worker(Parent):
     def _say(self, record: Record) -> None:
         self._send({**record, **self._sender})
 
+    def _say_alive(self) -> None:
+        """Tell now and then that this worker is there."""
+        now = self._clock()
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY_S
+            self._say({"kind": "alive"})
+
     # --- what the driver says -----------------------------------------------------------------
 
     def _follow(self, records: Iterable[Record] = ()) -> None:
         """Do what the driver said, in order; a `run` waits until the trial before has exited."""
-        self._heard.extend(records)
-        while self._heard:
-            kind, trial = self._heard[0]["kind"], self._trial
+        self._waiting.extend(records)
+        while self._waiting:
+            kind, trial = self._waiting[0]["kind"], self._trial
             if kind == "run" and trial is not None and trial.is_told_of:
                 return
-            record = self._heard.popleft()
+            record = self._waiting.popleft()
             if kind == "run":
                 self._start_trial(record)
             elif kind == "init":
@@ -276,8 +324,11 @@ class Worker(Parent):
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
-        self._spawner = Spawner(self._task, loaded, init["train"], own_fds)
+        train_file = (init["train"], init["digest"])
+        self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay)
         self._say({"kind": "ready", **self._describe_place()})
+        if self._place is not None:  # elsewhere, a pipe tells the end of its process
+            self._alive_at = 0.0
         self._spawner.prepare()
         self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
@@ -296,21 +347,24 @@ class Worker(Parent):
         env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
+        env[TRIAL_VARIABLE] = self._relay.describe(run, self._task.rank, self._task.world_size)
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
-        watch = Standstill(time.monotonic()) if self._spawner.forks else None
-        self._trial = RunningTrial(run, child.pid, child.link, watch=watch)
+        watch = Standstill(self._clock()) if self._spawner.forks else None
+        self._trial = RunningTrial(run, child.pid, Caller(child.link), self._clock, watch=watch)
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
     def _pass_decision(self, trial: RunningTrial, decision: Record) -> None:
         if self._task.rank == 0:
-            trial.tell(decision)
+            is_due = trial.askers and decision["attempt"] == trial.run["attempt"]
+            (trial.askers.popleft() if is_due else trial.own).tell(decision)
             return
         trial.watch = None  # the trial has reported; this rank may never do so
-        trial.decisions.append(decision)
-        self._answer(trial)
+        for caller in (trial.own, *self._relay.callers.values()):
+            caller.decisions.append(decision)
+            caller.answer()
         self._note_told(trial, decision["do"])
 
     def _note_told(self, trial: RunningTrial, do: str) -> None:
@@ -320,64 +374,90 @@ class Worker(Parent):
         trial.told = do
         trial.set_deadline("asked", self._init["prune_grace_s"])
 
-    def _answer(self, trial: RunningTrial) -> None:
-        """In ranks other than 0: give the trial the decision that it waits for, once it is there.
-
-        Such a rank asks when its own `log` is called, which it may never do.
-        """
-        while trial.awaits is not None and trial.decisions:
-            decision = trial.decisions.popleft()
-            if decision["iteration"] >= trial.awaits or decision["do"] != "go_on":
-                trial.awaits = None
-                trial.tell(decision)
-
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
-        trial.tell(stop)
+        for caller in (trial.own, *self._relay.callers.values()):
+            caller.tell(stop)
         trial.set_deadline("asked", stop["grace_s"])
 
     # --- what the trial says ------------------------------------------------------------------
 
     def _serve_child(self, fd: int) -> None:
-        """Pass on what the trial says, until there is nothing more for now."""
+        """Pass on what the trial says, or a child of it, until there is nothing more for now."""
         trial = self._trial
-        if trial is None or fd != trial.link.fileno():  # it has ended in this very turn
+        if fd in self._relay.callers:
+            self._serve_caller(fd)
+        elif trial is not None and fd == trial.own.link.fileno():
+            self._serve_trial(trial)
+        elif fd in self._relay.fds:
+            self._take_call()
+        # else it has ended in this very turn
+
+    def _take_call(self) -> None:
+        """Let a child of the trial have its say, and know what its trial knows."""
+        caller = self._relay.accept()
+        if caller is None:
             return
-        try:
-            data = trial.link.recv(65536)
-        except BlockingIOError:
+        self._poll.register(caller.link, select.POLLIN)
+        if self._trial is not None:
+            caller.decisions.extend(self._trial.own.decisions)
+            if self._trial.told == "stop":
+                caller.tell({"kind": "stop"})
+
+    def _serve_caller(self, fd: int) -> None:
+        caller = self._relay.callers[fd]
+        data = _read(caller.link)
+        if data is not None and (not data or self._trial is None):
+            self._hang_up(fd)
+        elif data and self._trial is not None:
+            self._take_records(self._trial, caller, data)
+
+    def _hang_up(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        self._relay.hang_up(fd)
+
+    def _serve_trial(self, trial: RunningTrial) -> None:
+        data = _read(trial.own.link)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
-            self._poll.unregister(trial.link)
+            self._poll.unregister(trial.own.link)
             self._end_early(trial)
             return
-        self._take_records(trial, data)
+        self._take_records(trial, trial.own, data)
         if trial.said is not None:
             self._prepare_next()
             if trial.ending is None:
                 trial.set_deadline("asked", self._init["exit_grace_s"])
 
-    def _take_records(self, trial: RunningTrial, data: bytes) -> None:
-        for record in trial.decoder.feed(data):
-            kind = record["kind"]
-            if kind in ("report", "notice"):
+    def _take_records(self, trial: RunningTrial, caller: Caller, data: bytes) -> None:
+        for record in caller.decoder.feed(data):
+            kind, is_child = record["kind"], caller is not trial.own
+            if kind == "report":
+                trial.askers.append(caller)
+                self._say(record)
+            elif kind == "notice":
                 self._say(record)
             elif kind == "await":
-                trial.awaits = record["iteration"]
-                self._answer(trial)
+                caller.awaits = record["iteration"]
+                caller.answer()
             elif kind == "told":
+                trial.child_left = trial.child_left or is_child
                 self._note_told(trial, record["do"])
+            elif kind == "ended" and is_child:
+                trial.child_failed = record
             elif kind == "ended":
                 trial.said = record
+            if is_child:
+                trial.watch = None  # it is alive
 
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        waits_ms = []
+        due = [self._alive_at]
         if self._trial is not None and self._trial.deadline is not None:
-            waits_ms.append(max(0.0, (self._trial.deadline - time.monotonic()) * 1000 + 1))
+            due.append(self._trial.deadline)
+        waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]
         if self._trial is not None and self._trial.watch is not None:
             waits_ms.append(standstill.LOOK_EVERY_S * 1000)
         if self._spawner is not None and self._spawner.is_due:
@@ -391,7 +471,7 @@ class Worker(Parent):
 
     def _go_further(self, trial: RunningTrial) -> None:
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
-        if trial.deadline is None or time.monotonic() < trial.deadline:
+        if trial.deadline is None or self._clock() < trial.deadline:
             return
         if trial.ending == "asked":
             trial.set_deadline("TERM", self._init["term_grace_s"])
@@ -404,7 +484,7 @@ class Worker(Parent):
         """Have a fork that hangs before its first report say where, and start anew without one."""
         if trial.watch is None or trial.ending:
             return
-        verdict = trial.watch.look(trial.pid, time.monotonic())
+        verdict = trial.watch.look(trial.pid, self._clock())
         if verdict is None:
             return
         standstill.ask_for_stack(trial.pid)
@@ -425,11 +505,13 @@ class Worker(Parent):
             os.killpg(trial.pid, signal.SIGKILL)
         self._end_leftovers()
         with contextlib.suppress(OSError):
-            while data := trial.link.recv(65536):  # what it said before it ended
-                self._take_records(trial, data)
+            while data := trial.own.link.recv(65536):  # what it said before it ended
+                self._take_records(trial, trial.own, data)
         with contextlib.suppress(KeyError):
-            self._poll.unregister(trial.link)
-        trial.link.close()
+            self._poll.unregister(trial.own.link)
+        trial.own.link.close()
+        for fd in list(self._relay.callers):
+            self._hang_up(fd)
         self._trial = None
         hangs = trial.begins_anew and trial.said is None and trial.told is None
         if hangs and self._spawner is not None:
@@ -440,7 +522,7 @@ class Worker(Parent):
             if exit_code == -signal.SIGKILL:
                 self._oom_kills = count_oom_kills()
                 oom = self._oom_kills > before
-            self._tell_end(trial, judge(trial.said, trial.told, exit_code, oom))
+            self._tell_end(trial, self._judge(trial, exit_code, oom))
         self._follow()
 
     def _end_leftovers(self) -> None:
@@ -462,7 +544,13 @@ class Worker(Parent):
             return
         if trial.told != "pause" and not self._init.get("fresh"):
             trial.is_told_of = True
-            self._tell_end(trial, judge(said, trial.told, 0, False))
+            self._tell_end(trial, self._judge(trial, 0, False))
+
+    def _judge(self, trial: RunningTrial, exit_code: int, oom: bool) -> Record:
+        """Decide how an attempt ended; what a child has said, or was told, is for all of it."""
+        if trial.child_left and trial.told == "stop":
+            return {"how": "interrupted"}
+        return judge(trial.child_failed or trial.said, trial.told, exit_code, oom)
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
         if self._task.world_size > 1:  # the driver looks which rank was the first

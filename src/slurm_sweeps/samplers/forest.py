@@ -135,7 +135,6 @@ class Pool(Drawing):
         self._is_taken = np.zeros(len(candidates), dtype=bool)
         self._expected = predictions.mean(axis=0)
         self._best = 0
-        self.n_left = len(candidates)
 
     def begin(self, rng: np.random.Generator) -> None:
         """Choose the trees that the next proposal follows."""
@@ -148,7 +147,6 @@ class Pool(Drawing):
         """Return the best candidate that is left; each call another one."""
         self._best = best = int(self._expected.argmin())
         self._is_taken[best], self._expected[best] = True, math.inf
-        self.n_left -= 1
         return super().draw()
 
     def _pick(self, leaf: Leaf) -> float:

@@ -9,8 +9,10 @@ workers that ask at once are not sent to one place.
 
 What an iteration costs is learned as well: of two that promise the same the cheaper comes first.
 
-`plan_study` and `learn` part the fit from the asking, so that a driver can fit in another thread;
-unless someone took this over (`studies_apart`), an ask fits by itself when enough was told.
+What is proposed follows from the order of what is asked and told alone. A fit is planned as soon as
+enough was told, of what was told until then, and is used a few asks later, however long it takes:
+so another thread can make it (`plan_study`) while more trials run. An ask that needs it makes it by
+itself if nobody has.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 from ..checks import check_integer, check_real, set_fields
 from ..errors import UsageError
-from ..search.draws import Draw, Streams
+from ..search.draws import Draw, Drawing, Streams
 from ..trial import Status
 from .forest import COMPLETE, Encoding, Points, Pool, Told, fit
 from .protocol import NumberedSampler, Observation, Problem, import_extra
@@ -31,8 +33,15 @@ from .protocol import NumberedSampler, Observation, Problem, import_extra
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
 
-#: So many candidates at least are left in the pool; then the next fit can't wait.
-MIN_POOL = 300
+#: So many asks are made of a pool at the most, so that enough good candidates are left in it.
+MAX_ASKED = 700
+
+#: Between the plan of a fit and its use comes one ask, and one more for so many trials that it
+#: knows: time in which it can be made, and less news than bring about the next.
+TRIALS_PER_ASK = 25
+
+#: What the time that an iteration takes counts, unless the user says or the sweep is repeatable.
+COST_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,8 @@ class Model:
             configurations of which one takes e = 2.7 times as long, this one must be expected to
             be better by so many standard deviations of the scores; among more than 100 trials
             by less, falling with one over the square root of their number. 0 where only the
-            number of trials counts.
+            number of trials counts. None is 0.2, or 0 in an experiment with a seed: no iteration
+            takes the same time twice, so what goes by time can't be repeated.
 
     Raises:
         UsageError: An argument is out of its range.
@@ -58,13 +68,15 @@ class Model:
 
     n_startup: int = 15
     random_share: float = 0.3
-    cost_weight: float = 0.2
+    cost_weight: float | None = None
 
     def __post_init__(self) -> None:
         n_startup = check_integer("Model", "n_startup", self.n_startup, 1)
         share = check_real("Model", "random_share", self.random_share, 0, 1)
-        weight = check_real("Model", "cost_weight", self.cost_weight, 0)
-        set_fields(self, n_startup=n_startup, random_share=share, cost_weight=weight)
+        set_fields(self, n_startup=n_startup, random_share=share)
+        if self.cost_weight is not None:
+            weight = check_real("Model", "cost_weight", self.cost_weight, 0)
+            set_fields(self, cost_weight=weight)
 
     def bind(self, problem: Problem) -> ModelSampler:
         """Return a sampler for this problem.
@@ -80,6 +92,15 @@ class Model:
         return ModelSampler(self, problem)
 
 
+@dataclass(slots=True, eq=False)
+class _Study:
+    """A fit that is planned, or made, or used."""
+
+    begins: int  # the number of the first ask that uses it
+    compute: Callable[[], Pool]
+    pool: Pool | None = None  # once it is made
+
+
 class ModelSampler(NumberedSampler):
     """The model of one problem; see `Model`.
 
@@ -90,7 +111,8 @@ class ModelSampler(NumberedSampler):
     def __init__(self, plan: Model, problem: Problem) -> None:
         super().__init__(problem)
         self._plan = plan
-        self._seed = problem.seed
+        default = 0.0 if problem.is_repeatable else COST_WEIGHT
+        self._cost_weight = default if plan.cost_weight is None else plan.cost_weight
         self._sign = -1.0 if problem.mode == "max" else 1.0
         self._encoding = Encoding(problem.space)
         self._random = Draw(problem.space, problem.seed)
@@ -99,40 +121,103 @@ class ModelSampler(NumberedSampler):
         self._told: dict[int, Told] = {}
         self._n_known = 0
         self._is_at_random = False
-        self._pool: Pool | None = None
+        self._planned: _Study | None = None
+        self._used: _Study | None = None
+        self._studied: _Study | None = None  # made by someone else
+        # Since the study is used: the asks, and those made in another process or by nobody.
+        self._n_asked = 0
+        self._elsewhere: list[tuple[int, dict[str, Any]]] = []
         self.studies_apart = False
 
     def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         number = self._begin()
-        if not self.studies_apart and (study := self.plan_study()) is not None:
-            self.learn(study())
-        rng = self._streams.go_to(number)
-        if self._pool is None or rng.random() < self._plan.random_share:
-            self._random.go_to(number)
-            return self._unseen.find(self._random)
-        self._pool.begin(rng)
-        return self._unseen.find(self._pool)
+        self._go_to(number)
+        cfg = self._unseen.find(self._choose(number, self._open_pool()))
+        self._plan_fit(self._next)
+        return cfg
+
+    @property
+    def awaits_study(self) -> bool:
+        """Whether the next ask uses a fit that is not made yet."""
+        study = self._find_used(self._next)
+        return study is not None and study.pool is None
 
     def plan_study(self) -> Callable[[], Pool] | None:
-        """Return what makes the next fit, None while there is too little new."""
-        n = len(self._told)
-        is_short = self._pool is not None and self._pool.n_left < MIN_POOL
-        if self._is_at_random or n < self._plan.n_startup or not self._encoding.n_columns:
-            return None
-        if n <= (1 + GROWTH) * self._n_known and not is_short:
-            return None
-        seed = int(self._streams.go_to(self._next).integers(2**62))
-        self._n_known = n
-        told = list(self._told.values())
-        return partial(fit, told, self._encoding, seed, self._plan.cost_weight)
+        """Return what makes the next fit, None while there is nothing to make."""
+        if self._next == 0:
+            self._plan_fit(0)
+        for study in (self._find_used(self._next), self._planned):
+            if study is not None and study.pool is None:
+                self._studied = study
+                return study.compute
+        return None
 
     def learn(self, result: Pool) -> None:
         """Take in what a study found."""
-        self._pool = result
+        if self._studied is not None:
+            self._studied.pool = result
 
     def draw_at_random(self) -> None:
         """Plan no further study and go on at random; see `StudyingSampler`."""
-        self._is_at_random, self._pool = True, None
+        self._is_at_random, self._planned, self._used = True, None, None
+
+    def _plan_fit(self, number: int) -> None:
+        """Plan the next fit, if there is reason to, before trial `number` is asked for."""
+        n = len(self._told)
+        if self._is_at_random or n < self._plan.n_startup or not self._encoding.n_columns:
+            return
+        if self._planned or (n <= (1 + GROWTH) * self._n_known and self._n_asked < MAX_ASKED):
+            return
+        seed = int(self._streams.go_to(number).integers(2**62))
+        told = list(self._told.values())
+        compute = partial(fit, told, self._encoding, seed, self._cost_weight)
+        # What earlier sweeps have found is learnt before the first trial.
+        begins = number + 1 + n // TRIALS_PER_ASK if number else 0
+        self._planned, self._n_known = _Study(begins, compute), n
+
+    def _find_used(self, number: int) -> _Study | None:
+        """Return the study that the ask for a trial uses."""
+        is_due = self._planned is not None and number >= self._planned.begins
+        return self._planned if is_due else self._used
+
+    def _go_to(self, number: int) -> None:
+        """Go on to the ask for a trial: a study that was planned for it is used from now on."""
+        if number == 0:
+            self._plan_fit(0)
+        study = self._find_used(number)
+        if study is not self._used:
+            self._used, self._planned = study, None
+            self._n_asked = 0
+            self._elsewhere.clear()
+        self._n_asked += 1
+
+    def _open_pool(self) -> Pool | None:
+        """Return the pool to propose from, without what trials of another process took of it."""
+        if self._used is None:
+            return None
+        pool = self._used.pool = self._used.pool or self._used.compute()
+        for number, cfg in self._elsewhere:
+            if self._choose(number, pool) is pool:
+                self._unseen.repeat(pool, cfg)
+        self._elsewhere.clear()
+        return pool
+
+    def _choose(self, number: int, pool: Pool | None) -> Drawing:
+        """Return what a trial's configuration is drawn from."""
+        rng = self._streams.go_to(number)
+        if pool is None or rng.random() < self._plan.random_share:
+            self._random.go_to(number)
+            return self._random
+        pool.begin(rng)
+        return pool
+
+    def _note(self, cfg: dict[str, Any]) -> None:
+        number = self._next - 1
+        self._go_to(number)
+        if self._used is not None and self._unseen.is_drawing:
+            self._elsewhere.append((number, cfg))
+        super()._note(cfg)
+        self._plan_fit(self._next)
 
     def _learn(self, trial: Observation) -> None:
         # Where many run at once, those that run have come furthest: it pays to know of them.
@@ -145,6 +230,8 @@ class ModelSampler(NumberedSampler):
         if row is not None:
             points = self._judge(trial.curve or _read_last(trial), trial.status)
             self._told[trial.number] = Told(row, points, trial.seconds_per_iteration)
+        if trial.number >= 0:
+            self._plan_fit(self._next)
 
     def _judge(self, curve: Mapping[int, float], status: Status) -> Points:
         """Return a curve's points, lower is better, with the end that its trial came to."""

@@ -21,8 +21,8 @@ The rules, which the property tests of `tests/samplers` hold every sampler to:
 - Trial numbers are given in the order of the asks: the first ask is trial 0's, the next trial 1's.
 - `tell` comes when a trial starts, with its first values from each power of four of the iterations
   on, and when it ends; in an experiment that is resumed also for each stored trial, in the order of
-  their numbers, before the first ask. So it comes more than once for a number, and the last one
-  counts.
+  their numbers, before the first ask; a `StudyingSampler` is told again all that it was told then.
+  So it comes more than once for a number, and the last one counts.
 - Told of the trials 0 to n-1 in a fresh process, with the same seed, a sampler asks for trial n
   what it would have asked for undisturbed. One that learns does so when it was told the same in
   the same order.
@@ -51,12 +51,14 @@ class Problem:
         seed: The sweep's seed, 0 or more; drawn once and stored where the user gave none.
         metric: The metric that the sweep is after, or None if nobody said.
         mode: "min" or "max"; None where `metric` is.
+        is_repeatable: Whether the user gave the seed: what is proposed may then depend on no clock.
     """
 
     space: SearchSpace
     seed: int
     metric: str | None = None
     mode: str | None = None
+    is_repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,9 @@ class StudyingSampler(Sampler, Protocol):
     It may also have a method `draw_at_random()`: a study has raised, and the sweep is to go on
     without what it learns. Without that method the sweep ends.
 
+    Which asks use what a study found must follow from the order of what was asked and told alone,
+    not from how long it took.
+
     Attributes:
         studies_apart: Set by a driver that calls `plan_study` and `learn` by itself; else an ask
             does it.
@@ -165,11 +170,15 @@ class StudyingSampler(Sampler, Protocol):
 
     studies_apart: bool
 
+    @property
+    def awaits_study(self) -> bool:
+        """Whether the next ask uses what a study finds that was not learnt yet: it has to wait."""
+
     def plan_study(self) -> Callable[[], Any] | None:
         """Return what is to be computed next, None for nothing; it may run in another thread."""
 
     def learn(self, result: Any) -> None:
-        """Take in what a study returned."""
+        """Take in what the study that was planned last returned."""
 
 
 @runtime_checkable

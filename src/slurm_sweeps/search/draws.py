@@ -138,7 +138,7 @@ class Unseen:
         if not self._is_needed:
             return draw.draw()
         size = self._space.size
-        if size is not None and 2 * len(self._seen) >= size:
+        if size is not None and not self.is_drawing:
             return self._take_in_order(size)
         for cfg in self._draw_candidates(draw, size):
             if not draw.is_point or self._take(cfg):
@@ -146,6 +146,19 @@ class Unseen:
         if size is not None:
             return self._take_in_order(size)
         return cfg
+
+    @property
+    def is_drawing(self) -> bool:
+        """Whether the next configuration is drawn; else it is the next of the untried."""
+        size = self._space.size
+        return not self._is_needed or size is None or 2 * len(self._seen) < size
+
+    def repeat(self, draw: Drawing, cfg: dict[str, Any]) -> None:
+        """Draw what was drawn when this configuration was found, in another process."""
+        text = canonical_json(cfg)
+        for _ in range(_N_DRAWS if self._is_needed else 1):
+            if canonical_json(draw.draw()) == text:
+                return
 
     def mark(self, cfg: dict[str, Any]) -> None:
         """Count a configuration that another sweep tried as tried in this round."""

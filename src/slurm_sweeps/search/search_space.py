@@ -24,6 +24,7 @@ from .tree import (
     Node,
     OptionsNode,
     Pick,
+    find_space,
     format_place,
 )
 
@@ -37,6 +38,7 @@ class SearchSpace:
     Attributes:
         template: As given.
         leaves: All places that hold a space, in the template's order, those in options included.
+        names: The dotted names of all values that a configuration may have.
         grids: The leaves that are Grids.
         size: How many different configurations there are; None if they can't be counted to an end.
 
@@ -50,14 +52,15 @@ class SearchSpace:
     def __init__(self, template: dict[str, Any]) -> None:
         if not isinstance(template, dict):
             raise UsageTypeError(
-                f"cfg must be a dict, got {template!r} ({type(template).__name__})"
+                f"cfg must be a dict, got {template!r} ({type(template).__name__}); of an object "
+                "with attributes vars(cfg) is one"
             )
         self.template = template
         try:
             self._node = compile_template(template)
         except RecursionError:
             raise UsageError("cfg is nested without an end: a part of it holds itself") from None
-        _check_names(template)
+        self.names = list_names(template)
         self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self._node))
         self.grids = tuple(leaf for leaf in self.leaves if leaf.space.is_grid)
         self.size = self._node.size
@@ -142,15 +145,15 @@ def _walk_leaves(node: Node) -> Iterator[Leaf]:
         yield node
 
 
-def _check_names(template: Any, path: str = "") -> set[str]:
+def list_names(template: Any, path: str = "") -> set[str]:
     """Return the names that the values below `path` will have once flattened, if all differ."""
     if isinstance(template, Space) and template.options is not None:
-        return set().union(*(_check_names(option, path) for option in template.options))
+        return set().union(*(list_names(option, path) for option in template.options))
     if not isinstance(template, dict) or not template:
         return {path}
     seen: set[str] = set()
     for key, value in template.items():
-        names = _check_names(value, join_path(path, str(key)))
+        names = list_names(value, join_path(path, str(key)))
         if both := seen & names:
             raise UsageError(
                 f"cfg has two values with the dotted name {min(both)!r}; rename one of the keys"
@@ -174,6 +177,13 @@ def compile_template(
         raise UsageTypeError(
             f"cfg{format_place(path)} is the class {template.__name__}; make a space of it, such "
             "as Uniform(0, 1)"
+        )
+    found = find_space(template)
+    if found is not None:
+        raise UsageTypeError(
+            f"cfg{format_place(path)} is a {type(template).__name__} with a space in it: "
+            f"{found[0].lstrip('.') or 'a member'} is {found[1]!r}. Spaces are drawn in dicts, "
+            f"lists and tuples: use one of those, and make the {type(template).__name__} in train"
         )
     return ConstantNode(path, template, canonical_json(template))
 

@@ -15,8 +15,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
 from ..errors import UsageError
@@ -239,6 +243,50 @@ class OptionsNode:
         options = [option.describe() for option in self.options]
         space = self.leaf.space
         return describe_space(type(space).__name__, [options], space.seed)
+
+
+#: Into how many parts of one constant, and of all of them, spaces are looked for.
+MAX_PARTS, MAX_LOOKS = 1_000, 10_000
+
+
+def find_space(constant: Any) -> tuple[str, Space] | None:
+    """Find a space inside a constant, where none is drawn; return where it is, and itself.
+
+    Looked into are collections of all kinds, object arrays and the attributes of objects.
+    """
+    rest, seen = deque([("", constant)]), {id(constant)}
+    while rest and len(seen) < MAX_LOOKS:
+        place, thing = rest.popleft()
+        for label, part in islice(_list_parts(thing), MAX_PARTS):
+            if isinstance(part, Space):
+                return place + label, part
+            if id(part) not in seen:
+                seen.add(id(part))
+                rest.append((place + label, part))
+    return None
+
+
+def _list_parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, Mapping):
+        yield from ((f"[{key!r}]", value) for key, value in thing.items())
+    elif isinstance(thing, (list, tuple, deque)):
+        yield from ((f"[{i}]", value) for i, value in enumerate(thing))
+    elif isinstance(thing, (set, frozenset)):
+        yield from (("", value) for value in thing)
+    elif getattr(getattr(thing, "dtype", None), "hasobject", False) and hasattr(thing, "flat"):
+        yield from ((f".flat[{i}]", value) for i, value in enumerate(thing.flat))
+    elif isinstance(thing, partial):
+        yield from ((f".args[{i}]", value) for i, value in enumerate(thing.args))
+        yield from ((f".keywords[{key!r}]", value) for key, value in thing.keywords.items())
+    elif not isinstance(thing, (type, FunctionType, ModuleType, Space)):
+        slots = (name for kind in type(thing).__mro__ for name in _list_slots(kind))
+        names = dict.fromkeys((*getattr(thing, "__dict__", {}), *slots))
+        yield from ((f".{name}", getattr(thing, name)) for name in names if hasattr(thing, name))
+
+
+def _list_slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def format_place(path: str) -> str:

@@ -82,6 +82,8 @@ class Allocation:
         mem_per_gpu_mb: The job's `--mem-per-gpu`, in MB; None where it names none.
         has_gres: Whether it has generic resources of any kind.
         notices: What could not be learnt, for the user to read.
+        max_steps: How many steps it may have in all; None for any number.
+        srun_ports: How many ports there are for sruns on its first node; None for any number.
     """
 
     job_id: str
@@ -92,6 +94,8 @@ class Allocation:
     mem_per_gpu_mb: int | None = None
     has_gres: bool = False
     notices: tuple[str, ...] = ()
+    max_steps: int | None = None
+    srun_ports: int | None = None
 
     def find_node(self, name: str) -> Node:
         """Return the node of this name, which is one of the job's."""

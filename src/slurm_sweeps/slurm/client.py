@@ -8,22 +8,36 @@ answer is no error here but an answer: None, or what is known without it.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
-from .step import build_command_environment
-from .text import Fate, parse_fate, parse_kill_wait, parse_time_left
+from .step import build_command_environment, is_outage
+from .text import (
+    Fate,
+    parse_fate,
+    parse_kill_wait,
+    parse_step_limits,
+    parse_time_left,
+    parse_waiting_steps,
+)
 
 #: A controller that is restarted or overloaded may need this long.
 TIMEOUT_S = 20.0
 
-#: How often the time left is asked for again: an administrator may have changed the limit.
-REFRESH_S = 120.0
+#: How often the time left is asked for again: an administrator may have changed the limit. When
+#: somebody wants to know, it may be as often as the second.
+REFRESH_S, SOON_S = 120.0, 2.0
+
+#: Between two questions to a Slurm that is away, in seconds: doubled each time, up to the last.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 
 #: Slurm's default for the time between TERM and KILL.
 KILL_WAIT_S = 30.0
@@ -49,7 +63,9 @@ def ask(env: Mapping[str, str], *argv: str) -> Reply:
             timeout=TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return Reply("", f"`{' '.join(argv)}` has not answered within {TIMEOUT_S:.0f} s")
+    except OSError as error:
         return Reply("", f"`{' '.join(argv)}` failed ({error})")
     if done.returncode == 0:
         return Reply(done.stdout)
@@ -57,21 +73,56 @@ def ask(env: Mapping[str, str], *argv: str) -> Reply:
     return Reply("", f"`{' '.join(argv)}` failed (exit status {done.returncode}, {last})")
 
 
-def read_allocation(env: Mapping[str, str]) -> Allocation | None:
-    """Learn the allocation that an environment describes, asking scontrol for the rest.
-
-    Returns:
-        The allocation, or None outside of Slurm. If scontrol can't be run, or does not answer
-        within 20 s, what the environment tells alone, with a notice.
+def ask_patiently(
+    env: Mapping[str, str], *argv: str, outage_s: float, notify: Callable[[str], None]
+) -> Reply:
+    """Run a command of Slurm, again and again while Slurm is away; say that it is, and was.
 
     Raises:
-        AllocationError: As `parse_allocation`.
+        AllocationError: It is away for longer than `outage_s` seconds.
+    """
+    began, pause_s = time.monotonic(), FIRST_PAUSE_S
+    while is_outage((reply := ask(env, *argv)).problem):
+        if time.monotonic() - began + pause_s > outage_s:
+            raise AllocationError(
+                f"Slurm is away, and what the job has can't be told without it: {reply.problem}. "
+                "SlurmCfg(outage_in_sec=...) says how long to wait for it"
+            )
+        if pause_s == FIRST_PAUSE_S:
+            notify(f"Slurm is away, and waited for: {reply.problem}")
+        time.sleep(pause_s)
+        pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
+    if pause_s > FIRST_PAUSE_S:
+        notify(f"Slurm is back, after {time.monotonic() - began:.0f} s")
+    return reply
+
+
+def read_allocation(
+    env: Mapping[str, str], outage_s: float = 0.0, notify: Callable[[str], None] = print
+) -> Allocation | None:
+    """Learn the allocation that an environment describes, asking scontrol for the rest.
+
+    Args:
+        env: The environment.
+        outage_s: How long to wait for a Slurm that is away, in seconds.
+        notify: Tells the user that it is waited for, and when it is back.
+
+    Returns:
+        The allocation, or None outside of Slurm. If scontrol can't be run, or tells nothing, what
+        the environment tells alone, with a notice.
+
+    Raises:
+        AllocationError: As `parse_allocation`; or Slurm is away for too long.
     """
     if parse_allocation(env) is None:
         return None
-    job = ask(env, "scontrol", "show", "job", "-d", env["SLURM_JOB_ID"])
-    nodes = ask(env, "scontrol", "--oneliner", "show", "node", env["SLURM_JOB_NODELIST"])
+    ask_for = partial(ask_patiently, env, outage_s=outage_s, notify=notify)
+    job = ask_for("scontrol", "show", "job", "-d", env["SLURM_JOB_ID"])
+    nodes = ask_for("scontrol", "--oneliner", "show", "node", env["SLURM_JOB_NODELIST"])
+    max_steps, ports = parse_step_limits(ask(env, "scontrol", "show", "config").text)
     allocation = parse_allocation(env, job.text, nodes.text)
+    if allocation is not None:
+        allocation = replace(allocation, max_steps=max_steps, srun_ports=ports)
     problem = job.problem or nodes.problem
     if not problem and "NodeName=" not in nodes.text:  # a site may hide its nodes
         problem = "`scontrol show node` tells nothing"
@@ -110,8 +161,36 @@ def cancel_step(step_id: str) -> None:
     threading.Thread(target=ask, args=(os.environ, "scancel", step_id), daemon=True).start()
 
 
+class StepQueue:
+    """Which steps of a job find no room; asks Slurm from a thread of its own, while that is wanted.
+
+    Attributes:
+        waiting: The process ids of their sruns.
+        problem: Why Slurm does not tell; empty if it does.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        self.waiting: frozenset[int] = frozenset()
+        self.problem = ""
+        self._job_id = job_id
+        self._asked_at = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def ask_again(self) -> None:
+        """Bring the answers up to date, soon; they are those of a few seconds ago at most."""
+        is_asking = self._thread is not None and self._thread.is_alive()
+        if not is_asking and time.monotonic() - self._asked_at > SOON_S:
+            self._asked_at = time.monotonic()
+            self._thread = threading.Thread(target=self._ask, daemon=True)
+            self._thread.start()
+
+    def _ask(self) -> None:
+        reply = ask(os.environ, "scontrol", "--oneliner", "show", "step", self._job_id)
+        self.waiting, self.problem = parse_waiting_steps(reply.text), reply.problem
+
+
 class JobClock:
-    """Knows when this process's job ends; asks Slurm from a thread of its own, now and then.
+    """Knows when this process's job ends, and whether it runs; asks Slurm from a thread of its own.
 
     Attributes:
         kill_wait_s: Seconds between the TERM by which Slurm ends a job and the KILL.
@@ -121,7 +200,10 @@ class JobClock:
         self._job_id = job_id
         self.kill_wait_s = KILL_WAIT_S
         self._ends_at: float | None = None
-        self._stop = threading.Event()
+        self._state = ""
+        self._asked_at = -math.inf  # when Slurm was asked what it has answered
+        self._is_over = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slurm-sweeps-clock", daemon=True)
 
     def __enter__(self) -> JobClock:
@@ -129,19 +211,41 @@ class JobClock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._is_over = True
+        self._wake.set()
 
     def get_time_left(self, now: float) -> float | None:
         """Seconds from `now` (`time.monotonic()`) until the job ends; None: unknown or never."""
         return None if self._ends_at is None else self._ends_at - now
 
+    def forget(self) -> None:
+        """Believe nothing that was heard before now: the job may have been suspended."""
+        self._ends_at, self._asked_at = None, -math.inf
+        self._wake.set()
+
+    def runs(self, since: float) -> bool | None:
+        """Whether the job runs, as Slurm has said when it was asked after `since` (monotonic).
+
+        False for one that is suspended; True too where nothing can be learnt from Slurm. None: it
+        has not answered since; it is asked again.
+        """
+        if self._asked_at > since:
+            return self._state in ("RUNNING", "")
+        self._wake.set()
+        return None
+
     def _run(self) -> None:
         config = ask(os.environ, "scontrol", "show", "config")
         self.kill_wait_s = parse_kill_wait(config.text) or KILL_WAIT_S
-        while True:
-            reply = ask(os.environ, "squeue", "--noheader", f"--jobs={self._job_id}", "--format=%L")
-            if not reply.problem:
-                left = parse_time_left(reply.text)
-                self._ends_at = None if left is None else time.monotonic() + left
-            if self._stop.wait(REFRESH_S):
-                return
+        options = ("--noheader", f"--jobs={self._job_id}", "--format=%L %T")
+        while not self._is_over:
+            asked_at = time.monotonic()
+            reply = ask(os.environ, "squeue", *options)
+            left, _, state = reply.text.strip().partition(" ")
+            if not is_outage(reply.problem):
+                left_s = parse_time_left(left)
+                self._ends_at = None if left_s is None else time.monotonic() + left_s
+                self._state, self._asked_at = state, asked_at
+            time.sleep(SOON_S)
+            self._wake.wait(REFRESH_S)
+            self._wake.clear()

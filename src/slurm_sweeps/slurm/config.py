@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 
-from ..checks import check_flag, check_integer, set_fields
+from ..checks import check_flag, check_integer, check_seconds, set_fields
 from ..errors import AllocationError, UsageError, UsageTypeError
 from .allocation import Node
 from .text import count_gpus, parse_gres, parse_mem
@@ -49,6 +49,9 @@ class SlurmCfg:
             slots then start in the time of one, and share its memory. Each trial keeps to its own
             CPUs and GPUs; the memory limit is that of all slots of the node together.
         requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
+            It then goes on with what it has begun, also without `restore`.
+        outage_in_sec: How long Slurm may be away, or start nothing, until the sweep ends; workers
+            that run meanwhile go on.
         master_port_range: First and last port that `MASTER_PORT` is taken from.
 
     Raises:
@@ -66,6 +69,7 @@ class SlurmCfg:
     fresh_step: bool | None = field(default=None, kw_only=True)
     share_imports: bool = field(default=False, kw_only=True)
     requeue: bool = field(default=False, kw_only=True)
+    outage_in_sec: float = field(default=1800.0, kw_only=True)
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,7 @@ class SlurmCfg:
             self._take(name, check_flag)
         for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
             self._take(name, check_integer, least)
+        self._take("outage_in_sec", check_seconds)
         if self.ntasks % self.nodes:
             raise UsageError(
                 f"SlurmCfg(nodes={self.nodes!r}, ntasks={self.ntasks!r}): the tasks are spread "

@@ -21,6 +21,7 @@ number of its threads.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,16 +31,23 @@ from .allocation import Allocation, Node
 from .config import Demand, LocalCfg, SlurmCfg, build_demand
 from .step import Slot, format_gpus
 
+#: The ports on which an srun listens (22.05 and 24.11, steps of a node).
+_PORTS_OF_SRUN = 3
+
 #: How many nodes an error message lists.
 _NODES_IN_MESSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The slots of a sweep, and what the user should know about them."""
+    """The slots of a sweep, and what the user should know about them.
+
+    With `shares_steps`, one step serves all slots of a node.
+    """
 
     slots: tuple[Slot, ...]
     notices: tuple[str, ...] = ()
+    shares_steps: bool = False
 
 
 def plan_slots(
@@ -66,7 +74,36 @@ def plan_slots(
     shares = _Shares(ledger)
     slots = tuple(shares.build_slot(index) for index in range(shares.count))
     notices = (*allocation.notices, *ledger.format_notices(), *shares.format_notices())
-    return Plan(slots, notices)
+    return _fit_steps(Plan(slots, notices, cfg.share_imports), allocation, cfg)
+
+
+def _fit_steps(plan: Plan, allocation: Allocation, cfg: SlurmCfg) -> Plan:
+    """Do with as few steps at once as the cluster allows: one for each node, or fewer slots."""
+    limits = [
+        (allocation.max_steps, "MaxStepCount"),
+        (allocation.srun_ports and allocation.srun_ports // _PORTS_OF_SRUN, "SrunPortRange"),
+    ]
+    most, name = min(
+        (limit, name) for limit, name in [*limits, (sys.maxsize, "")] if limit is not None
+    )
+    places = [slot.nodes if plan.shares_steps else slot.index for slot in plan.slots]
+    if len(set(places)) <= most:
+        return plan
+    can_share = cfg.ntasks == 1 and not (cfg.fresh_step or cfg.parse_args().said)
+    if can_share and not plan.shares_steps:
+        text = (
+            f"{name} of this cluster allows {most} job steps at once, fewer than the "
+            f"{len(plan.slots)} slots: one step serves all slots of a node, as with "
+            "SlurmCfg(share_imports=True)"
+        )
+        return _fit_steps(Plan(plan.slots, (*plan.notices, text), True), allocation, cfg)
+    kept = set(list(dict.fromkeys(places))[:most])
+    fitting = [slot for slot, place in zip(plan.slots, places, strict=True) if place in kept]
+    slots = tuple(replace(slot, index=index) for index, slot in enumerate(fitting))
+    if not slots:
+        raise AllocationError(f"{name} of this cluster allows not one job step of a trial")
+    text = f"{len(slots)} trials run at once: {name} of this cluster allows no more job steps"
+    return replace(plan, slots=slots, notices=(*plan.notices, text))
 
 
 class _Ledger:

@@ -288,6 +288,39 @@ def parse_step_error(stderr: str) -> str | None:
     return "; ".join(dict.fromkeys(reasons)) or None
 
 
+def parse_refusal(stderr: str) -> str | None:
+    """Give srun's own words on why a step did not start, None if it says nothing of its own.
+
+    What a slurmstepd says is that of a step which was started on its node.
+    """
+    began = any(line.startswith("slurmstepd") for line in stderr.splitlines())
+    return None if began else parse_step_error(stderr)
+
+
+#: Slurm's controller, its authentication or a daemon between does not answer, or not in time.
+_OUTAGE = re.compile(
+    r"Unable to contact slurm controller|Unable to connect to slurm|not answered|timed out|munge"
+    r"|Protocol authentication error|Zero Bytes were transmitted|temporarily unable"
+    r"|backup controller|Connection (?:refused|reset)|connect(?:ion)? failure",
+    re.IGNORECASE,
+)
+
+
+def is_outage(text: str) -> bool:
+    """Tell whether what a command of Slurm said means that Slurm itself is away for now."""
+    return _OUTAGE.search(text) is not None
+
+
+def may_pass(text: str) -> bool:
+    """Tell whether Slurm says this for some seconds after its controller has begun anew (22.05)."""
+    return "Memory required by task is not available" in text
+
+
+def is_final(text: str) -> bool:
+    """Tell whether the job has used up all the steps that it may have (MaxStepCount)."""
+    return "Step limit reached for this job" in text
+
+
 def is_step_waiting(line: str) -> bool:
     """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
     return line.startswith("srun: ") and "step creation temporarily disabled" in line

@@ -154,6 +154,16 @@ def parse_kill_wait(text: str) -> float | None:
     return float(match[1]) if match else None
 
 
+def parse_step_limits(text: str) -> tuple[int | None, int | None]:
+    """Find in what `scontrol show config` prints how many steps a job may have in all, and how many
+    ports there are for sruns on a node; None where that is not limited, or not told.
+    """
+    steps = re.search(r"^MaxStepCount\s*=\s*(\d+)", text, re.MULTILINE)
+    ports = re.search(r"^SrunPortRange\s*=\s*(\d+)-(\d+)", text, re.MULTILINE)
+    first, last = (int(ports[1]), int(ports[2])) if ports else (0, 0)
+    return int(steps[1]) if steps else None, last - first + 1 if first else None
+
+
 class Fate(Enum):
     """What Slurm has in mind with a job whose processes it tells to end."""
 
@@ -189,6 +199,12 @@ def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]
     for names, mem, gres in lines:
         found |= dict.fromkeys(parse_nodelist(names), (int(mem) or None, parse_gres(gres)))
     return found
+
+
+def parse_waiting_steps(text: str) -> frozenset[int]:
+    """Read `scontrol --oneliner show step`: the process ids of sruns whose steps find no room."""
+    waiting = re.findall(r"State=PENDING .*SrunHost:Pid=\S*:(\d+)", text)
+    return frozenset(map(int, waiting))
 
 
 def parse_threads_per_core(text: str) -> dict[str, int]:

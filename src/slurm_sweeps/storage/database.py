@@ -357,7 +357,7 @@ class Database:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # whatever the umask, see `Claim`
     except OSError as error:
         raise StorageError(
             f"the folder {folder} can't be made ({error.strerror}); choose another local_dir"

@@ -3,11 +3,12 @@
     local_dir/slurm-sweeps.db
     local_dir/<experiment>/train.pkl
     local_dir/<experiment>/report.html
-    local_dir/<experiment>/slots/slot-<k>.log
+    local_dir/<experiment>/slots/slot-<k>.log, slot-<k>.journal
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
 
-The other ranks of a trial with several tasks write `stdout.<rank>.log` and `stderr.<rank>.log`.
-Nothing here touches the disk.
+The other ranks of a trial with several tasks write `stdout.<rank>.log`, `stderr.<rank>.log` and
+`slot-<k>.<rank>.journal`.
+Nothing here touches the disk but what finds files.
 """
 
 from __future__ import annotations
@@ -159,6 +160,14 @@ class Layout:
         """What a slot's worker, its launcher and the site's prologues printed."""
         return self.slots / f"slot-{slot}.log"
 
+    def slot_journal(self, slot: int) -> Path:
+        """What rank 0 of a slot's trials has reported, until the database has it."""
+        return self.slots / f"slot-{slot}.journal"
+
+    def find_journals(self) -> list[Path]:
+        """Find the journals of all slots and ranks, and what was left as one was cut."""
+        return sorted(self.slots.glob("slot-*.journal*"))
+
     def trial(self, trial_id: str) -> TrialLayout:
         """The files of one trial."""
         return TrialLayout(self.folder / trial_id)
@@ -167,6 +176,11 @@ class Layout:
 def build_draft_path(path: Path) -> Path:
     """Name a file while it is written, before it is renamed to `path`."""
     return path.with_name(f"{path.name}.new")
+
+
+def build_rank_journal_path(path: Path, rank: int) -> Path:
+    """Name the journal of a rank beside that of rank 0."""
+    return path.with_suffix(f".{rank}.journal") if rank else path
 
 
 def build_database_path(local_dir: str | os.PathLike[str]) -> Path:

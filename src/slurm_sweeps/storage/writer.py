@@ -113,6 +113,16 @@ class Writer:
 
     # For the driver
 
+    @property
+    def n_put(self) -> int:
+        """How many records were put so far."""
+        return self._put
+
+    @property
+    def n_committed(self) -> int:
+        """How many of them are in the database, always the first ones."""
+        return self._committed
+
     def put(self, record: Record) -> None:
         """Hand a record over; returns at once unless `max_rows` are waiting.
 

@@ -1,0 +1,58 @@
+"""`run`, a sweep that a YAML file tells of; and `log`, for the programs that it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+EXAMPLE = """\
+name: lr-search
+command: python train.py --lr {lr} --width {net.width} --out {checkpoint_dir}
+metrics: 'epoch (?P<iteration>\\d+).*val_loss=(?P<loss>\\S+)'
+cfg:
+  lr: {loguniform: [1e-5, 1e-1]}
+  net:
+    width: {integer: [8, 256]}
+    activation: {choice: [relu, gelu]}
+  epochs: 20
+asha: {metric: loss, mode: min}
+n_trials: 200
+slurm: {ntasks: 1}
+"""
+
+_HELP = f"""Run the sweep of a program that the YAML file PATH tells of.
+
+Its keys are the arguments of ss.Program (command, metrics, result, files, cwd, env, …), of
+ss.Experiment (name, cfg, local_dir, seed, …) and of run (n_trials, max_concurrent_trials, …); asha,
+hyperband or median_stopping; slurm (ss.SlurmCfg) and local (ss.LocalCfg); random, model or optuna
+for the sampler. Spaces are written {{loguniform: [1e-5, 1e-1]}}. The program, its script and
+templates are looked for beside the file. What was begun under the name goes on, unless the file
+says overwrite: true. It runs on this machine, or inside of a Slurm job on that one's nodes.
+
+\b
+{EXAMPLE}"""
+
+
+@click.command("run", help=_HELP)
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--local-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of the database, whatever the file says.",
+)
+def run_file(path: Path, local_dir: Path | None) -> None:
+    from ..experiment.sweep_file import read_sweep_file
+
+    experiment, arguments = read_sweep_file(path, local_dir)
+    click.echo(experiment.run(**arguments).best_trial())
+
+
+@click.command("log", add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def log_metrics(words: tuple[str, ...]) -> None:
+    """Report metrics of the trial in which this is called: NAME=VALUE … --iteration N."""
+    from ..programs.log_line import log_line
+
+    sys.exit(log_line(words))

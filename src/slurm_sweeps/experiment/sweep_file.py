@@ -1,0 +1,167 @@
+"""A sweep of a program, told in a YAML file: the same names and values as in Python.
+
+A space is a key with its arguments, `{loguniform: [1e-5, 1e-1]}`; rules and samplers likewise.
+Errors name the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import samplers
+from ..errors import SlurmSweepsError, UsageError
+from ..programs.output import File
+from ..programs.program import Program
+from ..rules.asha import ASHA, Hyperband
+from ..rules.median import MedianStopping
+from ..search.choices import Choice, Grid
+from ..search.search_space import join_path
+from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
+from ..slurm.config import LocalCfg, SlurmCfg
+from .experiment import Experiment
+
+#: What is made of a key's value; all other keys are arguments as they are.
+BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "asha": ("pruner", ASHA),
+    "hyperband": ("pruner", Hyperband),
+    "median_stopping": ("pruner", MedianStopping),
+    "slurm": ("slurm_cfg", SlurmCfg),
+    "local": ("local_cfg", LocalCfg),
+    "random": ("sampler", samplers.Random),
+    "model": ("sampler", samplers.Model),
+    "optuna": ("sampler", samplers.Optuna),
+}
+SPACES: dict[str, Callable[..., Any]] = {
+    kind.__name__.lower(): kind
+    for kind in (Uniform, LogUniform, Integer, LogInteger, Normal, Quantized, Choice, Grid)
+}
+
+
+def _list_arguments(call: Callable[..., Any], *but: str) -> list[str]:
+    return [name for name in inspect.signature(call).parameters if name not in ("self", *but)]
+
+
+OF_PROGRAM = _list_arguments(Program, "folder")
+OF_RUN = _list_arguments(Experiment.run)
+OF_EXPERIMENT = _list_arguments(
+    Experiment, "train", "warm_start", *BUILDS, *(argument for argument, _ in BUILDS.values())
+)
+KEYS = {*OF_PROGRAM, *OF_RUN, *OF_EXPERIMENT, *BUILDS}
+
+
+def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experiment, dict[str, Any]]:
+    """Read a file: the experiment, and the arguments of its `run`.
+
+    What exists of this name is restored, unless the file says `restore` or `overwrite`.
+
+    Args:
+        path: The file.
+        local_dir: Takes the place of the file's.
+
+    Raises:
+        UsageError: It can't be read, or something in it makes no sense.
+    """
+    told, lines = _load(path)
+
+    @contextlib.contextmanager
+    def at(place: str) -> Iterator[None]:
+        try:
+            yield
+        except (SlurmSweepsError, TypeError, ValueError) as error:
+            where = f"{path}, line {lines[place]}" if place in lines else str(path)
+            raise UsageError(f"{where}: {error}") from None
+
+    def build_space(value: Any, place: str) -> Any:
+        """Make spaces of what is written as one, to any depth."""
+        if isinstance(value, list):
+            return [build_space(each, place) for each in value]
+        if not isinstance(value, dict):
+            return value
+        kind, written = next(iter(value.items()), (None, None))
+        if len(value) == 1 and kind in SPACES and isinstance(written, list | dict):
+            inner = build_space(written, join_path(place, kind))
+            if kind in ("choice", "grid") and isinstance(inner, list):
+                inner = [inner]
+            with at(place):
+                return SPACES[kind](**inner) if isinstance(inner, dict) else SPACES[kind](*inner)
+        return {key: build_space(each, join_path(place, str(key))) for key, each in value.items()}
+
+    for key in told:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key), KEYS, n=1)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(KEYS))}"
+            )
+            with at(str(key)):
+                raise UsageError(f"there is no key {key!r}; {hint}")
+    for key in ("metrics", "result"):
+        if isinstance(told.get(key), dict):
+            with at(key):
+                told[key] = File(**{"path": told[key].pop("file", None), **told[key]})
+    with at("command"):
+        if "command" not in told:
+            raise UsageError("there is no key 'command': what is to be run for each trial")
+        words = {key: told[key] for key in OF_PROGRAM if key in told}
+        train = Program(folder=path.absolute().parent, **words)
+    arguments = {key: told[key] for key in OF_EXPERIMENT if key in told}
+    arguments["cfg"] = build_space(told.get("cfg", {}), "cfg")
+    for key, (argument, build) in BUILDS.items():
+        if key in told:
+            with at(key):
+                arguments[argument] = build(**(told[key] or {}))
+    if local_dir is not None:
+        arguments["local_dir"] = local_dir
+    if not arguments.get("overwrite"):
+        arguments.setdefault("restore", "auto")
+    with at("cfg"):
+        experiment = Experiment(train, **arguments)
+    return experiment, {key: told[key] for key in OF_RUN if key in told}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-5 is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return what a file says, and on which line each key stands, by its dotted name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, _Loader)
+        told = yaml.load(text, _Loader)  # a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read {path}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}, line {line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not isinstance(told, dict):
+        raise UsageError(f"{path} is no sweep: see slurm-sweeps run --help for an example")
+    lines: dict[str, int] = {}
+    assert root is not None  # since `told` is not
+    for place, line in _walk(root, ""):
+        if place in lines:
+            raise UsageError(f"{path}, line {line}: {place!r} stands on line {lines[place]} too")
+        lines[place] = line
+    return told, lines
+
+
+def _walk(node: yaml.Node, place: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = join_path(place, str(key.value))
+            yield inner, key.start_mark.line + 1
+            yield from _walk(value, inner)

@@ -1,0 +1,378 @@
+"""Program: a command that is run for each trial, in the place of a function `train`.
+
+It is called as `train` is, in the trial's own process. There it starts the program, passes on what
+that reports as `log` would, and ends it when the trial is to leave; all else (slots, the trial's
+folder, logs, checkpoints, retries) is as for a function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..checks import check_flag, set_fields
+from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageTypeError
+from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log
+from ..storage.layout import TrialLayout
+from .command import (
+    check_names,
+    fill,
+    fill_shell,
+    fill_words,
+    find_program,
+    flatten,
+    format_value,
+    list_names,
+    read_templates,
+    render,
+    split_command,
+)
+from .output import File, build_reports, check_metrics
+
+#: How often a program's output is looked at, in seconds.
+LOOK_S = 0.1
+
+#: How long a program has to end by itself after an error of ours, in seconds.
+GRACE_S = 10.0
+
+#: What an error tells of the last lines that a program printed, in lines and in bytes.
+LAST_LINES, LAST_BYTES = 10, 4_000
+
+
+@dataclass(frozen=True)
+class Program:
+    r"""A command to run for each trial, in the place of a function `train`.
+
+        train = ss.Program("python train.py --lr {lr}", metrics=r"loss=(?P<loss>\S+)")
+
+    It runs in the trial's folder; what it prints is in the trial's logs. A trial is completed when
+    the program ends with exit code 0, and has failed when it ends otherwise. One that is to be
+    stopped is sent TERM with all of its process group, then KILL.
+
+    Args:
+        command: A list of words, or a string that is split as a shell does. Values are put in for
+            names in braces: those of the cfg, dotted (`{net.width}`, or `{lr:.3e}` in a format of
+            Python's), `{trial_id}`, `{trial_dir}`, `{checkpoint_dir}`, `{attempt}`, and for the
+            word `{args}` all of the cfg as options (`--lr 0.1 --net.width 64`). They are put in
+            after splitting, so a value is never more than one argument. `{{` and `}}` are braces.
+        metrics: Where its metrics are read from while it runs: a regular expression with a named
+            group for each metric, looked for in each line that it prints
+            (`r"epoch (?P<iteration>\d+).* loss=(?P<loss>\S+)"`); "jsonl" for lines that are JSON
+            objects; or a `File`. Without an `iteration` (0 or more) reports are counted from 1.
+            None where it tells none, or tells them itself.
+        result: The same for a program that has one value in the end: what is found last is reported
+            when it has ended with 0.
+        files: Files to write into the trial's folder first, `{"input.nml": "input.nml.in"}`: jinja2
+            templates (`slurm-sweeps[program]`) of the cfg's names and those above. `cfg.json` with
+            all of the cfg is always there.
+        cwd: The folder to run in, if not the trial's; names in braces as in the command.
+        env: Environment variables to set; names in braces as in the command.
+        shell: Give the command to `/bin/sh`, with each value quoted.
+        pty: Run it on a terminal of its own, for programs that tell nothing before their end
+            without one; standard error goes into `stdout.log` then.
+        line_buffered: Have a program whose metrics are read from what it prints print each line at
+            once, as on a terminal, where that can be had by `PYTHONUNBUFFERED` and `stdbuf`
+            (programs of C's library, unless linked statically).
+        folder: What the paths of templates start from, and that of the program, or of the script
+            that it runs (`python train.py`), if it is a file there. None is the folder of the
+            script that makes this object. All other relative paths are the program's own.
+
+    Raises:
+        UsageError: The command is empty or can't be split, a name in braces is none, a pattern has
+            no group, or a template can't be read. (`ValueError`)
+        UsageTypeError: An argument is of a wrong type. (`TypeError`)
+    """
+
+    command: str | Sequence[str]
+    metrics: str | re.Pattern[str] | File | None = None
+    result: str | re.Pattern[str] | File | None = None
+    files: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict)
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    shell: bool = False
+    pty: bool = False
+    line_buffered: bool = True
+    folder: str | os.PathLike[str] | None = None
+    _words: tuple[str, ...] = field(init=False, repr=False, default=())
+    _templates: Mapping[str, str] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("shell", "pty", "line_buffered"):
+            check_flag("Program", name, getattr(self, name))
+        words = split_command(self.command, self.shell)
+        folder = _find_script_folder() if self.folder is None else Path(self.folder).absolute()
+        if not self.shell:
+            words = find_program(words, folder)
+        set_fields(
+            self,
+            metrics=check_metrics("metrics", self.metrics),
+            result=check_metrics("result", self.result),
+            env=_check_texts("env", self.env),
+            folder=folder,
+            _words=words,
+            _templates=read_templates(self.files, folder),
+        )
+        for text in (self.cwd or "", *self.env.values()):
+            list_names(text)
+
+    def check(self, known: set[str]) -> str | None:
+        """Check the names that are used against those of the cfg; return a notice or None.
+
+        Raises:
+            UsageError: A name is used that no trial will have.
+        """
+        texts = (*self._words, self.cwd or "", *self.env.values())
+        used = {name for text in texts for name in list_names(text)}
+        check_names(used, known)
+        if "args" in used or self._templates:
+            return None
+        unused = sorted(
+            name
+            for name in known
+            if name and not any(name == each or name.startswith(f"{each}.") for each in used)
+        )
+        if not unused:
+            return None
+        return (
+            f"the command does not use {', '.join(unused)}: the program finds them in cfg.json in "
+            "its trial's folder"
+        )
+
+    def __call__(self, cfg: dict[str, Any]) -> None:
+        """Run the program with a trial's cfg, as `train` is called.
+
+        Raises:
+            ProgramError: It can't be started, did not end with 0, or never told a metric.
+            TrialPruned, TrialInterrupted: As `log`.
+        """
+        place = get_context()
+        values = {
+            **flatten(cfg),
+            "trial_id": place.trial_id,
+            "trial_dir": place.directory,
+            "checkpoint_dir": checkpoint_dir(),
+            "attempt": attempt(),
+        }
+        files = TrialLayout(place.directory)
+        if place.rank == 0:
+            self._write_files(cfg, values, place.directory)
+        folder = place.directory / fill(self.cwd or "", values)
+        stdout, stderr = files.stdout(place.rank), files.stderr(place.rank)
+        logs = {path: _measure(path) for path in (stdout, stderr)}
+        mine = logs if place.rank == 0 else {}
+        live = build_reports(self.metrics if mine else None, mine, folder)
+        final = build_reports(self.result if mine else None, mine, folder)
+        latest = 0
+        with self._start(cfg, values, folder, stdout, stderr) as process:
+            for is_over in _watch(process):
+                for metrics, latest in live.read(is_over):
+                    log(metrics, latest)
+                if not is_over:
+                    leave_if_told()
+        self._judge(process.returncode, folder, logs)
+        for metrics, _ in list(final.read(is_over=True))[-1:]:
+            log(metrics, latest + 1)
+        if mine and not (live.count or final.count) and (self.metrics or self.result):
+            raise ProgramError(
+                f"{self._name} ended with 0 and has told no metric: "
+                f"{_describe_source(self.metrics or self.result)}{_describe_last(logs)}"
+            )
+
+    @property
+    def _name(self) -> str:
+        return repr(self.command if isinstance(self.command, str) else " ".join(self.command))
+
+    # --- before it runs -----------------------------------------------------------------------
+
+    def _write_files(self, cfg: dict[str, Any], values: dict[str, Any], folder: Path) -> None:
+        text = json.dumps(cfg, indent=2, default=str, ensure_ascii=False)
+        (folder / "cfg.json").write_text(text + "\n", encoding="utf-8")
+        names = {**cfg, **{name: v for name, v in values.items() if name not in cfg}, "cfg": cfg}
+        for name, template in self._templates.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(render(name, template, names), encoding="utf-8")
+
+    def _build_argv(self, cfg: dict[str, Any], values: dict[str, Any]) -> list[str]:
+        if self.shell:
+            argv = ["/bin/sh", "-c", fill_shell(self._words[0], cfg, values)]
+        else:
+            argv = fill_words(self._words, cfg, values)
+        is_read = self.metrics is not None and not isinstance(self.metrics, File)
+        stdbuf = shutil.which("stdbuf") if is_read and self.line_buffered and not self.pty else None
+        if stdbuf and shutil.which(argv[0]):
+            return [stdbuf, "-oL", "-eL", *argv]
+        return argv
+
+    @contextlib.contextmanager
+    def _start(
+        self, cfg: dict[str, Any], values: dict[str, Any], folder: Path, stdout: Path, stderr: Path
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start the program; one that has not ended by itself is ended behind."""
+        env = dict(os.environ)
+        if self.line_buffered:
+            env.setdefault("PYTHONUNBUFFERED", "1")
+        env |= {name: fill(text, values) for name, text in self.env.items()}
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(stdout.open("ab"))
+            err = stack.enter_context(stderr.open("ab"))
+            to = stack.enter_context(_open_terminal(out)) if self.pty else out.fileno()
+            try:
+                process = subprocess.Popen(
+                    self._build_argv(cfg, values),
+                    cwd=folder,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=to,
+                    stderr=to if self.pty else err.fileno(),
+                    start_new_session=True,
+                    close_fds=False,  # ours are not inherited; Slurm's for MPI (PMI_FD) must be
+                )
+            except OSError as error:
+                raise ProgramError(self._explain_start(error, folder)) from None
+            try:
+                yield process
+            except (TrialPruned, TrialInterrupted):
+                _end(process)  # the trial's worker sees to what ignores it
+                raise
+            except BaseException:
+                _end(process, GRACE_S)
+                raise
+
+    def _explain_start(self, error: OSError, folder: Path) -> str:
+        hint = ""
+        if isinstance(error, FileNotFoundError) and not folder.is_dir():
+            hint = f": there is no folder {folder} to run it in"
+        elif isinstance(error, FileNotFoundError):
+            hint = f": it is not on PATH, and not in {self.folder}. It runs in {folder}"
+        return f"can't start {self._name}: {error.strerror}{hint}"
+
+    # --- when it has ended --------------------------------------------------------------------
+
+    def _judge(self, code: int, folder: Path, logs: Mapping[Path, int]) -> None:
+        if code == 0:
+            return
+        how = f"ended with exit code {code}" if code > 0 else f"was killed by {_name_signal(-code)}"
+        raise ProgramError(
+            f"{self._name} {how}{self._hint_at_paths(folder)}{_describe_last(logs)}",
+            code if code > 0 else 128 - code,
+        )
+
+    def _hint_at_paths(self, folder: Path) -> str:
+        """Say which relative path of the command lies beside the script, and not where it ran."""
+        for word in self._words[1:]:
+            path = Path(word.split("=", 1)[-1])
+            if not path.name or list_names(word) or (folder / path).exists():
+                continue
+            beside = Path(self.folder or "", path)
+            if beside.exists():
+                return (
+                    f" (it ran in the trial's folder, where there is no {str(path)!r}; write "
+                    f"{str(beside)!r} for the one beside the script)"
+                )
+        return ""
+
+
+def _find_script_folder() -> Path:
+    """Return the folder of the user's script; the current one in a notebook or at a prompt."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(os.path.abspath(file)).parent if file else Path.cwd()
+
+
+def _check_texts(name: str, texts: Any) -> dict[str, str]:
+    if not isinstance(texts, Mapping) or not all(isinstance(key, str) for key in texts):
+        raise UsageTypeError(f"Program: {name} must be a dict of strings, got {texts!r}")
+    return {key: format_value(value) for key, value in texts.items()}
+
+
+def _measure(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def _open_terminal(log_file: Any) -> Iterator[int]:
+    """Open a pseudo-terminal; what is written to it goes into the log."""
+    ours, its = os.openpty()
+
+    def copy() -> None:
+        with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+            while data := os.read(ours, 65536):
+                log_file.write(data)
+                log_file.flush()
+
+    copier = threading.Thread(target=copy, daemon=True)
+    copier.start()
+    try:
+        yield its
+    finally:
+        os.close(its)
+        copier.join(1.0)  # a daemon that it left may hold the terminal for ever
+        os.close(ours)
+
+
+def _watch(process: subprocess.Popen[bytes]) -> Iterator[bool]:
+    """Come back every `LOOK_S`, and as soon as a process has ended; say whether it has."""
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        with contextlib.suppress(OSError, AttributeError):  # an old kernel: by the clock then
+            fd = os.pidfd_open(process.pid)
+            stack.callback(os.close, fd)
+            poll.register(fd, select.POLLIN)
+        while process.poll() is None:
+            yield False
+            poll.poll(LOOK_S * 1000)
+    yield True
+
+
+def _end(process: subprocess.Popen[bytes], within_s: float | None = None) -> None:
+    """Send TERM to a program and its group, and wait; what takes longer than a time is killed."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _name_signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name} (out of memory, perhaps)" if number == signal.SIGKILL else name
+
+
+def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:
+    if isinstance(wanted, File):
+        return f"there is none in {wanted.path}"
+    if isinstance(wanted, re.Pattern):
+        return f"no line that it printed matches {wanted.pattern!r}"
+    return "no line that it printed is a JSON object with a number"
+
+
+def _describe_last(logs: Mapping[Path, int]) -> str:
+    """Tell the last lines of standard error, or else of standard output, since it was started."""
+    for path, start in reversed([*logs.items()]):
+        try:
+            with path.open("rb") as file:
+                file.seek(max(start, _measure(path) - LAST_BYTES))
+                text = file.read().decode("utf-8", "replace").strip()
+        except OSError:
+            continue
+        if text:
+            return "; it said last:\n" + "\n".join(text.splitlines()[-LAST_LINES:])
+    return ""

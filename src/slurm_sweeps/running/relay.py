@@ -1,0 +1,121 @@
+"""Where the processes that a trial has started reach its worker, to call what `train` may call.
+
+A child, however it was made (forked, spawned, by joblib or as another script), can't use the
+trial's own sockets: it has not got them, or the trial may be reading there itself. It finds the
+address of its worker in its environment, with all that it has to know of the trial, and connects.
+The address is one of Linux's abstract ones: no file, no port; and of those who connect, only
+processes of the same user are heard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .channel import Decoder, Record, encode
+
+#: The variable that tells a trial's children of their trial.
+TRIAL_VARIABLE = "SLURM_SWEEPS_TRIAL"
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who calls `log` in a trial, as the worker holds it: its own process, or a child."""
+
+    link: socket.socket
+    decoder: Decoder = field(default_factory=Decoder)
+    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
+    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
+
+    def tell(self, record: Record) -> None:
+        """Say something to the process, which may have ended, or closed the socket."""
+        with contextlib.suppress(OSError):  # its end is seen elsewhere
+            self.link.setblocking(True)
+            self.link.sendall(encode(record))
+            self.link.setblocking(False)
+
+    def answer(self) -> None:
+        """In ranks other than 0: give the decision that is waited for, once it is there.
+
+        Such a rank asks when its own `log` is called, which it may never do.
+        """
+        while self.awaits is not None and self.decisions:
+            decision = self.decisions.popleft()
+            if decision["iteration"] >= self.awaits or decision["do"] != "go_on":
+                self.awaits = None
+                self.tell(decision)
+
+
+class Relay:
+    """A worker's end: listens, and holds the children that have called."""
+
+    def __init__(self) -> None:
+        self.callers: dict[int, Caller] = {}  # by file descriptor
+        self._listener: socket.socket | None = None
+        if sys.platform == "linux":
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind("")  # the kernel finds a free name
+            self._listener.listen(256)
+            self._listener.setblocking(False)
+
+    @property
+    def fds(self) -> Iterable[int]:
+        """All that is open here: what listens, first, and what has called."""
+        return (*(() if self._listener is None else (self._listener.fileno(),)), *self.callers)
+
+    def describe(self, run: Record, rank: int, world_size: int) -> str:
+        """Write what a trial's children have to know, for their environment."""
+        address = "" if self._listener is None else self._listener.getsockname()[1:].decode()
+        known = {name: run[name] for name in ("trial_id", "number", "attempt", "dir")}
+        known |= {"seed": run.get("seed", 0), "started_in": find_folder()}
+        return json.dumps({**known, "rank": rank, "world_size": world_size, "address": address})
+
+    def accept(self) -> Caller | None:
+        """Take the next call; None if there is none any more, or it is somebody else's."""
+        if self._listener is None:
+            return None
+        try:
+            link, _ = self._listener.accept()
+        except OSError:
+            return None
+        _, user, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.geteuid():
+            link.close()
+            return None
+        link.setblocking(False)
+        self.callers[link.fileno()] = Caller(link)
+        return self.callers[link.fileno()]
+
+    def hang_up(self, fd: int) -> None:
+        """Forget a child that has ended."""
+        self.callers.pop(fd).link.close()
+
+
+def find_folder() -> str:
+    """Return the current folder; nothing if it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def call(address: str) -> socket.socket:
+    """In a child of a trial: connect to the worker.
+
+    Raises:
+        OSError: It is gone, or can't be reached from here.
+    """
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.connect(b"\0" + address.encode())
+    except OSError:
+        link.close()
+        raise
+    return link

@@ -1,0 +1,294 @@
+"""Sweeps of real programs: compiled, scripts, well-behaved and not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import slurm_sweeps as ss
+from cluster_tools.processes import wait_until
+from sweep_scripts import Scripts
+
+#: A program in C that reads an input file, computes, and prints into a buffer, as C's library does
+#: when its output is no terminal.
+SOLVER = r"""
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+    double lr; int steps;
+    FILE *in = fopen("input.nml", "r");
+    if (!in || fscanf(in, " &run lr=%lf steps=%d /", &lr, &steps) != 2) {
+        fprintf(stderr, "bad input.nml\n");
+        return 4;
+    }
+    for (int i = 1; i <= steps; i++) {
+        usleep(50000);
+        printf("step %d residual = %g\n", i, lr / i);
+    }
+    return 0;
+}
+"""
+
+#: As people have it: argparse, prints, a checkpoint that is gone on from.
+TRAIN = """
+    import argparse, json, pathlib, time
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    saved = pathlib.Path(args.out, "state.json")
+    first = json.loads(saved.read_text()) + 1 if saved.exists() else 1
+    for epoch in range(first, 13):
+        time.sleep(0.05)
+        saved.write_text(json.dumps(epoch))
+        print(f"epoch {epoch} val_loss={args.lr / epoch}")
+"""
+
+
+def run(
+    folder: Path, train: ss.Program, cfg: dict[str, object], n: int, **options: object
+) -> ss.Result:
+    rule = options.pop("asha", ss.ASHA("loss", "min", min_t=1, max_t=9, reduction_factor=2))
+    experiment = ss.Experiment(train, cfg, local_dir=folder / "sweeps", asha=rule, seed=1)  # type: ignore[arg-type]
+    return experiment.run(n, max_concurrent_trials=2, summary_interval_in_sec=60, **options)  # type: ignore[arg-type]
+
+
+def read_output(folder: Path, trial: ss.Trial, name: str = "stdout.log") -> str:
+    return (folder / "sweeps" / "MySweep" / trial.trial_id / name).read_text()
+
+
+def test_a_solver_with_an_input_file(tmp_path: Path) -> None:
+    (tmp_path / "solver.c").write_text(SOLVER)
+    (tmp_path / "input.in").write_text("&run lr={{ lr }} steps={{ net.steps }} /\n")
+    subprocess.run(["cc", "-o", "solver", "solver.c"], cwd=tmp_path, check=True)
+    train = ss.Program(
+        "./solver",
+        metrics=r"step (?P<iteration>\d+) residual = (?P<loss>\S+)",
+        files={"input.nml": "input.in"},
+        folder=tmp_path,
+    )
+    result = run(tmp_path, train, {"lr": ss.Uniform(0, 1), "net": {"steps": 40}}, 8)
+    statuses = {trial.status for trial in result.trials}
+    assert statuses == {"completed", "pruned"}
+    for trial in result.trials:
+        told = read_output(tmp_path, trial).splitlines()
+        if trial.status == "completed":
+            assert len(trial.metrics["loss"]) == len(told) == 40
+        else:  # live: it was stopped on its way, not judged when it had ended
+            assert len(told) < 40
+
+
+def test_an_argparse_script_goes_on_after_its_driver_was_killed(scripts: Scripts) -> None:
+    scripts.write(TRAIN, "train.py")
+    sweep = """
+        import slurm_sweeps as ss
+
+        train = ss.Program(
+            "python3 train.py --lr {lr} --out {checkpoint_dir}",
+            metrics=r"epoch (?P<iteration>\\d+) val_loss=(?P<loss>\\S+)",
+        )
+        if __name__ == "__main__":
+            ss.Experiment(train, {"lr": ss.Uniform(0, 1)}, restore="auto").run(
+                4, max_concurrent_trials=2
+            )
+    """
+    with scripts.start(sweep) as process:
+        scripts.wait_for_file("slurm-sweeps/MySweep/*/checkpoints/state.json", 2)
+        process.send_signal(signal.SIGKILL)
+    scripts.wait_until_gone(20.0)
+    scripts.run(sweep)
+    trials = ss.Result("MySweep", scripts.folder / "slurm-sweeps").trials
+    assert [trial.status for trial in trials] == ["completed"] * 4
+    for trial in trials:
+        assert max(trial.metrics["loss"]) == 12
+
+
+def test_a_pruned_program_is_gone_with_its_children(tmp_path: Path) -> None:
+    script = tmp_path / "tree.sh"
+    script.write_text(
+        "echo $$ >> pids; sleep 300 & echo $! >> pids; (sleep 300 & echo $! >> pids); trap '' HUP\n"
+        "echo loss=$1; echo $2 > /dev/null; wait\n"
+    )
+    train = ss.Program(
+        ["/bin/bash", str(script), "{lr}"], metrics=r"loss=(?P<loss>\S+)", folder=tmp_path
+    )
+    result = run(tmp_path, train, {"lr": ss.Uniform(0, 1)}, 6, time_budget_in_sec=5)
+    pruned = [trial for trial in result.trials if trial.status == "pruned"]
+    assert pruned
+    for trial in pruned:
+        pids = [int(pid) for pid in read_output(tmp_path, trial, "pids").split()]
+        assert len(pids) == 3
+        for pid in pids:
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_program_that_ignores_term_is_killed(tmp_path: Path) -> None:
+    code = """
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open("pid", "w").write(str(os.getpid()))
+        print('{{"loss": 1}}', flush=True)
+        time.sleep(300)
+    """
+    train = ss.Program([sys.executable, "-c", textwrap.dedent(code)], metrics="jsonl")
+    result = run(tmp_path, train, {}, 1, time_budget_in_sec=3, grace_period_in_sec=1)
+    (trial,) = result.trials
+    assert trial.status == "interrupted"
+    pid = int(read_output(tmp_path, trial, "pid"))
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, lambda: f"{pid} lives on")
+
+
+def test_a_program_that_leaves_a_daemon_is_complete_and_the_daemon_is_ended(tmp_path: Path) -> None:
+    script = "setsid sleep 300 < /dev/null > /dev/null 2>&1 & echo $! > pid; echo '{{\"loss\": 1}}'"
+    train = ss.Program(script, metrics="jsonl", shell=True)
+    result = run(tmp_path, train, {}, 1)
+    (trial,) = result.trials
+    assert trial.status == "completed"
+    pid = int(read_output(tmp_path, trial, "pid"))
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, lambda: f"{pid} lives on")
+
+
+HOSTILE = [
+    "; rm -rf x",
+    "$(touch oops)",
+    "`touch oops`",
+    "it's",
+    'a "b"',
+    "a b",
+    "a\nb",
+    "é{x}",
+    "-n",
+]
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_hostile_values_arrive_as_they_are(tmp_path: Path, shell: bool) -> None:
+    show = tmp_path / "show.py"
+    show.write_text("import json, sys; print(json.dumps({'loss': 1, 'argv': sys.argv[1:]}))")
+    words = [sys.executable, str(show), "--x={x}", "{x}"]
+    train = ss.Program(" ".join(words) if shell else words, metrics="jsonl", shell=shell)
+    result = run(tmp_path, train, {"x": ss.Grid(HOSTILE)}, len(HOSTILE), asha=None)
+    for trial in result.trials:
+        value = trial.cfg["x"]
+        assert json.loads(read_output(tmp_path, trial))["argv"] == [f"--x={value}", value]
+        folder = tmp_path / "sweeps" / "MySweep" / trial.trial_id
+        assert {path.name for path in folder.iterdir()} == {
+            *("cfg.yml", "cfg.json", "checkpoints", "stdout.log", "stderr.log")
+        }
+
+
+def test_much_output_is_no_hindrance(tmp_path: Path) -> None:
+    code = """
+        import sys
+        for i in range(5):
+            sys.stdout.write(("x" * 79 + "\\n") * 100_000)
+            print("loss=" + str(5 - i))
+            sys.stderr.write("y" * 1_000_000 + "\\r")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    train = ss.Program(command, metrics=r"^loss=(?P<loss>\d+)$")
+    result = run(tmp_path, train, {}, 1)
+    assert result.trials[0].metrics["loss"] == {1: 5.0, 2: 4.0, 3: 3.0, 4: 2.0, 5: 1.0}
+
+
+def test_a_program_on_a_terminal(tmp_path: Path) -> None:
+    code = "import sys; print(sys.stdout.isatty()); print('loss=2')"
+    command = [sys.executable, "-c", code]
+    result = run(tmp_path, ss.Program(command, metrics=r"loss=(?P<loss>\d)", pty=True), {}, 1)
+    assert read_output(tmp_path, result.trials[0]).split() == ["True", "loss=2"]
+    assert result.trials[0].metrics["loss"] == {1: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo before; echo why >&2; exit 3", "ended with exit code 3; it said last:\nwhy"),
+        ("echo why; kill -SEGV $$", "was killed by SIGSEGV; it said last:\nwhy"),
+        ("echo nothing to see", "has told no metric: no line that it printed matches"),
+    ],
+)
+def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
+    train = ss.Program(command, metrics=r"loss=(?P<loss>\S+)", shell=True)
+    result = run(tmp_path, train, {}, 1, fail_fast=False, asha=None)
+    (trial,) = result.trials
+    assert trial.status == "failed"
+    assert trial.error is not None
+    assert trial.error.type == "ProgramError"
+    assert told in trial.error.message
+    assert "programs/program.py" not in trial.error.traceback
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("no-such-program-here x", "can't start .* it is not on PATH, and not in"),
+        ("/bin/sh show.sh data.csv", "write '.*/data.csv' for the one beside the script"),
+    ],
+)
+def test_paths_that_are_not_in_the_trials_folder(tmp_path: Path, command: str, told: str) -> None:
+    (tmp_path / "data.csv").touch()
+    (tmp_path / "show.sh").write_text('cat "$1"')
+    train = ss.Program(command, folder=tmp_path)
+    result = run(tmp_path, train, {}, 1, fail_fast=False, asha=None)
+    assert result.trials[0].error is not None
+    assert re.search(told, result.trials[0].error.message)
+
+
+def test_environment_and_folder(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "else"
+    elsewhere.mkdir()
+    train = ss.Program(
+        'pwd; echo "$LR $PYTHONUNBUFFERED"; echo loss=1',
+        metrics="loss=(?P<loss>.)",
+        cwd=str(elsewhere),
+        env={"LR": "{lr}"},
+        shell=True,
+    )
+    result = run(tmp_path, train, {"lr": 0.5}, 1)
+    assert read_output(tmp_path, result.trials[0]) == f"{elsewhere}\n0.5 1\nloss=1\n"
+
+
+def test_what_a_program_appends_to_a_file(tmp_path: Path) -> None:
+    script = (
+        "echo epoch,loss > log.csv; for i in 1 2 3; do sleep 0.2; echo $i,0.$i >> log.csv; done"
+    )
+    train = ss.Program(script, metrics=ss.File("log.csv", iteration="epoch"), shell=True)
+    result = run(tmp_path, train, {}, 1)
+    assert result.trials[0].metrics["loss"] == {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+def test_one_value_in_the_end(tmp_path: Path) -> None:
+    script = "echo score=1; echo score=2; echo {x} > /dev/null; echo score=3"
+    train = ss.Program(script, result=r"score=(?P<score>\d)", shell=True)
+    result = run(tmp_path, train, {"x": ss.Uniform(0, 1)}, 4, asha=None)
+    assert {trial.status for trial in result.trials} == {"completed"}
+    assert {trial.metrics["score"][1] for trial in result.trials} == {3.0}
+
+
+def test_a_sweep_without_a_line_of_python(scripts: Scripts) -> None:
+    scripts.write(TRAIN, "train.py")
+    (scripts.folder / "sweep.yaml").write_text(
+        "name: yaml\n"
+        "command: python3 train.py --lr {lr} --out {checkpoint_dir}\n"
+        "metrics: 'epoch (?P<iteration>\\d+) val_loss=(?P<loss>\\S+)'\n"
+        "cfg: {lr: {loguniform: [1e-3, 1]}}\n"
+        "asha: {metric: loss, mode: min}\n"
+        "n_trials: 4\n"
+    )
+    command = shutil.which("slurm-sweeps", path=str(Path(sys.executable).parent))
+    assert command
+    run_it = (
+        f"import subprocess; print(subprocess.run([{command!r}, 'run', 'sweep.yaml'], check=True))"
+    )
+    done = scripts.run(run_it)
+    assert "completed, 4 of 4 done" in done.stdout
+    assert len(ss.Result("yaml", scripts.folder / "slurm-sweeps").trials) == 4
+    scripts.run(run_it)  # what is done stays done

@@ -1,0 +1,83 @@
+"""A sweep told in YAML: what it comes to, and on which line what is wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import slurm_sweeps as ss
+from slurm_sweeps.cli.run_file import EXAMPLE
+from slurm_sweeps.experiment.sweep_file import read_sweep_file
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(text + f"\nlocal_dir: {folder}\n")
+    return path
+
+
+def test_the_example_of_the_help_can_be_read(tmp_path: Path) -> None:
+    experiment, arguments = read_sweep_file(write(tmp_path, EXAMPLE))
+    assert experiment.name == "lr-search"
+    assert arguments == {"n_trials": 200}
+
+
+def test_spaces_are_those_of_python(tmp_path: Path) -> None:
+    text = """
+    command: run {args}
+    cfg:
+      a: {loguniform: [1e-5, 1E-1]}
+      b: {integer: {low: 1, high: 4}}
+      c: {choice: [{name: sgd, m: {uniform: [0, 1]}}, {name: adam}]}
+      d: {quantized: [{uniform: [0, 1]}, 0.1]}
+      e: {grid: [1, 2]}
+      choice: 3
+    """
+    experiment, _ = read_sweep_file(write(tmp_path, text.replace("\n    ", "\n")))
+    assert experiment._search.space.template == {
+        "a": ss.LogUniform(1e-5, 1e-1),
+        "b": ss.Integer(1, 4),
+        "c": ss.Choice([{"name": "sgd", "m": ss.Uniform(0, 1)}, {"name": "adam"}]),
+        "d": ss.Quantized(ss.Uniform(0, 1), 0.1),
+        "e": ss.Grid([1, 2]),
+        "choice": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("command: [run", "line 2: "),
+        ("cfg: {}", "there is no key 'command'"),
+        ("command: run\ncomand: run", "line 2: there is no key 'comand'; did you mean 'command'"),
+        ("command: run\nxyzzy: 1", "line 2: there is no key 'xyzzy'; there are asha, "),
+        ("command: run\ncfg:\n  a: {uniform: [1, 0]}", "line 3: Uniform needs low < high"),
+        ("command: run\ncfg:\n  a: {uniform: [1]}", "line 3: .*missing"),
+        ("command: run\nasha: {metric: loss}", "line 2: .*missing.*'mode'"),
+        ("command: run\nasha: {metric: loss, mode: low}", 'line 2: ASHA: mode must be "min"'),
+        ("command: run\nslurm: {tasks: 1}", "line 2: .*tasks"),
+        ("command: run {lr}\ncfg:\n  rate: 1", r"\{lr\} is not in the cfg"),
+        ("command: run\nmetrics: loss", "no named group"),
+        ("command: run\nmetrics: {file: 3}", "line 2: File: path must be a name"),
+        ("command: run\nname: a/b", "holds a slash"),
+        ("command: run\ncommand: run", "line 2: 'command' stands on line 1 too"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ss.UsageError, match=message) as raised:
+        read_sweep_file(write(tmp_path, text))
+    assert re.search(r"sweep\.yaml", str(raised.value))
+
+
+def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:
+    for text in ("- run", "run", ""):
+        (tmp_path / "sweep.yaml").write_text(text)
+        with pytest.raises(ss.UsageError, match="is no sweep"):
+            read_sweep_file(tmp_path / "sweep.yaml")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ss.UsageError, match="can't read"):
+        read_sweep_file(tmp_path / "no.yaml")
