@@ -167,7 +167,7 @@ def _read_to_complete(ctx: click.Context, read: Callable[[Database], list[Any]])
     return []
 
 
-def _prefer_own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+def prefer_own(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Take the folder that was said before the verb, unless one is said after it."""
     said_before = ctx.parent.params.get("local_dir") if ctx.parent is not None else None
     is_said = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
@@ -182,7 +182,7 @@ local_dir_option = click.option(
     envvar=DIR_VARIABLE,
     show_default=True,
     show_envvar=True,
-    callback=_prefer_own,
+    callback=prefer_own,
     help="The folder of the database.",
 )
 early_local_dir_option = click.option("--local-dir", type=_FOLDER, help="The same, for any verb.")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .common import prefer_own
+
 EXAMPLE = """\
 name: lr-search
 command: python train.py --lr {lr} --width {net.width} --out {checkpoint_dir}
@@ -40,6 +42,7 @@ says overwrite: true. It runs on this machine, or inside of a Slurm job on that 
 @click.option(
     "--local-dir",
     type=click.Path(path_type=Path, file_okay=False),
+    callback=prefer_own,
     help="The folder of the database, whatever the file says.",
 )
 def run_file(path: Path, local_dir: Path | None) -> None:

@@ -133,6 +133,7 @@ class Claim:
             if self._notice is not None:
                 notify(self._notice)
             key, asked = database.experiment(self._name).id, self._restore
+            is_new = found is None or self._overwrite
             try:
                 if found is not None and self._overwrite:
                     self._replace(database, key, owner)
@@ -143,7 +144,7 @@ class Claim:
                 seen_at = record.updated_at if found is None else found.updated_at
                 yield database, dataclasses.replace(record, updated_at=seen_at), owner
             except (TrainError, LaunchError):
-                if not read_trials(database, key, limit=1):  # it must not stand in the way
+                if is_new and not read_trials(database, key, limit=1):  # it must not be in the way
                     database.delete_experiment(key, owner, time.time())
                     self._restore = asked
                 raise

@@ -301,7 +301,10 @@ class Experiment:
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
             else:
-                if record.state in ("running", "stopped"):  # its driver went as the last trials ended
+                if record.state in (
+                    "running",
+                    "stopped",
+                ):  # its driver went as the last trials ended
                     writer.put(StateRecord("completed"))
                     writer.flush()
                 view.show_once()
