@@ -263,12 +263,14 @@ def test_the_house_stays_small() -> None:
     The limits are what it took when it was last put in order. Who needs more looks first for what
     can go, or can be said once; a limit that is raised says why here. Denser lines are no way out.
 
-    17,500 lines were planned; a thousand more are what user code and clusters were found to do:
-    forks that hang or share what they should not, how code travels, shares on threads of cores.
+    In order, it took 18,400 lines in 89 files. What has come since: programs as trials (1,300),
+    journals and what hands them in (800), trials' children, the script's top level and libraries'
+    settings (1,000), a Slurm that is away, slow or suspended (700), what a sweep is after and what
+    trials return (300), what users are told when they go wrong (500).
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
-    assert 50 < len(SOURCES) <= 95, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 18_500, f"{lines} lines"
+    assert 50 < len(SOURCES) <= 102, f"{len(SOURCES)} files"
+    assert 5_000 < lines <= 23_000, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -112,7 +112,7 @@ def restore(sweep: Sweep, live: Live, past: list[PastEvent]) -> None:
         fresh = TrialState(event.number, str(event.number), 0, live.cfgs[event.number])
         state = states.setdefault(event.number, fresh)
         if event.status is None:
-            state.last_iteration, state.last_value = event.iteration, event.value
+            state.last_iteration = event.iteration
             state.curve.note(event.iteration, event.value)
             state.pace.note(event.iteration, event.at)
             sweep._pruner.report(event.number, event.iteration, event.value)  # type: ignore[union-attr] # there is one
@@ -122,7 +122,7 @@ def restore(sweep: Sweep, live: Live, past: list[PastEvent]) -> None:
                 state.pace.begin(event.attempt, event.at)
     running = [number for number, state in states.items() if state.status is Status.RUNNING]
     trials = [states[number] for number in sorted(states)]
-    sweep.restore(trials, sorted(running), has_reported=True, past=past)
+    sweep.restore(trials, sorted(running), logged=["loss"], past=past)
     for _ in running:
         assert sweep.assign(0.0).number in running  # type: ignore[union-attr] # they come first
 
