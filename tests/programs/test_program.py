@@ -58,7 +58,8 @@ def run(
 ) -> ss.Result:
     rule = options.pop("asha", ss.ASHA("loss", "min", min_t=1, max_t=9, reduction_factor=2))
     experiment = ss.Experiment(train, cfg, local_dir=folder / "sweeps", asha=rule, seed=1)  # type: ignore[arg-type]
-    return experiment.run(n, max_concurrent_trials=2, summary_interval_in_sec=60, **options)  # type: ignore[arg-type]
+    options = {"max_concurrent_trials": 2, "summary_interval_in_sec": 60, **options}
+    return experiment.run(n, **options)  # type: ignore[arg-type]
 
 
 def read_output(folder: Path, trial: ss.Trial, name: str = "stdout.log") -> str:
@@ -114,16 +115,17 @@ def test_an_argparse_script_goes_on_after_its_driver_was_killed(scripts: Scripts
 def test_a_pruned_program_is_gone_with_its_children(tmp_path: Path) -> None:
     script = tmp_path / "tree.sh"
     script.write_text(
-        "echo $$ >> pids; sleep 300 & echo $! >> pids; (sleep 300 & echo $! >> pids); trap '' HUP\n"
-        "echo loss=$1; echo $2 > /dev/null; wait\n"
+        """
+        [ $1 = 0 ] && echo loss=0 && exit
+        echo $$ >> pids; sleep 300 & echo $! >> pids; (sleep 300 & echo $! >> pids)
+        echo loss=$1
+        wait
+        """
     )
-    train = ss.Program(
-        ["/bin/bash", str(script), "{lr}"], metrics=r"loss=(?P<loss>\S+)", folder=tmp_path
-    )
-    result = run(tmp_path, train, {"lr": ss.Uniform(0, 1)}, 6, time_budget_in_sec=5)
-    pruned = [trial for trial in result.trials if trial.status == "pruned"]
-    assert pruned
-    for trial in pruned:
+    train = ss.Program(["/bin/bash", str(script), "{x}"], metrics=r"loss=(?P<loss>\S+)")
+    result = run(tmp_path, train, {"x": ss.Grid([0, 1, 2])}, 3, max_concurrent_trials=1)
+    assert [trial.status for trial in result.trials] == ["completed", "pruned", "pruned"]
+    for trial in result.trials[1:]:
         pids = [int(pid) for pid in read_output(tmp_path, trial, "pids").split()]
         assert len(pids) == 3
         for pid in pids:
@@ -292,3 +294,42 @@ def test_a_sweep_without_a_line_of_python(scripts: Scripts) -> None:
     assert "completed, 4 of 4 done" in done.stdout
     assert len(ss.Result("yaml", scripts.folder / "slurm-sweeps").trials) == 4
     scripts.run(run_it)  # what is done stays done
+
+
+def test_a_script_that_calls_the_command_is_told_when_to_end(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(
+        """
+        for i in 1 2 3; do
+            "$LOG" log loss=$1 --iteration $i
+            code=$?
+            [ $code = 0 ] || { echo $code > code; exit; }
+        done
+        """
+    )
+    verb = str(Path(sys.executable).with_name("slurm-sweeps"))
+    train = ss.Program(["/bin/sh", str(script), "{x}"], env={"LOG": verb})
+    result = run(tmp_path, train, {"x": ss.Grid([0, 1])}, 2, max_concurrent_trials=1)
+    first, second = result.trials
+    assert (first.status, first.metrics["loss"]) == ("completed", {1: 0.0, 2: 0.0, 3: 0.0})
+    assert (second.status, second.metrics["loss"]) == ("pruned", {1: 1.0})
+    assert read_output(tmp_path, second, "code") == "3\n"
+    assert not read_output(tmp_path, first).strip()  # it prints nothing
+
+
+def test_a_python_program_may_call_all_that_train_may(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "import slurm_sweeps as ss\n"
+        "print(ss.trial_id(), ss.checkpoint_dir(), ss.should_stop())\n"
+        "for epoch in range(1, 4):\n"
+        "    ss.log({'loss': float(sys.argv[1])}, epoch)\n"
+    )
+    train = ss.Program([sys.executable, str(script), "{x}"])
+    result = run(tmp_path, train, {"x": ss.Grid([0, 1])}, 2, max_concurrent_trials=1)
+    assert [trial.status for trial in result.trials] == ["completed", "pruned"]
+    for trial in result.trials:
+        folder = tmp_path / "sweeps" / "MySweep" / trial.trial_id
+        said = read_output(tmp_path, trial).split()
+        assert said == [trial.trial_id, str(folder / "checkpoints"), "False"]
