@@ -181,7 +181,7 @@ def test_strangers_are_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     ("train", "status", "words"),
     [
         (
-            "def train(cfg): return cfg['x'] ** 2",
+            "def train(cfg): cfg['x'] ** 2",
             "completed",
             "1 of 1 completed trials logged",
         ),
