@@ -256,7 +256,7 @@ def suspend(pid: int, database: Path) -> None:
     """Stop a driver, but not in a transaction: nobody could take its experiment then."""
     while True:
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: read_state(pid) == "T", WAIT_S, lambda: f"{pid} does not stop")
+        wait_until(lambda: read_states(pid) == {"T"}, WAIT_S, lambda: f"{pid} does not stop")
         with (
             contextlib.closing(sqlite3.connect(database, timeout=0)) as connection,
             contextlib.suppress(sqlite3.OperationalError),
@@ -267,9 +267,10 @@ def suspend(pid: int, database: Path) -> None:
         time.sleep(0.01)
 
 
-def read_state(pid: int) -> str:
-    """The state of a process, such as T for one that is stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def read_states(pid: int) -> set[str]:
+    """The states of a process's threads, such as T for one that is stopped."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
 
 
 @pytest.mark.parametrize("is_lost", [True, False])
