@@ -34,30 +34,6 @@ USUAL = {
         "torch.ones(1).itemsize",
         8,
     ),
-    "a dataset of the script in spawned loaders": (
-        """
-import torch
-class Data(torch.utils.data.Dataset):
-    def __len__(self): return 8
-    def __getitem__(self, i): return torch.tensor(float(i))
-def load():
-    kinds = "fork", "spawn", "forkserver"
-    loaders = [torch.utils.data.DataLoader(Data(), 4, num_workers=1, multiprocessing_context=k)
-               for k in kinds]
-    return sum(float(batch.sum()) for loader in loaders for batch in loader)
-""",
-        "load()",
-        3 * 28,
-    ),
-    "processes spawned by torch": (
-        """
-import torch.multiprocessing as mp
-def report(rank):
-    if rank == 1: ss.log({"rank": rank}, 0)
-""",
-        "mp.spawn(report, nprocs=2) or 5",
-        5,
-    ),
     "a start method of the script": (
         """
 import multiprocessing
@@ -107,6 +83,30 @@ KEEPS = {Act.RELU: Point(1.0)}
 }
 
 HEAVY = {
+    "a dataset of the script in spawned loaders": (
+        """
+import torch
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, i): return torch.tensor(float(i))
+def load():
+    kinds = "fork", "spawn", "forkserver"
+    loaders = [torch.utils.data.DataLoader(Data(), 4, num_workers=1, multiprocessing_context=k)
+               for k in kinds]
+    return sum(float(batch.sum()) for loader in loaders for batch in loader)
+""",
+        "load()",
+        3 * 28,
+    ),
+    "processes spawned by torch": (
+        """
+import torch.multiprocessing as mp
+def report(rank):
+    if rank == 1: ss.log({"rank": rank}, 0)
+""",
+        "mp.spawn(report, nprocs=2) or 5",
+        5,
+    ),
     "jax with 64 bits": (
         "import jax\njax.config.update('jax_enable_x64', True)\nimport jax.numpy as jnp\n",
         "jnp.ones(1).dtype.itemsize",
