@@ -21,7 +21,8 @@ SWEEP = """
 
     def keep_busy():
         while True:
-            sum(range(1000))
+            sum(range(100_000))
+            time.sleep(0.002)
 
     if __name__ == "__main__":
         os.environ["DRIVER"], os.environ["HOW"] = str(os.getpid()), " ".join(sys.argv[2:])
