@@ -253,8 +253,14 @@ def be_killed_within_a_job(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
 def lose_a_node(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
     """A slurmd is killed: Slurm gives its node up, ends the job after KillWait, and queues it."""
     where = ("-N2", "--ntasks-per-node=1", "-wn2,n3")
-    sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=40, PAUSE_S=0.8, PAUSE_AGAIN_S=0.05)
+    sweep = SlurmSweep(cluster, folder, *where, N_TRIALS=80, PAUSE_S=0.8, PAUSE_AGAIN_S=0.05)
     sweep.submit().wait_for_status(Status.COMPLETED, 2)
+
+    def list_jobs() -> list[str]:
+        return cluster.run(["squeue", "-a", "-h", "-wn3", "-o", "%A"]).stdout.split()
+
+    # Others play there too, and their jobs would be lost with it.
+    wait_until(lambda: list_jobs() == [str(sweep.job)], WAIT_S, lambda: f"on n3: {list_jobs()}")
     cluster.kill_node("n3")
     try:
         wait_until(lambda: sweep.restarts() > 0, WAIT_S, sweep.printed)
@@ -450,7 +456,7 @@ def test_a_driver_that_is_started_again_at_once_goes_on(played: Played) -> None:
 
 def test_a_lost_node_costs_a_restart_and_nothing_else(played: Played) -> None:
     sweep = played["lose_a_node"].result()
-    assert_complete(sweep.database, 40, 4)
+    assert_complete(sweep.database, 80, 4)
 
 
 def test_a_node_on_which_workers_keep_dying_is_left_out(played: Played) -> None:
