@@ -154,7 +154,8 @@ def test_proposals_follow_from_the_order_of_events(
                 live.step(live.sweep.running[number], data.draw(st.integers(0, 3)) == 0)
         assert replay(build(space, repeatable, first, promote), live.past) == live.cfgs
 
-        if not repeatable:  # what is run again is timed anew
+        # What is run again is timed anew; of several, nobody knows in which order they would have.
+        if not repeatable or slots > 1:
             return
         cut = data.draw(st.integers(0, len(live.past)), "cut")
         restored = build(space, repeatable, first, promote)
