@@ -15,7 +15,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any
 
 from ..checks import check_flag, set_fields
 from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageTypeError
-from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log
+from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log, script_dir
 from ..storage.layout import TrialLayout
 from .command import (
     check_names,
@@ -112,7 +111,7 @@ class Program:
         for name in ("shell", "pty", "line_buffered"):
             check_flag("Program", name, getattr(self, name))
         words = split_command(self.command, self.shell)
-        folder = _find_script_folder() if self.folder is None else Path(self.folder).absolute()
+        folder = script_dir() if self.folder is None else Path(self.folder).absolute()
         if not self.shell:
             words = find_program(words, folder)
         set_fields(
@@ -285,12 +284,6 @@ class Program:
                     f"{str(beside)!r} for the one beside the script)"
                 )
         return ""
-
-
-def _find_script_folder() -> Path:
-    """Return the folder of the user's script; the current one in a notebook or at a prompt."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(os.path.abspath(file)).parent if file else Path.cwd()
 
 
 def _check_texts(name: str, texts: Any) -> dict[str, str]:
