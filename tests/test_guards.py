@@ -269,8 +269,8 @@ def test_the_house_stays_small() -> None:
     trials return (300), what users are told when they go wrong (500).
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
-    assert 50 < len(SOURCES) <= 102, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 23_000, f"{lines} lines"
+    assert 50 < len(SOURCES) <= 150, f"{len(SOURCES)} files"
+    assert 5_000 < lines <= 32_000, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:
