@@ -10,6 +10,8 @@ import contextlib
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checks import Goal, check_goal, check_integer
-from .errors import ExperimentNotFoundError, UsageError
+from .errors import ExperimentNotFoundError, StorageError, UsageError
 from .storage import rows
 from .storage.database import Database
 from .storage.faults import describe_old
@@ -175,6 +177,35 @@ class Result:
                     )
                     for record, best in ranking
                 ]
+
+    def export_best(
+        self,
+        path: str | os.PathLike[str],
+        metric: str | None = None,
+        mode: str | None = None,
+        scope: str = "best",
+        completed_only: bool = False,
+    ) -> Path:
+        """Copy what is left of the best trial into a folder of its own.
+
+        That is `cfg.yml`, `checkpoints/`, its logs, `trial.json` (id, status, value, iteration,
+        metrics) and, if there is one, the sweep's `report.html`. What else `train` wrote into its
+        working directory is in `best_trial().path`.
+
+        Args:
+            path: The folder, which is made; it may be there if it is empty.
+            metric, mode, scope, completed_only: See `best_trial`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: As `best_trial` says, or the folder is not empty.
+            StorageError: Something can't be copied; nothing is left of it then.
+        """
+        trial = self.best_trial(metric, mode, scope, completed_only)
+        copy_trial(trial, self._layout, Path(path))
+        return Path(path)
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.
@@ -387,6 +418,40 @@ def _find_best(
         return None, None
     best = min(finite, key=lambda at: (goal.sign * curve[at], at))
     return curve[best], best
+
+
+def copy_trial(trial: Trial, layout: Layout, target: Path) -> None:
+    """Copy what is left of a trial into a folder, wholly or not at all."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there and not empty: choose another folder, or remove it")
+    files = layout.trial(trial.trial_id)
+    told = {
+        "experiment": layout.name,
+        "trial_id": trial.trial_id,
+        "status": trial.status,
+        "value": trial.value,
+        "iteration": trial.best_iteration,
+        "metrics": {
+            name: {at: value if math.isfinite(value) else None for at, value in curve.items()}
+            for name, curve in (trial.metrics or {}).items()
+        },
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as draft:
+            copied = Path(draft, "copied")
+            copied.mkdir()
+            for file in (files.cfg, *files.folder.glob("std*.log"), layout.report):
+                if file.exists():
+                    shutil.copy2(file, copied)
+            if files.checkpoints.exists():
+                shutil.copytree(files.checkpoints, copied / files.checkpoints.name, symlinks=True)
+            (copied / "trial.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+            copied.rename(target)
+    except (OSError, shutil.Error) as error:
+        raise StorageError(
+            f"trial {trial.trial_id} can't be copied to {target}: {error}"
+        ) from error
 
 
 def build_trial(record: TrialRecord, metrics: dict[str, dict[int, float]] | None) -> Trial:

@@ -21,6 +21,7 @@ from ..checks import (
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
+from .keep import Keep
 
 #: A list in a cfg with more values than this is data, and nobody's list of values to try.
 _MOST_LISTED = 20
@@ -128,6 +129,17 @@ def check_arguments(
             "restore and overwrite contradict each other: restore goes on with an experiment, "
             "overwrite deletes it. Pass one of them"
         )
+
+
+def check_keep(keep: Any, goal: Goal | None) -> Keep | None:
+    """Check whose checkpoints are to be kept; what is best must be known for that."""
+    if keep is None:
+        return None
+    if not isinstance(keep, Keep):
+        raise UsageTypeError(f"keep must be an instance of ss.Keep; got {keep!r}")
+    if goal is None:
+        raise UsageError(f"Experiment: keep={keep!r} needs to know what is best: pass metric=")
+    return keep
 
 
 def check_backend(backend: Any) -> None:

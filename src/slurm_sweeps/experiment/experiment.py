@@ -38,11 +38,13 @@ from .arguments import (
     RunCfg,
     check_arguments,
     check_backend,
+    check_keep,
     check_summary,
     choose_goal,
     choose_pruner,
 )
 from .claim import Claim
+from .keep import Keep, Keeper
 from .search import Search
 from .warm_start import Known, read_warm_start
 
@@ -91,6 +93,7 @@ class Experiment:
             table's best and `best_trial()` go; by default the pruner's. Where both are given, the
             pruner judges by its own and the best is chosen by this one.
         mode: "min" if smaller values of it are better, "max" if larger ones are.
+        keep: Whose checkpoints to keep; None keeps all.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -121,6 +124,7 @@ class Experiment:
         warm_start: Result | pd.DataFrame | None = None,
         metric: str | None = None,
         mode: str | None = None,
+        keep: Keep | None = None,
         backend: None = None,
     ) -> None:
         end_if_under_way()
@@ -140,6 +144,7 @@ class Experiment:
             metric = goal.metric if goal else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)
         points = tuple(points_to_evaluate)
+        self._keep = check_keep(keep, goal)
         self._search = Search(space, goal, asha, sampler, seed, points, tuple(known))
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
@@ -274,10 +279,12 @@ class Experiment:
                 on_notice=view.notify,
                 on_request=requests.put,
             ) as writer,
+            contextlib.ExitStack() as beside,
         ):
             sweep = self._search.build_sweep(
                 database, record, owner, cfg, len(launcher.slots), view.notify
             )
+            beside.enter_context(self._keep_best(record.id, view.notify))
             if not sweep.is_done:
                 digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
@@ -313,6 +320,14 @@ class Experiment:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
             stopped_by = late[0].name
         return stopped_by
+
+    def _keep_best(
+        self, experiment_id: int, notify: Callable[[str], None]
+    ) -> contextlib.AbstractContextManager[object]:
+        goal = self._search.goal
+        if self._keep is None or goal is None:
+            return contextlib.nullcontext()
+        return Keeper(self._keep, goal, self._layout, experiment_id, notify).begin()
 
     def _write(self, train: bytes) -> str:
         """Write `train` for the workers; return its digest."""

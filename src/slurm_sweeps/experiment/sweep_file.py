@@ -27,6 +27,7 @@ from ..search.search_space import join_path
 from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 from ..slurm.config import LocalCfg, SlurmCfg
 from .experiment import Experiment
+from .keep import Keep
 
 #: What is made of a key's value; all other keys are arguments as they are.
 BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -35,6 +36,7 @@ BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "median_stopping": ("pruner", MedianStopping),
     "slurm": ("slurm_cfg", SlurmCfg),
     "local": ("local_cfg", LocalCfg),
+    "keep": ("keep", Keep),
     "random": ("sampler", samplers.Random),
     "model": ("sampler", samplers.Model),
     "optuna": ("sampler", samplers.Optuna),

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -90,6 +91,41 @@ class Background:
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
             self._is_at_work = False
+
+
+class Rounds:
+    """Does one job again and again in a thread of its own while entered, and once more in the end.
+
+    Args:
+        name: The thread's.
+        job: What is done; an error of its own is for it to handle.
+        pause_s: Seconds between two rounds, and ten times what the last one took at the least.
+        last_s: How long the last round may take, in seconds; then it is left to itself.
+    """
+
+    def __init__(self, name: str, job: Callable[[], object], pause_s: float, last_s: float) -> None:
+        self._job = job
+        self._pause_s = pause_s
+        self._last_s = last_s
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def __enter__(self) -> Rounds:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(self._last_s)
+
+    def _work(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._is_over.is_set()
+            began = time.monotonic()
+            self._job()
+            if not is_last:
+                self._is_over.wait(max(self._pause_s, 10 * (time.monotonic() - began)))
 
 
 class BackgroundFit:

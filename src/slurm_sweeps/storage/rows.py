@@ -128,6 +128,19 @@ def read_trial_rows(database: Database, experiment_id: int) -> list[TrialRow]:
     )
 
 
+def read_trial_ids(
+    database: Database, experiment_id: int, statuses: Iterable[Status]
+) -> dict[int, str]:
+    """Read the ids of the trials of some statuses, by number."""
+    chosen = [status.value for status in statuses]
+    rows = database.fetch(
+        "SELECT number, trial_id FROM trials WHERE experiment_id = ? "
+        f"AND status IN ({', '.join('?' * len(chosen))}) ORDER BY number",
+        [experiment_id, *chosen],
+    )
+    return dict(rows)
+
+
 def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
     """Count the trials of each status; statuses that none has are left out."""
     rows = database.fetch(
@@ -223,20 +236,21 @@ def read_best(
     limit: int = 1,
     *,
     by_last: bool = False,
-    completed_only: bool = False,
+    statuses: Iterable[Status] | None = None,
 ) -> list[Aggregate]:
     """Read the trials with the best finite value at any iteration, or at their last one.
 
-    The best come first; of equal ones the earlier trial.
+    The best come first; of equal ones the earlier trial. Only those of some statuses, if given.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
     which = ""
     if by_last:
         value, which = "last_value", "AND abs(last_value) < 9e999"  # infinity, in SQL
-    if completed_only:
+    if statuses is not None:
+        words = ", ".join(f"'{status.value}'" for status in statuses)
         which += (
             " AND number IN (SELECT number FROM trials "
-            f"WHERE experiment_id = ?1 AND status = '{Status.COMPLETED}')"
+            f"WHERE experiment_id = ?1 AND status IN ({words}))"
         )
     rows = database.fetch(
         f"SELECT {AGGREGATE_COLUMNS} FROM aggregates WHERE {_OF_METRIC} "

@@ -374,7 +374,7 @@ def read_ranking(
         mode,
         limit,
         by_last=by_last,
-        completed_only=completed_only,
+        statuses=[Status.COMPLETED] if completed_only else None,
     ):
         trial = rows.read_trial(database, experiment_id, aggregate.number)
         last = aggregate.last_value, aggregate.last_iteration
