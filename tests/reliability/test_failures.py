@@ -17,6 +17,7 @@ from reliable_sweeps import NAME, Runs, Script, read_attempts, read_trials
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import LaunchError, SweepFailedError
 from slurm_sweeps.result import Result
+from slurm_sweeps.running import driver as driver_module
 from slurm_sweeps.running import launchers as launcher
 from slurm_sweeps.running.slots import FIRST_PAUSE_S, LONGEST_PAUSE_S, compute_pause
 from slurm_sweeps.slurm.config import LocalCfg
@@ -193,6 +194,56 @@ def test_a_host_that_is_killed_is_missed_though_its_child_holds_its_output(
     (trial,) = read_trials(script.database)
     assert (trial.status, trial.attempt) == (Status.COMPLETED, 2)
     script.wait_until_gone()
+
+
+STOPS_AS_IT_LOADS = """
+import os, pathlib, signal
+here = pathlib.Path(__file__).parent
+if (here / "killed").exists() and not (here / "stopped").exists():
+    (here / "stopped").touch()
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+LOADS_AGAIN = """
+import os, pathlib, signal, time
+import stops_as_it_loads
+import slurm_sweeps as ss
+from slurm_sweeps.running import slots
+
+slots.ALIVE_EVERY_S, slots.TELL_LOAD_S, slots.LOAD_S = 0.2, 1.0, 4.0
+
+def train(cfg):
+    if ss.attempt() == 1:
+        (stops_as_it_loads.here / "killed").touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    ss.log({"loss": 1.0}, 1)
+
+if __name__ == "__main__":
+    ss.Experiment(train, {}, "sweep", "out").run(1, 1)
+"""
+
+
+def test_a_host_that_is_silent_while_it_loads_is_given_up(
+    make_script: Callable[..., Script],
+) -> None:
+    """As where its link ends without a word, or an import hangs."""
+    script = make_script("sweep", LOADS_AGAIN)
+    (script.folder / "stops_as_it_loads.py").write_text(STOPS_AS_IT_LOADS)
+    printed = script.run()
+    assert "have not loaded train after 1 s: who has not after 4 s is given up" in printed
+    assert "had not loaded train after 4 s and was given up" in printed
+    (trial,) = read_trials(script.database)
+    assert (trial.status, trial.attempt) == (Status.COMPLETED, 2)
+    script.wait_until_gone()
+
+
+def test_a_driver_of_another_version_than_its_workers_is_told_so(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module.Driver, "_build_init", lambda _: {"train": "elsewhere"})
+    with pytest.raises(LaunchError, match="may have been upgraded while the sweep runs"):
+        runs.run(trains.succeed, 2)
 
 
 def test_with_no_slot_left_the_run_ends_and_can_be_restored(

@@ -504,14 +504,14 @@ def localize(train: Any) -> Any:
     return copy
 
 
-def test_records_that_make_no_sense_and_noise_are_left_aside(tmp_path: Path) -> None:
+def test_noise_and_records_for_others_are_left_aside(tmp_path: Path) -> None:
     def train(cfg: dict[str, Any]) -> None:
         pass
 
     with start_worker(tmp_path, train) as worker:
         worker.wait_for("ready")
         assert worker.process.stdin is not None
-        worker.process.stdin.write(b"TaskProlog says hello\n\x1e{\n\x1e[1]\n\x1e" + b"\xff" * 99)
+        worker.process.stdin.write(b"TaskProlog says hello\n" + b"\xff" * 99)
         worker.process.stdin.write(encode({"kind": "ready"}))  # not for a worker, but a record
         worker.send({"kind": "decision", "number": 9, "attempt": 1, "iteration": 1, "do": "prune"})
         worker.send({"kind": "stop", "number": 9, "grace_s": 0.0})
@@ -519,7 +519,19 @@ def test_records_that_make_no_sense_and_noise_are_left_aside(tmp_path: Path) -> 
         assert worker.wait_for("ended")["how"] == "completed"
 
 
-def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kind": "run", "number": 0, "attempt": 1, "trial_id": "", "dir": ""},
+        {"kind": "decision", "number": 0, "attempt": 1, "iteration": 1},
+        {"kind": "news"},
+    ],
+)
+def test_a_worker_that_does_not_understand_its_driver_says_so_and_ends(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    """As after an upgrade of the package while the sweep runs: what it lacks is waited for."""
+
     def train(_cfg: dict[str, Any]) -> None:
         import slurm_sweeps as ss
 
@@ -527,33 +539,12 @@ def test_a_record_that_lacks_what_a_worker_reads_is_left_aside(tmp_path: Path) -
 
     with start_worker(tmp_path, train) as worker:
         worker.wait_for("ready")
-        worker.run()
+        trial = worker.run()["pid"]
         worker.wait_for("report")
-        for whole in (
-            {
-                "kind": "init",
-                "train": "",
-                "digest": "",
-                "prune_grace_s": 0,
-                "exit_grace_s": 0,
-                "term_grace_s": 0,
-            },
-            {
-                "kind": "run",
-                "number": 0,
-                "attempt": 1,
-                "trial_id": "",
-                "dir": "",
-                "cfg": "",
-                "cfg_yml": "",
-            },
-            {"kind": "decision", "number": 0, "attempt": 1, "iteration": 1, "do": "prune"},
-            {"kind": "stop", "number": 0, "grace_s": 0.0},
-        ):
-            for lacking in whole:
-                worker.send({key: value for key, value in whole.items() if key != lacking})  # type: ignore[arg-type] # it lacks one
-        worker.decide("go_on", 1)
-        assert worker.wait_for("ended")["how"] == "completed"
+        worker.send(said)  # type: ignore[arg-type] # it lacks something
+        assert worker.wait_for_end() == 0
+        assert "may have been upgraded while the sweep runs" in worker.stderr.decode()
+        wait_until_gone(trial)
 
 
 # --- when train can't be loaded, or not be forked -------------------------------------------------

@@ -219,6 +219,13 @@ def encode_parts(record: Mapping[str, Any], sender: int) -> bytes:
     )
 
 
+#: Said where the driver speaks another language: it goes on with the version that it has loaded.
+MALFORMED = (
+    "what the driver says makes no sense to slurm_sweeps here, which may have been upgraded while "
+    "the sweep runs: stop it, and go on with restore=True"
+)
+
+
 class Decoder:
     """Finds records in a stream of bytes, however the stream is cut."""
 
@@ -327,7 +334,7 @@ class Connection:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise ValueError("a connection needs all three streams of its process")
         self.process = process
-        self.has_begun = False  # any worker there has said hello
+        self.begun_at: float | None = None  # when anybody there first said hello
         self.has_lost_trials = False  # one may be left there that nobody speaks for
         self.has_ended = False  # `end` was called
         self.tail = b""  # of its noise

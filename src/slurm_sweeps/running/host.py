@@ -103,8 +103,8 @@ def main() -> NoReturn:
         else:
             task = Task(rank, world_size, next(iter(direct.values()), None))
             parent = Worker(channel_in, channel_out, task, slot, loaded, begin_anew)
-            if heard is None:
-                parent.greet()
+        if heard is None:
+            parent.greet()
         parent.hear((heard or "").encode("latin-1"))
         parent.serve()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

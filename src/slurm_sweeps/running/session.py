@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, SupportsFloat, cast
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import Decoder, Record, encode, encode_bounded, is_storable
+from .channel import MALFORMED, Decoder, Record, encode, encode_bounded, is_storable
 from .journal import Journal
 from .relay import TRIAL_VARIABLE, call
 from .standstill import end_watch
@@ -294,11 +294,14 @@ class Session:
             raise self._lose_link(error) from error
         if not data:
             raise self._lose_link("end of file")
-        for record in self._decoders[source].feed(data):
+        decoder = self._decoders[source]
+        for record in decoder.feed(data):
             if record["kind"] == "stop":
                 self.ask_to_stop()
             elif record["kind"] == "decision" and self._is_mine(record):
                 self._decisions.append(record)
+        if decoder.malformed:  # an answer, perhaps, that would be waited for
+            raise SlurmSweepsError(MALFORMED)
 
     def _is_mine(self, decision: Record) -> bool:
         """Whether a decision is no leftover that an earlier attempt did not live to read."""

@@ -53,6 +53,10 @@ MAX_REFUSALS = 5
 #: A worker that has not begun after so many seconds, while nobody says why, is started anew.
 BEGIN_S = 600.0
 
+#: One that has begun and has not loaded `train` after so many seconds is told of; after the second
+#: number it is given up. Imports may take minutes where many nodes read the same disk.
+TELL_LOAD_S, LOAD_S = 300.0, 1800.0
+
 #: How often it is looked whether hosts have begun, and whether they live, in seconds.
 LOOK_S = 0.5
 
@@ -375,9 +379,9 @@ class Slots:
 
     def note_hello(self, slot: SlotState, record: Record) -> None:
         """A worker has begun: take down where."""
-        if slot.connection is not None:
-            slot.connection.has_begun = True
         now = self._clock()
+        if slot.connection is not None and slot.connection.begun_at is None:
+            slot.connection.begun_at = now
         for text in self._nodes.note_begun(slot.place.nodes, now):
             self._notify(text, True)
             self._hasten(slot.place.nodes, now)
@@ -436,13 +440,13 @@ class Slots:
         off: dict[str, list[str]] = {}  # slots that are taken off the plan, by reason
         for slot in list(self._by_status[SlotStatus.STARTING].values()):
             connection, waited_s = slot.connection, now - slot.worker_since
-            if connection is None or connection.has_begun or waited_s < STALL_S:
+            if connection is None or connection.begun_at is not None or waited_s < STALL_S:
                 continue
             found = slot.launcher.look_at_start(connection.process.pid, connection.said)
             if found.is_outage and found.refusal:
                 self._nodes.note_refusal(slot.place.nodes, found.refusal, slot.worker_since, now)
             if found.stall or waited_s > BEGIN_S:
-                why = found.stall or "srun says nothing"
+                why = found.stall or "nothing is heard from there"
                 off.setdefault(why, []).extend(self._note_stall(connection, why, now))
         for why, slots in off.items():
             if slots:
@@ -465,7 +469,10 @@ class Slots:
         slot.heard_at[record.get("rank", 0)] = self._clock()
 
     def find_silent(self, now: float) -> list[SlotState]:
-        """Return the slots that are silent for `SILENT_S`; tell of those that are for long."""
+        """Return the slots that are silent for `SILENT_S`; tell of those that are for long.
+
+        Those that do not become ready for `LOAD_S` are among them.
+        """
         if now < self._listen_at:
             return []
         self._listen_at = now + ALIVE_EVERY_S
@@ -477,7 +484,28 @@ class Slots:
                 f"nothing is heard from {len(quiet)} worker(s) on {nodes}: who is silent for "
                 f"{SILENT_S:.0f} s while the job runs is given up"
             )
-        return [slot for slot, heard_at in heard if now - heard_at > SILENT_S]
+        silent = [slot for slot, heard_at in heard if now - heard_at > SILENT_S]
+        return silent + self._find_loading(now)
+
+    def _find_loading(self, now: float) -> list[SlotState]:
+        """Return the slots that load `train` for `LOAD_S`; tell of those that do for long."""
+        slots = self._by_status[SlotStatus.STARTING].values()
+        begun = [(slot, self._find_begin(slot)) for slot in slots]
+        slow = [slot for slot, begun_at in begun if now - begun_at > TELL_LOAD_S]
+        if slow:
+            where = ", ".join(dict.fromkeys(slot.host or slot.place.nodes[0] for slot in slow))
+            self._notify(
+                f"{len(slow)} worker(s) on {where} have not loaded train after {TELL_LOAD_S:.0f} "
+                f"s: who has not after {LOAD_S:.0f} s is given up. The logs of their slots may "
+                "show why"
+            )
+        return [slot for slot, begun_at in begun if now - begun_at > LOAD_S]
+
+    def _find_begin(self, slot: SlotState) -> float:
+        """Return since when a slot's worker, which is not ready, loads `train`; if it does yet."""
+        if slot.connection is None or slot.connection.begun_at is None:
+            return math.inf
+        return max(slot.connection.begun_at, slot.worker_since)
 
     def is_quiet(self, slot: SlotState) -> bool:
         """Whether a worker that says that it is there has not said so of late."""
@@ -488,14 +516,28 @@ class Slots:
         """Count silence from now on: nobody could be heard before, as in a suspended job."""
         for slot in self.with_worker:
             slot.heard_at = dict.fromkeys(slot.heard_at, now)
+            if slot.connection is not None and slot.connection.begun_at is not None:
+                slot.connection.begun_at = now
 
     def give_up(self, silent: Iterable[SlotState]) -> Loss:
         """Lose silent workers; Slurm has to end what may be left of their steps."""
-        silent = list(silent)
+        by_reason: dict[str, list[SlotState]] = {}
         for slot in silent:
+            loads = slot.status is SlotStatus.STARTING
+            why = (
+                f"had not loaded train after {LOAD_S:.0f} s"
+                if loads
+                else f"was silent for {SILENT_S:.0f} s"
+            )
+            by_reason.setdefault(why, []).append(slot)
             if slot.connection is not None:
                 slot.connection.has_lost_trials = True
-        return self.lose(silent, f"was silent for {SILENT_S:.0f} s and was given up")
+        loss = Loss()
+        for why, slots in by_reason.items():
+            each = self.lose(slots, f"{why} and was given up")
+            loss.ends.extend(each.ends)
+            loss.notices.extend(each.notices)
+        return loss
 
     # --- workers end ------------------------------------------------------------------------------
 
@@ -516,7 +558,7 @@ class Slots:
             diagnosis = group[0].launcher.diagnose(connection.said)
             said = diagnosis.cause or connection.said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
-            refusal = None if connection.has_begun else diagnosis.refusal
+            refusal = diagnosis.refusal if connection.begun_at is None else None
             # Of the first one that is started, it may be what was asked that is wrong.
             is_new = self._nodes.count_refusals(group[0].place.nodes) < MAX_REFUSALS
             is_fault = diagnosis.is_outage or (diagnosis.may_pass and is_new)
@@ -532,7 +574,7 @@ class Slots:
                     loss.notices.append(_describe_loss(slot, why, ended_with, said))
             if is_over or not (began or self.any_ready or self._n_with_worker):
                 raise LaunchError(
-                    f"no worker could be started (exit code {ended_with}); it said: "
+                    f"no worker could be started: it {why}{_format_code(ended_with)}; it said: "
                     f"{said or 'nothing'}"
                 )
             loss.add_ends(group, why, ended_with, said)

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageTypeError
 from ..storage.layout import TrialLayout, build_rank_journal_path
-from .channel import Decoder, Record, encode
+from .channel import MALFORMED, Decoder, Record, encode
 from .forking import disown
 from .journal import Journal
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
@@ -137,6 +137,8 @@ def _wait_for_run(link: socket.socket) -> Record:
             os._exit(0)
         for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
             return record
+        if decoder.malformed:
+            raise SlurmSweepsError(MALFORMED)
 
 
 #: What a journal says of a trial, so that it can be told what it is.

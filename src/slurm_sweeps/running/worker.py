@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
 from . import standstill
-from .channel import ALIVE_EVERY_S, Decoder, Record, encode, encode_parts
+from .channel import ALIVE_EVERY_S, MALFORMED, Decoder, Record, encode, encode_parts
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
@@ -77,6 +78,7 @@ class Parent(ABC):
         begin_anew: Callable[[str, bytes], object] | None = None,
     ) -> None:
         adopt_orphans()
+        self._sender: Record = {}  # what tells it from others on the same channel
         self._in = channel_in
         self._out = channel_out
         self._loaded = loaded
@@ -111,7 +113,15 @@ class Parent(ABC):
     def hear(self, data: bytes) -> None:
         """Do what the driver says in the next bytes of the channel."""
         self._heard = self._decoder.feed(data)
+        if self._decoder.malformed:  # what it was to do would be waited for
+            print(MALFORMED, file=sys.stderr, flush=True)
+            self._gone = True
+            return
         self._follow(self._heard)
+
+    def greet(self) -> None:
+        """Say that it has begun."""
+        self._say(build_hello())
 
     @abstractmethod
     def _follow(self, records: Iterable[Record]) -> None:
@@ -124,6 +134,10 @@ class Parent(ABC):
     @abstractmethod
     def _note_exit(self, pid: int, exit_code: int) -> None:
         """Take note that a child has ended: one of ours, or what one has left behind."""
+
+    def _say(self, record: Record) -> None:
+        """Write to the driver as who this is: a rank, or a slot's worker."""
+        self._send({**record, **self._sender})
 
     def _send(self, record: Record) -> None:
         """Write to the driver, so that a record stays whole beside what others write there.
@@ -258,10 +272,6 @@ class Worker(Parent):
         for fd in self._relay.fds:
             self._poll.register(fd, select.POLLIN)
 
-    def greet(self) -> None:
-        """Say that it has begun."""
-        self._say(build_hello())
-
     def serve(self) -> None:
         """Work until the driver closes the channel; nothing stays behind then."""
         while not self._gone:
@@ -274,9 +284,6 @@ class Worker(Parent):
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
         kill_children()
-
-    def _say(self, record: Record) -> None:
-        self._send({**record, **self._sender})
 
     def _say_alive(self) -> None:
         """Tell now and then that this worker is there."""
@@ -326,9 +333,10 @@ class Worker(Parent):
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         train_file = (init["train"], init["digest"])
         self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay)
-        self._say({"kind": "ready", **self._describe_place()})
         if self._place is not None:  # elsewhere, a pipe tells the end of its process
             self._alive_at = 0.0
+            self._say_alive()  # from now on it is missed
+        self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
         self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
