@@ -113,6 +113,27 @@ class Result:
             return trials
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """Of what code the latest driver ran, and where; empty where that is not known (yet).
+
+        `script`, `command`, `folder`, `git` (`root`, `commit`, `branch`, `dirty`, `changed`,
+        `untracked`; None without git), `diff` (of what git tracks, up to 500,000 characters),
+        `host`, `job_id`, `platform`, `python`, `executable`, `slurm_sweeps`, `packages` (name and
+        version), `started_at` (a datetime in UTC).
+        """
+        with self._open() as database:
+            runs = rows.read_driver_runs(database, database.experiment(self.experiment).id)
+        return {
+            name: value
+            for run in runs[-1:]
+            for name, value in (
+                *run.told.items(),
+                ("diff", run.diff),
+                ("started_at", _build_time(run.started_at)),
+            )
+        }
+
+    @property
     def best_cfg(self) -> dict[str, Any]:
         """The configuration of `best_trial()`."""
         return self.best_trial().cfg

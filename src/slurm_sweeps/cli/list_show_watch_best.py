@@ -16,9 +16,9 @@ from ..errors import UsageError
 from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
-from ..storage.rows import read_metric_ids
+from ..storage.rows import read_driver_runs, read_metric_ids
 from ..trial import Status
-from ..views.formats import clean, format_age, format_number, format_yaml
+from ..views.formats import clean, format_age, format_number, format_provenance, format_yaml
 from ..views.summary import (
     SCOPES,
     Row,
@@ -155,15 +155,19 @@ def show(
     with open_store(local_dir, name) as store:
         summary = read_summary(store.database, store.layout, 0, now)
         rows = read_rows(store.database, store.experiment, chosen, now)
+        runs = read_driver_runs(store.database, store.experiment.id)
     if columns is True and chosen and all(status.is_broken for status in chosen):
         columns = ["error"]
     check_columns([] if isinstance(columns, bool) else columns, rows)
     shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
         described = _describe(summary, now)
-        print_json({**described, "trials": [_describe_row(row) for row in shown]})
+        provenance = dict(runs[-1].told) if runs else None
+        trials = [_describe_row(row) for row in shown]
+        print_json({**described, "provenance": provenance, "trials": trials})
         return
     _print_summary(replace(summary, rows=shown), columns, now)
+    print_lines(f"code: {format_provenance(run.told)}" for run in runs[-1:])
     if len(rows) > len(shown):
         click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
 

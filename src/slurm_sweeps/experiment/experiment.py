@@ -45,6 +45,7 @@ from .arguments import (
 )
 from .claim import Claim
 from .keep import Keep, Keeper
+from .provenance import record_run
 from .search import Search
 from .warm_start import Known, read_warm_start
 
@@ -286,6 +287,7 @@ class Experiment:
             )
             beside.enter_context(self._keep_best(record.id, view.notify))
             if not sweep.is_done:
+                beside.enter_context(record_run(writer))
                 digest = self._write(train)
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 doubts = self._search.list_doubts(cfg.n_trials, sweep.cfg.n_trials)

@@ -54,7 +54,7 @@ def read_script() -> bytes | None:
     """Return the code of this process's script to be run elsewhere; None if it is not to be."""
     wanted = os.environ.get(SCRIPT_VARIABLE, "")
     file = getattr(sys.modules["__main__"], "__file__", None)
-    if wanted == "0" or file is None or _is_installed(os.path.abspath(file)):
+    if wanted == "0" or file is None or is_installed(os.path.abspath(file)):
         return None
     import ast  # only a driver needs it
 
@@ -72,7 +72,7 @@ def read_script() -> bytes | None:
 def describe_left_out() -> str:
     """Say, for a sweep that has failed, that this process's script was left out, if it was."""
     file = getattr(sys.modules["__main__"], "__file__", None)
-    if file is None or _is_installed(os.path.abspath(file)) or read_script() is not None:
+    if file is None or is_installed(os.path.abspath(file)) or read_script() is not None:
         return ""
     return (
         f'. {os.path.basename(file)} has no line if __name__ == "__main__":, so trials go '
@@ -81,8 +81,8 @@ def describe_left_out() -> str:
     )
 
 
-def _is_installed(file: str) -> bool:
-    """Whether a file is a program's (pytest, ipykernel), not a script of the user's."""
+def is_installed(file: str) -> bool:
+    """Tell whether a file is a program's (pytest, ipykernel), not a script of the user's."""
     is_in_bin = os.path.dirname(file) == os.path.dirname(sys.executable)
     return is_in_bin or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 

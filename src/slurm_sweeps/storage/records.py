@@ -81,8 +81,23 @@ class StateRecord:
     ended_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Of what code a driver ran, and where.
+
+    Args:
+        started_at: When it began, unique in the experiment.
+        told: What is known, JSON-able; see `experiment/provenance.py`.
+        diff: What of the code was not committed, as text.
+    """
+
+    started_at: float
+    told: Mapping[str, Any]
+    diff: str = ""
+
+
 #: What a writer takes.
-Record = TrialRecord | ReportRecord | StateRecord
+Record = TrialRecord | ReportRecord | StateRecord | RunRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .records import (
     LeaseOwner,
     Record,
     ReportRecord,
+    RunRecord,
     StateRecord,
     TrialRecord,
 )
@@ -51,6 +53,9 @@ REPORT_FIELDS = [("number", "i8"), ("iteration", "i8"), ("value", "f8"), ("logge
 
 #: The columns of all that was logged.
 METRIC_FIELDS = [("number", "i8"), ("metric_id", "i8"), *REPORT_FIELDS[1:]]
+
+#: The most of a diff that is read, in bytes.
+MAX_DIFF = 10_000_000
 
 #: How many rows of metrics are read while the file is locked for writers: about half a second.
 PORTION = 500_000
@@ -148,6 +153,20 @@ def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
         (experiment_id,),
     )
     return {Status(status): count for status, count in rows}
+
+
+def read_driver_runs(database: Database, experiment_id: int) -> list[RunRecord]:
+    """Read of what code each driver ran, and where, in their order."""
+    rows = database.fetch(
+        "SELECT started_at, told, diff FROM runs WHERE experiment_id = ? ORDER BY started_at",
+        (experiment_id,),
+    )
+    return [RunRecord(at, json.loads(told), _decompress(diff)) for at, told, diff in rows]
+
+
+def _decompress(diff: bytes) -> str:
+    """Return a stored text, up to `MAX_DIFF`: a database may come from anyone."""
+    return zlib.decompressobj().decompress(diff, MAX_DIFF).decode("utf-8", "replace")
 
 
 def read_last_end(database: Database, experiment_id: int) -> float | None:
@@ -399,6 +418,12 @@ def write_records(
             _write_reports(database, connection, experiment_id, reports)
         if states:
             _write_state(connection, experiment_id, states[-1])
+        for run in (record for record in records if isinstance(record, RunRecord)):
+            diff = zlib.compress(run.diff.encode("utf-8", "replace"))
+            connection.execute(
+                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)",
+                (experiment_id, run.started_at, json.dumps(dict(run.told)), diff),
+            )
 
 
 def _write_state(connection: sqlite3.Connection, experiment_id: int, record: StateRecord) -> None:

@@ -9,6 +9,7 @@
   one row for each run, and is joined from there.
 - A row of `metrics` needs no foreign key of its own, which would cost a quarter of the speed: the
   aggregate that is written with it has one.
+- `runs` has a row for each driver that worked on an experiment: of which code, and where.
 - NaN is stored as NULL, which is what SQLite makes of it.
 """
 
@@ -24,7 +25,7 @@ from .faults import EmptyDatabaseError
 APPLICATION_ID = 0x53537770
 
 #: Raised with every change of the tables.
-VERSION = 2
+VERSION = 3
 
 _TABLES = """
 CREATE TABLE experiments (
@@ -40,6 +41,13 @@ CREATE TABLE experiments (
     lease_start TEXT,
     lease_nonce TEXT
 );
+CREATE TABLE runs (
+    experiment_id INTEGER NOT NULL REFERENCES experiments (id),
+    started_at REAL NOT NULL,
+    told TEXT NOT NULL,
+    diff BLOB,
+    PRIMARY KEY (experiment_id, started_at)
+) WITHOUT ROWID;
 CREATE TABLE trials (
     experiment_id INTEGER NOT NULL REFERENCES experiments (id),
     number INTEGER NOT NULL,
@@ -112,7 +120,9 @@ CREATE TABLE requests (
 """
 
 #: What refers to others comes before what it refers to.
-TABLES_BY_DEPENDENCE = ("requests", "aggregates", "metrics", "metric_names", "attempts", "trials")
+TABLES_BY_DEPENDENCE = (
+    *("requests", "aggregates", "metrics", "metric_names", "attempts", "trials", "runs"),
+)
 
 
 def prepare_schema(connection: sqlite3.Connection, path: Path, create: bool) -> None:

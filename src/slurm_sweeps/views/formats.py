@@ -108,6 +108,23 @@ def format_age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def format_provenance(told: Mapping[str, Any]) -> str:
+    """Write in a line of what code a driver ran, and where; empty where nothing is known."""
+    git = told.get("git") or {}
+    changed = len(git.get("changed", ()))
+    commit = f"commit {str(git['commit'])[:12]}" if git.get("commit") else ""
+    if commit and git.get("dirty"):
+        commit += f" with {changed} changed file{'s' * (changed > 1)}"
+    parts = [
+        str(told["script"]).rpartition("/")[2] if told.get("script") else "",
+        commit,
+        f"Python {told['python']}" if told.get("python") else "",
+        f"on {told['host']}" if told.get("host") else "",
+        f"job {told['job_id']}" if told.get("job_id") else "",
+    ]
+    return clean(", ".join(filter(None, parts)))
+
+
 def clean(text: str) -> str:
     """Return text in one line, without control characters, so that it can't steer a terminal."""
     return _CONTROL.sub(" ", text).strip()

@@ -28,6 +28,7 @@ from ..storage.records import TrialRecord
 from ..trial import Status
 from .formats import (
     format_number,
+    format_provenance,
     format_span,
     format_value,
     format_yaml,
@@ -128,6 +129,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
         importance=importance,
         failures=group_failures(data),
         setup=_build_setup(data),
+        run=data.driver_runs[-1] if data.driver_runs else None,
         folder=folder,
         figures={name: _pack_figure(figure) for name, figure in figures.items()},
         table=build_table(data, ranking),
@@ -283,5 +285,27 @@ def _build_setup(data: SweepData) -> dict[str, Mapping[str, str]]:
         "search space": {parameter.name: parameter.text for parameter in data.parameters},
         "constants": list_constants(data.experiment.settings.get("space")),
         "settings": {"begun": _format_moment(data.begun_at), **settings},
+        "code": _build_code(data),
         "versions": versions,
+    }
+
+
+def _build_code(data: SweepData) -> dict[str, str]:
+    """Of what code the sweep ran, and where; of all drivers where there were several."""
+    if not data.driver_runs:
+        return {}
+    told = data.driver_runs[-1].told
+    git = told.get("git") or {}
+    shown = {**told, **{f"git {name}": value for name, value in git.items()}}
+    several = data.driver_runs if len(data.driver_runs) > 1 else ()
+    return {
+        **{
+            name: format_value(value)
+            for name, value in shown.items()
+            if name not in ("git", "packages") and value not in (None, [])
+        },
+        **{
+            f"run {number}": f"{_format_moment(run.started_at)}: {format_provenance(run.told)}"
+            for number, run in enumerate(several, 1)
+        },
     }

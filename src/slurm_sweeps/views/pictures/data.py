@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...storage import rows
 from ...storage.database import Database
-from ...storage.records import AttemptRecord, ExperimentRecord, TrialRecord
+from ...storage.records import AttemptRecord, ExperimentRecord, RunRecord, TrialRecord
 from ...trial import flatten_cfg
 from ..formats import Parameter, list_parameters
 from ..summary import get_best, look_at_driver, read_runs
@@ -40,6 +40,7 @@ class SweepData:
         reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
         attempts: All attempts, by trial, see `read_runs`.
         parameters: What varies.
+        driver_runs: Of what code each driver ran.
     """
 
     experiment: ExperimentRecord
@@ -56,6 +57,7 @@ class SweepData:
     reports: npt.NDArray[np.void]
     attempts: Sequence[AttemptRecord]
     parameters: Sequence[Parameter]
+    driver_runs: Sequence[RunRecord] = ()
 
     @property
     def statuses(self) -> list[str]:
@@ -118,6 +120,7 @@ def read_sweep_data(
         reports=_read_reports(database, experiment.id, metric, len(trials)),
         attempts=[a for a in read_runs(database, experiment, now) if a.number < len(trials)],
         parameters=list_parameters(experiment.settings.get("space")),
+        driver_runs=rows.read_driver_runs(database, experiment.id),
     )
 
 
