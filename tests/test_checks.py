@@ -59,6 +59,7 @@ INTEGERS: dict[str, Callable[[Any], Any]] = {
     "SlurmCfg(cpus_per_task)": lambda v: ss.SlurmCfg(cpus_per_task=v),
     "SlurmCfg(gpus)": lambda v: ss.SlurmCfg(gpus=v),
     "LocalCfg(gpus)": lambda v: ss.LocalCfg(gpus=v),
+    "LocalCfg(cpus)": lambda v: ss.LocalCfg(cpus=v),
     "Experiment(seed)": seed_experiment,
     "run(n_trials)": lambda v: run(n_trials=v),
     "run(max_concurrent_trials)": lambda v: run(max_concurrent_trials=v),

@@ -369,6 +369,32 @@ def test_gpus_are_dealt_out(
     assert ("GPU" in capsys.readouterr().out.split("MySweep:")[0]) == shared
 
 
+def test_local_trials_keep_to_cpus_of_their_own(tmp_path: Path) -> None:
+    """Which joblib, as one of those that read it, sees too."""
+    cpus = sorted(os.sched_getaffinity(0))
+    n_slots = min(2, len(cpus))
+
+    def train(_cfg: dict[str, Any]) -> None:
+        import time
+
+        import joblib
+
+        assert joblib.cpu_count() == 1
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["POLARS_MAX_THREADS"] == "1"
+        (tmp_path / f"there-{ss.trial_id()}").write_text(str(os.sched_getaffinity(0)))
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("there-*"))) < n_slots:
+            assert time.monotonic() < deadline, "the others never come"
+            time.sleep(0.01)
+
+    most = None if n_slots == len(cpus) else n_slots
+    cfg = ss.LocalCfg(cpus=1)
+    run(tmp_path, train=train, local_cfg=cfg, n_trials=n_slots, max_concurrent_trials=most)
+    seen = [file.read_text() for file in tmp_path.glob("there-*")]
+    assert len(set(seen)) == n_slots
+    assert all(text in [str({cpu}) for cpu in cpus] for text in seen)
+
+
 def test_a_trial_that_fails_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

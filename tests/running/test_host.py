@@ -20,8 +20,8 @@ from worker_process import TIMEOUT_S, read_when_there
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import UsageError
 from slurm_sweeps.running.channel import Connection, Record, start_process
+from slurm_sweeps.running.cpus import choose_cpus
 from slurm_sweeps.running.host import build_host_argv
-from slurm_sweeps.running.step_place import choose_cpus
 from slurm_sweeps.running.train import encode_cfg, pickle_train, write_train
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg
@@ -358,8 +358,9 @@ def test_slots_of_a_node_make_one_share() -> None:
     assert merge_slots(slots[:3], mixed).gres == "gpu:a100:2,gpu:v100:2"
 
 
-def test_a_slot_keeps_to_its_own_cpus_where_slurm_has_bound_the_step() -> None:
+def test_a_slot_keeps_to_its_own_cpus_where_they_are_those_that_were_counted() -> None:
     assert choose_cpus([8, 9, 10, 11], 2, 2, 4) == [10, 11]
+    assert choose_cpus([8, 9, 10], 2, 2, 3) == [10, 8]  # more slots than there is room for
     assert choose_cpus([0, 1], 2, 2, 4) == [0, 1]  # fewer than it was promised: a test cluster
     assert choose_cpus(range(64), 2, 2, 4) == range(64)  # not bound at all
 

@@ -108,7 +108,7 @@ def test_a_host_is_started_ahead_and_ends_with_its_launcher(tmp_path: Path) -> N
 
 
 def test_slots_that_are_dealt_the_same_gpus_have_one_host(tmp_path: Path) -> None:
-    launcher = LocalLauncher(3, Layout(tmp_path, "gpus"), 1, ("5", "7"))
+    launcher = LocalLauncher(3, Layout(tmp_path, "gpus"), LocalCfg(1), ("5", "7"))
     try:
         hosts = [launcher.start(slot) for slot in (0, 1, 2)]
         assert hosts[0] is hosts[2] is not hosts[1]

@@ -93,6 +93,11 @@ def test_values_of_a_wrong_type_are_named(arguments: dict[str, Any], message: st
 def test_gpus_of_a_local_trial_are_checked() -> None:
     with pytest.raises(UsageError, match="LocalCfg: gpus must be 0 or more, got -1"):
         LocalCfg(-1)
+    with pytest.raises(UsageError, match="LocalCfg: cpus must be 1 or more, got 0"):
+        LocalCfg(cpus=0)
+    for gpus in (1.5, 0.0, -0.5, float("nan")):
+        with pytest.raises(UsageError, match=r"LocalCfg: gpus must be .* or a part of a GPU"):
+            LocalCfg(gpus)
 
 
 @pytest.mark.parametrize(

@@ -534,13 +534,51 @@ def test_more_trials_are_never_fewer(
         (8, 5, 2, None, 2, 0),
         (8, 4, 1, 3, 3, 0),
         (8, 2, 1, 6, 6, 1),
+        (8, 2, 0.25, None, 8, 0),
+        (8, 1, 0.3, None, 3, 0),
+        (8, 1, 0.1, None, 10, 0),
+        (8, 1, 0.25, 6, 6, 1),
     ],
 )
 def test_local_slots_follow_cpus_or_gpus(
-    cpus: int, gpus: int, per_trial: int, most: int | None, slots: int, notices: int
+    cpus: int, gpus: int, per_trial: float, most: int | None, slots: int, notices: int
 ) -> None:
     count, said = count_local_slots(cpus, gpus, LocalCfg(per_trial), most)
     assert (count, len(said)) == (slots, notices)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "most", "slots"),
+    [
+        (LocalCfg(cpus=2), None, 4),
+        (LocalCfg(cpus=3), None, 2),
+        (LocalCfg(cpus=8), 1, 1),
+        (LocalCfg(cpus=3, gpus=1), None, 2),
+        (LocalCfg(cpus=1, gpus=1), None, 4),
+        (LocalCfg(cpus=1, gpus=0.5), None, 8),
+    ],
+)
+def test_local_slots_follow_whatever_a_trial_names(
+    cfg: LocalCfg, most: int | None, slots: int
+) -> None:
+    assert count_local_slots(8, 4, cfg, most) == (slots, ())
+
+
+def test_sharing_local_cpus_is_said() -> None:
+    count, said = count_local_slots(8, 1, LocalCfg(cpus=3, gpus=0.5), 4)
+    assert count == 4
+    assert said == (
+        "4 trials share 1 GPUs, dealt out in turn by CUDA_VISIBLE_DEVICES; for 0.5 of a GPU each "
+        "set max_concurrent_trials=2",
+        "4 trials of 3 CPUs share 8; for CPUs of their own set max_concurrent_trials=2",
+    )
+
+
+def test_more_local_cpus_than_there_are_is_an_error() -> None:
+    with pytest.raises(AllocationError, match=r"LocalCfg\(cpus=9\) asks for 9 CPUs .* sees 8: lo"):
+        count_local_slots(8, 1, LocalCfg(cpus=9))
+    with pytest.raises(AllocationError, match=r"LocalCfg\(gpus=0.5\) asks for .* sees 0: lower it"):
+        count_local_slots(8, 0, LocalCfg(0.5))
 
 
 def test_sharing_local_gpus_is_said() -> None:

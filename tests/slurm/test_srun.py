@@ -144,6 +144,21 @@ TASK = {
 }
 
 
+#: All that tells a library how many threads it may start.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
 def test_the_environment_of_a_rank_describes_its_trial() -> None:
     assert build_trial_environment(TASK, master_port=20001, cpus_per_task=4, mem_mb=8192) == {
         "MASTER_ADDR": "n1",
@@ -152,7 +167,7 @@ def test_the_environment_of_a_rank_describes_its_trial() -> None:
         "WORLD_SIZE": "4",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "4",
+        **dict.fromkeys(THREADS, "4"),
         "SLURM_NTASKS": "4",
         "SLURM_NPROCS": "4",
         "SLURM_NTASKS_PER_NODE": "2",
@@ -190,14 +205,17 @@ def test_a_local_process_gets_an_address_and_its_threads_only() -> None:
         "WORLD_SIZE": None,
         "LOCAL_RANK": None,
         "LOCAL_WORLD_SIZE": None,
-        "OMP_NUM_THREADS": "2",
+        **dict.fromkeys(THREADS, "2"),
     }
 
 
 def test_the_users_threads_and_a_known_address_stand() -> None:
-    env = {**TASK, "OMP_NUM_THREADS": "1"}
+    env = {**TASK, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
     changes = build_trial_environment(env, master_port=1, master_addr="10.0.0.1", cpus_per_task=4)
     assert "OMP_NUM_THREADS" not in changes
+    assert "MKL_NUM_THREADS" not in changes  # it reads the other one
+    assert "POLARS_MAX_THREADS" not in changes
+    assert changes["LOKY_MAX_CPU_COUNT"] == "4"
     assert changes["MASTER_ADDR"] == "10.0.0.1"
 
 

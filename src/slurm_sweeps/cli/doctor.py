@@ -21,8 +21,9 @@ import click
 
 from .. import __version__
 from ..errors import SlurmSweepsError
+from ..running.cpus import count_cpus
 from ..running.host import build_host_argv
-from ..running.launchers import count_cpus, find_gpus
+from ..running.launchers import find_gpus
 from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
@@ -129,7 +130,7 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
                 "allocation",
                 "note",
                 f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a "
-                f"CPU; {len(find_gpus())} GPUs are visible, LocalCfg(gpus=…) deals them out",
+                f"CPU; {len(find_gpus())} GPUs are visible; LocalCfg(gpus=…) deals them out",
             )
             return
         plan = plan_slots(allocation, cfg)

@@ -63,6 +63,7 @@ class Record(TypedDict, total=False):
     digest: str  # of what is in that file
     step: str | None  # the job step's id
     share: dict[str, Any]  # what of it is the slot's
+    bound_to: list[int]  # the position of the slot's first CPU, their number, that of all
     env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
     fresh: bool  # whether each trial gets a worker of its own
     prune_grace_s: float  # these four: until a trial, told to leave, is made to
@@ -148,6 +149,7 @@ _CHECKS_BY_TYPE: dict[Any, Callable[[Any], bool]] = {
     float: _is_number,
     dict[str, Any]: lambda value: type(value) is dict,
     dict[str, float]: _are_metrics,
+    list[int]: lambda value: type(value) is list and all(map(_is_count, value)),
     int | None: lambda value: value is None or (type(value) is int and abs(value) < 2**63),
     float | None: lambda value: value is None or _is_number(value),
     str | None: lambda value: value is None or type(value) is str,

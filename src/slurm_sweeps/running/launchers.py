@@ -9,6 +9,7 @@ out; in an allocation one each, in a job step that has the slot's share, or with
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -45,8 +46,10 @@ from ..slurm.step import (
     parse_step_error,
 )
 from ..slurm.text import Fate
+from ..slurm.threads import limit_threads
 from ..storage.layout import Layout
 from .channel import Connection, Record, start_process
+from .cpus import count_cpus
 from .host import build_host_argv
 
 #: How many files a driver may have open: for itself, and for the pipes and sockets of each slot.
@@ -149,7 +152,7 @@ class LocalLauncher(Launcher):
     Args:
         slots: How many trials run at once.
         layout: Where files go.
-        gpus_per_trial: GPUs that each trial gets, 0 to leave CUDA_VISIBLE_DEVICES alone.
+        cfg: What each trial gets.
         gpus: The GPUs to deal out, as they are named in CUDA_VISIBLE_DEVICES.
         notices: What the user should know about that.
     """
@@ -158,20 +161,20 @@ class LocalLauncher(Launcher):
         self,
         slots: int,
         layout: Layout,
-        gpus_per_trial: int = 0,
+        cfg: LocalCfg | None = None,
         gpus: tuple[str, ...] = (),
         notices: tuple[str, ...] = (),
     ) -> None:
         super().__init__(layout, self._deal_gpus)
         self.slots = [SlotPlace(slot, (socket.gethostname(),)) for slot in range(slots)]
         self.notices = notices
-        self._gpus_per_trial = gpus_per_trial
+        self._cfg = cfg or LocalCfg()
         self._gpus = gpus
 
     def _launch(self, slots: list[int]) -> Connection:
         """Start a host with a socket for the reports of each of its slots."""
-        env = dict(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(max(1, count_cpus() // len(self.slots))))
+        cpus = self._cfg.cpus or max(1, count_cpus() // len(self.slots))
+        env = {**os.environ, **limit_threads(os.environ, cpus)}
         mine: dict[int, socket.socket] = {}
         theirs: dict[int, socket.socket] = {}
         try:
@@ -191,14 +194,18 @@ class LocalLauncher(Launcher):
 
     def _deal_gpus(self, slot: int) -> str:
         """Give each slot its GPUs, round robin where there are fewer than slots ask for."""
-        first = slot * self._gpus_per_trial
-        places = range(first, first + self._gpus_per_trial)
+        count = math.ceil(self._cfg.gpus)  # of a part of one: that one
+        places = range(slot * count, (slot + 1) * count)
         return ",".join(self._gpus[place % len(self._gpus)] for place in places)
 
     def describe_slot(self, slot: int) -> Record:
-        """Name the slot's GPUs."""
-        gpus = self._deal_gpus(slot)
-        return {"env": {"CUDA_VISIBLE_DEVICES": gpus}} if gpus else {}
+        """Name the slot's GPUs and CPUs, where each has its own."""
+        place: Record = {}
+        if gpus := self._deal_gpus(slot):
+            place["env"] = {"CUDA_VISIBLE_DEVICES": gpus}
+        if cpus := self._cfg.cpus:
+            place["bound_to"] = [slot * cpus, cpus, count_cpus()]
+        return place
 
     def diagnose(self, said: str) -> Diagnosis:
         """Python's last words; a child process begins at once."""
@@ -219,14 +226,6 @@ def allow_open_files(count: int) -> None:
     most = count if hard == resource.RLIM_INFINITY else min(count, hard)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def count_cpus() -> int:
-    """Return how many CPUs this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 class SlurmLauncher(Launcher):
@@ -266,7 +265,7 @@ class SlurmLauncher(Launcher):
         """Start a step; srun speaks over its streams."""
         share = self._shares[slots[0]]
         env = build_step_environment(os.environ)
-        env.setdefault("OMP_NUM_THREADS", str(share.cpus_per_task))
+        env |= limit_threads(env, share.cpus_per_task)
         if self._shares_steps:
             node = self._allocation.find_node(share.nodes[0])
             share = merge_slots([self._shares[slot] for slot in slots], node)
@@ -296,8 +295,8 @@ class SlurmLauncher(Launcher):
             at, gpus = neighbours.index(share), share.gpus
             node = self._allocation.find_node(share.nodes[0])
             cpus = node.count_step_cpus(1, share.cpus_per_task)
-            step["bound_to"] = [at * cpus, cpus, len(neighbours) * cpus]
             step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
+            return {"share": step, "bound_to": [at * cpus, cpus, len(neighbours) * cpus]}
         return {"share": step}
 
     def note_step(self, step: str | None) -> None:
@@ -380,7 +379,7 @@ def open_launcher(
         slots, notices = count_local_slots(
             count_cpus(), len(gpus), local_cfg, max_concurrent_trials
         )
-        launcher = LocalLauncher(slots, layout, local_cfg.gpus, gpus, notices)
+        launcher = LocalLauncher(slots, layout, local_cfg, gpus, notices)
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
         launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout, notify)

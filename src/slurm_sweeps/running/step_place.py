@@ -13,7 +13,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -29,8 +29,7 @@ class StepPlace:
 
     Args:
         described: The driver's `step` entry of the `init` record: `port_range`, `slot`, `slots`,
-            `salt`, `cpus_per_task`, `mem_mb`, `visible_gpus` and, in a step that slots share,
-            `bound_to`: the first of the slot's CPUs by its position, their number, that of all.
+            `salt`, `cpus_per_task`, `mem_mb` and `visible_gpus`.
     """
 
     def __init__(self, described: Mapping[str, Any]) -> None:
@@ -41,16 +40,11 @@ class StepPlace:
         )
 
     def bind(self) -> None:
-        """Keep this process, once, to what is the slot's of a step that sees more.
+        """Keep this process, once, to the slot's GPUs of a step that sees more.
 
-        To its GPUs, and in a step that slots share to its CPUs, if Slurm has bound the step. What
-        is imported after this finds no more than a trial does.
+        What is imported after this finds no more than a trial does.
         """
         os.environ.update(choose_gpus(os.environ, self._described["visible_gpus"]))
-        bound_to = self._described.get("bound_to")
-        if bound_to is not None:
-            allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (_find_core(cpu), cpu))
-            os.sched_setaffinity(0, choose_cpus(allowed, *bound_to))
 
     def describe_next(self) -> Record:
         """Return the address that other nodes reach this one by, and a port that is free here."""
@@ -74,26 +68,6 @@ def sees_more_gpus(described: Mapping[str, Any]) -> bool:
     """Whether this process, which imports for all slots of a step, sees others than a slot will."""
     chosen = choose_gpus(os.environ, described["visible_gpus"])
     return any(os.environ.get(name) != gpus for name, gpus in chosen.items())
-
-
-def _find_core(cpu: int) -> int:
-    """Return the first CPU of the core that a CPU belongs to; itself where that is not told."""
-    siblings = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-    with contextlib.suppress(OSError, ValueError), open(siblings) as file:
-        return int(file.read().replace("-", ",").split(",")[0])
-    return cpu
-
-
-def choose_cpus(allowed: Sequence[int], first: int, count: int, total: int) -> Sequence[int]:
-    """Return a slot's CPUs among those of its step; all, if the step is not bound to its own.
-
-    Args:
-        allowed: Those that this process may use, those of a core side by side.
-        first: The position of the slot's first one.
-        count: How many are the slot's.
-        total: How many are those of all slots of the step.
-    """
-    return allowed[first : first + count] if len(allowed) == total else allowed
 
 
 def _is_free(port: int) -> bool:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, cast
 from ..errors import TrainError
 from . import standstill
 from .channel import ALIVE_EVERY_S, MALFORMED, Decoder, Record, encode, encode_parts
+from .cpus import bind_to_cpus
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .processes import (
@@ -317,6 +318,8 @@ class Worker(Parent):
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
         os.environ.update(init.get("env") or {})  # imports find what trials will
+        if "bound_to" in init:
+            bind_to_cpus(*init["bound_to"])
         if "share" in init:
             from .step_place import StepPlace  # only a job step needs it
 

@@ -8,14 +8,15 @@ knows.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 
-from ..checks import check_flag, check_integer, check_seconds, set_fields
+from ..checks import as_fraction, check_flag, check_integer, check_seconds, set_fields
 from ..errors import AllocationError, UsageError, UsageTypeError
 from .allocation import Node
 from .text import count_gpus, parse_gres, parse_mem
@@ -143,19 +144,51 @@ def _check_port_range(ports: object) -> tuple[int, int]:
 class LocalCfg:
     """What each trial gets of a machine that is used without Slurm.
 
+    As many trials run at once as there is room for by what is named here; with neither, one for
+    each CPU. More of them, by `max_concurrent_trials`, share what there is, which is said.
+
     Args:
-        gpus: GPUs of each trial, dealt out by `CUDA_VISIBLE_DEVICES`; the default concurrency is
-            then the machine's GPUs divided by it. 0: GPUs are left alone, every trial sees all.
+        gpus: GPUs of each trial, dealt out in turn by `CUDA_VISIBLE_DEVICES`: a whole number, or
+            the part of one that a trial takes (0.25: four trials share each). That divides the
+            GPUs among trials, and nobody keeps a trial to its part of a GPU's memory. 0: GPUs are
+            left alone, every trial sees all.
+        cpus: CPUs of each trial, which it keeps to, and the number of its threads. None: trials
+            float over all CPUs, and share the number of threads evenly.
 
     Raises:
-        UsageError: `gpus` is negative.
-        UsageTypeError: `gpus` is no whole number.
+        UsageError: A value makes no sense; the message names it and the remedy.
+        UsageTypeError: A value is of a wrong type.
     """
 
-    gpus: int = 0
+    gpus: float = 0
+    cpus: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        set_fields(self, gpus=check_integer("LocalCfg", "gpus", self.gpus, least=0))
+        set_fields(self, gpus=_check_gpus(self.gpus))
+        if self.cpus is not None:
+            set_fields(self, cpus=check_integer("LocalCfg", "cpus", self.cpus, least=1))
+
+    def count_by_cpus(self, cpus: int) -> int:
+        """Count the trials that have room on so many CPUs; at least 1 where none are named."""
+        return cpus // self.cpus if self.cpus else max(1, cpus)
+
+    def count_by_gpus(self, gpus: int) -> int:
+        """Count the trials that have room on so many GPUs, each on whole ones or on one's part."""
+        if self.gpus < 1:
+            return gpus * math.floor(1 / as_fraction(self.gpus))
+        return gpus // int(self.gpus)
+
+
+def _check_gpus(gpus: object) -> float:
+    if isinstance(gpus, Integral) or not isinstance(gpus, Real):
+        return check_integer("LocalCfg", "gpus", gpus, least=0)
+    part = float(gpus)
+    if not 0 < part < 1:
+        raise UsageError(
+            f"LocalCfg: gpus must be a whole number such as 2, or a part of a GPU such as 0.25, "
+            f"got {gpus!r}"
+        )
+    return part
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,25 +416,36 @@ def count_local_slots(
         cpus: CPUs that this process may use.
         gpus: GPUs that it may use.
         cfg: What a trial gets.
-        max_concurrent_trials: The number of slots; None for the GPUs divided by those of a trial,
-            or for the CPUs where a trial asks for no GPU.
+        max_concurrent_trials: The number of slots; None for as many as there is room for.
 
     Returns:
         The number, and notices for the user.
 
     Raises:
-        AllocationError: A trial asks for more GPUs than there are.
+        AllocationError: A trial asks for more than there is.
     """
-    if cfg.gpus > gpus:
-        raise AllocationError(
-            f"LocalCfg(gpus={cfg.gpus!r}) asks for {cfg.gpus} GPUs a trial, but this process sees "
-            f"{gpus}: lower it, or look at CUDA_VISIBLE_DEVICES"
+    for name, asked, there, look_at in (
+        ("cpus", cfg.cpus or 0, cpus, "taskset, or the limits of the container"),
+        ("gpus", cfg.gpus, gpus, "CUDA_VISIBLE_DEVICES"),
+    ):
+        if asked > there:
+            raise AllocationError(
+                f"LocalCfg({name}={asked!r}) asks for {asked} {name.upper()[:3]}s a trial, but "
+                f"this process sees {there}: lower it, or look at {look_at}"
+            )
+    by_gpus = cfg.count_by_gpus(gpus) if cfg.gpus else sys.maxsize
+    by_cpus = cfg.count_by_cpus(cpus) if cfg.cpus or not cfg.gpus else sys.maxsize
+    count = max_concurrent_trials or min(by_cpus, by_gpus)
+    notices = []
+    if cfg.gpus and count > by_gpus:
+        each = "GPUs of their own" if cfg.gpus >= 1 else f"{cfg.gpus} of a GPU each"
+        notices.append(
+            f"{count} trials share {gpus} GPUs, dealt out in turn by CUDA_VISIBLE_DEVICES; for "
+            f"{each} set max_concurrent_trials={by_gpus}"
         )
-    fitting = gpus // cfg.gpus if cfg.gpus else max(1, cpus)
-    count = max_concurrent_trials or fitting
-    if not cfg.gpus or count <= fitting:
-        return count, ()
-    return count, (
-        f"{count} trials share {gpus} GPUs, dealt out in turn by CUDA_VISIBLE_DEVICES; for GPUs of "
-        f"their own set max_concurrent_trials={fitting}",
-    )
+    if cfg.cpus and count > by_cpus:
+        notices.append(
+            f"{count} trials of {cfg.cpus} CPUs share {cpus}; for CPUs of their own set "
+            f"max_concurrent_trials={by_cpus}"
+        )
+    return count, tuple(notices)

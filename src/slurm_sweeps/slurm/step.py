@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .text import Gres, parse_nodelist
+from .threads import limit_threads
 
 if TYPE_CHECKING:  # a worker needs neither
     from .allocation import Node
@@ -202,8 +203,7 @@ def build_trial_environment(
         "MASTER_PORT": str(master_port),
         **dict.fromkeys([*_RANKS, "LOCAL_WORLD_SIZE"]),
     }
-    if not env.get("OMP_NUM_THREADS"):
-        changes["OMP_NUM_THREADS"] = str(cpus_per_task)
+    changes.update(limit_threads(env, cpus_per_task))
     if env.get("SLURM_STEP_NUM_TASKS"):
         changes |= _describe_step(env, cpus_per_task, mem_mb)
     return changes
