@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from slurm_sweeps.errors import ExperimentNotFoundError, StorageError, UsageErro
 from slurm_sweeps.result import Result
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import build_database_path
+from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.storage.records import Record, ReportRecord, TrialRecord
 from slurm_sweeps.storage.rows import write_records
 from slurm_sweeps.trial import Status, TrialError, compute_trial_id
@@ -55,6 +57,7 @@ def store(local_dir: Path, records: list[Record], name: str = "a", **settings: o
     with Database.open(build_database_path(local_dir), create=True) as database:
         experiment = database.create_experiment(name, SETTINGS | settings, 0.0)
         write_records(database, experiment.id, records)
+        database.take_lease(experiment.id, build_owner(), time.time(), None)  # it is at work
 
 
 @pytest.fixture

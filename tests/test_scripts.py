@@ -179,8 +179,15 @@ def test_a_driver_that_is_killed_leaves_no_process_and_a_whole_database(
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     database.close()
-    trials = ss.Result("MySweep", path.parent).trials
-    assert [trial.status for trial in trials] == [Status.RUNNING] * 2
+    result = ss.Result("MySweep", path.parent)
+    trials = result.trials
+    assert {trial.status for trial in (*trials, result.best_trial("loss", "min"))} == {
+        Status.INTERRUPTED
+    }
+    frame = result.to_dataframe()
+    assert frame["status"].tolist() == ["interrupted"] * 2
+    assert frame["end_time"].notna().all()
+    assert all(trial.end_time is not None for trial in trials)
     for trial in trials:
         assert sorted(trial.metrics["loss"]) == list(range(1, len(trial.metrics["loss"]) + 1))
 

@@ -1,7 +1,8 @@
 """Result: what a sweep found, while it runs or afterwards, from any host that sees its database.
 
 Only the database is read: nothing is unpickled, nothing is made, and no lock is held between two
-calls. Each call reads anew, so that the result of a running sweep grows.
+calls. Each call reads anew, so that the result of a running sweep grows. What a driver that is gone
+has left running is interrupted, as in all views.
 """
 
 from __future__ import annotations
@@ -101,13 +102,15 @@ class Result:
         Read anew each time: keep it in a variable to go through it. For millions of metric rows
         `to_dataframe` and `metrics_dataframe` need much less memory.
         """
+        from .views.summary import look_at_driver
+
         with self._open() as database:
             experiment = database.experiment(self.experiment)
-            key = experiment.id
+            key, sight = experiment.id, look_at_driver(experiment, time.time())
             goal = next((Goal(*each) for each in _find_modes(experiment.settings).items()), None)
             # no snapshot of all: it would hold up the writer for as long as this takes
             trials = []
-            for record in rows.read_trials(database, key):
+            for record in map(sight.settle, rows.read_trials(database, key)):
                 metrics = rows.read_metrics_of_trial(database, key, record.number)
                 trials.append(self._build_trial(record, metrics, _find_best(metrics, goal)))
             return trials
@@ -178,7 +181,7 @@ class Result:
 
         See `best_trial` for the other arguments, and for what is raised.
         """
-        from .views.summary import read_ranking
+        from .views.summary import look_at_driver, read_ranking
 
         limit = check_integer("best_trials", "k", k, 1)
 
@@ -186,13 +189,13 @@ class Result:
             experiment = database.experiment(self.experiment)
             metric, mode = choose_goal(experiment, metric, mode)
             with database.reading():
-                key = experiment.id
+                key, sight = experiment.id, look_at_driver(experiment, time.time())
                 ranking = read_ranking(database, key, metric, mode, limit, scope, completed_only)
                 if not ranking:
                     raise UsageError(self._format_unlogged(metric, database, key, completed_only))
                 return [
                     self._build_trial(
-                        record,
+                        sight.settle(record),
                         rows.read_metrics_of_trial(database, key, record.number),
                         (best.value, best.iteration),
                     )
@@ -240,7 +243,8 @@ class Result:
 
             - `trial_id` and `status`, strings
             - `start_time` and `end_time` of the latest attempt, datetimes in UTC, NaT if unknown
-            - `runtime`, timedelta: from start to end, or to now for a running trial
+            - `runtime`, timedelta: from start to end, or to now for a running trial; of one that
+              was interrupted as its driver was killed, to the driver's last sign of life
             - `iterations`, int: how many iterations it has logged
             - `cfg/<key>`: the configuration, keys of nested dicts joined by dots
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
@@ -249,6 +253,7 @@ class Result:
               which of them is best: the experiment's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
+        from .views.summary import look_at_driver
 
         with self._open() as database:
             experiment = database.experiment(self.experiment)
@@ -256,10 +261,12 @@ class Result:
             if metric is not None:
                 metric, mode = choose_goal(experiment, metric, mode)
                 modes[metric] = mode
+            sight = look_at_driver(experiment, time.time())
             with database.reading():
-                trials = rows.read_trial_rows(database, experiment.id)
+                stored = rows.read_trial_rows(database, experiment.id)
                 aggregates = rows.read_aggregate_tables(database, experiment.id)
-        return build_trials_frame(trials, aggregates, modes, time.time())
+        trials = [sight.settle_row(row) for row in stored]
+        return build_trials_frame(trials, aggregates, modes, sight.last_sign)
 
     def metrics_dataframe(self) -> pd.DataFrame:
         """Tabulate all that was logged.

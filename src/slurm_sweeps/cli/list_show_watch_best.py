@@ -26,6 +26,7 @@ from ..views.summary import (
     check_columns,
     format_share,
     format_state,
+    look_at_driver,
     read_ranking,
     read_rows,
     read_summary,
@@ -237,6 +238,7 @@ def best(
         if metric is not None and metric not in names:
             raise UsageError(f"no trial has logged {metric!r}; logged: {logged}")
         metric, mode = choose_goal(store.experiment, metric, mode)
+        sight = look_at_driver(store.experiment, time.time())
         ranking = read_ranking(
             store.database, store.experiment.id, metric, mode, top, scope, completed
         )
@@ -245,7 +247,7 @@ def best(
     found = [
         {
             **asdict(best),
-            "status": trial.status.value,
+            "status": sight.settle(trial).status.value,
             "metric": metric,
             "cfg": json.loads(trial.cfg_json),
         }

@@ -128,7 +128,7 @@ def _format_metrics(metrics: Mapping[str, Mapping[int, float]]) -> Iterator[str]
 def logs(name: str, trial: str, local_dir: Path, follow: bool, stderr: bool, rank: int) -> None:
     """Print what a trial has printed."""
     with open_store(local_dir, name) as store:
-        record = find_trial(store, trial)
+        record = look_at_driver(store.experiment, time.time()).settle(find_trial(store, trial))
         files = store.layout.trial(record.trial_id)
         path = files.stderr(rank) if stderr else files.stdout(rank)
         try:

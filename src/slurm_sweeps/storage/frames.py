@@ -29,7 +29,7 @@ def build_trials_frame(
         trials: The trials, by number.
         aggregates: Their `AGGREGATE_FIELDS`, by the metric's name.
         modes: "min" or "max" for the metrics where it is known which is best.
-        now: What a running trial's runtime ends with, seconds since 1970.
+        now: Until when trials run that have no end, seconds since 1970.
     """
     keys = np.array([trial[0] for trial in trials], dtype="i8")
     return pd.DataFrame(

@@ -267,6 +267,15 @@ class Sight:
             return replace(run, status=Status.INTERRUPTED, end_time=max(start, self.last_sign))
         return replace(run, status=Status.INTERRUPTED) if start < self.begun_at else run
 
+    def settle_row(self, row: rows.TrialRow) -> rows.TrialRow:
+        """The same for a trial's row of a table."""
+        number, trial_id, status, start, end, cfg = row
+        if status != Status.RUNNING.value:
+            return row
+        run = AttemptRecord(number, status=Status.RUNNING, start_time=start, end_time=end)
+        settled = self.settle(run)
+        return number, trial_id, settled.status.value, start, settled.end_time, cfg
+
     def settle_counts(self, counts: Mapping[Status, int]) -> dict[Status, int]:
         """The same for the numbers of trials; no more than the slots have room for do run."""
         settled = dict(counts)
