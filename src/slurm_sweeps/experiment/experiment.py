@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..checks import check_seed
+from ..checks import check_flag, check_seed
 from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError, raises_short
 from ..programs.program import Program
 from ..result import Result
@@ -25,13 +25,14 @@ from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
 from ..running.launchers import open_launcher, requeue, watch_time_limit
 from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
-from ..running.train import check_travels, describe_size, pickle_train, write_train
+from ..running.train import check_travels, describe_size, pickle_train
 from ..samplers import SamplerPlan
 from ..search.draws import fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.layout import Layout
-from ..storage.records import Request, StateRecord
+from ..storage.records import Request, RunRecord, StateRecord
+from ..storage.rows import read_driver_runs
 from ..storage.writer import Writer
 from ..views.screens import LiveView, is_notebook
 from .arguments import (
@@ -47,6 +48,7 @@ from .claim import Claim
 from .keep import Keep, Keeper
 from .provenance import record_run
 from .search import Search
+from .snapshot import Code, write_code
 from .warm_start import Known, read_warm_start
 
 if TYPE_CHECKING:
@@ -95,6 +97,9 @@ class Experiment:
             pruner judges by its own and the best is chosen by this one.
         mode: "min" if smaller values of it are better, "max" if larger ones are.
         keep: Whose checkpoints to keep; None keeps all.
+        snapshot: Copy the files of the git repository around the script into the experiment's
+            folder, once, and let trials import from there: editing the code while the sweep runs,
+            or waits to go on, changes nothing.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -126,6 +131,7 @@ class Experiment:
         metric: str | None = None,
         mode: str | None = None,
         keep: Keep | None = None,
+        snapshot: bool = False,
         backend: None = None,
     ) -> None:
         end_if_under_way()
@@ -146,6 +152,7 @@ class Experiment:
             known = read_warm_start(warm_start, space, metric, self._notices.append)
         points = tuple(points_to_evaluate)
         self._keep = check_keep(keep, goal)
+        self._snapshot = check_flag("Experiment", "snapshot", snapshot)
         self._search = Search(space, goal, asha, sampler, seed, points, tuple(known))
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
@@ -288,24 +295,25 @@ class Experiment:
             beside.enter_context(self._keep_best(record.id, view.notify))
             if not sweep.is_done:
                 beside.enter_context(record_run(writer))
-                digest = self._write(train)
+                code = self._write(train, read_driver_runs(database, record.id))
                 patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
                 doubts = self._search.list_doubts(cfg.n_trials, sweep.cfg.n_trials)
                 size = filter(None, [describe_size(len(train))])
                 del train  # it may be large, and is in its file
-                notices = (*self._notices, *launcher.notices, *doubts, *size)
+                notices = (*self._notices, *code.notices, *launcher.notices, *doubts, *size)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
                         launcher,
                         writer,
                         self._layout,
-                        digest,
+                        code.digest,
                         view.notify,
                         patience,
                         limit,
                         requests,
                         cfg.time_budget_s,
+                        code.path,
                     )
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
@@ -331,8 +339,8 @@ class Experiment:
             return contextlib.nullcontext()
         return Keeper(self._keep, goal, self._layout, experiment_id, notify).begin()
 
-    def _write(self, train: bytes) -> str:
-        """Write `train` for the workers; return its digest."""
+    def _write(self, train: bytes, runs: Sequence[RunRecord]) -> Code:
+        """Write `train` for the workers, and a snapshot of the code, unless they are kept."""
         try:
             self._layout.slots.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -340,7 +348,7 @@ class Experiment:
                 f"can't write into {self._layout.folder}: {error}. Choose a local_dir that you can "
                 "write, on a disk that has room"
             ) from error
-        return write_train(train, self._layout.train)
+        return write_code(self._train, train, self._snapshot, self._layout, runs)
 
     def _drive(
         self,

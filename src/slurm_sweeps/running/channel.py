@@ -61,6 +61,7 @@ class Record(TypedDict, total=False):
     seed: int  # the trial's
     train: str
     digest: str  # of what is in that file
+    path: list[str]  # what comes first on the import path
     step: str | None  # the job step's id
     share: dict[str, Any]  # what of it is the slot's
     bound_to: list[int]  # the position of the slot's first CPU, their number, that of all
@@ -147,6 +148,7 @@ _CHECKS_BY_TYPE: dict[Any, Callable[[Any], bool]] = {
     bool: lambda value: type(value) is bool,
     int: _is_count,
     float: _is_number,
+    list[str]: lambda value: type(value) is list and all(type(each) is str for each in value),
     dict[str, Any]: lambda value: type(value) is dict,
     dict[str, float]: _are_metrics,
     list[int]: lambda value: type(value) is list and all(map(_is_count, value)),

@@ -15,7 +15,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -84,6 +84,7 @@ class Driver:
         limit: When the job ends; None outside of Slurm.
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
+        path: What workers have on their import path before all else.
 
     Attributes:
         stopped_by: What ended the sweep before it was done: a signal, "time limit", or one of the
@@ -102,11 +103,13 @@ class Driver:
         limit: JobClock | None = None,
         requests: SimpleQueue[Request] | None = None,
         budget_s: float | None = None,
+        path: Sequence[str] = (),
     ) -> None:
         self._sweep = sweep
         self._writer = writer
         self._layout = layout
         self._digest = digest
+        self._path = path
         self._tell = notify
         self._patience = patience
         self._limit = limit
@@ -359,6 +362,7 @@ class Driver:
         return {
             "train": str(self._folder / self._layout.train.name),
             "digest": self._digest,
+            "path": list(self._path),
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,

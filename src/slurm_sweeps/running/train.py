@@ -92,6 +92,16 @@ def write_train(data: bytes, path: Path) -> str:
     return _compute_digest(data)
 
 
+def keep_train(path: Path) -> str | None:
+    """Return the digest of what `write_train` wrote before; None if that is not there."""
+    try:
+        return _compute_digest(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"can't read {path}: {error}") from error
+
+
 def _compute_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

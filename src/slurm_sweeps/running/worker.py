@@ -166,6 +166,7 @@ class Parent(ABC):
             Exception: Whatever loading raises.
         """
         file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
+        sys.path[:0] = [entry for entry in init.get("path", ()) if entry not in sys.path]
         sender = {"slot": init["slot"]} if "slot" in init else {}
 
         def notify(text: str) -> None:

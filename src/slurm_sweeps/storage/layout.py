@@ -2,6 +2,7 @@
 
     local_dir/slurm-sweeps.db
     local_dir/<experiment>/train.pkl
+    local_dir/<experiment>/code/
     local_dir/<experiment>/report.html
     local_dir/<experiment>/slots/slot-<k>.log, slot-<k>.journal
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
@@ -142,6 +143,11 @@ class Layout:
         return self.folder / "train.pkl"
 
     @property
+    def code(self) -> Path:
+        """The copy of the code that the experiment is of, where it has one."""
+        return self.folder / "code"
+
+    @property
     def report(self) -> Path:
         """The HTML report that a running sweep keeps up to date."""
         return self.folder / "report.html"
@@ -154,7 +160,8 @@ class Layout:
     @property
     def without_trials(self) -> tuple[Path, ...]:
         """What the experiment's folder may hold before its first trial has begun."""
-        return (self.train, build_draft_path(self.train), self.report, self.slots)
+        written = (self.train, self.code)
+        return (*written, *map(build_draft_path, written), self.report, self.slots)
 
     def slot_log(self, slot: int) -> Path:
         """What a slot's worker, its launcher and the site's prologues printed."""
