@@ -47,7 +47,8 @@ def _quantized(draw: st.DrawFn) -> Quantized:
         # A step of at most the lower multiple's distance always has a multiple within the bounds.
         while step > inner.high - inner.low:
             step /= 8
-    return Quantized(inner, step)
+    counts_from_low = isinstance(inner, Uniform | Integer) and draw(st.booleans())
+    return Quantized(inner, step, base="low" if counts_from_low else "zero")
 
 
 quantized = _quantized()

@@ -53,7 +53,7 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("cfg: {}", "there is no key 'command'"),
         ("command: run\ncomand: run", "line 2: there is no key 'comand'; did you mean 'command'"),
         ("command: run\nxyzzy: 1", "line 2: there is no key 'xyzzy'; there are asha, "),
-        ("command: run\ncfg:\n  a: {uniform: [1, 0]}", "line 3: Uniform needs low < high"),
+        ("command: run\ncfg:\n  a: {uniform: [1, 0]}", "line 3: Uniform needs low <= high"),
         ("command: run\ncfg:\n  a: {uniform: [1]}", "line 3: .*missing"),
         ("command: run\nasha: {metric: loss}", "line 2: .*missing.*'mode'"),
         ("command: run\nasha: {metric: loss, mode: low}", 'line 2: ASHA: mode must be "min"'),

@@ -44,8 +44,11 @@ def test_values_are_within_the_bounds_and_native(space: Any, u: float) -> None:
 @given(quantized, UNITS)
 def test_quantized_values_are_multiples_within_the_bounds(space: Quantized, u: float) -> None:
     value = space.from_unit(u)
-    assert type(value) is (int if isinstance(space.step, int) else float)
-    assert math.isclose(value / space.step, round(value / space.step), abs_tol=1e-6)
+    base = 0 if space.base == "zero" else space.space.low  # type: ignore[union-attr] # it has one
+    is_whole = isinstance(space.step, int) and base == int(base)
+    assert type(value) is (int if is_whole else float)
+    steps = (value - base) / space.step
+    assert math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-6)
     if not isinstance(space.space, Normal):
         assert space.space.low <= value <= space.space.high
 
@@ -117,6 +120,15 @@ def test_sampling_is_repeatable_and_leaves_numpys_global_state_alone(
         (Quantized(LogInteger(2, 9), 4), [4, 8]),
         (Quantized(Integer(0, 1), 0.5), [0.0, 0.5, 1.0]),
         (Quantized(Uniform(-1e5, 1e5), 1e5), [-1e5, 0.0, 1e5]),
+        (Quantized(Integer(1, 8), 3, base="low"), [1, 4, 7]),
+        (Quantized(Uniform(1, 3), 1, base="low"), [1, 2, 3]),
+        (Quantized(Uniform(0.25, 1), 0.3, base="low"), [0.25, 0.55, 0.85]),
+        (Quantized(Uniform(-5.5, -4), 0.5, base="low"), [-5.5, -5.0, -4.5, -4.0]),
+        (Uniform(0.5, 0.5), [0.5]),
+        (LogUniform(2, 2), [2.0]),
+        (Integer(3, 3), [3]),
+        (LogInteger(3, 3), [3]),
+        (Quantized(Uniform(3, 3), 1, base="low"), [3]),
         (Integer(-1, 2), [-1, 0, 1, 2]),
         (LogInteger(1, 3), [1, 2, 3]),
     ],
@@ -179,10 +191,10 @@ def test_a_quantized_space_takes_the_seed_of_its_inner_one() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Uniform(1, 1), UsageError, "Uniform needs low < high, got low=1.0, high=1.0"),
-        (lambda: LogUniform(2, 1), UsageError, "LogUniform needs low < high, got low=2.0, high="),
-        (lambda: Integer(3, 3), UsageError, "Integer needs low < high, got low=3, high=3"),
-        (lambda: LogInteger(9, 3), UsageError, "LogInteger needs low < high, got low=9, high=3"),
+        (lambda: Uniform(2, 1), UsageError, "Uniform needs low <= high, got low=2.0, high=1.0"),
+        (lambda: LogUniform(2, 1), UsageError, "LogUniform needs low <= high, got low=2.0, high="),
+        (lambda: Integer(4, 3), UsageError, "Integer needs low <= high, got low=4, high=3"),
+        (lambda: LogInteger(9, 3), UsageError, "LogInteger needs low <= high, got low=9, high=3"),
         (lambda: LogUniform(0, 1), UsageError, "LogUniform needs low > 0, because a logarithmic"),
         (lambda: LogInteger(0, 9), UsageError, "a logarithmic scale has no zero, got low=0"),
         (lambda: Normal(0, 0), UsageError, "Normal needs std > 0, got std=0.0"),
@@ -204,6 +216,16 @@ def test_a_quantized_space_takes_the_seed_of_its_inner_one() -> None:
             lambda: Quantized(Integer(4, 6), 7),
             UsageError,
             "Quantized: no multiple of step=7 lies between 4 and 6",
+        ),
+        (
+            lambda: Quantized(LogUniform(1, 9), 2, base="low"),
+            UsageError,
+            'Quantized: base="low" is for a Uniform or an Integer',
+        ),
+        (
+            lambda: Quantized(Integer(1, 9), 2, base="high"),
+            UsageError,
+            "Quantized: base must be \"zero\" or \"low\", got 'high'",
         ),
         (
             lambda: Quantized(Quantized(Uniform(0, 1), 0.1), 0.2),

@@ -94,8 +94,8 @@ def format_description(described: Any) -> str:
     """Write what `describe` returned as the user would write the space."""
     if isinstance(described, dict) and SPACE_KEY in described:
         arguments = [format_description(argument) for argument in described["args"]]
-        if described["seed"] is not None:
-            arguments.append(f"seed={described['seed']}")
+        named = ((k, v) for k, v in described.items() if k not in (SPACE_KEY, "args"))
+        arguments += [f"{name}={value!r}" for name, value in named if value is not None]
         return f"{described[SPACE_KEY]}({', '.join(arguments)})"
     if isinstance(described, dict):
         items = (f"{k!r}: {format_description(v)}" for k, v in described.items())
@@ -148,7 +148,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Interval(NumberSpace, Generic[Number]):
-    """The numbers between two bounds."""
+    """The numbers between two bounds; where these are the same, that one number."""
 
     low: Number
     high: Number
@@ -161,14 +161,21 @@ class _Interval(NumberSpace, Generic[Number]):
             raise UsageError(
                 f"{owner} needs low > 0, because a logarithmic scale has no zero, got low={low!r}"
             )
-        if low >= high:
-            raise UsageError(f"{owner} needs low < high, got low={low!r}, high={high!r}")
+        if low > high:
+            raise UsageError(f"{owner} needs low <= high, got low={low!r}, high={high!r}")
         self._check(owner, "high - low", high - low)
         set_fields(self, low=low, high=high, seed=check_seed(owner, self.seed))
 
     @staticmethod
     @abstractmethod
     def _check(owner: str, name: str, value: Any) -> Number: ...
+
+    @property
+    def size(self) -> int | None:
+        return 1 if self.low == self.high else None
+
+    def at(self, index: int) -> Any:
+        return self.low if self.size else NumberSpace.at(self, index)  # which raises
 
     def _contains(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -211,7 +218,7 @@ class Uniform(_Interval[float]):
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
 
     Raises:
-        UsageError: low >= high, or a bound is not finite.
+        UsageError: low > high, or a bound is not finite.
         UsageTypeError: A bound is not a number.
     """
 
@@ -222,7 +229,8 @@ class Uniform(_Interval[float]):
         return _clip((1.0 - u) * self.low + u * self.high, self.low, self.high)
 
     def to_unit(self, value: float) -> float:
-        return _clip((value - self.low) / (self.high - self.low), 0.0, 1.0)
+        width = self.high - self.low
+        return _clip((value - self.low) / width, 0.0, 1.0) if width else 0.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -235,7 +243,7 @@ class LogUniform(_Interval[float]):
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
 
     Raises:
-        UsageError: low >= high, low <= 0, or a bound is not finite.
+        UsageError: low > high, low <= 0, or a bound is not finite.
         UsageTypeError: A bound is not a number.
     """
 
@@ -298,7 +306,7 @@ class Integer(_IntegerInterval):
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
 
     Raises:
-        UsageError: low >= high.
+        UsageError: low > high.
         UsageTypeError: A bound is not an integer.
     """
 
@@ -315,7 +323,7 @@ class LogInteger(_IntegerInterval):
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
 
     Raises:
-        UsageError: low >= high, or low <= 0.
+        UsageError: low > high, or low <= 0.
         UsageTypeError: A bound is not an integer.
     """
 
@@ -355,21 +363,27 @@ class Quantized(NumberSpace):
     """Multiples of `step` that lie within the bounds of `space`, distributed as `space` is.
 
     The values are ints if `step` is an int, else floats, as short as they can be written: 0.3, not
-    0.30000000000000004.
+    0.30000000000000004. With `base="low"` they are counted from the lower bound, as by `step=`
+    elsewhere: 1, 3, 5, … of `Quantized(Integer(1, 9), 2, base="low")`.
 
     Args:
         space: A Uniform, LogUniform, Integer, LogInteger or Normal.
         step: What all values are multiples of, above 0.
         seed: Gives this space a repeatable stream of its own; None takes the seed of `space`.
+        base: What the steps are counted from: "zero", or "low", the lower bound of a Uniform or an
+            Integer; the values are ints then if that is whole too.
 
     Raises:
-        UsageError: step <= 0, or no multiple of it lies within the bounds.
+        UsageError: step <= 0, no multiple of it lies within the bounds, or `space` has no lower
+            bound that steps are counted from.
         UsageTypeError: `space` is none of the above, or `step` is not a number.
     """
 
     space: _Inner
     step: float
     seed: int | None = None
+    base: str = field(default="zero", kw_only=True)
+    _base: float = field(init=False, compare=False, default=0)
     _first: int = field(init=False, compare=False, default=0)
     _last: int | None = field(init=False, compare=False, default=None)
     _digits: int = field(init=False, compare=False, default=0)
@@ -383,13 +397,26 @@ class Quantized(NumberSpace):
         step = _check_step(self.step)
         seed = check_seed("Quantized", self.seed)
         set_fields(self, step=step, seed=self.space.seed if seed is None else seed)
-        set_fields(self, _digits=-int(Decimal(repr(step)).as_tuple().exponent))
+        if self.base != "zero":
+            set_fields(self, _base=self._read_base())
+        set_fields(self, _digits=max(map(_count_digits, (step, self._base))))
         if not isinstance(self.space, Normal):
             self._count_multiples(self.space.low, self.space.high)
 
+    def _read_base(self) -> float:
+        if self.base != "low":
+            raise UsageError(f'Quantized: base must be "zero" or "low", got {self.base!r}')
+        if not isinstance(self.space, Uniform | Integer):
+            raise UsageError(
+                'Quantized: base="low" is for a Uniform or an Integer, whose steps are as likely '
+                f"wherever they begin, got {self.space!r}"
+            )
+        low = self.space.low
+        return int(low) if isinstance(self.step, int) and low == int(low) else low
+
     def _count_multiples(self, low: float, high: float) -> None:
-        step = as_fraction(self.step)
-        first, last = -(-as_fraction(low) // step), as_fraction(high) // step
+        step, base = as_fraction(self.step), as_fraction(self._base)
+        first, last = -((base - as_fraction(low)) // step), (as_fraction(high) - base) // step
         if first > last:
             raise UsageError(
                 f"Quantized: no multiple of step={self.step!r} lies between {low!r} and {high!r}"
@@ -404,6 +431,11 @@ class Quantized(NumberSpace):
     def is_continuous(self) -> bool:
         return False
 
+    def describe(self) -> dict[str, Any]:
+        described = NumberSpace.describe(self)
+        del described["args"][2]  # the base, which older descriptions have not
+        return described if self.base == "zero" else {**described, "base": self.base}
+
     def from_unit(self, u: float) -> float:
         if self._last is None:
             return self._multiply(round(self.space.from_unit(u) / self.step))
@@ -412,7 +444,7 @@ class Quantized(NumberSpace):
     def to_unit(self, value: float) -> float:
         if self._last is None:
             return self.space.to_unit(value)  # type: ignore[arg-type] # only a Normal has no end
-        count = round(value / self.step)
+        count = round((value - self._base) / self.step)
         return _place_integer(count, self._first, self._last, self.space.is_log)
 
     def at(self, index: int) -> float:
@@ -420,18 +452,29 @@ class Quantized(NumberSpace):
             return float(NumberSpace.at(self, index))  # raises
         return self._multiply(self._first + index)
 
+    @property
+    def _is_whole(self) -> bool:
+        return isinstance(self.step, int) and isinstance(self._base, int)
+
     def _multiply(self, count: int) -> float:
-        if isinstance(self.step, int):
-            return count * self.step
-        return round(count * self.step, self._digits)
+        value = self._base + count * self.step
+        if self._is_whole:
+            return value
+        rounded = round(value, self._digits)
+        return rounded if isinstance(self.space, Normal) else min(rounded, self.space.high)
 
     def _contains(self, value: float) -> bool:
-        count = round(value / self.step)
+        count = round((value - self._base) / self.step)
         inside = self._last is None or self._first <= count <= self._last
         return inside and self._multiply(count) == value
 
     def _cast(self, value: float) -> float:
-        return int(value) if isinstance(self.step, int) else float(value)
+        return int(value) if self._is_whole else float(value)
+
+
+def _count_digits(number: float) -> int:
+    """How many digits a decimal number has behind the point."""
+    return -int(Decimal(repr(number)).as_tuple().exponent)
 
 
 def _check_step(step: Any) -> float:
