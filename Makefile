@@ -74,8 +74,8 @@ clean: ## remove what the tools have made here
 $(VENV)/.made-demo: pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) demo && touch $@
 
-$(VENV)/.made-test: pyproject.toml tools/make-venv
+$(VENV)/.made-test: pyproject.toml plugins/hydra/pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) test check && touch $@ $(VENV)/.made-demo
 
-$(VENV)/.made-heavy: pyproject.toml tools/make-venv
+$(VENV)/.made-heavy: pyproject.toml plugins/hydra/pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) test check heavy && touch $@ $(VENV)/.made-test $(VENV)/.made-demo

@@ -225,7 +225,7 @@ def test_a_quantized_space_takes_the_seed_of_its_inner_one() -> None:
         (
             lambda: Quantized(Integer(1, 9), 2, base="high"),
             UsageError,
-            "Quantized: base must be \"zero\" or \"low\", got 'high'",
+            'Quantized: base must be "zero" or "low", got \'high\'',
         ),
         (
             lambda: Quantized(Quantized(Uniform(0, 1), 0.1), 0.2),
