@@ -37,18 +37,23 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "slot-0.journal"
 
 
+@pytest.mark.parametrize("stays", [False, True])
 @pytest.mark.parametrize("at_once_s", [0.0, 60.0])
 def test_what_is_written_is_read_in_order(
-    path: Path, at_once_s: float, monkeypatch: pytest.MonkeyPatch
+    path: Path, at_once_s: float, stays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the thread, or at once."""
+    """By the thread, or at once; by two processes, or one that stays."""
     monkeypatch.setattr(journal_module, "AT_ONCE_S", at_once_s)
     begun = time.time()
+    journal = Journal(path, b"")
     for number in (0, 1):  # one trial after the other
-        journal = Journal(path, encode({**HEAD, "number": number}))
+        head = encode({**HEAD, "number": number})
+        journal = journal if stays else Journal(path, b"")
+        journal.begin(head)
         for iteration in range(3):
             journal.append(encode(build_report(iteration, number)))
         journal.settle()
+        assert journal.is_settled
     records, n_strange = read_journals([path])
     assert n_strange == 0
     assert all(begun <= record.pop("at") <= time.time() for record in records if "at" in record)

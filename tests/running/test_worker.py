@@ -18,6 +18,7 @@ from worker_process import TIMEOUT_S, WorkerProcess, read_when_there, start_work
 
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.running.channel import encode
+from slurm_sweeps.running.journal import read_journals
 
 
 def wait_until_gone(*pids: int) -> None:
@@ -75,6 +76,71 @@ def test_trials_one_after_another_in_the_same_worker(tmp_path: Path) -> None:
             worker.decide("go_on", 1, number)
             assert worker.wait_for("ended")["how"] == "completed"
     assert len(seen) == 6  # each trial has random numbers of its own
+
+
+def test_a_process_that_nothing_is_left_in_runs_the_next_trial(tmp_path: Path) -> None:
+    """Each with its own folder, environment and journal; one that was told to leave ends."""
+
+    class Train:
+        leaves_nothing = True
+
+        def __call__(self, cfg: dict[str, Any]) -> None:
+            import os
+
+            import slurm_sweeps as ss
+
+            print(os.getpid(), ss.trial_id(), os.environ.get("X"), os.environ.get("Y"))
+            if cfg:
+                ss.log(cfg, 1)
+
+    journal = tmp_path / "slot-0.journal"
+    with start_worker(tmp_path, Train()) as worker:
+        worker.wait_for("ready")
+        for number, env in enumerate([{"X": "0"}, {"X": "1", "Y": "1"}, {}]):
+            worker.run(number=number, env=env, journal=str(journal))
+            assert worker.wait_for("ended")["how"] == "completed"
+        for number, do, how in ((3, "prune", "pruned"), (4, "go_on", "completed")):
+            worker.run({"loss": 1.0}, number=number, journal=str(journal))
+            worker.wait_for("report")
+            worker.decide(do, 1, number)
+            assert worker.wait_for("ended")["how"] == how
+    said = [(tmp_path / f"trial-{i}" / "stdout.log").read_text().split() for i in range(5)]
+    assert [words[1:] for words in said] == [
+        *(["trial-0", "0", "None"], ["trial-1", "1", "1"], ["trial-2", "None", "None"]),
+        *(["trial-3", "None", "None"], ["trial-4", "None", "None"]),
+    ]
+    pids = [words[0] for words in said]
+    assert pids[0] == pids[1] == pids[2] == pids[3] != pids[4]
+    records, n_strange = read_journals([journal])
+    assert n_strange == 0
+    assert [(record["kind"], record["number"]) for record in records] == [
+        *((kind, number) for number in range(3) for kind in ("run", "ended")),
+        *((kind, number) for number in (3, 4) for kind in ("run", "report", "ended")),
+    ]
+
+
+def test_a_process_that_was_told_to_leave_in_the_last_moment_is_not_kept(tmp_path: Path) -> None:
+    class Train:
+        leaves_nothing = True
+
+        def __call__(self, _cfg: dict[str, Any]) -> None:
+            import os
+            import select
+
+            from slurm_sweeps.running import session
+
+            print(os.getpid())
+            select.select([session._active._link], [], [])  # the request is there, and not read
+
+    pids = []
+    with start_worker(tmp_path, Train()) as worker:
+        worker.wait_for("ready")
+        for number in range(2):
+            worker.run(number=number)
+            worker.send({"kind": "stop", "number": number, "grace_s": 30.0})
+            assert worker.wait_for("ended")["how"] == "completed"
+            pids.append((tmp_path / f"trial-{number}" / "stdout.log").read_text())
+    assert pids[0] != pids[1]
 
 
 def test_an_exception_is_a_failure_and_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..checks import check_flag, set_fields
 from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageTypeError
@@ -93,6 +93,9 @@ class Program:
             no group, or a template can't be read. (`ValueError`)
         UsageTypeError: An argument is of a wrong type. (`TypeError`)
     """
+
+    #: All of it is in the program's own process: the trial's can run the next trial.
+    leaves_nothing: ClassVar[bool] = True
 
     command: str | Sequence[str]
     metrics: str | re.Pattern[str] | File | None = None
@@ -227,17 +230,16 @@ class Program:
             env.setdefault("PYTHONUNBUFFERED", "1")
         env |= {name: fill(text, values) for name, text in self.env.items()}
         with contextlib.ExitStack() as stack:
-            out = stack.enter_context(stdout.open("ab"))
-            err = stack.enter_context(stderr.open("ab"))
-            to = stack.enter_context(_open_terminal(out)) if self.pty else out.fileno()
+            out, err = (stack.enter_context(_open_log(path)) for path in (stdout, stderr))
+            to = stack.enter_context(_open_terminal(out)) if self.pty else out
             try:
                 process = subprocess.Popen(
                     self._build_argv(cfg, values),
-                    cwd=folder,
+                    cwd=folder if self.cwd else None,  # else this process's
                     env=env,
                     stdin=subprocess.DEVNULL,
                     stdout=to,
-                    stderr=to if self.pty else err.fileno(),
+                    stderr=to if self.pty else err,
                     start_new_session=True,
                     close_fds=False,  # ours are not inherited; Slurm's for MPI (PMI_FD) must be
                 )
@@ -297,15 +299,24 @@ def _measure(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _open_terminal(log_file: Any) -> Iterator[int]:
+def _open_log(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _open_terminal(log: int) -> Iterator[int]:
     """Open a pseudo-terminal; what is written to it goes into the log."""
     ours, its = os.openpty()
 
     def copy() -> None:
         with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
             while data := os.read(ours, 65536):
-                log_file.write(data)
-                log_file.flush()
+                while data:
+                    data = data[os.write(log, data) :]
 
     copier = threading.Thread(target=copy, daemon=True)
     copier.start()

@@ -96,6 +96,7 @@ class Record(TypedDict, total=False):
     message: str
     traceback: str
     problem: str  # why no other attempt would fare better
+    stays: bool  # whether the trial's process waits for the next trial
     sender: int  # these two: see `encode_parts`
     part: int
     last: bool

@@ -51,7 +51,7 @@ class Journal:
 
     def __init__(self, path: Path, head: bytes) -> None:
         self._path = path
-        self._head = head
+        self.begin(head)
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._done: SimpleQueue[OSError | None] = SimpleQueue()  # an answer for each of them
         self._n_awaited = 0
@@ -62,6 +62,15 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._cut_at: tuple[int, int] | None = None  # the record, of those put; its end in bytes
+
+    def begin(self, head: bytes) -> None:
+        """Put another trial's `run` before the next record; only once `is_settled`."""
+        self._head = head
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all is written."""
+        return not self._n_awaited
 
     def append(self, data: bytes) -> None:
         """Begin to append an encoded record; `settle` waits until it is written."""

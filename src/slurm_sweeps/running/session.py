@@ -18,6 +18,7 @@ Only the standard library is imported here: every trial pays for what this modul
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -189,6 +190,19 @@ class Session:
             self._write_end_down()
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
+
+    def end_and_stay(self, record: Record) -> bool:
+        """Tell the worker how the attempt ended, and that this process can run the next trial.
+
+        Returns:
+            False if it can't, and nothing was said: a disk hangs.
+        """
+        self._end = record
+        self._write_end_down()
+        if self.journal is not None and not self.journal.is_settled:
+            return False
+        self._tell_worker({**record, "stays": True})
+        return True
 
     def _write_end_down(self) -> None:
         if self.journal is None or self._end is None or self._is_cut_off:
@@ -409,9 +423,14 @@ def activate(session: Session) -> None:
     """Make `session` the one that the functions below speak to, and TERM a request to stop."""
     global _active
     _active = session
+    _take_term()
 
+
+@functools.cache  # once for all trials of a process
+def _take_term() -> None:
     def handle_term(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        session.ask_to_stop()
+        if _active is not None:
+            _active.ask_to_stop()
 
     signal.signal(signal.SIGTERM, handle_term)
     _give_term_back_to_children(handle_term)

@@ -6,9 +6,11 @@ first moments, takes 2 to 3 ms; done ahead, it costs the slot nothing between tw
 done at once, for the trial that begins copies pages too; but at the latest when that has said how
 it ended. Where forking isn't safe, each trial gets a fresh interpreter when it begins.
 
-`run_attempt` makes the process the trial's: a session of its own (so that all it starts can be
+`run_attempts` makes the process the trial's: a session of its own (so that all it starts can be
 ended with it), its folder, its output files, its environment; calls `train`; and says how that
-ended. Nothing here returns: the process ends with the attempt.
+ended. Nothing here returns: the process ends with the attempt. Only one whose `train` says that it
+`leaves_nothing` in its process, as a program does, which runs in another, waits for the next trial
+when one is completed.
 """
 
 from __future__ import annotations
@@ -78,42 +80,50 @@ def rehearse(task: Task, link: socket.socket) -> None:
     with contextlib.suppress(OSError):  # the folder that the sweep was started in may be gone
         context.directory.mkdir(exist_ok=True)
         os.chdir(context.directory)
-    take_environment({"env": {}})
+    take_environment({})
     _redirect("stdout", os.devnull, 1)
 
 
-def run_attempt(task: Task, link: socket.socket, train: Train) -> NoReturn:
+def run_attempts(task: Task, link: socket.socket, train: Train) -> NoReturn:
     """Turn this process into the trial's, run `train`, tell the worker, end the process."""
-    code = 1
+    code, started_in = None, find_folder()
     try:
-        run = _wait_for_run(link)
-        context = TrialContext(
-            run["trial_id"],
-            run["number"],
-            run["attempt"],
-            Path(run["dir"]),
-            task.rank,
-            task.world_size,
-            run.get("seed", 0),
-            find_folder(),
-            _find_start(run),
-            run.get("metric", "value"),
-        )
-        session = Session(link, context, task.direct)
-        try:
-            _take_place(context, run)
-        except OSError as error:  # no trial will find a place
-            problem = f"can't write into {context.directory}: {error}"
-            session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
-            raise
-        activate(session)
-        cfg = decode_cfg(run["cfg"])  # what that says or raises is the trial's
-        session.journal = _open_journal(run, cfg, task.rank)
-        code = _call(train, cfg, session)
+        while code is None:
+            code = _run_attempt(task, link, train, started_in)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
-        os._exit(code)
+        os._exit(1 if code is None else code)
+
+
+def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str) -> int | None:
+    """Run an attempt; return the code to exit with, None to wait for another trial."""
+    run = _wait_for_run(link)
+    context = TrialContext(
+        run["trial_id"],
+        run["number"],
+        run["attempt"],
+        Path(run["dir"]),
+        task.rank,
+        task.world_size,
+        run.get("seed", 0),
+        started_in,
+        _find_start(run),
+        run.get("metric", "value"),
+    )
+    session = Session(link, context, task.direct)
+    try:
+        before = _take_place(context, run)
+    except OSError as error:  # no trial will find a place
+        problem = f"can't write into {context.directory}: {error}"
+        session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
+        raise
+    activate(session)
+    cfg = decode_cfg(run["cfg"])  # what that says or raises is the trial's
+    session.journal = _open_journal(run, cfg, task.rank)
+    code = _call(train, cfg, session)
+    take_environment(before)
+    return code
 
 
 def _find_start(run: Record) -> int:
@@ -136,7 +146,8 @@ def _wait_for_run(link: socket.socket) -> Record:
         if not data:
             os._exit(0)
         for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
-            return record
+            if record["kind"] == "run":  # and not what came too late for the trial before
+                return record
         if decoder.malformed:
             raise SlurmSweepsError(MALFORMED)
 
@@ -154,29 +165,42 @@ def _open_journal(run: Record, cfg: dict[str, Any], rank: int) -> Journal | None
         from ..trial import canonical_json
 
         head["cfg"] = json.loads(canonical_json(cfg))
-    path = build_rank_journal_path(Path(run["journal"]), rank)
-    return Journal(path, b"" if rank else encode(head))
+    journal = _find_journal(build_rank_journal_path(Path(run["journal"]), rank))
+    journal.begin(b"" if rank else encode(head))
+    return journal
 
 
-def _take_place(context: TrialContext, run: Record) -> None:
-    """Move into the trial's folder, with its environment and its output files."""
+@functools.cache
+def _find_journal(path: Path) -> Journal:
+    return Journal(path, b"")
+
+
+def _take_place(context: TrialContext, run: Record) -> dict[str, str | None]:
+    """Move into the trial's folder, with its environment and its output files.
+
+    Returns:
+        What the environment was before, as `take_environment` takes it.
+    """
     context.directory.mkdir(parents=True, exist_ok=True)
     os.chdir(context.directory)
-    take_environment(run)
+    before = take_environment(run["env"])
     files = TrialLayout(context.directory)
     if context.rank == 0 and "cfg_yml" in run:
         files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
     _redirect("stdout", files.stdout(context.rank), 1)
     _redirect("stderr", files.stderr(context.rank), 2)
+    return before
 
 
-def take_environment(run: Record) -> None:
-    """Set, or where the value is None unset, the variables that the driver named."""
-    for name, value in run["env"].items():
+def take_environment(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Set variables, or where the value is None unset them; return what they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    return before
 
 
 def _redirect(stream: str, file: str | Path, target: int) -> None:
@@ -194,12 +218,19 @@ def open_stream(fd: int) -> TextIO:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _call(train: Train, cfg: dict[str, Any], session: Session) -> int:
-    """Run `train` and everything that a process does at its end; return the exit code."""
+def _call(train: Train, cfg: dict[str, Any], session: Session) -> int | None:
+    """Run `train` and everything that a process does at its end; return the exit code.
+
+    Returns:
+        None if the process stays, which `train` must have said and a completed trial allows.
+    """
     end = _outcome_of(train, cfg, session)
     if end["how"] != "failed" and session.was_told_to_stop:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
+    may_stay = getattr(train, "leaves_nothing", False) and not session.was_sent_term
+    if may_stay and end["how"] == "completed" and session.end_and_stay(end):
+        return None
     session.send_end(end)
     if "traceback" in end:
         with contextlib.suppress(Exception):  # train may have closed it
@@ -336,6 +367,7 @@ class Child(NamedTuple):
 
     pid: int
     link: socket.socket
+    has_run: bool = False  # whether it has completed a trial before
 
 
 class Spawner:
@@ -350,7 +382,8 @@ class Spawner:
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
-        is_due: Whether it is to be forked yet: once for each trial, whatever becomes of it.
+        is_due: Whether it is to be forked yet: once for each trial, whatever becomes of it. Where
+            the trial's own process may stay, only when it is known that it does not.
     """
 
     def __init__(
@@ -363,6 +396,7 @@ class Spawner:
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
+        self._may_stay = getattr(loaded.train, "leaves_nothing", False)
         self._task = task
         self._loaded = loaded
         self._train_file = train_file
@@ -388,7 +422,7 @@ class Spawner:
     def start(self, run: Record) -> Child:
         """Start a trial in the process that waits for it, or in a new one."""
         child, self.spare = self.spare, None
-        self.is_due = self.forks
+        self.is_due = self.forks and not self._may_stay
         if child is not None and not _send(child.link, run):  # somebody has killed it meanwhile
             child.link.close()
             child = None
@@ -396,6 +430,15 @@ class Spawner:
             child = self._spawn(run)
             _send(child.link, run)
         return child
+
+    def keep(self, child: Child) -> None:
+        """Have a trial's process, which stays, run the next one."""
+        child.link.setblocking(True)
+        self.spare = child._replace(has_run=True)
+
+    def note_leaving(self) -> None:
+        """Take note that a trial's process, which might have stayed, does not."""
+        self.is_due = self.is_due or (self.forks and self._may_stay)
 
     def stop_forking(self) -> None:
         """From now on, every trial gets a fresh interpreter."""
@@ -432,7 +475,7 @@ class Spawner:
             die_with_parent(worker_pid)
             _reset_signals(self._loaded.handlers)
             if self._loaded.train is None:
-                take_environment(run or {"env": {}})  # which imports may look at
+                take_environment(run["env"] if run else {})  # which imports may look at
                 os.environ.pop(TRIAL_VARIABLE, None)  # what is imported first isn't its child
                 self._become_interpreter(link)
             disown(self._loaded.random_state)
@@ -441,7 +484,7 @@ class Spawner:
                     os.close(fd)
             if run is None:
                 rehearse(self._task, link)
-            run_attempt(self._task, link, self._loaded.train)
+            run_attempts(self._task, link, self._loaded.train)
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
         finally:
@@ -461,7 +504,7 @@ def main() -> NoReturn:
     fd, (train_file, digest), task, sys.argv[:] = json.loads(sys.argv[1])
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
-    run_attempt(Task(*task), link, read_train(Path(train_file), digest))
+    run_attempts(Task(*task), link, read_train(Path(train_file), digest))
 
 
 def _send(link: socket.socket, run: Record) -> bool:

@@ -48,7 +48,7 @@ from .processes import (
 from .relay import TRIAL_VARIABLE, Caller, Relay
 from .standstill import Standstill
 from .train import load_train
-from .trial_process import Loaded, Spawner, Task
+from .trial_process import Child, Loaded, Spawner, Task
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
@@ -363,7 +363,8 @@ class Worker(Parent):
         run["env"] = env
         child = self._spawner.start(run)
         child.link.setblocking(False)
-        watch = Standstill(self._clock()) if self._spawner.forks else None
+        is_new = self._spawner.forks and not child.has_run
+        watch = Standstill(self._clock()) if is_new else None
         self._trial = RunningTrial(run, child.pid, Caller(child.link), self._clock, watch=watch)
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
@@ -438,7 +439,9 @@ class Worker(Parent):
             return
         self._take_records(trial, trial.own, data)
         if trial.said is not None:
-            self._prepare_next()
+            if trial.said.pop("stays", False) and self._keep_process(trial):
+                return
+            self._note_leaving()
             if trial.ending is None:
                 trial.set_deadline("asked", self._init["exit_grace_s"])
 
@@ -475,6 +478,11 @@ class Worker(Parent):
         if self._spawner is not None and self._spawner.is_due:
             waits_ms.append(FORK_DELAY_MS)
         return min(waits_ms, default=None)
+
+    def _note_leaving(self) -> None:
+        if self._spawner is not None:
+            self._spawner.note_leaving()
+            self._spawner.prepare()
 
     def _prepare_next(self) -> None:
         """Fork the process of the next trial, if that is to be done."""
@@ -522,9 +530,7 @@ class Worker(Parent):
         with contextlib.suppress(KeyError):
             self._poll.unregister(trial.own.link)
         trial.own.link.close()
-        for fd in list(self._relay.callers):
-            self._hang_up(fd)
-        self._trial = None
+        self._forget_trial()
         hangs = trial.begins_anew and trial.said is None and trial.told is None
         if hangs and self._spawner is not None:
             self._spawner.stop_forking()
@@ -536,6 +542,32 @@ class Worker(Parent):
                 oom = self._oom_kills > before
             self._tell_end(trial, self._judge(trial, exit_code, oom))
         self._follow()
+
+    def _keep_process(self, trial: RunningTrial) -> bool:
+        """Tell the end of a completed trial whose process stays, and have that run the next one.
+
+        Returns:
+            False if it must end: it was told to leave, or to be made to, in the last moment.
+        """
+        for fd in list(self._relay.callers):
+            self._serve_caller(fd)
+        is_told = trial.told or trial.ending or trial.begins_anew or trial.child_failed
+        if self._spawner is None or is_told or self._init.get("fresh"):
+            with contextlib.suppress(OSError):
+                trial.own.link.shutdown(socket.SHUT_WR)
+            return False
+        self._poll.unregister(trial.own.link)
+        self._spawner.keep(Child(trial.pid, trial.own.link))
+        self._end_leftovers()
+        self._forget_trial()
+        self._tell_end(trial, self._judge(trial, 0, False))
+        self._follow()
+        return True
+
+    def _forget_trial(self) -> None:
+        for fd in list(self._relay.callers):
+            self._hang_up(fd)
+        self._trial = None
 
     def _end_leftovers(self) -> None:
         spare = self._spawner.spare if self._spawner is not None else None
