@@ -8,7 +8,7 @@ ARGS ?=
 BIN = $(VENV)/bin
 
 .PHONY: help demo test test-unit test-slurm24 test-gpu test-heavy chaos check fmt bench bench-quick replay cluster \
-	cluster-stop slurm screens clean
+	cluster-stop docs pictures dist slurm screens clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +62,15 @@ cluster: slurm ## a Slurm of four nodes on this machine to play with
 cluster-stop: ## end that Slurm, and those that crashed test runs have left
 	@PYTHONPATH=tests $(PYTHON) -m cluster_tools stop
 
+docs: $(VENV)/.made-test ## build the documentation into site/; no warning and no dead link is let pass
+	$(BIN)/zensical build --clean --strict
+
+pictures: $(VENV)/.made-test screens ## make the documentation's pictures anew, from a real sweep
+	PYTHONPATH=tests $(BIN)/python tools/make-pictures docs/img
+
+dist: $(VENV)/.made-dist ## build sdist and wheel, and try them in empty environments
+	tools/make-dist $(BIN)/python
+
 slurm: # install Debian's packages where root may
 	@tools/need-slurm
 
@@ -69,13 +78,16 @@ screens: # install a browser and tmux, for the tests of what people see, where r
 	@tools/need-screens
 
 clean: ## remove what the tools have made here
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache site dist
 
 $(VENV)/.made-demo: pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) demo && touch $@
 
 $(VENV)/.made-test: pyproject.toml plugins/hydra/pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) test check && touch $@ $(VENV)/.made-demo
+
+$(VENV)/.made-dist: pyproject.toml tools/make-venv
+	tools/make-venv $(PYTHON) $(VENV) dist && touch $@
 
 $(VENV)/.made-heavy: pyproject.toml plugins/hydra/pyproject.toml tools/make-venv
 	tools/make-venv $(PYTHON) $(VENV) test check heavy && touch $@ $(VENV)/.made-test $(VENV)/.made-demo

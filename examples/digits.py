@@ -60,7 +60,7 @@ def main() -> None:
         },
         name="digits",
         asha=ss.ASHA("accuracy", "max", reduction_factor=4, min_t=1, max_t=EPOCHS),
-        overwrite=True,
+        restore="auto",
         seed=1,
     )
     result = experiment.run(n_trials=200)

@@ -115,6 +115,11 @@ class Browser:
         """Return the value of a JavaScript expression."""
         return self._ask("POST", "/execute/sync", {"script": f"return {script}", "args": []})
 
+    def type(self, text: str) -> None:
+        """Press keys, in what has the focus."""
+        keys = [{"type": kind, "value": key} for key in text for kind in ("keyDown", "keyUp")]
+        self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
     def wait_for(self, script: str, timeout_s: float = 60.0) -> None:
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + timeout_s

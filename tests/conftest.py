@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import unit_tests
+from browser import Browser, reason_no_browser
 from cluster_tools import (
     SlurmCluster,
     SlurmInstall,
@@ -97,6 +98,14 @@ def scripts(tmp_path: Path) -> Iterator[Scripts]:
     left = leftover_processes(scripts.mark)
     end_processes(left, grace_s=0.0)
     assert not left, f"processes were left: {left}"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser; in continuous integration (`CI=true`) its absence is a failure."""
+    require(reason_no_browser(), os.environ, "browser")
+    with Browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

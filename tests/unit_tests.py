@@ -30,11 +30,12 @@ PLACES = [
     "programs/test_output.py",
     "programs/test_sweep_file.py",
     "cli/test_cli.py",
+    "docs",
     "test_hand_in.py",
     "test_result.py",
     "test_guards.py",
 ]
-_STARTERS = {"scripts", "needs_slurm", "cluster"}
+_STARTERS = {"scripts", "needs_slurm", "cluster", "browser"}
 
 #: What Python tells its audit hooks when a process is about to be started. (Of multiprocessing's
 #: "spawn" it tells nothing; nobody here uses that.)

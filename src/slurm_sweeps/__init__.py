@@ -21,7 +21,7 @@ import importlib
 import re
 from typing import Any
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0rc1"
 
 with open(f"{__path__[0]}/__init__.pyi", encoding="utf-8") as _stub:
     #: The module that each public name is loaded from, as the stub beside this file lists them.

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 import slurm_sweeps as ss
-from browser import Browser, reason_no_browser
-from cluster_tools.requirement import require
+from browser import Browser
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.pictures import COLORS, SYMBOLS, slots
 from slurm_sweeps.views.report import read_plotly_js
@@ -157,16 +156,6 @@ def test_a_report_that_can_not_be_written(
     with pytest.raises(ss.UsageError, match="mode must be 'min' or 'max', not 'low'"):
         result.report(tmp_path / "r.html", mode="low")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    """A real browser; in continuous integration (`CI=true`) its absence is a failure."""
-    import os
-
-    require(reason_no_browser(), os.environ, "browser")
-    with Browser() as running:
-        yield running
 
 
 DRAWN = "[...document.querySelectorAll('.figure')].every(p => p.dataset.drawn && p._fullLayout)"
