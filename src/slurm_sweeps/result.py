@@ -218,7 +218,10 @@ class Result:
 
         Args:
             path: The folder, which is made; it may be there if it is empty.
-            metric, mode, scope, completed_only: See `best_trial`.
+            metric: As in `best_trial`, and so are the others.
+            mode: See there.
+            scope: See there.
+            completed_only: See there.
 
         Returns:
             The path.
