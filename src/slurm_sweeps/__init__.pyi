@@ -26,6 +26,8 @@ from .programs.program import Program as Program
 from .result import Result as Result
 from .rules.asha import ASHA as ASHA
 from .rules.asha import Hyperband as Hyperband
+from .rules.feasible import AtLeast as AtLeast
+from .rules.feasible import AtMost as AtMost
 from .rules.median import MedianStopping as MedianStopping
 from .running.session import attempt as attempt
 from .running.session import checkpoint_dir as checkpoint_dir

@@ -26,7 +26,7 @@ from .storage.database import Database
 from .storage.faults import describe_old
 from .storage.layout import Layout
 from .storage.records import ExperimentRecord, TrialRecord
-from .trial import Trial
+from .trial import Status, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,6 +149,8 @@ class Result:
         completed_only: bool = False,
     ) -> Trial:
         """Find the trial with the best value of a metric, whatever became of it.
+
+        A trial that is infeasible is never the best.
 
         Args:
             metric: The metric's name; by default the experiment's.
@@ -404,8 +406,9 @@ class Result:
         names = list(rows.read_metric_ids(database, key))
         where = f"experiment {self.experiment!r} in {self._layout.database}"
         if metric in names:
-            which = "completed trial" if completed_only else "trial"
-            return f"no {which} of {where} has logged a finite value of {metric!r}"
+            are_beyond = Status.INFEASIBLE in rows.count_trials(database, key)
+            which = "completed " if completed_only else "feasible " if are_beyond else ""
+            return f"no {which}trial of {where} has logged a finite value of {metric!r}"
         if not names:
             return f"no trial of {where} has logged anything yet, so none of {metric!r}"
         return f"no trial of {where} has logged {metric!r}; logged are {names!r}"

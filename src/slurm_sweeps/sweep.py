@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from .checks import Goal
 from .rules.asha import AshaPruner
+from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
 from .samplers import Observation, Sampler, StudyingSampler
 from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
@@ -56,6 +57,7 @@ class SweepCfg:
     target: float | None = None  # the goal's metric at this value or better is enough
     judged_by: str | None = None  # the metric that the pruner hears; None is the goal's
     seed: int = 0  # of which each trial has one of its own
+    feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
 
 
 @dataclass(slots=True)
@@ -131,6 +133,7 @@ class TrialState:
     last_iteration: int | None = None  # of the latest report
     n_reports: int = 0  # in this run of the sweep, without the one that comes with the end
     told: Decision | None = None  # what it was told to do, if not to go on
+    is_infeasible: bool = False  # it has reported a value beyond its bound
     began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
 
@@ -182,6 +185,7 @@ class Prospects:
         self._fail_fast = cfg.fail_fast
         goal = None if cfg.goal is None else cfg.goal.metric
         self._needed = {name for name in (cfg.judged_by, goal) if name is not None}
+        self._needed |= set(cfg.feasible)
         self._ended = 0
         self._failed = 0
         self._reported = False
@@ -379,6 +383,7 @@ class Sweep:
 
         Without `now`, seconds on the clock of `assign`, it stays unknown how long iterations take.
         The last report comes with the end: pruner and sampler hear it, and nothing is left to stop.
+        Of a trial that is infeasible neither hears any more: it sets no bar for others.
         """
         trial = self.running[number]
         self._prospects.note_report(metrics)
@@ -387,12 +392,15 @@ class Sweep:
         decision, reached = Decision.GO_ON, False
         goal = self.cfg.goal
         if goal is not None and goal.metric in metrics:
-            value = metrics[goal.metric]
             trial.pace.note(iteration, now)
+        if self.cfg.feasible and (trial.is_infeasible or is_infeasible(self.cfg.feasible, metrics)):
+            trial.is_infeasible, decision = True, Decision.PRUNE
+        elif goal is not None and goal.metric in metrics:
+            value = metrics[goal.metric]
             if trial.curve.note(iteration, value):
                 self._tell_sampler(trial)
             reached = self._reaches_target(goal, value)
-        if self._pruner is not None and self._judged_by in metrics:
+        if self._pruner is not None and self._judged_by in metrics and not trial.is_infeasible:
             decision = self._pruner.report(number, iteration, metrics[self._judged_by])
             notices += self._pop_doubt()
         if not is_last:
@@ -476,6 +484,8 @@ class Sweep:
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""
+        if trial.is_infeasible:  # however it left: to try it again would tell the same
+            return Status.INFEASIBLE
         leaving = ended.status in (Status.LOST, Status.INTERRUPTED, Status.PRUNED)
         if leaving and trial.told is Decision.PRUNE:
             return Status.PRUNED

@@ -29,6 +29,7 @@ class Status(str, Enum):
     COMPLETED = "completed"
     PRUNED = "pruned"
     PAUSED = "paused"
+    INFEASIBLE = "infeasible"
     FAILED = "failed"
     LOST = "lost"
     INTERRUPTED = "interrupted"
@@ -38,8 +39,8 @@ class Status(str, Enum):
 
     @property
     def is_final(self) -> bool:
-        """Whether no further attempt follows by itself: completed, pruned or failed."""
-        return self in (Status.COMPLETED, Status.PRUNED, Status.FAILED)
+        """Whether no further attempt follows by itself: completed, pruned, infeasible, failed."""
+        return self in (Status.COMPLETED, Status.PRUNED, Status.INFEASIBLE, Status.FAILED)
 
     @property
     def tells_value(self) -> bool:
@@ -77,6 +78,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.INTERRUPTED: frozenset({Status.SCHEDULED}),
     Status.COMPLETED: frozenset(),
     Status.PRUNED: frozenset(),
+    Status.INFEASIBLE: frozenset(),
 }
 
 
@@ -197,7 +199,7 @@ class Trial:
         return end - self.start_time
 
     def is_terminated(self) -> bool:
-        """Whether no further attempt follows by itself: completed, pruned or failed for good."""
+        """Whether no further attempt follows by itself; it may have failed for good."""
         return self.status is not None and self.status.is_final
 
     def __str__(self) -> str:

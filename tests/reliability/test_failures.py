@@ -31,18 +31,20 @@ def test_which_status_may_follow_which() -> None:
     }
     assert table == {
         "scheduled": {"running"},
-        "running": {"completed", "pruned", "failed", "lost", "interrupted", "paused"},
+        "running": {"completed", "pruned", "failed", "lost", "interrupted", "paused", "infeasible"},
         "failed": {"scheduled"},
         "lost": {"scheduled"},
         "interrupted": {"scheduled"},
         "paused": {"scheduled"},
         "completed": set(),
         "pruned": set(),
+        "infeasible": set(),
     }
     assert set(table) == {status.value for status in Status}
     assert {status.value for status in Status if status.is_final} == {
         "completed",
         "pruned",
+        "infeasible",
         "failed",
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +18,7 @@ from ..checks import check_flag, check_seed
 from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError, raises_short
 from ..programs.program import Program
 from ..result import Result
+from ..rules.feasible import AtLeast, AtMost, check_feasible
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
@@ -100,6 +101,9 @@ class Experiment:
         snapshot: Copy the files of the git repository around the script into the experiment's
             folder, once, and let trials import from there: editing the code while the sweep runs,
             or waits to go on, changes nothing.
+        feasible: Bounds by metric, such as `{"memory_gb": ss.AtMost(24)}`: a trial that reports a
+            value beyond one ends there as infeasible, which is no failure; it is never the best,
+            and samplers that learn avoid what is like it.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -132,6 +136,7 @@ class Experiment:
         mode: str | None = None,
         keep: Keep | None = None,
         snapshot: bool = False,
+        feasible: Mapping[str, AtMost | AtLeast] | None = None,
         backend: None = None,
     ) -> None:
         end_if_under_way()
@@ -153,7 +158,8 @@ class Experiment:
         points = tuple(points_to_evaluate)
         self._keep = check_keep(keep, goal)
         self._snapshot = check_flag("Experiment", "snapshot", snapshot)
-        self._search = Search(space, goal, asha, sampler, seed, points, tuple(known))
+        bounds = check_feasible(feasible)
+        self._search = Search(space, goal, asha, sampler, seed, points, tuple(known), bounds)
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()

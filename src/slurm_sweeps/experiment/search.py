@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
+import math
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 from .. import __version__
 from ..checks import Goal
 from ..errors import UsageError
+from ..rules.feasible import Bound, is_infeasible
 from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import (
     HOW_TO_NAME_A_GOAL,
@@ -60,6 +62,7 @@ class Search:
     seed: int | None
     points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
     known: tuple[Known, ...] = ()  # from an earlier sweep
+    feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
 
     def describe(self) -> dict[str, Any]:
         """Write down the settings of a new experiment, JSON-able."""
@@ -71,6 +74,7 @@ class Search:
             "metric": self.goal.metric if self.goal else None,
             "mode": self.goal.mode if self.goal else None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
+            "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
         }
 
     @property
@@ -119,6 +123,7 @@ class Search:
                 cfg.target,
                 self.pruner.metric if self.pruner else None,
                 seed=settings["seed"],
+                feasible=self.feasible,
             ),
             sampler,
             pruner,
@@ -150,12 +155,13 @@ class Search:
         trials = read_trials(database, record.id)
         if trials:
             states = list(self._revive(database, record.id, trials))
-            states = list(self._revive(database, record.id, trials))
-            judged = _replay(database, record.id, states, pruner, sweep.cfg)
+            beyond = _find_infeasible(database, record.id, trials, self.feasible)
+            judged = _replay(database, record.id, states, pruner, sweep.cfg, beyond)
             closed = {
-                trial.number: _close(trial, state, pruner, judged, record.updated_at)
+                trial.number: _close(trial, state, pruner, judged, beyond, record.updated_at)
                 for trial, state in zip(trials, states, strict=True)
                 if trial.status is Status.RUNNING
+                or (trial.number in beyond and trial.status is not Status.INFEASIBLE)
             }
             write_records(database, record.id, list(closed.values()))
             trials = [closed.get(trial.number, trial) for trial in trials]
@@ -292,8 +298,12 @@ def _replay(
     states: Iterable[TrialState],
     pruner: Pruner | None,
     cfg: SweepCfg,
+    beyond: Mapping[int, int],
 ) -> dict[int, tuple[int, float]]:
     """Let the rule, and the trials themselves, hear again what each has logged.
+
+    Of what an infeasible trial logged neither hears from the iteration on that it is `beyond` a
+    bound.
 
     Returns:
         The last iteration and value that the rule has heard of, by trial.
@@ -304,12 +314,33 @@ def _replay(
     for metric in filter(None, {goal, cfg.judged_by}):
         for table in read_reports(database, experiment_id, metric, [*trials]):
             for number, iteration, value, _ in table.tolist():
+                if beyond and iteration >= beyond.get(number, math.inf):
+                    continue
                 if pruner is not None and metric == cfg.judged_by:
                     pruner.report(number, iteration, value)
                     judged[number] = iteration, value
                 if metric == goal:
                     trials[number].curve.note(iteration, value)
     return judged
+
+
+def _find_infeasible(
+    database: Database,
+    experiment_id: int,
+    trials: Sequence[TrialRecord],
+    bounds: Mapping[str, Bound],
+) -> dict[int, int]:
+    """Find the trials that have reported a value beyond its bound, and the first iteration of it.
+
+    What its driver did not live to say is told by the reports alone.
+    """
+    first: dict[int, int] = {}
+    for name in bounds:
+        for table in read_reports(database, experiment_id, name, [t.number for t in trials]):
+            for number, iteration, value, _ in table.tolist():
+                if is_infeasible(bounds, {name: value}):
+                    first[number] = min(iteration, first.get(number, iteration))
+    return first
 
 
 def _have_all_failed(trials: Sequence[TrialRecord]) -> bool:
@@ -326,9 +357,14 @@ def _close(
     state: TrialState,
     pruner: Pruner | None,
     judged: Mapping[int, tuple[int, float]],
+    beyond: Mapping[int, int],
     seen_at: float,
 ) -> TrialRecord:
     """End an attempt whose driver died; its last report is answered as if it came now."""
+    if trial.number in beyond:
+        state.status = Status.INFEASIBLE
+        end_time = trial.end_time or max(seen_at, trial.start_time or 0.0)
+        return dataclasses.replace(trial, status=state.status, end_time=end_time)
     state.status = Status.INTERRUPTED
     if pruner is not None and trial.number in judged:
         decision = pruner.report(trial.number, *judged[trial.number])

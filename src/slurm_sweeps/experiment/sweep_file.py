@@ -21,6 +21,7 @@ from ..errors import SlurmSweepsError, UsageError
 from ..programs.output import File
 from ..programs.program import Program
 from ..rules.asha import ASHA, Hyperband
+from ..rules.feasible import AtLeast, AtMost
 from ..rules.median import MedianStopping
 from ..search.choices import Choice, Grid
 from ..search.search_space import join_path
@@ -41,6 +42,7 @@ BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "model": ("sampler", samplers.Model),
     "optuna": ("sampler", samplers.Optuna),
 }
+BOUNDS = {"at_most": AtMost, "at_least": AtLeast}
 SPACES: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind
     for kind in (Uniform, LogUniform, Integer, LogInteger, Normal, Quantized, Choice, Grid)
@@ -119,6 +121,11 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         if key in told:
             with at(key):
                 arguments[argument] = build(**(told[key] or {}))
+    if isinstance(told.get("feasible"), dict):
+        with at("feasible"):
+            arguments["feasible"] = {
+                name: _build_bound(bound) for name, bound in told["feasible"].items()
+            }
     if local_dir is not None:
         arguments["local_dir"] = local_dir
     if not arguments.get("overwrite"):
@@ -126,6 +133,12 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
     with at("cfg"):
         experiment = Experiment(train, **arguments)
     return experiment, {key: told[key] for key in OF_RUN if key in told}
+
+
+def _build_bound(written: Any) -> Any:
+    """Make a bound of `{at_most: 24}`; what is none is left as it is."""
+    is_bound = isinstance(written, dict) and len(written) == 1 and BOUNDS.keys() >= written.keys()
+    return next(BOUNDS[key](limit) for key, limit in written.items()) if is_bound else written
 
 
 class _Loader(yaml.SafeLoader):

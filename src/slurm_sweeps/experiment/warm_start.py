@@ -17,11 +17,13 @@ from ..result import Result
 from ..search.search_space import SearchSpace, join_path
 from ..search.spaces import Space
 from ..search.tree import Leaf
+from ..trial import Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: A trial of an earlier sweep: its cfg, and the metric's last value, None if it has none.
+#: A trial of an earlier sweep: its cfg, and the metric's last value, None if it has none or is
+#: infeasible.
 Known = tuple[dict[str, Any], float | None]
 
 #: What a cfg may have been, the likeliest first, and the metric's last value.
@@ -90,7 +92,8 @@ def _read_units(cfgs: list[dict[str, Any]], space: SearchSpace) -> dict[Leaf, fl
 def _read_result(result: Result, metric: str | None) -> Iterator[_Found]:
     for trial in result.trials:
         curve = (trial.metrics or {}).get(metric or "", {})
-        yield [trial.cfg], curve[max(curve)] if curve else None
+        counts = curve and trial.status is not Status.INFEASIBLE
+        yield [trial.cfg], curve[max(curve)] if counts else None
 
 
 def _read_frame(
@@ -110,7 +113,7 @@ def _read_frame(
         restored = {
             path: _restore(value, constants.get(path, ())) for path, value in present.items()
         }
-        value = row.get(f"last/{metric}")
+        value = None if row.get("status") == Status.INFEASIBLE else row.get(f"last/{metric}")
         choices = (nones | restored, restored, present)
         yield [_nest(each) for each in choices], None if value is None else float(value)
 

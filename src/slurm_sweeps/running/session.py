@@ -297,7 +297,10 @@ class Session:
 
     def _leave_if_told(self) -> None:
         if self._verdict is TrialPruned:
-            raise TrialPruned(f"trial {self.context.trial_id} is not among the best; it ends here")
+            trial_id = self.context.trial_id
+            raise TrialPruned(
+                f"trial {trial_id} is not among the best, or infeasible; it ends here"
+            )
         if self._verdict is TrialInterrupted:
             raise TrialInterrupted(f"trial {self.context.trial_id} was asked to stop")
 

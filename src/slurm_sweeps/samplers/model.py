@@ -49,7 +49,8 @@ class Model:
     """Propose what a forest of trees, fitted to the trials so far, expects to end well.
 
     Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (the experiment's).
-    Conditional and mixed spaces are modelled; trials that fail or diverge count as the worst.
+    Conditional and mixed spaces are modelled; trials that fail, diverge or
+    are infeasible count as the worst.
 
     Args:
         n_startup: How many trials must have reported before the model is asked; random till then.
@@ -236,6 +237,8 @@ class ModelSampler(NumberedSampler):
         points = [(float(at), self._sign * value) for at, value in curve.items()]
         last = points[-1][1] if points else math.nan
         points = [point for point in points if math.isfinite(point[1])]
+        if status is Status.INFEASIBLE:  # good as its values may be
+            return ((COMPLETE, math.inf),)
         if status is Status.FAILED or not math.isfinite(last):
             return (*points, (COMPLETE, math.inf))
         if status is Status.COMPLETED:

@@ -20,6 +20,7 @@ from ..errors import UsageError, UsageTypeError
 from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
+from ..trial import Status
 from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
 
 #: What to do instead of using samplers of Optuna's that go by the values themselves.
@@ -35,7 +36,8 @@ class Optuna:
     """Propose what one of Optuna's samplers does.
 
     Needs Optuna (`pip install 'slurm-sweeps[optuna]'`) and a metric (the experiment's). A trial
-    that failed or diverged counts as the worst seen. An ask takes what the sampler takes, which
+    that failed, diverged or is infeasible counts as the worst seen (constraints of Optuna's own
+    are not used: not all of its samplers have them). An ask takes what the sampler takes, which
     grows with the trials: 20 ms are usual at 1,000; reports wait for it.
 
     Args:
@@ -105,7 +107,10 @@ class OptunaSampler(NumberedSampler):
         if not trial.status.tells_value:
             return
         number, value = trial.number, trial.value
-        lower = self._sign * value if value is not None and math.isfinite(value) else self._worst
+        if trial.status is Status.INFEASIBLE or value is None or not math.isfinite(value):
+            lower = self._worst
+        else:
+            lower = self._sign * value
         if self._told.get(number) == lower:
             return
         self._told[number] = lower

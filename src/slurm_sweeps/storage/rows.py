@@ -259,21 +259,24 @@ def read_best(
 ) -> list[Aggregate]:
     """Read the trials with the best finite value at any iteration, or at their last one.
 
-    The best come first; of equal ones the earlier trial. Only those of some statuses, if given.
+    The best come first; of equal ones the earlier trial. Only those of some statuses, if given;
+    else all that are not infeasible.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
-    which = ""
+    if statuses is None:  # SQLite would not choose that index, and read all trials
+        among, source = "NOT IN", "trials INDEXED BY infeasible_trials"
+        chosen = f"= '{Status.INFEASIBLE}'"
+    else:
+        among, source = "IN", "trials"
+        chosen = f"IN ({', '.join(repr(status.value) for status in statuses)})"
+    which = (
+        f"number {among} (SELECT number FROM {source} WHERE experiment_id = ?1 AND status {chosen})"
+    )
     if by_last:
-        value, which = "last_value", "AND abs(last_value) < 9e999"  # infinity, in SQL
-    if statuses is not None:
-        words = ", ".join(f"'{status.value}'" for status in statuses)
-        which += (
-            " AND number IN (SELECT number FROM trials "
-            f"WHERE experiment_id = ?1 AND status IN ({words}))"
-        )
+        value, which = "last_value", f"abs(last_value) < 9e999 AND {which}"  # infinity, in SQL
     rows = database.fetch(
         f"SELECT {AGGREGATE_COLUMNS} FROM aggregates WHERE {_OF_METRIC} "
-        f"AND {value} IS NOT NULL {which} ORDER BY {value} {order}, number LIMIT ?3",
+        f"AND {value} IS NOT NULL AND {which} ORDER BY {value} {order}, number LIMIT ?3",
         (experiment_id, metric, limit),
     )
     return [build_aggregate(row) for row in rows]

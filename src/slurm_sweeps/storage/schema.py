@@ -7,6 +7,8 @@
   one short scan. It always equals what its rows in `metrics` give (see `aggregates.py`).
 - `trials` holds what a trial is and what it is at; where, when and how it ran stands in `attempts`,
   one row for each run, and is joined from there.
+- Which trials are infeasible, as no best one is, is asked at any moment, and so has an index, which
+  takes nothing where none is.
 - A row of `metrics` needs no foreign key of its own, which would cost a quarter of the speed: the
   aggregate that is written with it has one.
 - `runs` has a row for each driver that worked on an experiment: of which code, and where.
@@ -60,6 +62,7 @@ CREATE TABLE trials (
     PRIMARY KEY (experiment_id, number)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX trials_by_id ON trials (experiment_id, trial_id);
+CREATE INDEX infeasible_trials ON trials (experiment_id, number) WHERE status = 'infeasible';
 CREATE TABLE attempts (
     experiment_id INTEGER NOT NULL,
     number INTEGER NOT NULL,

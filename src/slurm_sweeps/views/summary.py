@@ -56,7 +56,7 @@ class Row:
     Args:
         iteration: Its latest iteration, None before its first report.
         runtime_s: How long its latest attempt ran, or runs by now.
-        best: Its best value of the sweep's metric.
+        best: Its best value of the sweep's metric; None if it is infeasible.
         cfg: Its cfg, nested keys joined by dots.
         metrics: The last value of each metric.
         more: What else is known, by name; times in seconds since 1970.
@@ -190,6 +190,8 @@ def describe_lack(summary: Summary) -> str | None:
     metric, names = summary.metric, summary.metrics
     if summary.best is not None or not summary.done:
         return None
+    if summary.counts.get(Status.INFEASIBLE):
+        return "no trial that is feasible has a value yet"
     if metric in names:
         return f"all values of {metric} are NaN or infinite"
     if names or not summary.counts.get(Status.COMPLETED):
@@ -454,7 +456,7 @@ def _build_row(
         status=trial.status,
         iteration=max((each.last_iteration for each in aggregates.values()), default=None),
         runtime_s=compute_runtime_s(trial, sight.last_sign),
-        best=None if best is None else best[0],
+        best=None if best is None or trial.status is Status.INFEASIBLE else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
         more={

@@ -38,6 +38,7 @@ STYLES = {
     Status.COMPLETED: "green",
     Status.PRUNED: "yellow",
     Status.PAUSED: "cyan",
+    Status.INFEASIBLE: "bright_yellow",
     Status.FAILED: "red",
     Status.LOST: "magenta",
     Status.INTERRUPTED: "magenta",

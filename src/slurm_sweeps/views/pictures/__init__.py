@@ -32,6 +32,7 @@ _LOOKS = {
     "failed": ("#d5504a", "x"),
     "paused": ("#56b4e9", "triangle-up"),
     "pruned": ("#e69f00", "triangle-down"),
+    "infeasible": ("#9a6a3a", "hexagon"),
     "interrupted": ("#8d939c", "square"),
     "lost": ("#cc79a7", "diamond"),
     "scheduled": ("#8d939c", "circle-open"),

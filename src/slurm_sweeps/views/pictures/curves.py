@@ -210,7 +210,8 @@ def compute_progress(data: SweepData) -> Progress:
     """
     reports = data.reports[np.argsort(data.reports["logged_at"], kind="stable")]
     sign = -1.0 if data.mode == "max" else 1.0
-    values = np.where(np.isfinite(reports["value"]), sign * reports["value"], np.inf)
+    counts = np.isfinite(reports["value"]) & ~np.isin(reports["number"], data.infeasible)
+    values = np.where(counts, sign * reports["value"], np.inf)
     lowest = np.minimum.accumulate(values)
     at = np.flatnonzero(np.append(np.inf, lowest[:-1]) > lowest)
     if data.mode is None:

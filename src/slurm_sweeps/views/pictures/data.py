@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...storage import rows
 from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, RunRecord, TrialRecord
-from ...trial import flatten_cfg
+from ...trial import Status, flatten_cfg
 from ..formats import Parameter, list_parameters
 from ..summary import get_best, look_at_driver, read_runs
 
@@ -33,7 +33,8 @@ class SweepData:
         last_sign: When its driver was last known to be alive; `now` while it is.
         trials: The trials by number.
         cfgs: Their cfgs, nested keys joined by dots.
-        best: The best finite value of the metric (the last one where `mode` is None), else NaN.
+        best: The best finite value of the metric (the last one where `mode` is None), else NaN;
+            an infeasible trial has none.
         best_iteration: Where that was; -1 where there is none.
         last: The latest value of each metric by name, NaN where it was not logged.
         iterations: How many iterations each has logged.
@@ -63,6 +64,11 @@ class SweepData:
     def statuses(self) -> list[str]:
         """The status of each trial."""
         return [trial.status.value for trial in self.trials]
+
+    @property
+    def infeasible(self) -> list[int]:
+        """The positions of the trials that can't be the best."""
+        return [at for at, t in enumerate(self.trials) if t.status is Status.INFEASIBLE]
 
     @property
     def begun_at(self) -> float:
@@ -103,7 +109,7 @@ def read_sweep_data(
         mode = experiment.settings.get("mode")
     sight = look_at_driver(experiment, now)
     trials = [sight.settle(trial) for trial in rows.read_trials(database, experiment.id)]
-    best, best_iteration = _read_best(database, experiment.id, metric, mode, len(trials))
+    best, best_iteration = _read_best(database, experiment.id, metric, mode, trials)
     last, iterations = _read_last(database, experiment.id, len(trials))
     return SweepData(
         experiment=replace(experiment, state=sight.state),
@@ -125,13 +131,20 @@ def read_sweep_data(
 
 
 def _read_best(
-    database: Database, experiment_id: int, metric: str | None, mode: str | None, count: int
+    database: Database,
+    experiment_id: int,
+    metric: str | None,
+    mode: str | None,
+    trials: Sequence[TrialRecord],
 ) -> tuple[Floats, Ints]:
+    count = len(trials)
     best, at = np.full(count, np.nan), np.full(count, -1, dtype=np.int64)
     for each in rows.read_aggregates(database, experiment_id, metric) if metric else ():
         last = each.last_value, each.last_iteration
         found = last if mode is None else get_best(each, mode)
-        if each.number < count and found is not None:
+        if each.number >= count or trials[each.number].status is Status.INFEASIBLE:
+            continue
+        if found is not None:
             best[each.number], at[each.number] = found
     best[~np.isfinite(best)] = np.nan
     return best, at
