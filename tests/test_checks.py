@@ -86,6 +86,8 @@ FLAGS: dict[str, Callable[[Any], Any]] = {
 SECONDS: dict[str, Callable[[Any], Any]] = {
     "run(grace_period_in_sec)": lambda v: run(grace_period_s=v),
     "run(time_budget_in_sec)": lambda v: run(time_budget_s=v),
+    "run(max_trial_sec)": lambda v: run(max_trial_s=v),
+    "run(max_silence_sec)": lambda v: run(max_silence_s=v),
     "run(summary_interval_in_sec)": lambda v: check_summary(v, 1, True, False),
 }
 

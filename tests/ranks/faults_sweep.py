@@ -42,6 +42,12 @@ def raise_in_a_rank(group: Group) -> None:
         raise ValueError("rank three has had enough")
 
 
+def fall_silent(group: Group) -> None:
+    """Rank 3 sits, and the others wait for it in a collective call."""
+    if group.rank == 3:
+        sit()
+
+
 def only_rank_0_logs(group: Group) -> None:
     """Nothing goes wrong."""
 
@@ -87,7 +93,7 @@ def run_until_stopped(_cfg: dict) -> None:
 
 TRAINS = {
     fault.__name__: functools.partial(train, fault=fault)
-    for fault in (kill_a_rank, raise_in_a_rank, only_rank_0_logs)
+    for fault in (kill_a_rank, raise_in_a_rank, fall_silent, only_rank_0_logs)
 } | {train.__name__: train for train in (hang_when_pruned, run_until_stopped)}
 
 
@@ -101,7 +107,12 @@ def main(fault: str, trials_at_once: int, grace_s: float) -> None:
         if fault == "hang_when_pruned"
         else None,
         slurm_cfg=ss.SlurmCfg(nodes=2, ntasks=4),
-    ).run(max_concurrent_trials=trials_at_once, grace_period_in_sec=grace_s, fail_fast=False)
+    ).run(
+        max_concurrent_trials=trials_at_once,
+        grace_period_in_sec=grace_s,
+        fail_fast=False,
+        max_silence_sec=10.0 if fault == "fall_silent" else None,
+    )
 
 
 if __name__ == "__main__":

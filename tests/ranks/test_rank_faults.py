@@ -47,6 +47,21 @@ def test_a_rank_that_raises_fails_the_trial_with_its_traceback(
     assert "rank three has had enough" in log.read_text()
 
 
+def test_a_silent_trial_is_ended_and_every_rank_shows_where_it_is(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    first, second = run_with_fault(cluster, tmp_path, "fall_silent")
+    assert (first.status, second.status) == ("failed", "completed")
+    assert first.error
+    assert first.error.type == "TrialSilent"
+    assert "reported nothing for max_silence_sec=10; its stderr" in first.error.message
+    where = {0: "all_reduce", 1: "all_reduce", 2: "all_reduce", 3: "sit"}
+    for rank, function in where.items():
+        name = f"stderr.{rank}.log" if rank else "stderr.log"
+        log = (tmp_path / "slurm-sweeps" / "faults" / first.trial_id / name).read_text()
+        assert f" in {function}\n" in log, log
+
+
 def test_rank_0_alone_may_log(cluster: SlurmCluster, tmp_path: Path) -> None:
     first, second = run_with_fault(cluster, tmp_path, "only_rank_0_logs")
     assert (first.status, second.status) == ("completed", "completed")

@@ -71,7 +71,7 @@ def test_computing_without_a_wait_is_said_once() -> None:
 
 FORK = """
 import os, subprocess, sys, threading, time
-from slurm_sweeps.running.standstill import answer_with_stack, end_watch
+from slurm_sweeps.running.standstill import answer_with_stack, begin_watch, end_watch
 
 lock = threading.Lock()
 lock.acquire()
@@ -95,6 +95,7 @@ if sys.argv[1] == "fit()":
 pid = os.fork()
 if pid == 0:
     answer_with_stack()
+    begin_watch()
     eval(sys.argv[1])
     os._exit(0)
 print(pid, flush=True)

@@ -38,6 +38,8 @@ class RunCfg:
     grace_period_s: float
     time_budget_s: float | None = None
     target: float | None = None
+    max_trial_s: float | None = None
+    max_silence_s: float | None = None
 
     def __post_init__(self) -> None:
         n_slots = self.max_concurrent_trials
@@ -50,6 +52,8 @@ class RunCfg:
             grace_period_s=check_seconds("run", "grace_period_in_sec", self.grace_period_s),
             time_budget_s=_check_given(check_seconds, "time_budget_in_sec", self.time_budget_s),
             target=_check_given(check_real, "target", self.target),
+            max_trial_s=_check_given(check_seconds, "max_trial_sec", self.max_trial_s),
+            max_silence_s=_check_given(check_seconds, "max_silence_sec", self.max_silence_s),
         )
 
 

@@ -191,6 +191,8 @@ class Experiment:
         report: bool = False,
         time_budget_in_sec: float | None = None,
         target: float | None = None,
+        max_trial_sec: float | None = None,
+        max_silence_sec: float | None = None,
     ) -> Result:
         """Run the sweep until all trials have ended.
 
@@ -216,6 +218,14 @@ class Experiment:
             time_budget_in_sec: When so many seconds have passed, nothing new is started and running
                 trials are asked to leave at their next report, as by a stop; `run` then returns.
             target: The same when a trial reports the experiment's metric at this value or better.
+            max_trial_sec: An attempt at a trial that takes longer, in seconds, is ended and has
+                failed with `TrialTimeout`. The stacks of its threads, and those of the processes
+                that it has forked, are in its `stderr.log`, those of every rank. A time in which
+                the job is suspended doesn't count. None: it may take as long as it does.
+            max_silence_sec: The same, with `TrialSilent`, for one that reports nothing for so long,
+                from its start, between two reports, and after the last one: it waits for data or
+                for other ranks that never come, say. Reports of local trials then take a little
+                longer, as they pass through the trial's worker.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.
@@ -240,6 +250,8 @@ class Experiment:
             grace_period_in_sec,
             time_budget_in_sec,
             target,
+            max_trial_sec,
+            max_silence_sec,
         )
         self._search.check_run(cfg)
         check_summary(
@@ -302,7 +314,12 @@ class Experiment:
             if not sweep.is_done:
                 beside.enter_context(record_run(writer))
                 code = self._write(train, read_driver_runs(database, record.id))
-                patience = Patience(cfg.grace_period_s, min(30.0, cfg.grace_period_s))
+                patience = Patience(
+                    cfg.grace_period_s,
+                    min(30.0, cfg.grace_period_s),
+                    max_trial_s=cfg.max_trial_s,
+                    max_silence_s=cfg.max_silence_s,
+                )
                 doubts = self._search.list_doubts(cfg.n_trials, sweep.cfg.n_trials)
                 size = filter(None, [describe_size(len(train))])
                 del train  # it may be large, and is in its file

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from ..checks import check_flag, set_fields
 from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageTypeError
 from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log, script_dir
+from ..running.standstill import keep_stack
 from ..storage.layout import TrialLayout
 from .command import (
     check_names,
@@ -162,6 +163,7 @@ class Program:
             ProgramError: It can't be started, did not end with 0, or never told a metric.
             TrialPruned, TrialInterrupted: As `log`.
         """
+        keep_stack()
         place = get_context()
         values = {
             **flatten(cfg),

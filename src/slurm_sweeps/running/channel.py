@@ -67,6 +67,8 @@ class Record(TypedDict, total=False):
     bound_to: list[int]  # the position of the slot's first CPU, their number, that of all
     env: dict[str, Any]  # variables of the slot's trials; those that are None are taken out
     fresh: bool  # whether each trial gets a worker of its own
+    max_trial_s: float  # these two, where there are any: see `limits`
+    max_silence_s: float
     prune_grace_s: float  # these four: until a trial, told to leave, is made to
     exit_grace_s: float
     term_grace_s: float
@@ -112,6 +114,7 @@ KINDS = {
         "number",
         "grace_s",
     },  # the trial, at its next report, else after the grace; passed on too
+    "overrun": {"number", "error_type", "message"},  # of its limits by a trial: end it; see below
     "kill": set(),  # the worker of a slot, where several share a process
     # Worker to driver.
     "hello": {"host", "pid"},  # it has begun
@@ -121,6 +124,7 @@ KINDS = {
     "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
+    # Also "overrun", by the first rank: all of them are to end it.
     "ended": {"how"},  # an attempt, by the trial's own account or its worker's
     "gone": set(),  # the worker of a slot, where several share a process
     "part": {"sender", "part", "last", "text"},  # a piece of a record

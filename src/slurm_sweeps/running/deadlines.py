@@ -59,6 +59,8 @@ class Patience:
     exit_grace_s: float = 60.0  # for a trial's process to end after `train` has returned
     term_grace_s: float = 5.0  # between TERM and KILL
     answer_s: float = 10.0  # for a worker to tell that it has ended a trial, beyond the above
+    max_trial_s: float | None = None  # these two: for a trial, see `limits`; None for ever
+    max_silence_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
+from .limits import STACKS_S
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import check_there, describe_cfg
 
@@ -359,7 +360,12 @@ class Driver:
     # --- what workers say ---------------------------------------------------------------------
 
     def _build_init(self) -> dict[str, Any]:
+        limits = {
+            "max_trial_s": self._patience.max_trial_s,
+            "max_silence_s": self._patience.max_silence_s,
+        }
         return {
+            **{name: limit for name, limit in limits.items() if limit is not None},
             "train": str(self._folder / self._layout.train.name),
             "digest": self._digest,
             "path": list(self._path),
@@ -408,6 +414,8 @@ class Driver:
                 self._notify(record["text"])
             case "broken":
                 self._take_broken(slot, record)
+            case "overrun":
+                self._take_overrun(slot, record)
             case "gone":
                 self._lose([slot], ENDED, record.get("exit_code"))
 
@@ -481,6 +489,13 @@ class Driver:
         slot.note_place(slot.ends[0])
         if self._slots.note_success(slot):
             self._fill(slot)
+
+    def _take_overrun(self, slot: SlotState, record: Record) -> None:
+        """A trial is beyond its limits: have all of its ranks end it alike."""
+        if slot.trial is not None and slot.trial.number == record["number"]:
+            told = ("kind", "number", "error_type", "message")
+            slot.send({name: record[name] for name in told})  # type: ignore[literal-required]
+            self._expect_end(slot, STACKS_S)
 
     def _lose(self, slots: Iterable[SlotState], why: str, code: int | None = None) -> None:
         """Workers are gone: so are their trials, and perhaps their nodes.

@@ -199,6 +199,17 @@ def list_children() -> list[int]:
     return []
 
 
+def iterate_descendants(pid: int) -> Iterator[int]:
+    """Yield the process ids of a process's children, and of theirs, parents first (Linux)."""
+    waiting = [pid]
+    for parent in waiting:  # grows
+        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                children = [int(child) for child in thread.read_text().split()]
+                waiting += children
+                yield from children
+
+
 def freeze_memory() -> None:
     """Keep the garbage collector off what all forks share, so that the pages stay shared."""
     gc.collect()

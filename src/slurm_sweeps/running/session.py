@@ -39,7 +39,7 @@ from ..storage.layout import TrialLayout
 from .channel import MALFORMED, Decoder, Record, encode, encode_bounded, is_storable
 from .journal import Journal
 from .relay import TRIAL_VARIABLE, call
-from .standstill import end_watch
+from .standstill import answer_with_stack, end_watch
 
 #: SQLite's largest number.
 MAX_ITERATION = 2**63 - 1
@@ -510,6 +510,7 @@ def _find() -> Session | None:
         ) from error
     context = TrialContext(directory=Path(known.pop("dir")), **known)
     _active = Session(link, context)
+    answer_with_stack()
     return _active
 
 

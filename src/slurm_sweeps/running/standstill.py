@@ -22,13 +22,17 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
+from .processes import iterate_descendants
+
 #: How often to look, in seconds. A look takes well under a millisecond.
 LOOK_EVERY_S = 5.0
 #: How long all threads must have waited for locks, and how long they may compute without a word.
 BLOCKED_S = 60.0
 SPINNING_S = 600.0
-#: Makes a forked trial write where its threads are; one that nothing else uses, where there is one.
-DUMP_SIGNAL = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else None
+#: Makes a trial write where its threads are, and is answered by a fork until its first report; two
+#: that nothing else uses, where there are some.
+STACK_SIGNAL = signal.SIGRTMAX - 6 if hasattr(signal, "SIGRTMAX") else None
+WATCH_SIGNAL = signal.SIGRTMAX - 5 if hasattr(signal, "SIGRTMAX") else None
 
 #: What is said of a trial, by what was found.
 NOTICES = {
@@ -90,31 +94,60 @@ class Standstill:
         return None
 
 
-def answer_with_stack() -> None:
-    """Let this process's forks write where their threads are to standard error at `DUMP_SIGNAL`."""
-    if DUMP_SIGNAL is not None:
-        signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # what it is again after `end_watch`
-        faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
+def begin_watch() -> None:
+    """Have this process's forks looked at until their first report."""
+    _register(WATCH_SIGNAL)
 
 
 def end_watch() -> None:
     """In a trial: what has reported isn't looked at any more. Costs a microsecond."""
-    if DUMP_SIGNAL is not None:
-        faulthandler.unregister(DUMP_SIGNAL)
+    if WATCH_SIGNAL is not None:
+        faulthandler.unregister(WATCH_SIGNAL)
+
+
+def answer_with_stack() -> None:
+    """Let this process and its forks write where their threads are, to standard error, if asked."""
+    _register(STACK_SIGNAL)
+
+
+def keep_stack() -> None:
+    """In a trial whose own process only waits for a program: where it is tells nothing."""
+    if STACK_SIGNAL is not None:
+        faulthandler.unregister(STACK_SIGNAL)
+
+
+def _register(number: int | None) -> None:
+    if number is not None:
+        signal.signal(number, signal.SIG_IGN)  # what it is again when that is over
+        faulthandler.register(number, file=2, all_threads=True)
+
+
+def find_who_answers(pid: int) -> list[int]:
+    """List those of a trial's processes that can write where they are, its own first."""
+    family = [pid, *iterate_descendants(pid)]
+    return [each for each in family if STACK_SIGNAL and _catches(each, STACK_SIGNAL)]
 
 
 def ask_for_stack(pid: int) -> None:
-    """Have a trial that was forked here write where it is; it goes on."""
-    if DUMP_SIGNAL is not None:
+    """Have a process that answers write where it is; it goes on."""
+    if STACK_SIGNAL is not None and _catches(pid, STACK_SIGNAL):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, DUMP_SIGNAL)
+            os.kill(pid, STACK_SIGNAL)
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; who has none may be ended by it."""
+    with contextlib.suppress(OSError, IndexError):
+        caught = int(_read_status(Path("/proc", str(pid)), "SigCgt"), 16)
+        return bool(caught >> (number - 1) & 1)
+    return False
 
 
 def read_activity(pid: int) -> Activity | None:
     """Read what a trial does; None if it has reported, has ended, or can't be looked into."""
     process = Path("/proc", str(pid))
     try:
-        if not _is_watched(process):
+        if WATCH_SIGNAL is None or not _catches(pid, WATCH_SIGNAL):
             return None
         threads = list((process / "task").iterdir())
         return Activity(
@@ -124,12 +157,6 @@ def read_activity(pid: int) -> Activity | None:
         )
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _is_watched(process: Path) -> bool:
-    """Whether a process answers to `DUMP_SIGNAL`, which it does until its first report."""
-    caught = int(_read_status(process, "SigCgt"), 16)
-    return DUMP_SIGNAL is not None and bool(caught >> (DUMP_SIGNAL - 1) & 1)
 
 
 def _read_status(task: Path, name: str) -> str:

@@ -38,7 +38,7 @@ from .journal import Journal
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder
 from .session import Session, TrialContext, activate, script_dir
-from .standstill import answer_with_stack
+from .standstill import answer_with_stack, begin_watch
 from .train import Train, decode_cfg, read_train
 
 #: Where our own code is.
@@ -404,8 +404,9 @@ class Spawner:
         self._relay = relay
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
+        answer_with_stack()  # likewise: forks inherit it
         if self.forks:
-            answer_with_stack()  # likewise: forks inherit it
+            begin_watch()
 
     @property
     def forks(self) -> bool:
@@ -504,6 +505,7 @@ def main() -> NoReturn:
     fd, (train_file, digest), task, sys.argv[:] = json.loads(sys.argv[1])
     link = socket.socket(fileno=fd)
     link.set_inheritable(False)
+    answer_with_stack()
     run_attempts(Task(*task), link, read_train(Path(train_file), digest))
 
 

@@ -31,11 +31,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
+from ..storage.layout import TrialLayout
 from . import standstill
-from .channel import ALIVE_EVERY_S, MALFORMED, Decoder, Record, encode, encode_parts
+from .channel import (
+    ALIVE_EVERY_S,
+    MALFORMED,
+    Decoder,
+    Record,
+    append_to,
+    encode,
+    encode_parts,
+)
 from .cpus import bind_to_cpus
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
+from .limits import EACH_STACK_S, LOOK_S, MOST_STACKS, TimeLimits
 from .processes import (
     ChildWatch,
     adopt_orphans,
@@ -206,6 +216,9 @@ class RunningTrial:
     child_failed: Record | None = None  # what a child gave as the end of all of it
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
+    limits: TimeLimits | None = None  # of a first rank's, until one is reached
+    overrun: Record | None = None  # how it fails if it was beyond one of them
+    to_show: list[int] = field(default_factory=list)  # whose stacks are to be written yet
     told: str | None = None  # "prune", "pause" or "stop": what it was told to do
     ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
     deadline: float | None = None  # when to go further
@@ -236,6 +249,9 @@ def _read(link: socket.socket) -> bytes | None:
     except OSError:
         return b""
 
+
+#: What of the `init` record limits a trial's time.
+LIMITS = ("max_trial_s", "max_silence_s")
 
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
 FORK_DELAY_MS = 3.0
@@ -282,6 +298,7 @@ class Worker(Parent):
             if self._trial is not None:
                 self._go_further(self._trial)
                 self._look_for_standstill(self._trial)
+                self._look_at_limits(self._trial)
             self._say_alive()
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
@@ -314,10 +331,14 @@ class Worker(Parent):
                 self._pass_decision(trial, record)
             elif kind == "stop":
                 self._ask_to_stop(trial, record)
+            elif kind == "overrun":
+                self._end_overrun(trial, record)
 
     def _get_ready(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
         self._init = init
+        if "max_silence_s" in init:
+            self._task = self._task._replace(direct=None)  # what this worker must hear of
         os.environ.update(init.get("env") or {})  # imports find what trials will
         if "bound_to" in init:
             bind_to_cpus(*init["bound_to"])
@@ -366,6 +387,8 @@ class Worker(Parent):
         is_new = self._spawner.forks and not child.has_run
         watch = Standstill(self._clock()) if is_new else None
         self._trial = RunningTrial(run, child.pid, Caller(child.link), self._clock, watch=watch)
+        if self._task.rank == 0 and not self._init.keys().isdisjoint(LIMITS):
+            self._trial.limits = TimeLimits(self._init, self._clock())
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
 
@@ -373,6 +396,8 @@ class Worker(Parent):
         if self._task.rank == 0:
             is_due = trial.askers and decision["attempt"] == trial.run["attempt"]
             (trial.askers.popleft() if is_due else trial.own).tell(decision)
+            if trial.limits is not None and not trial.askers:
+                trial.limits.note_answer(self._clock())
             return
         trial.watch = None  # the trial has reported; this rank may never do so
         for caller in (trial.own, *self._relay.callers.values()):
@@ -451,6 +476,8 @@ class Worker(Parent):
             if kind == "report":
                 trial.askers.append(caller)
                 self._say(record)
+                if trial.limits is not None:
+                    trial.limits.note_report()
             elif kind == "notice":
                 self._say(record)
             elif kind == "await":
@@ -475,6 +502,9 @@ class Worker(Parent):
         waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]
         if self._trial is not None and self._trial.watch is not None:
             waits_ms.append(standstill.LOOK_EVERY_S * 1000)
+        if self._trial is not None and self._trial.limits is not None:
+            due_ms = (self._trial.limits.due - self._clock()) * 1000 + 1
+            waits_ms.append(min(LOOK_S * 1000, max(0.0, due_ms)))
         if self._spawner is not None and self._spawner.is_due:
             waits_ms.append(FORK_DELAY_MS)
         return min(waits_ms, default=None)
@@ -493,7 +523,10 @@ class Worker(Parent):
         """End a trial whose time to leave by itself is over: TERM, then KILL."""
         if trial.deadline is None or self._clock() < trial.deadline:
             return
-        if trial.ending == "asked":
+        if trial.to_show:
+            standstill.ask_for_stack(trial.to_show.pop(0))
+            trial.deadline = self._clock() + (EACH_STACK_S if trial.to_show else 10 * EACH_STACK_S)
+        elif trial.ending == "asked":
             trial.set_deadline("TERM", self._init["term_grace_s"])
             trial.signal(signal.SIGTERM)
         else:
@@ -513,6 +546,30 @@ class Worker(Parent):
         if verdict == "blocked":
             trial.begins_anew = True
             trial.set_deadline("TERM", 1.0)  # time to write where it is; then KILL
+
+    def _look_at_limits(self, trial: RunningTrial) -> None:
+        """Tell the driver, once, of a trial that is beyond one of its limits."""
+        if trial.limits is None or trial.ending:
+            return
+        overrun = trial.limits.judge(self._clock())
+        if overrun is not None:
+            trial.limits = None
+            self._say({"kind": "overrun", "number": trial.run["number"], **overrun})
+
+    def _end_overrun(self, trial: RunningTrial, overrun: Record) -> None:
+        """End a trial as the driver says, when its processes have shown where they are."""
+        trial.to_show = standstill.find_who_answers(trial.pid)[:MOST_STACKS]
+        log = TrialLayout(Path(trial.run["dir"])).stderr(self._task.rank)
+        what = f"its {log.name} has the stacks of its threads"
+        if not trial.to_show:
+            what = "no Python that could show its stacks runs in it"
+        trial.overrun = {
+            "how": "failed",
+            "error_type": overrun["error_type"],
+            "message": f"{overrun['message']}; {what}",
+        }
+        append_to(log, f"slurm_sweeps: {overrun['message']}; it is ended\n".encode())
+        trial.set_deadline("asked", 0.0)
 
     def _note_exit(self, pid: int, exit_code: int) -> None:
         if self._spawner is not None:
@@ -592,6 +649,9 @@ class Worker(Parent):
 
     def _judge(self, trial: RunningTrial, exit_code: int, oom: bool) -> Record:
         """Decide how an attempt ended; what a child has said, or was told, is for all of it."""
+        has_done_well = trial.said is not None and trial.said["how"] in ("completed", "pruned")
+        if trial.overrun is not None and not has_done_well and trial.told in (None, "stop"):
+            return trial.overrun
         if trial.child_left and trial.told == "stop":
             return {"how": "interrupted"}
         return judge(trial.child_failed or trial.said, trial.told, exit_code, oom)
