@@ -15,7 +15,7 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps import samplers
 from slurm_sweeps.experiment.arguments import RunCfg, check_arguments, check_summary
-from slurm_sweeps.running.session import check_iteration
+from slurm_sweeps.running.metrics import check_iteration
 
 RUN = {
     "n_trials": 1,

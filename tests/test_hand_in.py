@@ -129,6 +129,47 @@ def test_an_end_is_handed_in(stored: Stored, ended: Record, status: Status) -> N
         assert (trial.exit_code, trial.error.type, trial.error.message) == (3, "E", "m")
 
 
+@pytest.mark.parametrize(
+    ("by_child", "status"),
+    [
+        (end("pruned", child=True), Status.PRUNED),
+        (end("pruned", child=True, do="pause"), Status.PAUSED),
+        (end("failed", child=True, error_type="UsageError", message="no"), Status.FAILED),
+        (end("interrupted", child=True, do="stop"), Status.RUNNING),  # it is run again
+    ],
+)
+def test_what_a_child_has_said_of_the_end_stands(
+    stored: Stored, by_child: Record, status: Status
+) -> None:
+    """Once its trial has ended, which may have taken no note of it; before, it goes on."""
+    stored.store(build_trial(), build_trial(number=1))
+    stored.journal(run(), end())
+    stored.journal(run(), log(1, 0.1), by_child, rank=".child1")
+    stored.journal(run(number=1), {**by_child, "number": 1}, rank=".child2")
+    assert stored.hand_in().status is Status.RUNNING
+    assert read_trials(stored.database, stored.key)[0].status is status
+    assert stored.losses() == {1: 0.1}
+
+
+def test_reports_of_several_processes_are_handed_in_as_they_came(stored: Stored) -> None:
+    stored.store(build_trial())
+    stored.journal(run(), {**log(1, 0.1), "at": 20.0}, {**log(2, 0.3), "at": 22.0})
+    stored.journal(run(), {**log(2, 0.2), "at": 21.0}, {**log(3, 0.4), "at": 23.0}, rank=".child1")
+    stored.hand_in()
+    assert stored.losses() == {1: 0.1, 2: 0.3, 3: 0.4}
+
+
+@pytest.mark.parametrize(("counts", "at"), [({}, 3), ({"counts": True}, 6)])
+def test_what_train_has_returned_is_handed_in(
+    stored: Stored, counts: dict[str, bool], at: int
+) -> None:
+    stored.store(build_trial(), logged(5, 0.5))
+    last = end(iteration=3, metrics={"loss": 0.7}, **counts)
+    stored.journal(run(), log(1, 0.1), last)
+    assert stored.hand_in().status is Status.COMPLETED
+    assert stored.losses() == {1: 0.1, 5: 0.5, at: 0.7}
+
+
 def test_a_trial_of_several_ranks_has_ended_when_all_have(stored: Stored) -> None:
     stored.store(build_trial(), build_trial(number=1))
     for number in (0, 1):

@@ -31,12 +31,19 @@ MakeScript = Callable[..., Script]
 #: The checkpoints of docs/reliability.md; each trial writes down what it was answered. No trial is
 #: between its checkpoint and its report while another process holds the lock.
 SWEEP = """
-import fcntl, os, time
+import fcntl, multiprocessing, os, time
 import slurm_sweeps as ss
 
 T, PAUSE_S = int(os.environ["ITERATIONS"]), float(os.environ.get("PAUSE_S", "0.01"))
 
 def train(cfg):
+    if not os.environ.get("CHILD"):
+        return work(cfg)
+    child = multiprocessing.get_context("fork").Process(target=work, args=(cfg,))
+    child.start()
+    child.join()
+
+def work(cfg):
     file, first = ss.checkpoint_dir() / "last", 1
     if file.exists():
         first = int(file.read_text()) + 1
@@ -138,10 +145,12 @@ def assert_nothing_lost(script: Script) -> None:
     assert not list(script.folder.glob("out/sweep/slots/*.new"))
 
 
-def test_nothing_is_lost_of_what_was_answered(make_script: MakeScript) -> None:
-    n_trials = 300 if IS_CHAOS else 30
-    script = make_script("killed", SWEEP, N_TRIALS=n_trials, ITERATIONS=16)
-    kill_while_locked(script, 30 if IS_CHAOS else 3, seed=3)
+@pytest.mark.parametrize("child", ["", "1"])
+def test_nothing_is_lost_of_what_was_answered(make_script: MakeScript, child: str) -> None:
+    """The trial's own process reports, or one that it has started."""
+    n_trials = 300 if IS_CHAOS else 20
+    script = make_script("killed", SWEEP, N_TRIALS=n_trials, ITERATIONS=16, CHILD=child)
+    kill_while_locked(script, 30 if IS_CHAOS else 2, seed=3)
     script.run()
     assert_nothing_lost(script)
     trials = read_trials(script.database)
@@ -150,13 +159,16 @@ def test_nothing_is_lost_of_what_was_answered(make_script: MakeScript) -> None:
     assert "reports and" in script.printed()
 
 
-@pytest.mark.parametrize("promote", ["", "1"])
+@pytest.mark.parametrize(
+    ("promote", "child"), [("", "1"), ("1", ""), *([("", ""), ("1", "1")] if IS_CHAOS else [])]
+)
 def test_what_was_answered_decides_as_if_nobody_had_been_killed(
-    make_script: MakeScript, promote: str
+    make_script: MakeScript, promote: str, child: str
 ) -> None:
     """One slot, so that the reports come in the same order."""
-    n_trials = 150 if IS_CHAOS else 40
+    n_trials = 150 if IS_CHAOS else 25
     settings = {"N_TRIALS": n_trials, "ITERATIONS": 16, "ASHA": 1, "SLOTS": 1, "PROMOTE": promote}
+    settings["CHILD"] = child
     script = make_script("killed", SWEEP, **settings)
     kill_while_locked(script, 15 if IS_CHAOS else 2, seed=1, in_log=False)
     script.run()

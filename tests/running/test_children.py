@@ -72,6 +72,39 @@ def test_children_of_all_kinds_log_through_their_trial(scripts: Scripts) -> None
     assert len(found) == 8
 
 
+def test_a_trial_and_its_children_count_iterations_together(scripts: Scripts) -> None:
+    """Those that no one has said: also what `train` returns, which is the last of all."""
+    scripts.write(HELPERS, "helpers.py")
+    source = """
+    import multiprocessing
+    import slurm_sweeps as ss
+
+    def report(*names):
+        for name in names:
+            ss.log({name: 1})
+
+    def train(cfg):
+        report("own")
+        for name in ("first", "second"):
+            child = multiprocessing.get_context(cfg["method"]).Process(
+                target=report, args=(name, name)
+            )
+            child.start(); child.join(); report("own")
+        ss.log({"said": 1}, 20)
+        report("own")
+        return 2.0
+
+    if __name__ == "__main__":
+        space = {"method": ss.Grid(["fork", "spawn"])}
+        counted = ss.Experiment(train, space, "counted", metric="value", mode="min").run()
+        for trial in counted.trials:
+            print({name: list(curve) for name, curve in trial.metrics.items()})
+    """
+    counted = {"own": [1, 4, 7, 21], "first": [2, 3], "second": [5, 6], "said": [20], "value": [22]}
+    printed = scripts.run(source).stdout.splitlines()[-2:]
+    assert [ast.literal_eval(line) for line in printed] == [counted] * 2
+
+
 def leave_in_a_child(_cfg: dict[str, Any]) -> None:
     """Log in a child, and take no note of how that ends."""
     import multiprocessing
@@ -98,8 +131,9 @@ def test_what_a_child_is_told_is_how_the_trial_ends(tmp_path: Path, do: str, how
         assert worker.wait_for("ended")["how"] == how
 
 
-def test_a_child_sees_the_request_to_stop(tmp_path: Path) -> None:
-    def train(_cfg: dict[str, Any]) -> None:
+@pytest.mark.parametrize("logs", [True, False])
+def test_a_child_sees_the_request_to_stop(tmp_path: Path, logs: bool) -> None:
+    def train(cfg: dict[str, Any]) -> None:
         import multiprocessing
         import time
         from pathlib import Path
@@ -111,7 +145,8 @@ def test_a_child_sees_the_request_to_stop(tmp_path: Path) -> None:
             Path("waits").write_text("yes\n")
             while not ss.should_stop():
                 time.sleep(0.01)
-            ss.log({"loss": 2}, 2)
+            if cfg["logs"]:
+                ss.log({"loss": 2}, 2)
 
         child = multiprocessing.get_context("fork").Process(target=wait)
         child.start()
@@ -119,13 +154,14 @@ def test_a_child_sees_the_request_to_stop(tmp_path: Path) -> None:
 
     with start_worker(tmp_path, train) as worker:
         worker.wait_for("ready")
-        worker.run()
+        worker.run({"logs": logs})
         worker.wait_for("report")
         worker.decide("go_on", 1)
         read_when_there(tmp_path / "trial-0" / "waits")
         worker.send({"kind": "stop", "number": 0, "grace_s": 30.0})
-        assert worker.wait_for("report")["iteration"] == 2
-        worker.decide("go_on", 2)
+        if logs:
+            assert worker.wait_for("report")["iteration"] == 2
+            worker.decide("go_on", 2)
         assert worker.wait_for("ended")["how"] == "interrupted"
 
 
@@ -163,8 +199,7 @@ def test_a_sweep_in_a_process_that_a_trial_has_started_fails_the_trial(scripts: 
 
 def test_strangers_are_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     relay = Relay()
-    run = {"trial_id": "a", "number": 0, "attempt": 1, "dir": "/"}
-    address = ast.literal_eval(relay.describe(run, 0, 1))["address"]  # type: ignore[arg-type]
+    address = ast.literal_eval(relay.describe(0, 1))["address"]
     with call(address):
         assert relay.accept() is not None
     monkeypatch.setattr("os.geteuid", lambda: 12345)

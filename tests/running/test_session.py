@@ -17,12 +17,8 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.running import session as session_module
 from slurm_sweeps.running.channel import Decoder, encode
-from slurm_sweeps.running.session import (
-    Session,
-    TrialContext,
-    check_iteration,
-    check_metrics,
-)
+from slurm_sweeps.running.metrics import check_iteration, check_metrics
+from slurm_sweeps.running.session import Session, TrialContext
 
 STOP = {"kind": "stop", "number": 0, "grace_s": 60.0}
 

@@ -33,6 +33,7 @@ class _Attempt:
     head: Said | None = None
     reports: list[Said] = field(default_factory=list)
     ends: dict[int, Said] = field(default_factory=dict)  # by rank
+    ends_by_children: dict[int, Said] = field(default_factory=dict)  # which are for all of a rank
 
 
 def hand_in(
@@ -53,7 +54,8 @@ def hand_in(
     for number, attempts in _sort(said).items():
         stored = read_trial(database, experiment_id, number)
         metrics = read_metrics_of_trial(database, experiment_id, number)
-        begun, reports = _follow(stored, attempts)
+        highest = max((max(curve) for curve in metrics.values()), default=0)
+        begun, reports = _follow(stored, attempts, highest)
         records += begun
         records += [report for report in reports if not _is_stored(report, metrics)]
     if records:
@@ -87,7 +89,8 @@ def _sort(said: Iterable[Said]) -> dict[int, dict[int, _Attempt]]:
         elif record["kind"] == "report":
             attempt.reports.append(record)
         else:
-            attempt.ends[record.get("rank", 0)] = record
+            ends = attempt.ends_by_children if record.get("child") else attempt.ends
+            ends[record.get("rank", 0)] = record
     trials: dict[int, dict[int, _Attempt]] = {}
     for number, its in sorted(found):
         trials.setdefault(number, {})[its] = found[number, its]
@@ -95,9 +98,9 @@ def _sort(said: Iterable[Said]) -> dict[int, dict[int, _Attempt]]:
 
 
 def _follow(
-    trial: TrialRecord | None, attempts: dict[int, _Attempt]
+    trial: TrialRecord | None, attempts: dict[int, _Attempt], highest: int
 ) -> tuple[list[TrialRecord], list[ReportRecord]]:
-    """Go through attempts at a trial, from what is stored on."""
+    """Go through attempts at a trial, from what is stored on; `highest` is the last iteration."""
     records: list[TrialRecord] = []
     reports: list[ReportRecord] = []
     for number, attempt in attempts.items():
@@ -112,7 +115,9 @@ def _follow(
             begun = dataclasses.replace(begun, lost_count=lost.lost_count)
             records.append(lost)
         reports += [_build_report(report) for report in attempt.reports]
-        ended = _end(begun, attempt.ends)
+        ended = _end(begun, attempt)
+        if ended.status is Status.COMPLETED and "metrics" in attempt.ends[0]:
+            reports.append(_build_last_report(attempt, highest))
         if ended != trial:
             records.append(ended)
         trial = ended
@@ -150,11 +155,17 @@ def _begin(trial: TrialRecord | None, attempt: int, head: Said | None) -> TrialR
     )
 
 
-def _end(trial: TrialRecord, ends: dict[int, Said]) -> TrialRecord:
-    """Say how an attempt ended, if all of its ranks have said how."""
+def _end(trial: TrialRecord, attempt: _Attempt) -> TrialRecord:
+    """Say how an attempt ended, if all of its ranks have said how.
+
+    One of which a child was interrupted is run again, whatever its own process has made of that.
+    """
+    ends = {rank: attempt.ends_by_children.get(rank, end) for rank, end in attempt.ends.items()}
     if 0 not in ends or len(ends) < ends[0].get("world_size", 1):
         return trial
     ended = parse_end(judge_ends(ends))
+    if ended.status is Status.INTERRUPTED:
+        return trial
     is_paused = ended.status is Status.PRUNED and ends[0].get("do") == "pause"
     last = max(end.get("at") or 0.0 for end in ends.values())
     return dataclasses.replace(
@@ -170,6 +181,17 @@ def _end(trial: TrialRecord, ends: dict[int, Said]) -> TrialRecord:
 def _build_report(said: Said) -> ReportRecord:
     at = said.get("at") or time.time()
     return ReportRecord(said["number"], said["attempt"], said["iteration"], said["metrics"], at)
+
+
+def _build_last_report(attempt: _Attempt, highest: int) -> ReportRecord:
+    """Describe what `train` has returned."""
+    end = attempt.ends[0]
+    iteration = end.get("iteration", 1)
+    if "counts" in end:
+        iterations = [report["iteration"] for report in attempt.reports]
+        iteration = max(iteration, 1 + max(iterations, default=0), 1 + highest)
+    at = end.get("at") or time.time()
+    return ReportRecord(end["number"], end["attempt"], iteration, end["metrics"], at)
 
 
 def _is_stored(report: ReportRecord, metrics: dict[str, dict[int, float]]) -> bool:

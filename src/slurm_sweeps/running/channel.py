@@ -79,8 +79,10 @@ class Record(TypedDict, total=False):
     port: int  # the last two in a job step only
     address: str
     cfg: dict[str, Any] | str  # as `encode_cfg` writes it
+    stored: dict[str, Any]  # where that is pickled: as the database has it
     cfg_yml: str  # for people to read, in the trial's folder
     iteration: int  # in a run: of the trial's latest report before
+    counts: bool  # whether a report's is one more than all before it, if that is higher
     metrics: dict[str, float]  # at an attempt's end: what `train` returned
     metric: str  # what a number is called that `train` returns
     do: str
@@ -90,6 +92,7 @@ class Record(TypedDict, total=False):
     repetition: int  # these two: of the trial, and its ranks
     world_size: int
     text: str
+    child: bool  # whether a process says it that the trial has started
     how: str  # from here on: how an attempt ended
     exit_code: int | None
     signal: int | None
@@ -131,6 +134,8 @@ KINDS = {
     # Trial to worker.
     "await": {"iteration"},  # a rank other than 0 waits for the decision on it
     "told": {"do"},  # the trial has read a decision to leave
+    # Worker to trial.
+    "shared": set(),  # a process that the trial has started calls too
 }
 
 

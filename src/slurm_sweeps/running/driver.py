@@ -432,10 +432,10 @@ class Driver:
     def _take_report(
         self, slot: SlotState, connection: Connection, fd: int, record: Record
     ) -> None:
-        number, attempt, iteration = record["number"], record["attempt"], record["iteration"]
-        trial = slot.trial
+        number, attempt, trial = record["number"], record["attempt"], slot.trial
         if trial is None or (trial.number, trial.attempt) != (number, attempt):
             return
+        iteration = slot.count(record)
         metrics, now = record["metrics"], time.time()
         answer = self._sweep.report(number, iteration, metrics, now)
         decided = {
@@ -480,7 +480,7 @@ class Driver:
             return
         end, answer = judge_ends(slot.ends), None
         if "metrics" in end:
-            iteration, metrics, now = end.get("iteration", 1), end["metrics"], time.time()
+            iteration, metrics, now = slot.count(end), end["metrics"], time.time()
             answer = self._sweep.report(trial.number, iteration, metrics, now, is_last=True)
             self._writer.put(ReportRecord(trial.number, trial.attempt, iteration, metrics, now))
         self._end_trial(slot, parse_end(end))

@@ -7,7 +7,9 @@ to the disk; a report is lost only if the driver and the trial's node both crash
 next driver hands in what its database lacks (`experiment/hand_in.py`).
 
 A journal holds records as the channel has them: `run`, which says what its trial is, then `report`
-and `ended`. Each rank of a trial has its own; those other than rank 0 write their end only.
+and `ended`. Each process that writes has its own: each rank of a trial (those other than rank 0
+write their end only), and each process that a trial has started and that calls. What such a child
+says of the end is for all of its rank.
 
 When the database has come further, decisions say how far (`put`, `kept`); what it has is cut off.
 """
@@ -20,11 +22,13 @@ import time
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable
 from functools import partial
+from heapq import merge
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from ..storage.layout import build_draft_path
-from .channel import Decoder, Record
+from .channel import Decoder, Record, encode
 
 #: A journal longer than this is cut, in bytes.
 MAX_BYTES = 64 * 2**10
@@ -36,6 +40,10 @@ PATIENCE_S = 0.25
 #: What comes sooner than this after what was written before, in seconds, is written at once: to
 #: hand it to the thread takes a tenth of what `log` does.
 AT_ONCE_S = 0.005
+
+
+#: What a journal says of a trial, so that it can be told what it is.
+HEAD = ("kind", "trial_id", "number", "attempt", "repetition", "dir", "slot", "host", "gpus", "at")
 
 
 class Journal:
@@ -162,24 +170,32 @@ class Journal:
             os.close(fd)
 
 
+def build_head(run: Record) -> bytes:
+    """Write what a journal says of the trial of a `run` record."""
+    head: Any = {name: run[name] for name in HEAD if name in run}  # type: ignore[literal-required]
+    return encode({**head, "cfg": run.get("stored", run["cfg"])})
+
+
 def read_journals(files: Iterable[Path]) -> tuple[list[Record], int]:
     """Read all records of some journals.
 
     Returns:
-        The records, in order for each journal; and how many pieces were cut short, as the last one
-        of a process that is killed may be, or are none of ours. A file that is another user's
-        counts as one.
+        The records, in order for each journal, and by time between them; and how many pieces were
+        cut short, as the last one of a process that is killed may be, or are none of ours. A file
+        that is another user's counts as one.
     """
-    records: list[Record] = []
+    journals: list[list[Record]] = []
     n_strange = 0
     for file in files:
         decoder = Decoder()
         try:
-            records += decoder.feed(_read(file) + b"\x1e")  # the last one shows what was cut short
+            journals.append(
+                decoder.feed(_read(file) + b"\x1e")
+            )  # the last one shows what was cut short
         except OSError:
             n_strange += 1
         n_strange += decoder.malformed or bool(decoder.take_noise())
-    return records, n_strange
+    return list(merge(*journals, key=lambda record: record.get("at") or 0.0)), n_strange
 
 
 def _read(file: Path) -> bytes:

@@ -2,7 +2,8 @@
 
 A child, however it was made (forked, spawned, by joblib or as another script), can't use the
 trial's own sockets: it has not got them, or the trial may be reading there itself. It finds the
-address of its worker in its environment, with all that it has to know of the trial, and connects.
+address of its worker in its environment, connects, and hears which trial that runs, and where the
+child's own journal is: a number goes with it, which is another one's when the child has ended.
 The address is one of Linux's abstract ones: no file, no port; and of those who connect, only
 processes of the same user are heard.
 """
@@ -18,8 +19,10 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
-from .channel import Decoder, Record, encode
+from ..errors import SlurmSweepsError
+from .channel import MALFORMED, Decoder, Record, encode
 
 #: The variable that tells a trial's children of their trial.
 TRIAL_VARIABLE = "SLURM_SWEEPS_TRIAL"
@@ -30,6 +33,7 @@ class Caller:
     """Who calls `log` in a trial, as the worker holds it: its own process, or a child."""
 
     link: socket.socket
+    child: int = 0  # its number among those that call, from 1; 0 is the trial's own process
     decoder: Decoder = field(default_factory=Decoder)
     awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
     decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
@@ -70,12 +74,11 @@ class Relay:
         """All that is open here: what listens, first, and what has called."""
         return (*(() if self._listener is None else (self._listener.fileno(),)), *self.callers)
 
-    def describe(self, run: Record, rank: int, world_size: int) -> str:
-        """Write what a trial's children have to know, for their environment."""
+    def describe(self, rank: int, world_size: int) -> str:
+        """Write what a trial's children have to know to call, for their environment."""
         address = "" if self._listener is None else self._listener.getsockname()[1:].decode()
-        known = {name: run[name] for name in ("trial_id", "number", "attempt", "dir")}
-        known |= {"seed": run.get("seed", 0), "started_in": find_folder()}
-        return json.dumps({**known, "rank": rank, "world_size": world_size, "address": address})
+        where = {"rank": rank, "world_size": world_size, "started_in": find_folder()}
+        return json.dumps({**where, "address": address})
 
     def accept(self) -> Caller | None:
         """Take the next call; None if there is none any more, or it is somebody else's."""
@@ -90,7 +93,9 @@ class Relay:
             link.close()
             return None
         link.setblocking(False)
-        self.callers[link.fileno()] = Caller(link)
+        taken = {caller.child for caller in self.callers.values()}
+        child = next(number for number in count(1) if number not in taken)
+        self.callers[link.fileno()] = Caller(link, child)
         return self.callers[link.fileno()]
 
     def hang_up(self, fd: int) -> None:
@@ -104,6 +109,26 @@ def find_folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+def hear_run(link: socket.socket) -> Record | None:
+    """Wait for the worker to say what runs; None if it says nothing any more.
+
+    What it says next, a request to stop perhaps, stays in the socket for the session.
+
+    Raises:
+        SlurmSweepsError: It speaks another language.
+    """
+    decoder = Decoder()
+    while True:
+        data = link.recv(65536, socket.MSG_PEEK)
+        if not data:
+            return None
+        for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
+            if record["kind"] == "run":  # and not what came too late for the trial before
+                return record
+        if decoder.malformed:
+            raise SlurmSweepsError(MALFORMED)
 
 
 def call(address: str) -> socket.socket:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import os
 import select
 import signal
@@ -29,20 +28,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from numbers import Complex, Integral, Number, Real
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, SupportsFloat, cast
+from typing import Any, NamedTuple
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
-from .channel import MALFORMED, Decoder, Record, encode, encode_bounded, is_storable
-from .journal import Journal
-from .relay import TRIAL_VARIABLE, call
+from .channel import MALFORMED, Decoder, Record, encode, encode_bounded
+from .journal import Journal, build_head
+from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
+from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
-
-#: SQLite's largest number.
-MAX_ITERATION = 2**63 - 1
 
 
 class TrialContext(NamedTuple):
@@ -59,6 +55,22 @@ class TrialContext(NamedTuple):
     logged: int = 0  # the iteration that it goes on from, if it does
     metric: str = "value"  # what a number is called that `train` returns
 
+    @classmethod
+    def of(cls, run: Record, rank: int, world_size: int, started_in: str) -> TrialContext:
+        """Return what a `run` record says."""
+        return cls(
+            run["trial_id"],
+            run["number"],
+            run["attempt"],
+            Path(run["dir"]),
+            rank,
+            world_size,
+            run.get("seed", 0),
+            started_in,
+            run.get("iteration", 0),
+            run.get("metric", "value"),
+        )
+
 
 class Session:
     """The trial's end of the channel.
@@ -67,6 +79,7 @@ class Session:
         link: The socket to the worker.
         context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
+        is_child: Whether this is a process that the trial has started.
 
     Attributes:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
@@ -75,9 +88,15 @@ class Session:
     """
 
     def __init__(
-        self, link: socket.socket, context: TrialContext, direct: socket.socket | None = None
+        self,
+        link: socket.socket,
+        context: TrialContext,
+        direct: socket.socket | None = None,
+        is_child: bool = False,
     ) -> None:
         self.context = context
+        self._is_child = is_child
+        self._is_shared = is_child  # whether others report for this trial too
         self._link = link
         self._reports = link if direct is None else direct
         self._decoders = {link: Decoder(), self._reports: Decoder()}
@@ -104,38 +123,36 @@ class Session:
         with self._lock:
             self._note_if_gone_on()
             self._leave_if_told()
-            self._report(step, values)
-            while not self._decisions:
-                self._receive(self._reports)
-            self._settle_journal()
-            self._follow(self._decisions.popleft())
+            self._follow(self._report(self._describe_report(step, values)))
 
     def should_stop(self) -> bool:
         """See `should_stop` below."""
         if self.context.world_size == 1:
             with self._lock:
-                if select.select([self._link], [], [], 0)[0]:
-                    self._receive(self._link)
-        self.was_told_to_stop = self.was_told_to_stop or self._stop_asked
+                self._hear(self._link)
+        if self._stop_asked and not self.was_told_to_stop:
+            self.was_told_to_stop = True
+            if self._is_child:  # its trial may take no note of why it leaves
+                self._decide("stop", "interrupted")
         return self._stop_asked
 
     def leave_if_told(self) -> None:
         """See `leave_if_told` below."""
-        if self.context.rank == 0:
-            if self.should_stop() or self.was_sent_term:
-                self._verdict = TrialInterrupted
-        elif self.was_sent_term:
+        if self.was_sent_term or (self.context.rank == 0 and self.should_stop()):
             self._verdict = TrialInterrupted
-        else:
-            with self._lock:
-                if not self._awaits_end:
-                    self._awaits_end = True
-                    self._ask(encode(self._describe_report(MAX_ITERATION, {})))
-                while select.select([self._reports], [], [], 0)[0] and not self._decisions:
-                    self._receive(self._reports)
-                while self._decisions:
-                    self._follow(self._decisions.popleft())
+        elif self.context.rank > 0:
+            self._follow_others()
         self._leave_if_told()
+
+    def _follow_others(self) -> None:
+        """In a rank other than 0: do what the driver has told all of them, if it has."""
+        with self._lock:
+            if not self._awaits_end:
+                self._awaits_end = True
+                self._ask(encode(self._describe_report(MAX_ITERATION, {})))
+            self._hear(self._reports)
+            while self._decisions:
+                self._follow(self._decisions.popleft())
 
     def ask_to_stop(self) -> None:
         """Take note of a TERM, or of the driver's request.
@@ -157,6 +174,8 @@ class Session:
         if self.is_here:
             self._end = record
             self._tell_worker(record)
+            if self._is_child:
+                self._write_end_down()
 
     def describe_final(self, returned: Any) -> Record:
         """Describe what `train` returned as a report that comes with its end; empty if it is none.
@@ -166,7 +185,7 @@ class Session:
         """
         metrics = returned if type(returned) is dict else {}
         try:
-            if (number := _read_number(returned)) is not None:
+            if (number := read_number(returned)) is not None:
                 metrics = {self.context.metric: number}
             values = check_metrics(metrics)
         except OverflowError:
@@ -178,11 +197,21 @@ class Session:
             ) from None
         if not values or self.context.rank > 0:
             return {}
-        return {"iteration": self._count(), "metrics": values}
+        return {**self._count(), "metrics": values}
 
-    def _count(self) -> int:
-        """Return the iteration of a report for which none was said: the next one."""
-        return min(self._logged + 1, MAX_ITERATION)
+    def _count(self) -> Record:
+        """Describe the iteration of a report for which none was said: the next one.
+
+        Where others report too, the driver knows which that is.
+        """
+        if not self._is_shared:
+            self._hear(self._link)
+        iteration = min(self._logged + 1, MAX_ITERATION)
+        return (
+            {"iteration": iteration, "counts": True}
+            if self._is_shared
+            else {"iteration": iteration}
+        )
 
     def hang_up(self) -> None:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
@@ -207,7 +236,8 @@ class Session:
     def _write_end_down(self) -> None:
         if self.journal is None or self._end is None or self._is_cut_off:
             return
-        if self._end["how"] != "interrupted":  # it is run again anyway
+        # Without a child's word that would be run again anyway.
+        if self._end["how"] != "interrupted" or self._is_child:
             self.journal.append(encode(self._describe_end(self._end)))
             self._settle_journal()
 
@@ -225,13 +255,13 @@ class Session:
     def _describe_report(self, iteration: int | None, metrics: dict[str, float]) -> Record:
         if self.context.rank > 0:  # rank 0 reports for all; uncounted, the next decision is meant
             return {"kind": "await", "iteration": iteration or 0}
-        iteration = self._count() if iteration is None else iteration
-        self._logged = max(self._logged, iteration)
+        counted: Record = self._count() if iteration is None else {"iteration": iteration}
+        self._logged = max(self._logged, counted["iteration"])
         return {
             "kind": "report",
             "number": self.context.number,
             "attempt": self.context.attempt,
-            "iteration": iteration,
+            **counted,
             "metrics": metrics,
         }
 
@@ -243,16 +273,32 @@ class Session:
             "rank": self.context.rank,
             "world_size": self.context.world_size,
             "do": self._told or "go_on",
+            "child": self._is_child,
         }
 
-    def _report(self, iteration: int | None, metrics: dict[str, float]) -> None:
-        """Report to the driver, and write it down while that thinks, even if it is gone."""
-        data = encode_bounded(self._describe_report(iteration, metrics))
+    def _report(self, report: Record) -> Record:
+        """Report to the driver, and write it down while that thinks, even if it is gone.
+
+        Where the driver says of which iteration it is, that is awaited first.
+        """
+        data, counts = encode_bounded(report), "counts" in report
         try:
             self._ask(data)
         finally:
-            if self.journal is not None and self.context.rank == 0:
-                self.journal.append(data)
+            if not counts:
+                self._write_down(data)
+        while not self._decisions:
+            self._receive(self._reports)
+        decision = self._decisions.popleft()
+        if counts:
+            self._logged = max(self._logged, decision["iteration"])
+            self._write_down(encode({**report, "iteration": decision["iteration"]}))
+        self._settle_journal()
+        return decision
+
+    def _write_down(self, data: bytes) -> None:
+        if self.journal is not None and self.context.rank == 0:
+            self.journal.append(data)
 
     def _ask(self, data: bytes) -> None:
         try:
@@ -279,9 +325,21 @@ class Session:
         elif decision["do"] == "stop" or (self._stop_asked and self.context.world_size == 1):
             self._stop_asked = self.was_told_to_stop = True
             self._verdict = TrialInterrupted
-        if self._verdict is not None:  # the worker sees to it that the trial does leave
-            self._tell_worker({"kind": "told", "do": decision["do"]})
+        if self._verdict is not None:
+            how = "pruned" if self._verdict is TrialPruned else "interrupted"
+            self._decide(decision["do"], how)
         self._leave_if_told()
+
+    def _decide(self, do: str, how: str) -> None:
+        """The trial is to leave: the worker sees to it that it does.
+
+        A child's word is for all of it, whatever `train` makes of the child's end.
+        """
+        self._tell_worker({"kind": "told", "do": do})
+        if self._is_child:
+            self._told = do
+            self._end = {"kind": "ended", "how": how}
+            self._write_end_down()
 
     def _note_if_gone_on(self) -> None:
         """Have the user told, once, that `train` has caught what was to end it."""
@@ -304,6 +362,14 @@ class Session:
         if self._verdict is TrialInterrupted:
             raise TrialInterrupted(f"trial {self.context.trial_id} was asked to stop")
 
+    def _hear(self, source: socket.socket) -> None:
+        """Take what has come, and wait for nothing."""
+        try:
+            while select.select([source], [], [], 0)[0]:
+                self._receive(source)
+        except OSError as error:
+            raise self._lose_link(error) from error
+
     def _receive(self, source: socket.socket) -> None:
         try:
             data = source.recv(65536)
@@ -315,6 +381,8 @@ class Session:
         for record in decoder.feed(data):
             if record["kind"] == "stop":
                 self.ask_to_stop()
+            elif record["kind"] == "shared":
+                self._is_shared = True
             elif record["kind"] == "decision" and self._is_mine(record):
                 self._decisions.append(record)
         if decoder.malformed:  # an answer, perhaps, that would be waited for
@@ -331,92 +399,6 @@ class Session:
             f"the connection from this trial to its worker is gone ({why}): the worker has ended, "
             "or train closed file descriptors that it did not open"
         )
-
-
-def check_metrics(metrics: Any) -> dict[str, float]:
-    """Return the metrics as plain floats.
-
-    Raises:
-        UsageTypeError: Not a dict of str to real numbers.
-    """
-    if not isinstance(metrics, dict):
-        raise UsageTypeError(
-            f"log needs a dict of metrics, like {{'loss': 0.1}}; got {type(metrics).__name__}"
-        )
-    return {_check_name(name): _check_value(name, value) for name, value in metrics.items()}
-
-
-def _check_name(name: Any) -> str:
-    """Return the metric's name if it is one."""
-    if not isinstance(name, str):
-        raise UsageTypeError(f"the name of a metric is a str; got {name!r}")
-    if not name or "\0" in name:
-        raise UsageError(f"the name of a metric can't be empty or hold NUL; got {name!r}")
-    if not is_storable(name):
-        raise UsageError(f"the name of a metric must be writable as UTF-8; got {name!r}")
-    return name
-
-
-def _check_value(name: str, value: Any) -> float:
-    """Return a metric's value as a float."""
-    kind = type(value)
-    if kind is float:
-        return cast(float, value)
-    try:
-        number = _read_number(value)
-    except OverflowError:
-        raise UsageError(f"metric {name!r} is too large for a float") from None
-    if number is not None:
-        return number
-    shape = getattr(value, "shape", None)
-    hint = f" of shape {shape}; pass one number of it, or its mean" if shape else ""
-    if kind.__name__ in ("bool", "bool_"):
-        hint = f"; pass int({name}) of a truth value"
-    raise UsageTypeError(
-        f"metric {name!r} must be a real number, not {kind.__module__}.{kind.__qualname__}{hint}"
-    )
-
-
-def _read_number(value: Any) -> float | None:
-    """Return the real number that a value is, or holds as its one element; None if there is none.
-
-    Raises:
-        OverflowError: It is too large for a float.
-    """
-    if not isinstance(value, Number):
-        value = _unpack(value)
-    if isinstance(value, bool) or not isinstance(value, Number):
-        return None
-    if isinstance(value, Real) or not isinstance(value, Complex):  # Decimal is neither of them
-        return float(cast(SupportsFloat, value))
-    return None
-
-
-def _unpack(value: Any) -> Any:
-    """Return the one element of an array or tensor, whoever's it is; None if it is no such thing.
-
-    Arrays have `item`, TensorFlow's tensors and Keras's variables `numpy`.
-    """
-    try:
-        if math.prod(value.shape) != 1:
-            return None
-        held = value if hasattr(value, "item") else value.numpy()
-        element = held.item()
-        # Types that Python lacks, such as bfloat16, stay what they are.
-        is_known = isinstance(element, Number | str | bytes)
-        return element if is_known else float(element)
-    except Exception:  # noqa: BLE001 - whatever a foreign object raises
-        return None
-
-
-def check_iteration(iteration: Any) -> int:
-    """Return the iteration as an int: a whole number from 0 to 2**63 - 1."""
-    if isinstance(iteration, bool) or not isinstance(iteration, Integral):
-        raise UsageError(f"iteration must be a whole number (0, 1, 2, …); got {iteration!r}")
-    step = int(iteration)
-    if not 0 <= step <= MAX_ITERATION:
-        raise UsageError(f"iteration must be from 0 to 2**63 - 1; got {iteration!r}")
-    return step
 
 
 _active: Session | None = None
@@ -502,14 +484,19 @@ def _find() -> Session | None:
     known = json.loads(told or "{}")
     try:
         link = call(known.pop("address", ""))
+        run = hear_run(link)
     except OSError as error:
         raise SlurmSweepsError(
             f"process {os.getpid()} was started by a trial, whose worker it can't reach ({error}): "
             f"it has ended, or the variable {TRIAL_VARIABLE} was taken out of the environment. "
             "Report from the trial's own process"
         ) from error
-    context = TrialContext(directory=Path(known.pop("dir")), **known)
-    _active = Session(link, context)
+    if run is None:
+        raise SlurmSweepsError(f"the trial that has started process {os.getpid()} has ended")
+    context = TrialContext.of(run, **known)
+    _active = Session(link, context, is_child=True)
+    if "journal" in run:
+        _active.journal = Journal(Path(run["journal"]), b"" if context.rank else build_head(run))
     answer_with_stack()
     return _active
 

@@ -104,6 +104,7 @@ class SlotState:
     trial: TrialState | None = None
     trial_pid: int | None = None  # of the trial's (first) process, on its own host
     ends: dict[int, Record] = field(default_factory=dict)  # what each rank said of the trial's
+    highest: int = 0  # the highest iteration that its trial has logged in this attempt
     kept: int = 0  # how many records its trial knows to be in the database
     failures: int = 0  # how many workers in a row ended before any trial of theirs did
     start_at: float = 0.0  # when to start a worker again
@@ -115,6 +116,14 @@ class SlotState:
         """Say something to the slot's worker, if there is one."""
         if self.connection is not None:
             self.connection.send({**record, "slot": self.place.number})
+
+    def count(self, report: Record) -> int:
+        """Return which iteration a report, or an end with one, is of."""
+        iteration = report.get("iteration", 1)
+        if "counts" in report:
+            iteration = max(iteration, self.highest + 1)
+        self.highest = max(self.highest, iteration)
+        return iteration
 
     def note_place(self, record: Record) -> None:
         """Take down what the next trial here will find, as its worker says."""
@@ -317,6 +326,7 @@ class Slots:
         self._set(slot, SlotStatus.BUSY)
         slot.trial = trial
         slot.trial_pid = slot.deadline = None
+        slot.highest = 0
         slot.ends.clear()
 
     def expect_end(self, slot: SlotState, deadline: float) -> None:

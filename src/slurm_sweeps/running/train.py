@@ -259,8 +259,14 @@ def check_travels(template: dict[str, Any], example: dict[str, Any]) -> None:
 
 
 def describe_cfg(cfg: dict[str, Any]) -> Record:
-    """Write a cfg for a `run` record, once to be read back and once for people."""
-    return {"cfg": encode_cfg(cfg), "cfg_yml": format_cfg(cfg)}
+    """Write a cfg for a `run` record: to be read back, for people, and as journals have it."""
+    encoded = encode_cfg(cfg)
+    described: Record = {"cfg": encoded, "cfg_yml": format_cfg(cfg)}
+    if isinstance(encoded, str):
+        from ..trial import canonical_json
+
+        described["stored"] = json.loads(canonical_json(cfg))
+    return described
 
 
 def encode_cfg(cfg: dict[str, Any]) -> dict[str, Any] | str:

@@ -30,13 +30,13 @@ from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageTypeError
-from ..storage.layout import TrialLayout, build_rank_journal_path
-from .channel import MALFORMED, Decoder, Record, encode
+from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..storage.layout import TrialLayout
+from .channel import Record, encode
 from .forking import disown
-from .journal import Journal
+from .journal import Journal, build_head
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
-from .relay import TRIAL_VARIABLE, Relay, find_folder
+from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack, begin_watch
 from .train import Train, decode_cfg, read_train
@@ -98,19 +98,10 @@ def run_attempts(task: Task, link: socket.socket, train: Train) -> NoReturn:
 
 def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str) -> int | None:
     """Run an attempt; return the code to exit with, None to wait for another trial."""
-    run = _wait_for_run(link)
-    context = TrialContext(
-        run["trial_id"],
-        run["number"],
-        run["attempt"],
-        Path(run["dir"]),
-        task.rank,
-        task.world_size,
-        run.get("seed", 0),
-        started_in,
-        _find_start(run),
-        run.get("metric", "value"),
-    )
+    run = hear_run(link)
+    if run is None:
+        os._exit(0)
+    context = TrialContext.of(run, task.rank, task.world_size, started_in)
     session = Session(link, context, task.direct)
     try:
         before = _take_place(context, run)
@@ -120,53 +111,17 @@ def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str)
         raise
     activate(session)
     cfg = decode_cfg(run["cfg"])  # what that says or raises is the trial's
-    session.journal = _open_journal(run, cfg, task.rank)
+    session.journal = _open_journal(run, task.rank)
     code = _call(train, cfg, session)
     take_environment(before)
     return code
 
 
-def _find_start(run: Record) -> int:
-    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
-    logged = run.get("iteration", 0)
-    with contextlib.suppress(OSError):  # there is none
-        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
-            return logged
-    return 0
-
-
-def _wait_for_run(link: socket.socket) -> Record:
-    """Wait for the worker to say what to run; end if there is nothing any more.
-
-    What it says next, a request to stop perhaps, stays in the socket for the session.
-    """
-    decoder = Decoder()
-    while True:
-        data = link.recv(65536, socket.MSG_PEEK)
-        if not data:
-            os._exit(0)
-        for record in decoder.feed(link.recv(data.find(b"\n") + 1 or len(data))):
-            if record["kind"] == "run":  # and not what came too late for the trial before
-                return record
-        if decoder.malformed:
-            raise SlurmSweepsError(MALFORMED)
-
-
-#: What a journal says of a trial, so that it can be told what it is.
-HEAD = ("kind", "trial_id", "number", "attempt", "repetition", "dir", "slot", "host", "gpus", "at")
-
-
-def _open_journal(run: Record, cfg: dict[str, Any], rank: int) -> Journal | None:
+def _open_journal(run: Record, rank: int) -> Journal | None:
     if "journal" not in run:
         return None
-    head: Any = {name: run[name] for name in HEAD if name in run}  # type: ignore[literal-required]
-    head["cfg"] = run["cfg"]
-    if run["cfg"] is not cfg:  # it was pickled, and is written as the database has it
-        from ..trial import canonical_json
-
-        head["cfg"] = json.loads(canonical_json(cfg))
-    journal = _find_journal(build_rank_journal_path(Path(run["journal"]), rank))
-    journal.begin(b"" if rank else encode(head))
+    journal = _find_journal(Path(run["journal"]))
+    journal.begin(b"" if rank else build_head(run))
     return journal
 
 

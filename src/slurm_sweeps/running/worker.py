@@ -31,7 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
-from ..storage.layout import TrialLayout
+from ..storage.layout import (
+    TrialLayout,
+    build_child_journal_path,
+    build_rank_journal_path,
+)
 from . import standstill
 from .channel import (
     ALIVE_EVERY_S,
@@ -212,6 +216,7 @@ class RunningTrial:
     own: Caller  # its own process; its children call at the worker's relay
     clock: Clock
     askers: deque[Caller] = field(default_factory=deque)  # whose reports await the driver's word
+    is_shared: bool = False  # whether a child has called
     child_left: bool = False  # whether a child was told to leave, which train may not notice
     child_failed: Record | None = None  # what a child gave as the end of all of it
     said: Record | None = None  # how it ended, by its own account
@@ -238,6 +243,23 @@ class RunningTrial:
         if number == signal.SIGKILL:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _find_start(run: Record) -> int:
+    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
+    logged = run.get("iteration", 0)
+    with contextlib.suppress(OSError):  # there is none
+        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
+            return logged
+    return 0
+
+
+def _describe_to_child(run: Record, child: int) -> Record:
+    """Tell a process that the trial has started what runs, and where its own journal is."""
+    its: Record = {**run, "env": {}}
+    if "journal" in run:
+        its["journal"] = str(build_child_journal_path(Path(run["journal"]), child))
+    return its
 
 
 def _read(link: socket.socket) -> bytes | None:
@@ -380,8 +402,10 @@ class Worker(Parent):
         env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
-        env[TRIAL_VARIABLE] = self._relay.describe(run, self._task.rank, self._task.world_size)
-        run["env"] = env
+        env[TRIAL_VARIABLE] = self._relay.describe(self._task.rank, self._task.world_size)
+        run |= {"env": env, "iteration": _find_start(run)}
+        if "journal" in run:
+            run["journal"] = str(build_rank_journal_path(Path(run["journal"]), self._task.rank))
         child = self._spawner.start(run)
         child.link.setblocking(False)
         is_new = self._spawner.forks and not child.has_run
@@ -433,14 +457,20 @@ class Worker(Parent):
 
     def _take_call(self) -> None:
         """Let a child of the trial have its say, and know what its trial knows."""
-        caller = self._relay.accept()
+        caller, trial = self._relay.accept(), self._trial
         if caller is None:
             return
         self._poll.register(caller.link, select.POLLIN)
-        if self._trial is not None:
-            caller.decisions.extend(self._trial.own.decisions)
-            if self._trial.told == "stop":
-                caller.tell({"kind": "stop"})
+        if trial is None:
+            self._hang_up(caller.link.fileno())
+            return
+        if not trial.is_shared:
+            trial.is_shared = True
+            trial.own.tell({"kind": "shared"})
+        caller.tell(_describe_to_child(trial.run, caller.child))
+        caller.decisions.extend(trial.own.decisions)
+        if trial.told == "stop":
+            caller.tell({"kind": "stop", "number": trial.run["number"], "grace_s": 0.0})
 
     def _serve_caller(self, fd: int) -> None:
         caller = self._relay.callers[fd]
@@ -485,7 +515,8 @@ class Worker(Parent):
                 caller.answer()
             elif kind == "told":
                 trial.child_left = trial.child_left or is_child
-                self._note_told(trial, record["do"])
+                if not is_child or trial.told != record["do"]:  # it has the time that it was given
+                    self._note_told(trial, record["do"])
             elif kind == "ended" and is_child:
                 trial.child_failed = record
             elif kind == "ended":

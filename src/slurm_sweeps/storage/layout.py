@@ -8,7 +8,7 @@
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
 
 The other ranks of a trial with several tasks write `stdout.<rank>.log`, `stderr.<rank>.log` and
-`slot-<k>.<rank>.journal`.
+`slot-<k>.<rank>.journal`; processes that a trial has started, `….child<n>.journal` beside that.
 Nothing here touches the disk but what finds files.
 """
 
@@ -172,7 +172,7 @@ class Layout:
         return self.slots / f"slot-{slot}.journal"
 
     def find_journals(self) -> list[Path]:
-        """Find the journals of all slots and ranks, and what was left as one was cut."""
+        """Find the journals of all slots, ranks and children, and what was left as one was cut."""
         return sorted(self.slots.glob("slot-*.journal*"))
 
     def trial(self, trial_id: str) -> TrialLayout:
@@ -188,6 +188,11 @@ def build_draft_path(path: Path) -> Path:
 def build_rank_journal_path(path: Path, rank: int) -> Path:
     """Name the journal of a rank beside that of rank 0."""
     return path.with_suffix(f".{rank}.journal") if rank else path
+
+
+def build_child_journal_path(path: Path, child: int) -> Path:
+    """Name the journal of a process that a trial has started, beside that of the trial's rank."""
+    return path.with_suffix(f".child{child}.journal")
 
 
 def build_database_path(local_dir: str | os.PathLike[str]) -> Path:
