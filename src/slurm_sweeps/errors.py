@@ -15,6 +15,10 @@ _Arguments = ParamSpec("_Arguments")
 _Returned = TypeVar("_Returned")
 
 
+#: The type of the error of a trial that ran out of memory, the machine's or a GPU's.
+OUT_OF_MEMORY = "OutOfMemory"
+
+
 class SlurmSweepsError(Exception):
     """The root of all errors that slurm_sweeps raises on purpose."""
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .checks import Goal
+from .errors import OUT_OF_MEMORY
 from .rules.asha import AshaPruner
 from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
@@ -58,6 +59,7 @@ class SweepCfg:
     judged_by: str | None = None  # the metric that the pruner hears; None is the goal's
     seed: int = 0  # of which each trial has one of its own
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
+    learns_memory: bool = False  # what runs out of memory is infeasible, and else has failed
 
 
 @dataclass(slots=True)
@@ -484,6 +486,8 @@ class Sweep:
 
     def _judge(self, trial: TrialState, ended: Ended) -> Status:
         """Say what an end means, given what the trial was told: told to leave, it was not lost."""
+        if self._is_too_large(ended):
+            return Status.INFEASIBLE
         if trial.is_infeasible:  # however it left: to try it again would tell the same
             return Status.INFEASIBLE
         leaving = ended.status in (Status.LOST, Status.INTERRUPTED, Status.PRUNED)
@@ -494,6 +498,11 @@ class Sweep:
         if ended.status is Status.LOST and self._stopping:
             return Status.INTERRUPTED
         return ended.status
+
+    def _is_too_large(self, ended: Ended) -> bool:
+        """Whether a trial has run out of memory, and that is to be learned from."""
+        is_out = ended.error is not None and ended.error.type == OUT_OF_MEMORY
+        return self.cfg.learns_memory and is_out and ended.status in (Status.FAILED, Status.LOST)
 
     def _runs_again(self, trial: TrialState, status: Status) -> bool:
         if status is Status.FAILED:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def fail_after_a_report(_cfg: Cfg) -> None:
 def take_memory(_cfg: Cfg) -> None:
     """Far more than the test allows."""
     ss.log({"loss": 1.0}, 1)
+    hold = [bytearray(16 << 20) for _ in range(64)]
+    time.sleep(len(hold))
+
+
+def take_memory_in_a_child(cfg: Cfg) -> None:
+    """The same in a process of its own."""
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(take_memory_there, cfg).result()
+
+
+def take_memory_there(_cfg: Cfg) -> None:
     hold = [bytearray(16 << 20) for _ in range(64)]
     time.sleep(len(hold))
 

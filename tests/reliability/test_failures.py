@@ -94,7 +94,9 @@ import os, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
 sys.path.append(sys.argv[2])
 import reliable_trains, slurm_sweeps as ss
-ss.Experiment(reliable_trains.take_memory, {"x": ss.Uniform(0, 1)}, "sweep", sys.argv[3]).run(1)
+train, out_of_memory = getattr(reliable_trains, sys.argv[4]), sys.argv[5]
+experiment = ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", sys.argv[3])
+experiment.run(1, fail_fast=False, out_of_memory=out_of_memory)
 """
 
 
@@ -111,16 +113,43 @@ def little_memory() -> Iterator[Path]:
     mine.rmdir()
 
 
-def test_out_of_memory_is_said_as_such(runs: Runs, little_memory: Path) -> None:
+@pytest.mark.parametrize(
+    ("train", "out_of_memory", "status", "attempt", "message"),
+    [
+        ("take_memory", "fail", "lost", 4, "the kernel killed the trial's process: out of memory"),
+        (
+            "take_memory",
+            "infeasible",
+            "infeasible",
+            1,
+            "the kernel killed the trial's process",
+        ),
+        (
+            *("take_memory_in_a_child", "fail", "failed", 1),
+            "the kernel killed a process of the trial: BrokenProcessPool: A process in the",
+        ),
+    ],
+)
+def test_out_of_memory_is_said_as_such(
+    runs: Runs,
+    little_memory: Path,
+    train: str,
+    out_of_memory: str,
+    status: str,
+    attempt: int,
+    message: str,
+) -> None:
     # In a process of its own: the kernel picks the largest one, which the tests themselves may be.
     folders = [str(little_memory), str(Path(trains.__file__).parent), str(runs.folder)]
-    subprocess.run([sys.executable, "-c", IN_A_CGROUP, *folders], check=True, timeout=120)
+    argv = [sys.executable, "-c", IN_A_CGROUP, *folders, train, out_of_memory]
+    done = subprocess.run(argv, check=True, timeout=120, capture_output=True, text=True)
     (trial,) = Result(NAME, runs.folder).trials
-    assert trial.status is Status.LOST
+    assert (trial.status, trial.attempt) == (status, attempt)
     assert trial.error is not None
     assert trial.error.type == "OutOfMemory"
-    assert trial.error.message == "the kernel killed the trial's process: out of memory"
+    assert trial.error.message.startswith(message)
     assert "OutOfMemory" in str(trial)
+    assert f"1 {status} (1 out of memory)" in done.stdout
 
 
 def test_fail_fast_is_the_default_and_can_be_declined(runs: Runs) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process
-from slurm_sweeps.running import processes
 from slurm_sweeps.running.processes import judge
 
 COMPLETED = {"kind": "ended", "how": "completed"}
-FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError"}
+FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError", "message": "no"}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +23,7 @@ FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError"}
     [
         (COMPLETED, None, 0, False, "completed"),
         (FAILED, None, 1, False, "failed"),
+        (FAILED, None, 1, True, "failed"),
         (None, None, 0, False, "completed"),  # os._exit(0) in train
         (None, None, 3, False, "failed"),
         (None, None, -signal.SIGKILL, False, "lost"),
@@ -71,19 +71,6 @@ def test_what_is_said_about_it(
     end = judge(None, told, exit_code, oom)
     assert end["error_type"] == error_type
     assert message in end["message"]
-
-
-def test_out_of_memory_kills_can_be_counted() -> None:
-    assert processes.count_oom_kills() >= 0
-
-
-def test_the_cgroups_own_count_is_preferred(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events = tmp_path / "memory.events"
-    events.write_text("low 0\noom 3\noom_kill 2\n")
-    monkeypatch.setattr(processes, "_find_cgroup_files", lambda: [events])
-    assert processes.count_oom_kills() == 2
 
 
 SCRIPT = """

@@ -68,6 +68,22 @@ def test_a_failed_trial_is_run_again_as_often_as_asked() -> None:
     assert start(sweep).number == 1
 
 
+@pytest.mark.parametrize("status", [Status.FAILED, Status.LOST])
+def test_what_runs_out_of_memory_can_be_infeasible(status: Status) -> None:
+    out = Ended(status, TrialError("OutOfMemory", "CUDA out of memory"))
+    usual = build_sweep(n_trials=9, max_retries=1)
+    start(usual)
+    assert usual.end(0, out).status is status
+    sweep = build_sweep(n_trials=9, max_retries=1, learns_memory=True)
+    for number in range(5):  # nor is that a reason to give up
+        start(sweep)
+        outcome = sweep.end(number, out)
+        assert (outcome.status, outcome.runs_again) == (Status.INFEASIBLE, False)
+    assert sweep.fatal is None
+    start(sweep)
+    assert sweep.end(5, FAILED).status is Status.FAILED
+
+
 def test_a_lost_trial_is_run_again_three_times() -> None:
     sweep = build_sweep(n_trials=1)
     for attempt in range(1, MAX_LOST + 2):

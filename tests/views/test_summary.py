@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_failures_are_grouped_by_reason_the_newest_first(tmp_path: Path) -> None
     assert f"newest failure, trial {newest.trial_id} (2 alike): ValueError: the <b>r" in text
     assert f"also failed, trial {other.trial_id} (2 alike): no reason was told" in text
     assert text.count("stderr.log") == 1
+
+
+def test_what_ran_out_of_memory_is_counted_and_one_reason(tmp_path: Path) -> None:
+    layout = write_sample(tmp_path, statuses=[Status.FAILED] * 3 + [Status.INFEASIBLE])
+    with sqlite3.connect(layout.database) as database:
+        database.execute(
+            "UPDATE attempts SET error_type = 'OutOfMemory', error_message = 'asked for ' || number"
+            " WHERE number > 0"
+        )
+    database.close()
+    with Database.open(layout.database, read_only=True) as store:
+        summary = read_summary(store, layout, 10, START)
+    assert summary.out_of_memory == {Status.FAILED: 2, Status.INFEASIBLE: 1}
+    assert sorted(each.count for each in summary.failures) == [1, 2]
+    text = "\n".join(format_summary(summary, True, 100, START))
+    assert "3 failed (2 out of memory)" in text
+    assert "1 infeasible (1 out of memory)" in text
 
 
 def test_a_long_error_is_cut_to_what_is_left(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
         "ended_by": summary.ended_by,
         "silent_s": summary.silent_s,
         "counts": {status.value: count for status, count in summary.counts.items()},
+        "out_of_memory": sum(summary.out_of_memory.values()),
         "done": summary.done,
         "n_trials": summary.n_trials,
         "slots": summary.slots,

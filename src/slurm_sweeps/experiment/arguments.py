@@ -40,6 +40,7 @@ class RunCfg:
     target: float | None = None
     max_trial_s: float | None = None
     max_silence_s: float | None = None
+    out_of_memory: str = "fail"
 
     def __post_init__(self) -> None:
         n_slots = self.max_concurrent_trials
@@ -55,6 +56,10 @@ class RunCfg:
             max_trial_s=_check_given(check_seconds, "max_trial_sec", self.max_trial_s),
             max_silence_s=_check_given(check_seconds, "max_silence_sec", self.max_silence_s),
         )
+        if self.out_of_memory not in ("fail", "infeasible"):
+            raise UsageError(
+                f'run: out_of_memory must be "fail" or "infeasible", got {self.out_of_memory!r}'
+            )
 
 
 def _check_given(check: Callable[..., Any], name: str, value: Any, *least: int) -> Any:

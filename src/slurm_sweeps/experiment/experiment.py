@@ -193,6 +193,7 @@ class Experiment:
         target: float | None = None,
         max_trial_sec: float | None = None,
         max_silence_sec: float | None = None,
+        out_of_memory: str = "fail",
     ) -> Result:
         """Run the sweep until all trials have ended.
 
@@ -226,6 +227,11 @@ class Experiment:
                 from its start, between two reports, and after the last one: it waits for data or
                 for other ranks that never come, say. Reports of local trials then take a little
                 longer, as they pass through the trial's worker.
+            out_of_memory: "fail": a trial that runs out of memory fails as any other, with
+                `OutOfMemory` as its error; one that the kernel has killed for it is lost, and run
+                again, as its neighbours may have taken the memory. "infeasible": either ends as
+                infeasible, which is no failure and not tried again, and samplers avoid such
+                configurations.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.
@@ -252,6 +258,7 @@ class Experiment:
             target,
             max_trial_sec,
             max_silence_sec,
+            out_of_memory,
         )
         self._search.check_run(cfg)
         check_summary(

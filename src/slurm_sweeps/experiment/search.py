@@ -124,6 +124,7 @@ class Search:
                 self.pruner.metric if self.pruner else None,
                 seed=settings["seed"],
                 feasible=self.feasible,
+                learns_memory=cfg.out_of_memory == "infeasible",
             ),
             sampler,
             pruner,

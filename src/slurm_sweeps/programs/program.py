@@ -361,7 +361,7 @@ def _name_signal(number: int) -> str:
         name = signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-    return f"{name} (out of memory, perhaps)" if number == signal.SIGKILL else name
+    return f"{name} (memory ran short, perhaps)" if number == signal.SIGKILL else name
 
 
 def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import OUT_OF_MEMORY
 from .channel import Record
 
 #: Signals that a process brings upon itself: a crash, which is a failure of `train`.
@@ -45,7 +46,7 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
     if told in ("prune", "pause"):
         return {"how": "pruned"}
     if said is not None:
-        return said
+        return _blame_memory(said) if oom and said["how"] == "failed" else said
     if exit_code == 0:
         return {"how": "completed", "exit_code": 0}
     if exit_code > 0:
@@ -56,6 +57,12 @@ def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> R
             "message": f"the trial's process exited with status {exit_code}; see its stderr.log",
         }
     return _judge_signal(-exit_code, told, oom)
+
+
+def _blame_memory(said: Record) -> Record:
+    """A trial that failed since the kernel had killed a process of it."""
+    message = f"the kernel killed a process of the trial: {said['error_type']}: {said['message']}"
+    return {**said, "error_type": OUT_OF_MEMORY, "message": message}
 
 
 def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
@@ -71,33 +78,8 @@ def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
         return {**end, "how": "interrupted", "message": f"ended by {name} when told to stop"}
     if number == signal.SIGKILL and oom:
         message = "the kernel killed the trial's process: out of memory"
-        return {**end, "how": "lost", "error_type": "OutOfMemory", "message": message}
+        return {**end, "how": "lost", "error_type": OUT_OF_MEMORY, "message": message}
     return {**end, "how": "lost", "message": f"the trial's process was killed by {name}"}
-
-
-def count_oom_kills() -> int:
-    """Return how often the out-of-memory killer has struck: in this cgroup, else on this host."""
-    for file in (*_find_cgroup_files(), Path("/proc/vmstat")):
-        with contextlib.suppress(OSError, ValueError):
-            for line in file.read_text().splitlines():
-                name, _, value = line.partition(" ")
-                if name == "oom_kill":
-                    return int(value)
-    return 0
-
-
-@functools.cache
-def _find_cgroup_files() -> list[Path]:
-    """Find the files that count kills in this process's memory cgroup (version 2 and 1)."""
-    files = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0" and path != "/":
-                files.append(Path(f"/sys/fs/cgroup{path}/memory.events"))
-            elif "memory" in controllers.split(","):
-                files.append(Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control"))
-    return [file for file in files if file.exists()]
 
 
 def build_argv(code: str, *argv: str) -> list[str]:

@@ -28,7 +28,7 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from ..errors import LaunchError
+from ..errors import OUT_OF_MEMORY, LaunchError
 from ..storage.records import TrialRecord
 from ..sweep import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
@@ -36,6 +36,7 @@ from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
 from .nodes import Nodes, double
+from .out_of_memory import tells_of_killed_step
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5
@@ -204,7 +205,10 @@ class Loss:
 
     def add_ends(self, slots: Iterable[SlotState], why: str, code: int | None, said: str) -> None:
         """Add the trials of slots whose worker is gone."""
-        error = TrialError("WorkerLost", f"the worker {why}{_format_code(code)}", said)
+        kind, text = "WorkerLost", f"the worker {why}{_format_code(code)}"
+        if tells_of_killed_step(said):
+            kind, text = OUT_OF_MEMORY, f"{text}: its job step ran out of memory"
+        error = TrialError(kind, text, said)
         ended = Ended(Status.LOST, error)
         self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 

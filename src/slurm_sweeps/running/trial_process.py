@@ -25,16 +25,17 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from ..errors import TrialInterrupted, TrialPruned, UsageTypeError
+from ..errors import OUT_OF_MEMORY, TrialInterrupted, TrialPruned, UsageTypeError
 from ..storage.layout import TrialLayout
 from .channel import Record, encode
 from .forking import disown
 from .journal import Journal, build_head
+from .out_of_memory import is_out_of_memory
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
 from .session import Session, TrialContext, activate, script_dir
@@ -248,19 +249,24 @@ def _find_full_disk(error: BaseException) -> BaseException | None:
 
     One that was carried here from a process of the trial's may have kept but its words.
     """
+    for each in _iterate_causes(error):
+        is_full = isinstance(each, OSError) and each.errno in FULL_DISK
+        if is_full or any(words in _describe_message(each) for words in FULL_DISK.values()):
+            return each
+    return None
+
+
+def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that led to it."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()
         if id(each) in seen:
             continue
         seen.add(id(each))
-        said = _describe_message(each)
-        is_full = isinstance(each, OSError) and each.errno in FULL_DISK
-        if is_full or any(words in said for words in FULL_DISK.values()):
-            return each
+        yield each
         causes = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
         waiting += [cause for cause in causes if isinstance(cause, BaseException)]
-    return None
 
 
 def _has_room(folder: Path) -> bool:
@@ -299,13 +305,17 @@ def _describe_failure(error: BaseException, exit_code: int, advice: str = "") ->
     text = "".join(traceback.format_exception(type(error), error, frames))
     if advice:
         text = f"{text.rstrip()}{advice}\n"
+    kind, message = type(error).__qualname__, _describe_message(error) + advice
+    causes = _iterate_causes(error)
+    if any(is_out_of_memory(each, _describe_message(each)) for each in causes):
+        kind, message = OUT_OF_MEMORY, f"{kind}: {message}"
     return {
         "kind": "ended",
         "how": "failed",
         "at": time.time(),
         "exit_code": exit_code,
-        "error_type": type(error).__qualname__,
-        "message": (_describe_message(error) + advice)[:MAX_MESSAGE_CHARS].removeprefix(". "),
+        "error_type": kind,
+        "message": message[:MAX_MESSAGE_CHARS].removeprefix(". "),
         "traceback": text[-MAX_TRACEBACK_CHARS:],
     }
 

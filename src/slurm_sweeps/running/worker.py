@@ -50,10 +50,10 @@ from .cpus import bind_to_cpus
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .limits import EACH_STACK_S, LOOK_S, MOST_STACKS, TimeLimits
+from .out_of_memory import count_oom_kills, tells_of_killed_child
 from .processes import (
     ChildWatch,
     adopt_orphans,
-    count_oom_kills,
     freeze_memory,
     judge,
     kill_children,
@@ -260,6 +260,13 @@ def _describe_to_child(run: Record, child: int) -> Record:
     if "journal" in run:
         its["journal"] = str(build_child_journal_path(Path(run["journal"]), child))
     return its
+
+
+def _has_lost_child(said: Record | None) -> bool:
+    """Whether a trial says that it failed since a process of it was killed."""
+    if said is None or said["how"] != "failed":
+        return False
+    return tells_of_killed_child(f"{said['error_type']}: {said['message']}")
 
 
 def _read(link: socket.socket) -> bytes | None:
@@ -625,7 +632,7 @@ class Worker(Parent):
             self._start_trial(trial.run)
         elif not trial.is_told_of:
             before, oom = self._oom_kills, False
-            if exit_code == -signal.SIGKILL:
+            if exit_code == -signal.SIGKILL or _has_lost_child(trial.said):
                 self._oom_kills = count_oom_kills()
                 oom = self._oom_kills > before
             self._tell_end(trial, self._judge(trial, exit_code, oom))

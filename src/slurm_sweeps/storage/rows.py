@@ -169,6 +169,18 @@ def _decompress(diff: bytes) -> str:
     return zlib.decompressobj().decompress(diff, MAX_DIFF).decode("utf-8", "replace")
 
 
+def count_errors(database: Database, experiment_id: int, kind: str) -> dict[Status, int]:
+    """Count the trials whose latest attempt ended with an error of a type, by their status."""
+    ended = ", ".join(f"'{status}'" for status in Status if status.is_broken)
+    rows = database.fetch(
+        f"SELECT trials.status, count(*) FROM {_TRIALS} WHERE trials.experiment_id = ? "
+        f"AND trials.status IN ({ended}, '{Status.INFEASIBLE}') AND error_type = ? "
+        "GROUP BY trials.status",
+        (experiment_id, kind),
+    )
+    return {Status(status): count for status, count in rows}
+
+
 def read_last_end(database: Database, experiment_id: int) -> float | None:
     """When the attempt that ended last ended, in seconds since 1970; None if none has."""
     sql = "SELECT max(end_time) FROM attempts WHERE experiment_id = ?"

@@ -42,7 +42,7 @@ from .pictures.data import SweepData
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.slots import compute_occupation, draw_slots
-from .summary import compute_runtime_s, describe_error
+from .summary import compute_runtime_s, describe_error, find_reason
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -214,7 +214,7 @@ def group_failures(data: SweepData) -> list[list[TrialRecord]]:
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in data.trials:
         if trial.status.is_broken:
-            key = (trial.status.value, describe_error(trial)[:_KEY_CHARS])
+            key = (trial.status.value, find_reason(trial)[:_KEY_CHARS])
             groups.setdefault(key, []).append(trial)
     return sorted(groups.values(), key=lambda trials: -len(trials))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import UsageError
+from ..errors import OUT_OF_MEMORY, UsageError
 from ..storage import rows
 from ..storage.database import Database
 from ..storage.layout import Layout
@@ -106,6 +106,7 @@ class Summary:
         silent_s: For how long nothing was heard of its driver, where it is gone, or that is too
             long; else None.
         counts: How many trials have each status.
+        out_of_memory: How many of them ran out of memory, of each status.
         n_trials: How many there are to be; None where that isn't known yet.
         slots: How many run at once; None where that isn't known yet.
         started_at: When this run began, in seconds since 1970.
@@ -125,6 +126,7 @@ class Summary:
     ended_by: str | None = None
     silent_s: float | None = None
     counts: Mapping[Status, int] = field(default_factory=dict)
+    out_of_memory: Mapping[Status, int] = field(default_factory=dict)
     n_trials: int | None = None
     slots: int | None = None
     started_at: float | None = None
@@ -222,6 +224,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             ended_by=settings.get("ended_by"),
             silent_s=_compute_silence(record, sight),
             counts=sight.settle_counts(rows.count_trials(database, record.id)),
+            out_of_memory=rows.count_errors(database, record.id, OUT_OF_MEMORY),
             n_trials=settings.get("n_trials"),
             slots=settings.get("slots"),
             started_at=settings.get("started_at"),
@@ -485,10 +488,10 @@ def _find_failures(database: Database, experiment_id: int, layout: Layout) -> li
     )
     found: dict[str, Failure] = {}
     for trial in sorted(failed, key=lambda trial: -(trial.end_time or 0.0)):
-        line = describe_error(trial)
+        line, key = describe_error(trial), find_reason(trial)
         log = layout.trial(trial.trial_id).stderr()
-        newest = found.setdefault(line, Failure(trial.trial_id, line, log, 0))
-        found[line] = replace(newest, count=newest.count + 1)
+        newest = found.setdefault(key, Failure(trial.trial_id, line, log, 0))
+        found[key] = replace(newest, count=newest.count + 1)
     return list(found.values())[:_REASONS]
 
 
@@ -497,6 +500,12 @@ def describe_error(trial: TrialRecord) -> str:
     if trial.error is None:
         return "no reason was told"
     return clean(f"{trial.error.type}: {trial.error.message}".rstrip(": "))
+
+
+def find_reason(trial: TrialRecord) -> str:
+    """What trials have in common that failed alike: what they said, unless memory ran out."""
+    is_out = trial.error is not None and trial.error.type == OUT_OF_MEMORY
+    return OUT_OF_MEMORY if is_out else describe_error(trial)
 
 
 def sort_rows(

@@ -169,13 +169,19 @@ def _draw_counts(summary: Summary) -> Text:
     """How many trials have which status, and how many slots are busy."""
     known = list(STYLES.items())[:-1]  # what waits is no news
     parts = [
-        Text(f"{summary.counts[status]} {status}", style)
+        Text(f"{summary.counts[status]} {status}{_describe_memory(summary, status)}", style)
         for status, style in known
         if summary.counts.get(status)
     ]
     if summary.slots and not summary.is_over:
         parts.append(Text(f"{summary.running} of {summary.slots} slots busy"))
     return Text(", ").join(parts or [Text("nothing has started yet")])
+
+
+def _describe_memory(summary: Summary, status: Status) -> str:
+    """Tell apart those that ran out of memory."""
+    count = summary.out_of_memory.get(status)
+    return f" ({count} out of memory)" if count else ""
 
 
 # --- the table of trials --------------------------------------------------------------------------
