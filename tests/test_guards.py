@@ -34,11 +34,11 @@ MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage", "slurm"}
 MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
+MAY_IMPORT["integrations"] = {"errors", "storage", "running"}
 MAY_IMPORT["views"] = {"errors", "trial", "storage", "running"}
 MAY_IMPORT["result"] = {"errors", "trial", "checks", "storage", "views"}
 MAY_IMPORT["experiment"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
-MAY_IMPORT["integrations"] = {"errors", "running"}
 MAY_IMPORT["__main__"] = {"cli", "programs"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -217,6 +218,18 @@ def test_a_trial_that_is_not_stored_is_handed_in(stored: Stored) -> None:
         build_trial(Status.COMPLETED, number=2), slot=4, start_time=11.0, end_time=30.0
     )
     assert stored.losses(2) == {1: 0.1}
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_what_a_trial_has_drawn_as_it_ran_is_handed_in(stored: Stored, is_stored: bool) -> None:
+    if is_stored:
+        stored.store(build_trial())
+    key = {"kind": "suggest", "number": 0, "attempt": 1}
+    asks = [{"name": "y", "value": 0.5}, {"name": "z", "value": None}, {"name": "cut"}, {}]
+    stored.journal(run(repetition=0), *({**key, "ask": ask} for ask in asks), log(1, 0.1), end())
+    trial = stored.hand_in()
+    assert json.loads(trial.cfg_json) == {"x": 0.0, "y": 0.5, "z": None}
+    assert (trial.status, trial.trial_id) == (Status.COMPLETED, compute_trial_id(build_cfg(0)))
 
 
 def test_what_belongs_to_no_trial_is_left_aside(stored: Stored) -> None:

@@ -501,6 +501,7 @@ def build_trial(record: TrialRecord, metrics: dict[str, dict[int, float]] | None
         attempt=record.attempt,
         host=record.host,
         error=record.error,
+        _id=record.trial_id,
     )
 
 

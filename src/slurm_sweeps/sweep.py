@@ -27,7 +27,7 @@ from .errors import OUT_OF_MEMORY
 from .rules.asha import AshaPruner
 from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
-from .samplers import Observation, Sampler, StudyingSampler
+from .samplers import Observation, Sampler, StudyingSampler, SuggestingSampler
 from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
@@ -137,7 +137,13 @@ class TrialState:
     told: Decision | None = None  # what it was told to do, if not to go on
     is_infeasible: bool = False  # it has reported a value beyond its bound
     began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
+    drawn: dict[str, Any] = field(default_factory=dict)  # what it asked for as it ran, by name
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
+
+    @property
+    def whole_cfg(self) -> dict[str, Any]:
+        """Its configuration, with what it has drawn itself; the id is that of `cfg`."""
+        return {**self.cfg, **self.drawn} if self.drawn else self.cfg
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,6 +519,23 @@ class Sweep:
             return trial.lost_count <= MAX_LOST
         return False
 
+    def suggest(self, number: int, ask: Mapping[str, Any]) -> Any:
+        """Draw a value for a running trial; the same again where it has asked for it before.
+
+        Args:
+            number: The trial's.
+            ask: The arguments of `SuggestingSampler.suggest`.
+
+        Raises:
+            TypeError, ValueError: The sampler can't draw it.
+        """
+        trial, name = self.running[number], ask["name"]
+        if not isinstance(self._sampler, SuggestingSampler):
+            raise TypeError(f"{type(self._sampler).__name__} draws whole configurations")
+        if name not in trial.drawn:
+            trial.drawn[name] = self._sampler.suggest(number, trial.drawn, **ask)
+        return trial.drawn[name]
+
     def prune(self, number: int) -> None:
         """Let a running trial go, as someone asked."""
         self.running[number].told = Decision.PRUNE
@@ -572,7 +595,7 @@ class Sweep:
         then: dict[int, TrialState] = {}
         for event in past:
             now = trials[event.number]
-            fresh = TrialState(now.number, now.trial_id, now.repetition, now.cfg)
+            fresh = TrialState(now.number, now.trial_id, now.repetition, now.cfg, drawn=now.drawn)
             trial = then.setdefault(event.number, fresh)
             if event.status is None:
                 trial.pace.note(event.iteration, event.at)
@@ -631,7 +654,7 @@ class Sweep:
         self._sampler.tell(
             Observation(
                 trial.number,
-                trial.cfg,
+                trial.whole_cfg,
                 trial.status,
                 iteration,
                 value,

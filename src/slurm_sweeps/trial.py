@@ -181,10 +181,15 @@ class Trial:
     path: Path | None = field(default=None, kw_only=True, repr=False, compare=False)
     checkpoint_dir: Path | None = field(default=None, kw_only=True, repr=False, compare=False)
 
+    _id: str | None = field(default=None, kw_only=True, repr=False, compare=False)
+
     @property
     def trial_id(self) -> str:
-        """The 12 hex digits that name this trial in the database, on disk and in tables."""
-        return compute_trial_id(self.cfg, self.repetition)
+        """The 12 hex digits that name this trial in the database, on disk and in tables.
+
+        They are made of its cfg and repetition, but where a trial draws its cfg as it runs.
+        """
+        return self._id or compute_trial_id(self.cfg, self.repetition)
 
     @property
     def runtime(self) -> timedelta | None:

@@ -251,10 +251,10 @@ def write_into_the_channel(cfg: Cfg) -> None:
 def list_lacking_records() -> list[dict[str, Any]]:
     """What workers say to the driver, each record without one of the fields that it must have."""
     values = {"number": 0, "attempt": 1, "iteration": 2, "pid": 1, "metrics": {"loss": 0.0}}
-    values |= {"host": "", "traceback": "", "text": "", "how": "failed"}
+    values |= {"host": "", "traceback": "", "text": "", "how": "failed", "ask": {}}
     return [
         {"kind": kind, **{name: values[name] for name in KINDS[kind] - {lacking}}}
-        for kind in ("hello", "broken", "notice", "started", "report", "ended")
+        for kind in ("hello", "broken", "notice", "started", "report", "suggest", "ended")
         for lacking in KINDS[kind]
     ]
 

@@ -10,10 +10,12 @@ record of a trial that neither the database nor its own journal knows is left as
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import StorageError
 from ..running.channel import Record as Said
@@ -34,6 +36,7 @@ class _Attempt:
     reports: list[Said] = field(default_factory=list)
     ends: dict[int, Said] = field(default_factory=dict)  # by rank
     ends_by_children: dict[int, Said] = field(default_factory=dict)  # which are for all of a rank
+    drawn: dict[str, Any] = field(default_factory=dict)  # by the trial itself, as it ran
 
 
 def hand_in(
@@ -81,13 +84,17 @@ def _sort(said: Iterable[Said]) -> dict[int, dict[int, _Attempt]]:
     """Part what was said by trials, rising, and by their attempts, rising."""
     found: dict[tuple[int, int], _Attempt] = {}
     for record in said:
-        if record["kind"] not in ("run", "report", "ended") or "attempt" not in record:
+        if record["kind"] not in ("run", "report", "suggest", "ended") or "attempt" not in record:
             continue
         attempt = found.setdefault((record["number"], record["attempt"]), _Attempt())
         if record["kind"] == "run":
             attempt.head = record
         elif record["kind"] == "report":
             attempt.reports.append(record)
+        elif record["kind"] == "suggest":
+            ask = record["ask"]
+            if isinstance(name := ask.get("name"), str) and "value" in ask:
+                attempt.drawn[name] = ask["value"]
         else:
             ends = attempt.ends_by_children if record.get("child") else attempt.ends
             ends[record.get("rank", 0)] = record
@@ -114,6 +121,9 @@ def _follow(
             lost = dataclasses.replace(lost, lost_count=trial.lost_count + 1)
             begun = dataclasses.replace(begun, lost_count=lost.lost_count)
             records.append(lost)
+        if attempt.drawn:
+            cfg = {**json.loads(begun.cfg_json), **attempt.drawn}
+            begun = dataclasses.replace(begun, cfg_json=canonical_json(cfg))
         reports += [_build_report(report) for report in attempt.reports]
         ended = _end(begun, attempt)
         if ended.status is Status.COMPLETED and "metrics" in attempt.ends[0]:

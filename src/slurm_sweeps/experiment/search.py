@@ -248,11 +248,14 @@ class Search:
             if attempt.status is Status.FAILED
         )
         for trial in trials:
+            cfg = json.loads(trial.cfg_json)
+            drawn = {} if self.space.template else cfg  # by the trial itself
             state = TrialState(
                 number=trial.number,
                 trial_id=trial.trial_id,
                 repetition=trial.repetition,
-                cfg=self.space.revive(json.loads(trial.cfg_json)),
+                cfg=self.space.revive({} if drawn else cfg),
+                drawn=drawn,
                 status=trial.status,
                 attempt=trial.attempt,
                 lost_count=trial.lost_count,

@@ -93,6 +93,8 @@ class Record(TypedDict, total=False):
     world_size: int
     text: str
     child: bool  # whether a process says it that the trial has started
+    ask: dict[str, Any]  # the arguments of `SuggestingSampler.suggest`; in a journal, its value too
+    answer: dict[str, Any]  # the `value`, or an `error`
     how: str  # from here on: how an attempt ended
     exit_code: int | None
     signal: int | None
@@ -112,7 +114,7 @@ KINDS = {
     # Driver to worker.
     "init": {"train", "digest", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
     "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
-    "decision": {"number", "attempt", "iteration", "do"},  # on a report; passed on to the trial
+    "decision": {"number", "attempt", "iteration", "do"},  # on a report or ask; goes to the trial
     "stop": {
         "number",
         "grace_s",
@@ -127,6 +129,7 @@ KINDS = {
     "notice": {"text"},  # for the user; a trial may have one too
     "started": {"number", "pid"},  # the trial's process
     "report": {"number", "attempt", "iteration", "metrics"},  # what was logged; awaits the decision
+    "suggest": {"number", "attempt", "ask"},  # a value that the trial draws; awaits a decision
     # Also "overrun", by the first rank: all of them are to end it.
     "ended": {"how"},  # an attempt, by the trial's own account or its worker's
     "gone": set(),  # the worker of a slot, where several share a process

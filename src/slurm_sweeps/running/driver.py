@@ -400,6 +400,8 @@ class Driver:
         match record["kind"]:
             case "report":
                 self._take_report(slot, connection, fd, record)
+            case "suggest":
+                self._take_ask(slot, connection, fd, record)
             case "ended":
                 self._take_end(slot, record)
             case "started" if record.get("rank", 0) == 0:
@@ -454,6 +456,20 @@ class Driver:
         if answer.decision is not Decision.GO_ON and slot.deadline is None:
             self._expect_end(slot, self._patience.prune_grace_s)
         self._follow_answer(trial, answer)
+
+    def _take_ask(self, slot: SlotState, connection: Connection, fd: int, record: Record) -> None:
+        """Draw a value for a trial whose configuration is made as it runs."""
+        asked, trial = (record["number"], record["attempt"]), slot.trial
+        if trial is None or (trial.number, trial.attempt) != asked:
+            return
+        try:
+            answer = {"value": self._sweep.suggest(trial.number, record["ask"])}
+        except Exception as error:  # noqa: BLE001 - a library's word on what a trial has asked
+            answer = {"error": f"{record['ask'].get('name')!r} can't be drawn: {error}"}
+        decided = {"kind": "decision", "slot": slot.place.number, "iteration": 0, "do": "go_on"}
+        decided |= {"number": trial.number, "attempt": trial.attempt, "answer": answer}
+        connection.answer(fd, decided)
+        self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
 
     def _follow_answer(self, trial: TrialState, answer: Answer) -> None:
         """Do what follows from a report for others than the trial."""

@@ -125,6 +125,23 @@ class Session:
             self._leave_if_told()
             self._follow(self._report(self._describe_report(step, values)))
 
+    def suggest(self, ask: dict[str, Any]) -> Any:
+        """See `suggest` below."""
+        attempt = {"number": self.context.number, "attempt": self.context.attempt}
+        end_watch()
+        with self._lock:
+            self._ask(encode_bounded({"kind": "suggest", **attempt, "ask": ask}))
+            while not self._decisions:
+                self._receive(self._reports)
+            answer = self._decisions.popleft()["answer"]
+            if "error" in answer:
+                raise UsageError(answer["error"])
+            if self.journal is not None:
+                told = {"kind": "suggest", **attempt, "ask": {**ask, "value": answer["value"]}}
+                self.journal.append(encode(told))
+                self._settle_journal()
+        return answer["value"]
+
     def should_stop(self) -> bool:
         """See `should_stop` below."""
         if self.context.world_size == 1:
@@ -530,6 +547,25 @@ def log(metrics: dict[str, Any], iteration: int | None = None) -> None:
     shown = ", ".join(f"{name}={value:.6g}" for name, value in values.items())
     where = "" if iteration is None else f"iteration {check_iteration(iteration)}: "
     print(f"{where}{shown}", file=sys.stdout, flush=True)
+
+
+def suggest(name: str, method: str, arguments: dict[str, Any]) -> Any:
+    """Have the sampler draw a value of the running trial's configuration.
+
+    Args:
+        name: The parameter's. What it has got once it gets again, also in a further attempt.
+        method, arguments: See `SuggestingSampler.suggest`.
+
+    Raises:
+        UsageError: No trial runs here, it has several ranks, or the arguments make no sense.
+    """
+    session = _find()
+    if session is None or session.context.world_size > 1:
+        raise UsageError(
+            f"{name!r} can only be drawn in a trial of one task: give trials of several tasks a "
+            "search space in cfg"
+        )
+    return session.suggest({"name": name, "method": method, "arguments": arguments})
 
 
 def should_stop() -> bool:

@@ -176,7 +176,7 @@ def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> Tr
         number=trial.number,
         trial_id=trial.trial_id,
         repetition=trial.repetition,
-        cfg_json=_encode_json(trial.cfg),
+        cfg_json=_encode_json(trial.whole_cfg),
         status=status,
         attempt=trial.attempt,
         lost_count=trial.lost_count,

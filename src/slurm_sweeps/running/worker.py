@@ -510,7 +510,7 @@ class Worker(Parent):
     def _take_records(self, trial: RunningTrial, caller: Caller, data: bytes) -> None:
         for record in caller.decoder.feed(data):
             kind, is_child = record["kind"], caller is not trial.own
-            if kind == "report":
+            if kind in ("report", "suggest"):
                 trial.askers.append(caller)
                 self._say(record)
                 if trial.limits is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UsageTypeError
+from .define_by_run import DefineByRun as DefineByRun
 from .model import Model as Model
 from .model import ModelSampler as ModelSampler
 from .optuna import Optuna as Optuna
@@ -13,6 +14,7 @@ from .protocol import Problem as Problem
 from .protocol import Sampler as Sampler
 from .protocol import SamplerPlan as SamplerPlan
 from .protocol import StudyingSampler as StudyingSampler
+from .protocol import SuggestingSampler as SuggestingSampler
 from .simple import Grid as Grid
 from .simple import GridSampler as GridSampler
 from .simple import Random as Random

@@ -70,7 +70,11 @@ class Optuna:
                     f"samplers.Optuna({kind.__name__}(…)) can't work here, where it is told "
                     f"numbers as their units in [0, 1]: {INSTEAD[kind.__name__]}"
                 )
-        return OptunaSampler(self, problem, library)
+        return self._make(self, problem, library)
+
+    @property
+    def _make(self) -> type[OptunaSampler]:
+        return OptunaSampler
 
 
 class OptunaSampler(NumberedSampler):
@@ -80,7 +84,7 @@ class OptunaSampler(NumberedSampler):
         super().__init__(problem)
         self._library = library
         self._is_default = plan.sampler is None
-        self._study = _make_study(library, plan.sampler, problem.mode)
+        self._study = make_study(library, plan.sampler, _find_direction(problem.mode))
         self._sign = -1.0 if problem.mode == "max" else 1.0
         self._asking = _Asking(self._study, problem.space, library)
         self._streams = Streams(problem.seed, "optuna")
@@ -120,8 +124,11 @@ class OptunaSampler(NumberedSampler):
             state = self._library.trial.TrialState
             self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
         # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
-        elif told is not None and (known := self._asking.make_trial(trial.cfg, told)) is not None:
+        elif told is not None and (known := self._make_trial(trial.cfg, told)) is not None:
             self._study.add_trial(known)
+
+    def _make_trial(self, cfg: dict[str, Any], value: float) -> Any:
+        return self._asking.make_trial(cfg, value)
 
 
 class _Asking(Drawing):
@@ -186,7 +193,11 @@ class _Asking(Drawing):
             self._trial = None
 
 
-def _make_study(library: ModuleType, sampler: Any, mode: str | None) -> Any:
+def _find_direction(mode: str | None) -> str:
+    return "maximize" if mode == "max" else "minimize"
+
+
+def make_study(library: ModuleType, sampler: Any, direction: Any) -> Any:
     """Return a study in memory, made without a word on the screen."""
     level = library.logging.get_verbosity()
     library.logging.set_verbosity(max(level, library.logging.WARNING))
@@ -194,7 +205,7 @@ def _make_study(library: ModuleType, sampler: Any, mode: str | None) -> Any:
         return library.create_study(
             sampler=sampler or library.samplers.RandomSampler(),
             pruner=library.pruners.NopPruner(),
-            direction="maximize" if mode == "max" else "minimize",
+            direction=direction,
         )
     finally:
         library.logging.set_verbosity(level)

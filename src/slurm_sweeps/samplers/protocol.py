@@ -187,6 +187,27 @@ class StudyingSampler(Sampler, Protocol):
 
 
 @runtime_checkable
+class SuggestingSampler(Sampler, Protocol):
+    """A sampler whose configurations are empty at first: trials ask for each value as they run."""
+
+    def suggest(
+        self, number: int, drawn: Mapping[str, Any], name: str, method: str, arguments: Any
+    ) -> Any:
+        """Draw a value.
+
+        Args:
+            number: The trial's.
+            drawn: What it has drawn before.
+            name: The value's.
+            method: "float", "int" or "categorical", as of Optuna's trials.
+            arguments: What Optuna's method takes besides, by name.
+
+        Raises:
+            TypeError, ValueError: The arguments make no sense.
+        """
+
+
+@runtime_checkable
 class SamplerPlan(Protocol):
     """A sampler as the user passes it, before it knows the problem."""
 

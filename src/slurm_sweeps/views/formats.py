@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,14 +196,18 @@ class Parameter:
     text: str
 
 
-def list_parameters(description: Any) -> list[Parameter]:
+def list_parameters(description: Any, cfgs: Iterable[Mapping[str, Any]] = ()) -> list[Parameter]:
     """Find all parameters of a stored space, those within options included, in its order.
 
     Args:
         description: What `SearchSpace.describe` returned, read back from JSON.
+        cfgs: Of trials, flat: where the space is empty, what they have drawn as they ran counts.
     """
     found: dict[str, Parameter] = {}
     _collect(description, "", found)
+    if not description:
+        names = dict.fromkeys(name for cfg in cfgs for name in cfg)
+        return [Parameter(name, False, "drawn as the trial ran") for name in names]
     return list(found.values())
 
 

@@ -218,6 +218,11 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         sight = look_at_driver(record, now)
+        found = [
+            _build_row(sight.settle(trial), known, settings, sight)
+            for trial, known in zip(shown, aggregates, strict=True)
+        ]
+        space = list_parameters(settings.get("space"), (row.cfg for row in found))
         return Summary(
             name=record.name,
             state=sight.state,
@@ -233,12 +238,9 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             metric=metric,
             mode=mode,
             best=ranking[0][1] if ranking else None,
-            parameters=[each.name for each in list_parameters(settings.get("space"))],
+            parameters=[each.name for each in space],
             metrics=list(rows.read_metric_ids(database, record.id)),
-            rows=[
-                _build_row(sight.settle(trial), known, settings, sight)
-                for trial, known in zip(shown, aggregates, strict=True)
-            ],
+            rows=found,
             failures=_find_failures(database, record.id, layout),
         )
 

@@ -111,6 +111,7 @@ def read_sweep_data(
     trials = [sight.settle(trial) for trial in rows.read_trials(database, experiment.id)]
     best, best_iteration = _read_best(database, experiment.id, metric, mode, trials)
     last, iterations = _read_last(database, experiment.id, len(trials))
+    cfgs = [flatten_cfg(json.loads(trial.cfg_json)) for trial in trials]
     return SweepData(
         experiment=replace(experiment, state=sight.state),
         metric=metric,
@@ -118,14 +119,14 @@ def read_sweep_data(
         now=now,
         last_sign=sight.last_sign,
         trials=trials,
-        cfgs=[flatten_cfg(json.loads(trial.cfg_json)) for trial in trials],
+        cfgs=cfgs,
         best=best,
         best_iteration=best_iteration,
         last=last,
         iterations=iterations,
         reports=_read_reports(database, experiment.id, metric, len(trials)),
         attempts=[a for a in read_runs(database, experiment, now) if a.number < len(trials)],
-        parameters=list_parameters(experiment.settings.get("space")),
+        parameters=list_parameters(experiment.settings.get("space"), cfgs),
         driver_runs=rows.read_driver_runs(database, experiment.id),
     )
 
