@@ -140,6 +140,18 @@ def check_arguments(
         )
 
 
+def choose_steps(launch: str | None, slurm_cfg: SlurmCfg | None) -> SlurmCfg | None:
+    """Give each trial of a program that an srun is to launch a job step of its own."""
+    if launch is None:
+        return slurm_cfg
+    if slurm_cfg is not None and slurm_cfg.fresh_step is False:
+        raise UsageError(
+            "Program(launch='srun') starts a job step for each trial, which "
+            "SlurmCfg(fresh_step=False) forbids: leave one of them out"
+        )
+    return dataclasses.replace(slurm_cfg or SlurmCfg(), fresh_step=True)
+
+
 def check_keep(keep: Any, goal: Goal | None) -> Keep | None:
     """Check whose checkpoints are to be kept; what is best must be known for that."""
     if keep is None:

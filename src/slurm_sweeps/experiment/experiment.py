@@ -44,6 +44,7 @@ from .arguments import (
     check_summary,
     choose_goal,
     choose_pruner,
+    choose_steps,
 )
 from .claim import Claim
 from .keep import Keep, Keeper
@@ -152,6 +153,7 @@ class Experiment:
         self._notices: list[str] = []
         if isinstance(train, Program):
             self._notices += filter(None, [train.check(space.names)])
+            slurm_cfg = choose_steps(train.launch, slurm_cfg)
         if warm_start is not None:
             metric = goal.metric if goal else None
             known = read_warm_start(warm_start, space, metric, self._notices.append)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..checks import check_flag, set_fields
-from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageTypeError
+from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log, script_dir
 from ..running.standstill import keep_stack
 from ..storage.layout import TrialLayout
@@ -85,6 +85,9 @@ class Program:
         line_buffered: Have a program whose metrics are read from what it prints print each line at
             once, as on a terminal, where that can be had by `PYTHONUNBUFFERED` and `stdbuf`
             (programs of C's library, unless linked statically).
+        launch: How the tasks of a trial start it in an allocation. None: each task of the slot's job
+            step runs the command, one trial after the other. "srun": one srun for each trial starts
+            it, which is what programs for MPI need (as `SlurmCfg(fresh_step=True)`).
         folder: What the paths of templates start from, and that of the program, or of the script
             that it runs (`python train.py`), if it is a file there. None is the folder of the
             script that makes this object. All other relative paths are the program's own.
@@ -107,6 +110,7 @@ class Program:
     shell: bool = False
     pty: bool = False
     line_buffered: bool = True
+    launch: str | None = None
     folder: str | os.PathLike[str] | None = None
     _words: tuple[str, ...] = field(init=False, repr=False, default=())
     _templates: Mapping[str, str] = field(init=False, repr=False, default_factory=dict)
@@ -114,6 +118,8 @@ class Program:
     def __post_init__(self) -> None:
         for name in ("shell", "pty", "line_buffered"):
             check_flag("Program", name, getattr(self, name))
+        if self.launch not in (None, "srun"):
+            raise UsageError(f'Program: launch must be "srun" or None, got {self.launch!r}')
         words = split_command(self.command, self.shell)
         folder = script_dir() if self.folder is None else Path(self.folder).absolute()
         if not self.shell:
