@@ -74,7 +74,7 @@ dist: $(VENV)/.made-dist ## build sdist and wheel, and try them in empty environ
 slurm: # install Debian's packages where root may
 	@tools/need-slurm
 
-screens: # install a browser and tmux, for the tests of what people see, where root may
+screens: # install a browser, tmux, R and a C compiler, which tests use, where root may
 	@tools/need-screens
 
 clean: ## remove what the tools have made here

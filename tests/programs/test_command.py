@@ -186,5 +186,16 @@ def test_arguments_that_make_no_sense(options: dict[str, object], message: str) 
         ss.Program("run", **options)  # type: ignore[arg-type]
 
 
+def test_a_program_that_srun_launches_has_a_job_step_for_each_trial(tmp_path: Path) -> None:
+    train = ss.Program("run", launch="srun")
+    for cfg in (None, ss.SlurmCfg(), ss.SlurmCfg(fresh_step=True)):
+        experiment = ss.Experiment(train, {}, local_dir=tmp_path, slurm_cfg=cfg)
+        assert experiment._slurm_cfg == ss.SlurmCfg(fresh_step=True)
+    with pytest.raises(ss.UsageError, match="forbids: leave one of them out"):
+        ss.Experiment(train, {}, local_dir=tmp_path, slurm_cfg=ss.SlurmCfg(fresh_step=False))
+    with pytest.raises(ss.UsageError, match='launch must be "srun" or None, got 3'):
+        ss.Program("run", launch=3)  # type: ignore[arg-type]
+
+
 def test_the_interpreter_is_not_taken_for_a_file_beside_the_script() -> None:
     assert find_program([sys.executable, "x"], Path("/nowhere")) == (sys.executable, "x")

@@ -9,7 +9,7 @@ import pytest
 
 import slurm_sweeps as ss
 from slurm_sweeps.cli.run_file import EXAMPLE
-from slurm_sweeps.experiment.sweep_file import read_sweep_file
+from slurm_sweeps.experiment.sweep_file import read_sweep_file, told_with_line
 
 
 def write(folder: Path, text: str) -> Path:
@@ -59,7 +59,16 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("command: run\nasha: {metric: loss, mode: low}", 'line 2: ASHA: mode must be "min"'),
         ("command: run\nslurm: {tasks: 1}", "line 2: .*tasks"),
         ("command: run {lr}\ncfg:\n  rate: 1", r"\{lr\} is not in the cfg"),
-        ("command: run\nmetrics: loss", "no named group"),
+        ("command: run\nmetrics: loss", "line 2: .*no named group"),
+        ("command: run\nlaunch: mpi", 'line 2: .*launch must be "srun" or None'),
+        ("command: run\nshell: true\nfiles: {a: b}", "line 3: .*can't read the template"),
+        ("command: run\ncfg:\n  a: {log_uniform: [1, 2]}", "line 3: .*did you mean 'loguniform'"),
+        ("command: run\ncfg:\n  a: {uniform: 3}", "line 3: uniform needs its arguments"),
+        ("command: run\nasha: loss", "line 2: asha needs its arguments by name"),
+        ("command: run\nrandom:\nmodel: {}", "line 3: there can be one of these, not random and"),
+        ("command: run\nasha:\n  metric: l\n  mode: min\n  min_t: 0", "line 5: .*min_t"),
+        ("command: run\ncfg: {a: 1}\nseed: -1", "line 3: .*seed"),
+        ("command: run\ncfg: {a: 1}\npoints_to_evaluate: [{b: 1}]", "line 3: points_to_"),
         ("command: run\nmetrics: {file: 3}", "line 2: File: path must be a name"),
         ("command: run\nname: a/b", "holds a slash"),
         ("command: run\ncommand: run", "line 2: 'command' stands on line 1 too"),
@@ -69,6 +78,20 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, message:
     with pytest.raises(ss.UsageError, match=message) as raised:
         read_sweep_file(write(tmp_path, text))
     assert re.search(r"sweep\.yaml", str(raised.value))
+
+
+def test_what_is_wrong_with_a_run_is_told_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "command: run\nn_trials: many")
+    experiment, arguments = read_sweep_file(path)
+    with pytest.raises(ss.UsageError, match=r"line 2: .*n_trials"), told_with_line(path):
+        experiment.run(**arguments)
+
+
+def test_a_plain_part_may_be_named_like_a_space(tmp_path: Path) -> None:
+    text = "command: run\ncfg: {uniform: {uniform: [0, 1]}, net: {grids: [1], n: 2}}"
+    experiment, _ = read_sweep_file(write(tmp_path, text))
+    wanted = {"uniform": ss.Uniform(0, 1), "net": {"grids": [1], "n": 2}}
+    assert experiment._search.space.template == wanted
 
 
 def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:

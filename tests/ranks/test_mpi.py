@@ -26,18 +26,3 @@ def test_mpi_by_pmi2(cluster: SlurmCluster, tmp_path: Path) -> None:
     for trial in trials:
         assert set(trial.metrics["size"].values()) == {4.0}
         assert set(trial.metrics["total"].values()) == {10.0}
-
-
-@pytest.mark.usefixtures("mpi")
-def test_a_program_that_uses_mpi(cluster: SlurmCluster, tmp_path: Path) -> None:
-    """Every rank runs it; the output of the first is read; all leave when it is pruned."""
-    run_sweep(cluster, tmp_path, "mpi_program_sweep.py")
-    trials = read_result(tmp_path, "mpi-program").trials
-    assert {trial.status for trial in trials} == {"completed", "pruned"}
-    for trial in trials:
-        assert set(trial.metrics["size"].values()) == {4.0}
-        assert {trial.metrics["total"][1]} == {10.0}
-        if trial.status == "completed":
-            assert max(trial.metrics["total"]) == 40
-        else:
-            assert max(trial.metrics["total"]) < 40

@@ -46,10 +46,12 @@ says overwrite: true. It runs on this machine, or inside of a Slurm job on that 
     help="The folder of the database, whatever the file says.",
 )
 def run_file(path: Path, local_dir: Path | None) -> None:
-    from ..experiment.sweep_file import read_sweep_file
+    from ..experiment.sweep_file import read_sweep_file, told_with_line
 
     experiment, arguments = read_sweep_file(path, local_dir)
-    click.echo(experiment.run(**arguments).best_trial())
+    with told_with_line(path):
+        result = experiment.run(**arguments)
+    click.echo(result.best_trial())
 
 
 @click.command("log", add_help_option=False, context_settings={"ignore_unknown_options": True})

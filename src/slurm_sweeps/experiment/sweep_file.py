@@ -10,14 +10,15 @@ import contextlib
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .. import samplers
-from ..errors import SlurmSweepsError, UsageError
+from ..errors import SlurmSweepsError, UsageError, UsageTypeError
 from ..programs.output import File
 from ..programs.program import Program
 from ..rules.asha import ASHA, Hyperband
@@ -56,7 +57,12 @@ def _list_arguments(call: Callable[..., Any], *but: str) -> list[str]:
 OF_PROGRAM = _list_arguments(Program, "folder")
 OF_RUN = _list_arguments(Experiment.run)
 OF_EXPERIMENT = _list_arguments(
-    Experiment, "train", "warm_start", *BUILDS, *(argument for argument, _ in BUILDS.values())
+    Experiment,
+    "train",
+    "warm_start",
+    "backend",
+    *BUILDS,
+    *(argument for argument, _ in BUILDS.values()),
 )
 KEYS = {*OF_PROGRAM, *OF_RUN, *OF_EXPERIMENT, *BUILDS}
 
@@ -74,14 +80,7 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         UsageError: It can't be read, or something in it makes no sense.
     """
     told, lines = _load(path)
-
-    @contextlib.contextmanager
-    def at(place: str) -> Iterator[None]:
-        try:
-            yield
-        except (SlurmSweepsError, TypeError, ValueError) as error:
-            where = f"{path}, line {lines[place]}" if place in lines else str(path)
-            raise UsageError(f"{where}: {error}") from None
+    at = partial(_told_with_line, path, lines)
 
     def build_space(value: Any, place: str) -> Any:
         """Make spaces of what is written as one, to any depth."""
@@ -89,14 +88,15 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
             return [build_space(each, place) for each in value]
         if not isinstance(value, dict):
             return value
-        kind, written = next(iter(value.items()), (None, None))
-        if len(value) == 1 and kind in SPACES and isinstance(written, list | dict):
-            inner = build_space(written, join_path(place, kind))
-            if kind in ("choice", "grid") and isinstance(inner, list):
-                inner = [inner]
-            with at(place):
-                return SPACES[kind](**inner) if isinstance(inner, dict) else SPACES[kind](*inner)
-        return {key: build_space(each, join_path(place, str(key))) for key, each in value.items()}
+        with at(place):
+            kind = None if place == "cfg" else _find_kind(value)
+        if kind is None:
+            return {k: build_space(each, join_path(place, str(k))) for k, each in value.items()}
+        inner = build_space(value[kind], join_path(place, kind))
+        if kind in ("choice", "grid") and isinstance(inner, list):
+            inner = [inner]
+        with at(place):
+            return SPACES[kind](**inner) if isinstance(inner, dict) else SPACES[kind](*inner)
 
     for key in told:
         if key not in KEYS:
@@ -110,16 +110,27 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         if isinstance(told.get(key), dict):
             with at(key):
                 told[key] = File(**{"path": told[key].pop("file", None), **told[key]})
-    with at("command"):
-        if "command" not in told:
-            raise UsageError("there is no key 'command': what is to be run for each trial")
-        words = {key: told[key] for key in OF_PROGRAM if key in told}
-        train = Program(folder=path.absolute().parent, **words)
+    if "command" not in told:
+        raise UsageError(f"{path}: there is no key 'command': what is to be run for each trial")
+    words: dict[str, Any] = {"folder": path.absolute().parent}
+    for key in OF_PROGRAM:
+        if key in told:
+            words[key] = told[key]
+            with at(key):  # whose value it is that makes no sense
+                train = Program(**words)
     arguments = {key: told[key] for key in OF_EXPERIMENT if key in told}
     arguments["cfg"] = build_space(told.get("cfg", {}), "cfg")
     for key, (argument, build) in BUILDS.items():
         if key in told:
             with at(key):
+                if argument in arguments:
+                    others = [k for k, (its, _) in BUILDS.items() if its == argument and k in told]
+                    raise UsageError(f"there can be one of these, not {' and '.join(others)}")
+                if not isinstance(told[key], dict | None):
+                    raise UsageError(
+                        f"{key} needs its arguments by name, like {{{_list_arguments(build)[0]}: "
+                        f"…}}; got {told[key]!r}"
+                    )
                 arguments[argument] = build(**(told[key] or {}))
     if isinstance(told.get("feasible"), dict):
         with at("feasible"):
@@ -130,9 +141,58 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         arguments["local_dir"] = local_dir
     if not arguments.get("overwrite"):
         arguments.setdefault("restore", "auto")
-    with at("cfg"):
+    with at("cfg", *OF_EXPERIMENT):
         experiment = Experiment(train, **arguments)
     return experiment, {key: told[key] for key in OF_RUN if key in told}
+
+
+@contextlib.contextmanager
+def told_with_line(path: Path) -> Iterator[None]:
+    """Have an error that the sweep of a file raises, when it begins, name the line."""
+    with _told_with_line(path, _load(path)[1], "", *OF_RUN, errors=(UsageError, UsageTypeError)):
+        yield
+
+
+@contextlib.contextmanager
+def _told_with_line(
+    path: Path,
+    lines: Mapping[str, int],
+    place: str,
+    *keys: str,
+    errors: tuple[type[Exception], ...] = (SlurmSweepsError, TypeError, ValueError),
+) -> Iterator[None]:
+    """Put the line before an error: of the one of `keys`, or below the place, that it names."""
+    try:
+        yield
+    except errors as error:
+        below = [each for each in lines if each in keys or each.startswith(f"{place}.")]
+        found = {each: re.search(rf"\b{each.rpartition('.')[2]}\b", str(error)) for each in below}
+        named = [(match.start(), lines[each]) for each, match in found.items() if match]
+        line = min(named)[1] if named else lines.get(place)
+        where = str(path) if line is None else f"{path}, line {line}"
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _find_kind(value: dict[Any, Any]) -> str | None:
+    """Return which space a part of a cfg is written as, if it is one.
+
+    Raises:
+        UsageError: It is written as one that there is not, or without its arguments.
+    """
+    kind, written = next(iter(value.items()), (None, None))
+    if len(value) != 1 or not isinstance(kind, str):
+        return None
+    if kind in SPACES:
+        if isinstance(written, list | dict):
+            return kind
+        raise UsageError(f"{kind} needs its arguments, in brackets; got {written!r}")
+    like = difflib.get_close_matches(kind.lower().replace("_", ""), SPACES, 1, 0.75)
+    if like and isinstance(written, list):
+        raise UsageError(
+            f"there is no space {kind!r}; did you mean {like[0]!r}? There are {', '.join(SPACES)}. "
+            "(A list that is the same in all trials: put a second key beside it)"
+        )
+    return None
 
 
 def _build_bound(written: Any) -> Any:

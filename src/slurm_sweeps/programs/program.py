@@ -85,9 +85,10 @@ class Program:
         line_buffered: Have a program whose metrics are read from what it prints print each line at
             once, as on a terminal, where that can be had by `PYTHONUNBUFFERED` and `stdbuf`
             (programs of C's library, unless linked statically).
-        launch: How the tasks of a trial start it in an allocation. None: each task of the slot's job
-            step runs the command, one trial after the other. "srun": one srun for each trial starts
-            it, which is what programs for MPI need (as `SlurmCfg(fresh_step=True)`).
+        launch: How the tasks of a trial start it in an allocation. None: each task of the slot's
+            job step runs the command, for one trial after the other. "srun": one srun for each
+            trial starts it in all tasks, as programs for MPI need it; also
+            `SlurmCfg(fresh_step=True)`.
         folder: What the paths of templates start from, and that of the program, or of the script
             that it runs (`python train.py`), if it is a file there. None is the folder of the
             script that makes this object. All other relative paths are the program's own.
