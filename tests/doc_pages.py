@@ -14,7 +14,7 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: A block, with the comment above it that says whether it is run.
 _BLOCK = re.compile(
-    r"(?:^ *<!-- (?P<note>[^>]*(?:>[^>]+)*?) -->\n)?^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
+    r"(?:^ *<!-- (?P<note>[^\n]*?) -->\n)?^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 import slurm_sweeps as ss
 from cluster_tools.processes import wait_until
+from doc_pages import read_blocks
 from sweep_scripts import Scripts
 
 #: A program in C that reads an input file, computes, and prints into a buffer, as C's library does
@@ -273,6 +275,24 @@ def test_one_value_in_the_end(tmp_path: Path) -> None:
     result = run(tmp_path, train, {"x": ss.Uniform(0, 1)}, 4, asha=None)
     assert {trial.status for trial in result.trials} == {"completed"}
     assert {trial.metrics["score"][1] for trial in result.trials} == {3.0}
+
+
+def test_the_guide_from_a_script_to_a_sweep(scripts: Scripts) -> None:
+    """Unchanged, and with as many changed lines as it says; both find the same."""
+    page = Path(__file__).parents[2] / "docs" / "train-py.md"
+    code = {block.code.split("\n")[0]: block.code for block in read_blocks(page)}
+    before, after = code["# train.py"], code["# train_sweep.py"]
+    scripts.write(before, "train.py")
+    for text in (code["# sweep.py"], after.replace('"auto"', '"auto", name="function"')):
+        scripts.run(text.replace("run(20)", "run(6)").replace("restore=", "seed=1, restore="))
+    found = [ss.Result(name, scripts.folder / "slurm-sweeps") for name in ("MySweep", "function")]
+    for result in found:
+        assert {trial.status for trial in result.trials} <= {"completed", "pruned"}
+        assert max(result.best_trial().metrics["loss"]) == 30
+    bests = [result.best_trial().value for result in found]
+    assert abs(bests[0] - bests[1]) < 1e-2, bests
+    compared = difflib.ndiff(before.split("\n")[1:], after.split("\n")[1:])
+    assert sum(line.startswith("+ ") for line in compared) == 8
 
 
 def test_a_sweep_without_a_line_of_python(scripts: Scripts) -> None:
