@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -316,6 +317,43 @@ def test_a_worker_that_can_not_be_started_now_is_started_later(
     printed = capfd.readouterr().out
     assert "slot 1 has to wait: can't start a worker with " in printed
     assert "Resource temporarily unavailable" in printed
+
+
+FEW_PROCESSES = """
+import slurm_sweeps as ss, sys, time
+
+def train(cfg):
+    for iteration in (1, 2):
+        time.sleep(0.05)  # a journal is written by a thread then
+        ss.log({"loss": 1.0}, iteration)
+
+if __name__ == "__main__":
+    trials = ss.Experiment(train, {}, "sweep", "out").run(8, 4).trials
+    assert [(trial.status, trial.attempt) for trial in trials] == [("completed", 1)] * 8
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root may be another user"
+)
+def test_near_the_limit_of_processes_slots_wait_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """Of `ulimit -u`, which does not bind root: four slots and their trials need twice as many."""
+    (tmp_path / "sweep.py").write_text(FEW_PROCESSES)
+    tmp_path.chmod(0o777)
+    user = [f"--{which}=54321" for which in ("reuid", "regid")]
+    may_read = [f"--{which}-caps=+dac_override,+dac_read_search" for which in ("inh", "ambient")]
+    limited = ["setpriv", *user, *may_read, "--clear-groups", "prlimit", "--nproc=14"]
+    done = subprocess.run(
+        [*limited, sys.executable, "sweep.py"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no process can be started for a trial (Resource temporarily" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_no_worker_at_all_is_an_error(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

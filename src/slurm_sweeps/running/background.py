@@ -31,6 +31,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class Background:
     """Does one job after the other in a thread of its own, which starts with the first one.
 
+    Where the system starts no thread for now, jobs wait until it does.
+
     Args:
         name: The thread's.
         max_waiting: How many jobs may wait.
@@ -54,13 +56,19 @@ class Background:
         if self._jobs.qsize() >= self._max_waiting:
             return False
         self._jobs.put(job)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+        self._see_to_thread()
         return True
+
+    def _see_to_thread(self) -> None:
+        if self._thread is None and not self._jobs.empty():
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            with contextlib.suppress(RuntimeError):  # of `ulimit -u`, until other processes end
+                thread.start()
+                self._thread = thread
 
     def check(self) -> None:
         """Raise what the first job that failed has raised; those after it are done all the same."""
+        self._see_to_thread()
         if self._error is not None:
             raise self._error
 
@@ -70,9 +78,10 @@ class Background:
         Args:
             timeout_s: How long to wait while nothing gets done.
         """
+        self._see_to_thread()
         thread = self._thread
         if thread is None:
-            return True
+            return self._jobs.empty()
         self._jobs.put(None)
         waiting = -1
         while thread.is_alive() and self._jobs.qsize() != waiting:

@@ -130,23 +130,28 @@ class Journal:
             self._cut_at = None
 
     def _hand_over(self, job: Callable[[], None]) -> None:
-        if not self._has_thread:
-            start_new_thread(self._work, ())  # which none of `threading` waits for
-            self._has_thread = True
         self._n_awaited += 1
         self._jobs.put(job)
+        if not self._has_thread:
+            try:
+                start_new_thread(self._work, ())  # which none of `threading` waits for
+                self._has_thread = True
+            except RuntimeError:  # of `ulimit -u`: then the disk is waited for
+                self._do(self._jobs.get())
 
     # What the thread does, or nobody else at that time
 
     def _work(self) -> None:
         while True:
-            job = self._jobs.get()
-            try:
-                job()
-            except OSError as error:
-                self._done.put(error)
-            else:
-                self._done.put(None)
+            self._do(self._jobs.get())
+
+    def _do(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except OSError as error:
+            self._done.put(error)
+        else:
+            self._done.put(None)
 
     def _write(self, data: bytes) -> None:
         if self._fd < 0:

@@ -31,7 +31,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxy
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import OUT_OF_MEMORY, TrialInterrupted, TrialPruned, UsageTypeError
-from ..storage.layout import TrialLayout
+from ..storage.layout import TrialLayout, build_rank_journal_path
 from .channel import Record, encode
 from .forking import disown
 from .journal import Journal, build_head
@@ -121,7 +121,7 @@ def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str)
 def _open_journal(run: Record, rank: int) -> Journal | None:
     if "journal" not in run:
         return None
-    journal = _find_journal(Path(run["journal"]))
+    journal = _find_journal(build_rank_journal_path(Path(run["journal"]), rank))
     journal.begin(b"" if rank else build_head(run))
     return journal
 

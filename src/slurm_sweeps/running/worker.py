@@ -254,11 +254,12 @@ def _find_start(run: Record) -> int:
     return 0
 
 
-def _describe_to_child(run: Record, child: int) -> Record:
+def _describe_to_child(run: Record, rank: int, child: int) -> Record:
     """Tell a process that the trial has started what runs, and where its own journal is."""
     its: Record = {**run, "env": {}}
     if "journal" in run:
-        its["journal"] = str(build_child_journal_path(Path(run["journal"]), child))
+        path = build_rank_journal_path(Path(run["journal"]), rank)
+        its["journal"] = str(build_child_journal_path(path, child))
     return its
 
 
@@ -284,6 +285,10 @@ LIMITS = ("max_trial_s", "max_silence_s")
 
 #: How long a trial has the CPU for itself before the process of the next is forked, in ms.
 FORK_DELAY_MS = 3.0
+
+#: A trial's process that can't be started, as there are too many, is tried again so often; after
+#: the second number of seconds the worker gives up.
+FORK_AGAIN_S, FORK_S = 1.0, 600.0
 
 
 class Worker(Parent):
@@ -313,6 +318,8 @@ class Worker(Parent):
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
         self._trial: RunningTrial | None = None
+        self._fork_at = 0.0  # when to try again to start a trial
+        self._no_fork_since: float | None = None
         self._oom_kills = 0
         self._alive_at = math.inf  # when to say next that it is there
         self._relay = Relay()
@@ -328,6 +335,8 @@ class Worker(Parent):
                 self._go_further(self._trial)
                 self._look_for_standstill(self._trial)
                 self._look_at_limits(self._trial)
+            if self._no_fork_since is not None:
+                self._follow()
             self._say_alive()
         if self._trial is not None:
             self._trial.signal(signal.SIGKILL)
@@ -343,11 +352,18 @@ class Worker(Parent):
     # --- what the driver says -----------------------------------------------------------------
 
     def _follow(self, records: Iterable[Record] = ()) -> None:
-        """Do what the driver said, in order; a `run` waits until the trial before has exited."""
+        """Do what the driver said, in order.
+
+        A `run` waits until the trial before has exited, and a process can be started.
+        """
         self._waiting.extend(records)
         while self._waiting:
             kind, trial = self._waiting[0]["kind"], self._trial
             if kind == "run" and trial is not None and trial.is_told_of:
+                return
+            if kind == "run" and self._no_fork_since is not None and self._drop_stopped():
+                continue
+            if kind == "run" and self._clock() < self._fork_at:
                 return
             record = self._waiting.popleft()
             if kind == "run":
@@ -410,10 +426,13 @@ class Worker(Parent):
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
         env[TRIAL_VARIABLE] = self._relay.describe(self._task.rank, self._task.world_size)
-        run |= {"env": env, "iteration": _find_start(run)}
-        if "journal" in run:
-            run["journal"] = str(build_rank_journal_path(Path(run["journal"]), self._task.rank))
-        child = self._spawner.start(run)
+        told, run = run, {**run, "env": env, "iteration": _find_start(run)}
+        try:
+            child = self._spawner.start(run)
+        except OSError as error:
+            self._wait_to_fork(told, error)
+            return
+        self._no_fork_since = None
         child.link.setblocking(False)
         is_new = self._spawner.forks and not child.has_run
         watch = Standstill(self._clock()) if is_new else None
@@ -422,6 +441,32 @@ class Worker(Parent):
             self._trial.limits = TimeLimits(self._init, self._clock())
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
+
+    def _wait_to_fork(self, run: Record, error: OSError) -> None:
+        """There are too many processes: leave a trial until others have ended, perhaps."""
+        now = self._clock()
+        self._no_fork_since = self._no_fork_since or now
+        if now - self._no_fork_since > FORK_S:
+            raise error
+        self._waiting.appendleft(run)
+        self._fork_at = now + FORK_AGAIN_S
+        text = (
+            f"no process can be started for a trial ({error.strerror}; see `ulimit -u`): its slot "
+            "waits, and the sweep goes on with fewer"
+        )
+        self._say({"kind": "notice", "text": text})
+
+    def _drop_stopped(self) -> bool:
+        """Say that a trial that waits for its process is interrupted, if it is told to stop."""
+        number = self._waiting[0]["number"]
+        stops = [(record["kind"], record.get("number")) for record in self._waiting]
+        if ("stop", number) not in stops:
+            return False
+        self._waiting.popleft()
+        self._no_fork_since = None
+        ended: Record = {"kind": "ended", "how": "interrupted", "number": number}
+        self._say({**ended, **self._describe_place()})
+        return True
 
     def _pass_decision(self, trial: RunningTrial, decision: Record) -> None:
         if self._task.rank == 0:
@@ -474,7 +519,7 @@ class Worker(Parent):
         if not trial.is_shared:
             trial.is_shared = True
             trial.own.tell({"kind": "shared"})
-        caller.tell(_describe_to_child(trial.run, caller.child))
+        caller.tell(_describe_to_child(trial.run, self._task.rank, caller.child))
         caller.decisions.extend(trial.own.decisions)
         if trial.told == "stop":
             caller.tell({"kind": "stop", "number": trial.run["number"], "grace_s": 0.0})
@@ -535,6 +580,8 @@ class Worker(Parent):
 
     def _choose_timeout_ms(self) -> float | None:
         due = [self._alive_at]
+        if self._no_fork_since is not None:
+            due.append(self._fork_at)
         if self._trial is not None and self._trial.deadline is not None:
             due.append(self._trial.deadline)
         waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]

@@ -8,6 +8,7 @@ answer is no error here but an answer: None, or what is known without it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -158,7 +159,16 @@ def requeue_job(job_id: str) -> str:
 
 def cancel_step(step_id: str) -> None:
     """Have Slurm end a step (`<job>.<step>`), without waiting for it."""
-    threading.Thread(target=ask, args=(os.environ, "scancel", step_id), daemon=True).start()
+    _start_thread(ask, os.environ, "scancel", step_id)
+
+
+def _start_thread(job: Callable[..., object], *args: object) -> threading.Thread | None:
+    """Start a thread; None where the system starts none for now, nor any command therefore."""
+    thread = threading.Thread(target=job, args=args, daemon=True)
+    with contextlib.suppress(RuntimeError):
+        thread.start()
+        return thread
+    return None
 
 
 class StepQueue:
@@ -181,8 +191,7 @@ class StepQueue:
         is_asking = self._thread is not None and self._thread.is_alive()
         if not is_asking and time.monotonic() - self._asked_at > SOON_S:
             self._asked_at = time.monotonic()
-            self._thread = threading.Thread(target=self._ask, daemon=True)
-            self._thread.start()
+            self._thread = _start_thread(self._ask)
 
     def _ask(self) -> None:
         reply = ask(os.environ, "scontrol", "--oneliner", "show", "step", self._job_id)
