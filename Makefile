@@ -30,7 +30,7 @@ test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which n
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 test-heavy: $(VENV)/.made-heavy ## the tests that need JAX, TensorFlow, polars and the like
-	$(BIN)/python -m pytest -m heavy tests/running $(ARGS)
+	$(BIN)/python -m pytest -m heavy tests/running tests/track tests/integrations $(ARGS)
 
 chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)

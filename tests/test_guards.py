@@ -36,6 +36,7 @@ MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage
 MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
 MAY_IMPORT["integrations"] = {"errors", "storage", "running"}
 MAY_IMPORT["views"] = {"errors", "trial", "storage", "running"}
+MAY_IMPORT["track"] = {"errors", "trial", "storage", "running", "views"}
 MAY_IMPORT["result"] = {"errors", "trial", "checks", "storage", "views"}
 MAY_IMPORT["experiment"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

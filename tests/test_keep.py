@@ -114,6 +114,7 @@ def test_a_number_that_makes_no_sense_is_told() -> None:
         ss.Keep(best=-1)
 
 
+ENDED = (Status.COMPLETED, Status.PRUNED, Status.INFEASIBLE)
 ENDS = st.sampled_from([s for s in Status if s not in (Status.SCHEDULED, Status.RUNNING)])
 TRIALS = st.lists(st.tuples(ENDS, st.sampled_from([0.0, 1.0, 2.0, float("nan")])), max_size=8)
 
@@ -145,8 +146,9 @@ def test_when_it_looks_makes_no_difference(
                     keeper.look()
             Keeper(Keep(best), Goal("loss", "max"), layout, key, pytest.fail).look()
             left = [n for n in order if layout.trial(f"{n:012x}").checkpoints.exists()]
-    ended = [n for n in order if trials[n][0] in (Status.COMPLETED, Status.PRUNED)]
-    finite = [n for n in ended if trials[n][1] == trials[n][1]]
+    ended = [n for n in order if trials[n][0] in ENDED]
+    valid = [n for n in ended if trials[n][0] is not Status.INFEASIBLE]
+    finite = [n for n in valid if trials[n][1] == trials[n][1]]
     first = sorted(finite, key=lambda n: (-trials[n][1], n))[:best]
     assert sorted(left) == sorted({*order} - {*ended} | {*first})
 

@@ -4,6 +4,7 @@ Type checkers read this file as it is; `__init__.py` reads it to load a name whe
 """
 
 from . import samplers as samplers
+from . import track as track
 from .errors import AllocationError as AllocationError
 from .errors import ExperimentExistsError as ExperimentExistsError
 from .errors import ExperimentLockedError as ExperimentLockedError

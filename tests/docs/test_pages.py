@@ -81,7 +81,7 @@ def test_all_that_is_public_is_in_the_reference() -> None:
     pages = [ROOT / "docs" / "reference" / page for page in ("api.md", "errors.md")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     named = set(re.findall(r"^::: slurm_sweeps\.(\w+)$", text, re.MULTILINE))
-    assert named | {"samplers"} == set(ss.__all__) - {"__version__"}
+    assert named | {"samplers", "track"} == set(ss.__all__) - {"__version__"}
 
 
 # --- troubleshooting ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import StorageError, UsageError
+from ..errors import SlurmSweepsError, StorageError, UsageError
 from ..result import Result
 from .common import on_experiment, open_store
 
@@ -17,20 +17,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_KINDS = click.Choice(["tensorboard", "mlflow", "wandb", "optuna"])
 _SUFFIXES = (".csv", ".parquet", ".json")
 
 
 @click.command()
 @on_experiment
 @click.option(
-    "--output", "-o", type=_FILE, help="A .csv, .parquet or .json; CSV is printed by default."
+    "--output",
+    "-o",
+    "target",
+    help="A .csv, .parquet or .json (CSV is printed by default); with --to a folder (tensorboard), "
+    "a tracking URI (mlflow), a project (wandb), a storage or .db file (optuna).",
 )
 @click.option("--metrics", is_flag=True, help="All that was logged, instead of one row a trial.")
-def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> None:
-    """Write the trials, or all that they have logged, as a table.
+@click.option("--to", "kind", type=_KINDS, help="Send the trials to this tool.")
+def export(name: str, local_dir: Path, target: str | None, metrics: bool, kind: str | None) -> None:
+    """Write the trials, or all that they have logged, as a table, or send them to another tool.
 
-    In CSV, an apostrophe is put before texts that a spreadsheet would run as a formula.
+    What a tool was sent before, while the sweep ran for instance, is not sent again. In CSV, an
+    apostrophe is put before texts that a spreadsheet would run as a formula.
     """
+    if kind is not None:
+        _send(name, local_dir, kind, target, metrics)
+        return
+    output = None if target is None else Path(target)
     if output is not None and output.suffix.lower() not in _SUFFIXES:
         raise UsageError(
             f"the suffix of {str(output)!r} says no known format; there are {', '.join(_SUFFIXES)}"
@@ -51,6 +62,24 @@ def export(name: str, local_dir: Path, output: Path | None, metrics: bool) -> No
             "parquet needs pyarrow: pip install 'slurm-sweeps[parquet]', or write csv or json"
         ) from error
     click.echo(f"wrote {len(frame)} rows to {output}", err=True)
+
+
+def _send(name: str, local_dir: Path, kind: str, target: str | None, metrics: bool) -> None:
+    from ..track.follow import build_tracker, send_once
+
+    if metrics:
+        raise click.UsageError("--metrics goes with a table; --to sends all metrics")
+    with open_store(local_dir, name) as store:
+        layout = store.layout
+    tracker = build_tracker(kind, target)
+    try:
+        count = send_once(layout, tracker)
+    except SlurmSweepsError:
+        raise
+    except Exception as error:  # of any library, or a network
+        what = f"{type(error).__name__}: {error}"
+        raise StorageError(f"{name!r} can't be sent to {tracker!r}: {what}") from error
+    click.echo(f"sent news of {count} trials to {tracker!r}", err=True)
 
 
 def _write(frame: pd.DataFrame, output: Path) -> None:

@@ -21,6 +21,7 @@ from ..checks import (
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
 from ..slurm.config import LocalCfg, SlurmCfg
+from ..track.feed import Tracker, check_tracker
 from .keep import Keep
 
 #: A list in a cfg with more values than this is data, and nobody's list of values to try.
@@ -161,6 +162,18 @@ def check_keep(keep: Any, goal: Goal | None) -> Keep | None:
     if goal is None:
         raise UsageError(f"Experiment: keep={keep!r} needs to know what is best: pass metric=")
     return keep
+
+
+def check_trackers(track: Any) -> None:
+    """Check what a sweep is to be sent to; what that needs must be installed."""
+    if isinstance(track, str | Tracker) or not isinstance(track, Sequence):
+        raise UsageTypeError(f"track must be a list, of ss.track.TensorBoard() say; got {track!r}")
+    for tracker in track:
+        if isinstance(tracker, type) or not isinstance(tracker, Tracker):
+            raise UsageTypeError(
+                f"track: {tracker!r} is none of ss.track.TensorBoard(), MLflow(), WandB(), Optuna()"
+            )
+        check_tracker(tracker)
 
 
 def check_backend(backend: Any) -> None:

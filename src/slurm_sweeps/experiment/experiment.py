@@ -35,6 +35,8 @@ from ..storage.layout import Layout
 from ..storage.records import Request, RunRecord, StateRecord
 from ..storage.rows import read_driver_runs
 from ..storage.writer import Writer
+from ..track.feed import Tracker
+from ..track.follow import Follower
 from ..views.screens import LiveView, is_notebook
 from .arguments import (
     RunCfg,
@@ -42,6 +44,7 @@ from .arguments import (
     check_backend,
     check_keep,
     check_summary,
+    check_trackers,
     choose_goal,
     choose_pruner,
     choose_steps,
@@ -196,6 +199,7 @@ class Experiment:
         max_trial_sec: float | None = None,
         max_silence_sec: float | None = None,
         out_of_memory: str = "fail",
+        track: Sequence[Tracker] = (),
     ) -> Result:
         """Run the sweep until all trials have ended.
 
@@ -234,6 +238,9 @@ class Experiment:
                 again, as its neighbours may have taken the memory. "infeasible": either ends as
                 infeasible, which is no failure and not tried again, and samplers avoid such
                 configurations.
+            track: Tools to send the sweep to while it runs, from a process beside this one:
+                `ss.track.TensorBoard("runs")`, `.MLflow("sqlite:///mlruns.db")`,
+                `.WandB(project="p")`, `.Optuna("study.db")`.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.
@@ -266,6 +273,7 @@ class Experiment:
         check_summary(
             summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics, report
         )
+        check_trackers(track)
         view = LiveView(
             self._layout.database,
             self.name,
@@ -277,7 +285,7 @@ class Experiment:
         with contextlib.closing(view):
             with StopSignals() as signals:
                 try:
-                    stopped_by = self._run(cfg, view, signals)
+                    stopped_by = self._run(cfg, view, signals, track)
                 except SweepFailedError as error:
                     raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
@@ -288,7 +296,9 @@ class Experiment:
                 self._leave(stopped_by, view.notify)
         return Result(self.name, self.local_dir, revive=self._search.space.revive)
 
-    def _run(self, cfg: RunCfg, view: LiveView, signals: StopSignals) -> str | None:
+    def _run(
+        self, cfg: RunCfg, view: LiveView, signals: StopSignals, track: Sequence[Tracker]
+    ) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
         train = pickle_train(self._train)
         space = self._search.space
@@ -320,6 +330,10 @@ class Experiment:
                 database, record, owner, cfg, len(launcher.slots), view.notify
             )
             beside.enter_context(self._keep_best(record.id, view.notify))
+            followers = [
+                beside.enter_context(Follower(tracker, self._layout, view.notify))
+                for tracker in track
+            ]
             if not sweep.is_done:
                 beside.enter_context(record_run(writer))
                 code = self._write(train, read_driver_runs(database, record.id))
@@ -357,6 +371,8 @@ class Experiment:
                     writer.put(StateRecord("completed"))
                     writer.flush()
                 view.show_once()
+            for follower in followers:
+                follower.finish(in_a_hurry=stopped_by not in AS_WANTED)
         late = signals.take()
         if late and stopped_by in AS_WANTED:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")

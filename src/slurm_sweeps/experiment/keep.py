@@ -20,10 +20,13 @@ from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.lease import remove_folder
 from ..storage.rows import read_best, read_trial_ids
-from ..trial import TRANSITIONS
+from ..trial import TRANSITIONS, Status
 
 #: What has one of these is out of the race.
 ENDED = [status for status, may_follow in TRANSITIONS.items() if not may_follow]
+
+#: Of these one may be among the best.
+VALID = [status for status in ENDED if status is not Status.INFEASIBLE]
 
 #: Seconds between two looks at the database.
 PAUSE_S = 5.0
@@ -36,10 +39,10 @@ LAST_S = 60.0
 class Keep:
     """Whose checkpoints to keep: those of the best trials, and of all that may still go on.
 
-    The folder `checkpoints` of a trial that is completed or pruned is deleted while the sweep runs,
-    unless the trial is among the `best` of these by the experiment's metric (its best value at any
-    iteration, of equal ones the earlier trial). Those of trials that run, are paused, were
-    interrupted or lost, or have failed stay, as do all logs and configurations.
+    The folder `checkpoints` of a trial that is completed, pruned or infeasible is deleted while the
+    sweep runs, unless the trial is among the `best` of the first two by the experiment's metric
+    (its best value at any iteration, of equal ones the earlier trial). Those of trials that run,
+    are paused, were interrupted or lost, or have failed stay, as do all logs and configurations.
 
     Args:
         best: How many; 0 keeps only what trials need to go on.
@@ -100,6 +103,6 @@ class Keeper:
         with Database.open(self._layout.database, read_only=True) as store, store.reading():
             ended = read_trial_ids(store, self._experiment_id, ENDED)
             best = read_best(
-                store, self._experiment_id, metric, mode, self._keep.best, statuses=ENDED
+                store, self._experiment_id, metric, mode, self._keep.best, statuses=VALID
             )
         return ended, {each.number for each in best}

@@ -3,6 +3,7 @@
     local_dir/slurm-sweeps.db
     local_dir/<experiment>/train.pkl
     local_dir/<experiment>/code/
+    local_dir/<experiment>/track/<tracker>-<key>.jsonl, <tracker>.log
     local_dir/<experiment>/report.html
     local_dir/<experiment>/slots/slot-<k>.log, slot-<k>.journal
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
@@ -148,6 +149,11 @@ class Layout:
         return self.folder / "code"
 
     @property
+    def track(self) -> Path:
+        """The folder of what was sent to trackers."""
+        return self.folder / "track"
+
+    @property
     def report(self) -> Path:
         """The HTML report that a running sweep keeps up to date."""
         return self.folder / "report.html"
@@ -161,7 +167,7 @@ class Layout:
     def without_trials(self) -> tuple[Path, ...]:
         """What the experiment's folder may hold before its first trial has begun."""
         written = (self.train, self.code)
-        return (*written, *map(build_draft_path, written), self.report, self.slots)
+        return (*written, *map(build_draft_path, written), self.report, self.track, self.slots)
 
     def slot_log(self, slot: int) -> Path:
         """What a slot's worker, its launcher and the site's prologues printed."""

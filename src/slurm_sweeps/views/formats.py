@@ -20,6 +20,11 @@ DIGITS = 4
 #: What steers a terminal, breaks a line, or turns the direction of writing.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 
+#: Spaces that go from their first to their second argument.
+_RANGES = ("Uniform", "LogUniform", "Integer", "LogInteger")
+
+_NO_RANGE = {"low": None, "high": None, "is_log": False, "is_integer": False}
+
 _BARS = "▁▂▃▄▅▆▇█"
 
 #: The key that marks a space in a stored description (as `Space.describe` writes it).
@@ -244,6 +249,42 @@ def _build_parameter(name: str, part: Mapping[str, Any]) -> Parameter:
     inner = _list_arguments(part)[0] if part[_SPACE_KEY] == "Quantized" else part
     is_log = str(inner.get(_SPACE_KEY, "")).startswith("Log")
     return Parameter(name, is_log, format_space(part))
+
+
+def list_spaces(description: Any, path: str = "") -> dict[str, dict[str, Any]]:
+    """Find what values each parameter of a stored space can have.
+
+    Returns:
+        By name: `options` (None for numbers), `low` and `high` (None where there is no end),
+        `is_log` and `is_integer`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if not isinstance(description, Mapping):
+        return found
+    if _SPACE_KEY not in description:
+        for key, child in description.items():
+            found |= list_spaces(child, f"{path}.{key}" if path else str(key))
+        return found
+    kind, arguments = str(description[_SPACE_KEY]), _list_arguments(description)
+    if kind in ("Choice", "Grid"):
+        options = arguments[0]
+        for option in options:
+            found |= list_spaces(option, path)
+        if not any(isinstance(option, Mapping) for option in options):
+            found[path] = {"options": options, **_NO_RANGE}
+        return found
+    inner = arguments[0] if kind == "Quantized" else description
+    ends = _list_arguments(inner)[:2] if inner[_SPACE_KEY] in _RANGES else (None, None)
+    is_log, is_integer = "Log" in inner[_SPACE_KEY], "Integer" in inner[_SPACE_KEY]
+    low, high = ends
+    found[path] = {
+        "options": None,
+        "low": low,
+        "high": high,
+        "is_log": is_log,
+        "is_integer": is_integer,
+    }
+    return found
 
 
 def list_constants(description: Any, prefix: str = "") -> dict[str, str]:
