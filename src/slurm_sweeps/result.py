@@ -502,6 +502,9 @@ def build_trial(record: TrialRecord, metrics: dict[str, dict[int, float]] | None
         host=record.host,
         error=record.error,
         _id=record.trial_id,
+        memory_mb=record.memory_mb,
+        cpu_sec=record.cpu_s,
+        gpu_memory_mb=record.gpu_memory_mb,
     )
 
 

@@ -157,6 +157,10 @@ class Trial:
         attempt: 1 for the first run, 2 and more for retries.
         host: The host that the (latest) attempt ran on.
         error: Why it failed or was lost.
+        memory_mb: The peak of the (latest) attempt's memory, in MiB; of its largest process where
+            its job step has no cgroup of its own. None while it runs, or where that isn't known.
+        cpu_sec: Its CPU time, with that of processes that it has waited for.
+        gpu_memory_mb: The peak of what it took of GPUs, in MiB; None without one.
         value: Its best finite value of the experiment's metric, or, where it was chosen by another
             metric or by the last value, that one; None if it has none, or no metric is known.
         best_iteration: Where that was.
@@ -176,6 +180,9 @@ class Trial:
     attempt: int = field(default=1, kw_only=True)
     host: str | None = field(default=None, kw_only=True)
     error: TrialError | None = field(default=None, kw_only=True, repr=False)
+    memory_mb: float | None = field(default=None, kw_only=True, repr=False, compare=False)
+    cpu_sec: float | None = field(default=None, kw_only=True, repr=False, compare=False)
+    gpu_memory_mb: float | None = field(default=None, kw_only=True, repr=False, compare=False)
     value: float | None = field(default=None, kw_only=True, compare=False)
     best_iteration: int | None = field(default=None, kw_only=True, repr=False, compare=False)
     path: Path | None = field(default=None, kw_only=True, repr=False, compare=False)

@@ -33,7 +33,7 @@ def test_the_cgroups_own_count_is_preferred(
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 3\noom_kill 2\n")
-    monkeypatch.setattr(out_of_memory, "_find_cgroup_files", lambda: [events])
+    monkeypatch.setattr(out_of_memory, "find_cgroup_files", lambda *_: [events])
     assert out_of_memory.count_oom_kills() == 2
 
 

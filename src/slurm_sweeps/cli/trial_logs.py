@@ -96,6 +96,16 @@ def _format(
         yield from (f"  {line}" for line in text.rstrip().splitlines())
 
 
+def format_usage(attempt: AttemptRecord) -> Iterator[str]:
+    """Tell what an attempt used, as far as that is known."""
+    if attempt.memory_mb is not None:
+        yield f"{attempt.memory_mb:,.0f} MiB"
+    if attempt.cpu_s is not None:
+        yield f"{format_duration(attempt.cpu_s)} of CPU time"
+    if attempt.gpu_memory_mb is not None:
+        yield f"{attempt.gpu_memory_mb:,.0f} MiB of GPU memory"
+
+
 def _format_attempt(attempt: AttemptRecord) -> str:
     where = [] if attempt.host is None else [f"on {attempt.host}"]
     where += [] if attempt.slot is None else [f"slot {attempt.slot}"]
@@ -104,6 +114,7 @@ def _format_attempt(attempt: AttemptRecord) -> str:
         where.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.start_time)))
         if attempt.end_time is not None:
             where.append(f"for {format_duration(attempt.end_time - attempt.start_time)}")
+    where += format_usage(attempt)
     error = "" if attempt.error is None else f": {attempt.error.type}"
     return f"{attempt.attempt}  {attempt.status}{error}  {', '.join(where)}"
 

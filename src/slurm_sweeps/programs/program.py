@@ -23,7 +23,15 @@ from typing import Any, ClassVar
 
 from ..checks import check_flag, set_fields
 from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
-from ..running.session import attempt, checkpoint_dir, get_context, leave_if_told, log, script_dir
+from ..running.session import (
+    attempt,
+    checkpoint_dir,
+    get_context,
+    leave_if_told,
+    log,
+    poll,
+    script_dir,
+)
 from ..running.standstill import keep_stack
 from ..storage.layout import TrialLayout
 from .command import (
@@ -340,14 +348,14 @@ def _open_terminal(log: int) -> Iterator[int]:
 def _watch(process: subprocess.Popen[bytes]) -> Iterator[bool]:
     """Come back every `LOOK_S`, and as soon as a process has ended; say whether it has."""
     with contextlib.ExitStack() as stack:
-        poll = select.poll()
+        watch = select.poll()
         with contextlib.suppress(OSError, AttributeError):  # an old kernel: by the clock then
             fd = os.pidfd_open(process.pid)
             stack.callback(os.close, fd)
-            poll.register(fd, select.POLLIN)
-        while process.poll() is None:
+            watch.register(fd, select.POLLIN)
+        while poll(process) is None:
             yield False
-            poll.poll(LOOK_S * 1000)
+            watch.poll(LOOK_S * 1000)
     yield True
 
 

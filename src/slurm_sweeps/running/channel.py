@@ -103,6 +103,10 @@ class Record(TypedDict, total=False):
     message: str
     traceback: str
     problem: str  # why no other attempt would fare better
+    memory_mb: float  # these four: what an attempt used, see `usage`
+    cpu_s: float
+    gpu_memory_mb: float
+    is_alone: bool
     stays: bool  # whether the trial's process waits for the next trial
     sender: int  # these two: see `encode_parts`
     part: int
@@ -136,6 +140,7 @@ KINDS = {
     "part": {"sender", "part", "last", "text"},  # a piece of a record
     # Trial to worker.
     "await": {"iteration"},  # a rank other than 0 waits for the decision on it
+    "used": {"memory_mb", "cpu_s"},  # the last word of one whose process ends
     "told": {"do"},  # the trial has read a decision to leave
     # Worker to trial.
     "shared": set(),  # a process that the trial has started calls too

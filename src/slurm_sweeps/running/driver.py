@@ -15,10 +15,11 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import StorageError, SweepFailedError, TrainError
@@ -36,6 +37,7 @@ from .launchers import Launcher
 from .limits import STACKS_S
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import check_there, describe_cfg
+from .usage import FIELDS, Gauge, sum_usage
 
 #: What a sweep was stopped by when someone asked for it from outside.
 STOP_REQUEST = "stop request"
@@ -130,6 +132,7 @@ class Driver:
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
         self._end_margin_s: float | None = None
         self._stopping = False
+        self._gauge = Gauge()
         self._completed = self._silent = 0  # trials; those of them that logged nothing
         self._kill_at = math.inf
         self._silent_since: float | None = None  # when the silence of a worker was too long
@@ -162,6 +165,8 @@ class Driver:
             self._selector.close()
             self._tell_malformed()
             self._tell_silent()
+            if unused := self._gauge.describe():
+                self._notify(unused)
             self._folder_watch.close(0.0)
             self._logs.close(DISK_S)
             self._fit.close()
@@ -499,7 +504,7 @@ class Driver:
             iteration, metrics, now = slot.count(end), end["metrics"], time.time()
             answer = self._sweep.report(trial.number, iteration, metrics, now, is_last=True)
             self._writer.put(ReportRecord(trial.number, trial.attempt, iteration, metrics, now))
-        self._end_trial(slot, parse_end(end))
+        self._end_trial(slot, parse_end(end), sum_usage(slot.ends.values()))
         if answer is not None:
             self._follow_answer(trial, answer)
         slot.note_place(slot.ends[0])
@@ -561,7 +566,9 @@ class Driver:
         if not self._logs.put(partial(append_to, log, noise)):
             self._notify(f"the disk of {log} hangs: some of what workers print is not kept")
 
-    def _end_trial(self, slot: SlotState, ended: Ended) -> None:
+    def _end_trial(
+        self, slot: SlotState, ended: Ended, used: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Tell the sweep, and keep, how the trial of a slot ended; it may be run again."""
         trial = slot.trial
         if trial is None:
@@ -573,6 +580,8 @@ class Driver:
         if outcome.status is Status.COMPLETED:
             self._completed += 1
             self._silent += is_silent
+            runtime_s, lent = time.time() - (record.start_time or 0.0), slot.launcher
+            self._gauge.note(used, runtime_s, lent.cpus_of_trial, lent.mem_mb_of_trial)
         self._writer.put(
             dataclasses.replace(
                 record,
@@ -582,6 +591,7 @@ class Driver:
                 error=ended.error,
                 exit_code=ended.exit_code,
                 signal=ended.signal,
+                **{name: used[name] for name in FIELDS if name in used},
             )
         )
         self._fail_if_fatal()

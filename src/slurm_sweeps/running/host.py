@@ -26,6 +26,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from resource import struct_rusage
 from typing import Any, NoReturn
 
 from .channel import Record, encode
@@ -311,7 +312,7 @@ class Host(Parent):
             self._poll.unregister(child.pipe)
         os.close(child.pipe)
 
-    def _note_exit(self, pid: int, exit_code: int) -> None:
+    def _note_exit(self, pid: int, exit_code: int, used: struct_rusage) -> None:  # noqa: ARG002 - the workers' matter
         """Tell of a worker that has ended, and kill what it has left behind."""
         for slot, child in list(self._children.items()):
             if child.pid == pid:

@@ -87,6 +87,7 @@ class Launcher(ABC):
         slots: What it lends.
         world_size: How many tasks a trial has.
         fresh_workers: Whether every trial gets a worker of its own.
+        cpus_of_trial, mem_mb_of_trial: What a trial has for itself, over all its nodes, if it does.
         outage_s: How long Slurm may start no worker at all until the sweep ends, in seconds.
         notices: What the user should know about how trials share the machine.
     """
@@ -94,6 +95,8 @@ class Launcher(ABC):
     slots: Sequence[SlotPlace]
     world_size = 1
     fresh_workers = False
+    cpus_of_trial: int | None = None
+    mem_mb_of_trial: int | None = None
     outage_s = 0.0
     notices: tuple[str, ...] = ()
 
@@ -169,6 +172,7 @@ class LocalLauncher(Launcher):
         self.slots = [SlotPlace(slot, (socket.gethostname(),)) for slot in range(slots)]
         self.notices = notices
         self._cfg = cfg or LocalCfg()
+        self.cpus_of_trial = self._cfg.cpus
         self._gpus = gpus
 
     def _launch(self, slots: list[int]) -> Connection:
@@ -254,6 +258,10 @@ class SlurmLauncher(Launcher):
         self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
+        share = plan.slots[0]
+        if share.exclusive:
+            self.cpus_of_trial = share.cpus_per_task * share.ntasks
+            self.mem_mb_of_trial = share.mem_mb and share.mem_mb * len(share.nodes)
         self.fresh_workers = bool(cfg.fresh_step)
         self.outage_s = cfg.outage_in_sec
         self._allocation = allocation

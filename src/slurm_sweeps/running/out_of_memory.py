@@ -49,7 +49,8 @@ def tells_of_killed_step(said: str) -> bool:
 
 def count_oom_kills() -> int:
     """Return how often the out-of-memory killer has struck: in this cgroup, else on this host."""
-    for file in (*_find_cgroup_files(), Path("/proc/vmstat")):
+    files = find_cgroup_files("memory.events", "memory.oom_control")
+    for file in (*files, Path("/proc/vmstat")):
         with contextlib.suppress(OSError, ValueError):
             for line in file.read_text().splitlines():
                 name, _, value = line.partition(" ")
@@ -59,14 +60,14 @@ def count_oom_kills() -> int:
 
 
 @functools.cache
-def _find_cgroup_files() -> list[Path]:
-    """Find the files that count kills in this process's memory cgroup (version 2 and 1)."""
+def find_cgroup_files(of_2: str, of_1: str) -> list[Path]:
+    """Find a file of this process's memory cgroup, by its names in version 2 and 1."""
     files = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             number, controllers, path = line.split(":", 2)
             if number == "0" and path != "/":
-                files.append(Path(f"/sys/fs/cgroup{path}/memory.events"))
+                files.append(Path(f"/sys/fs/cgroup{path}/{of_2}"))
             elif "memory" in controllers.split(","):
-                files.append(Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control"))
+                files.append(Path(f"/sys/fs/cgroup/memory{path}/{of_1}"))
     return [file for file in files if file.exists()]

@@ -16,6 +16,7 @@ import ctypes
 import functools
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -256,13 +257,13 @@ class ChildWatch:
         os.write(self.writer, b"\0")  # what has come meanwhile is looked at now
         return {number: handler for number, handler in before.items() if handler is not _wake}
 
-    def reap(self) -> Iterator[tuple[int, int]]:
-        """Empty the pipe; yield process id and wait status of each child that has ended."""
+    def reap(self) -> Iterator[tuple[int, int, resource.struct_rusage]]:
+        """Empty the pipe; yield id, wait status and use of each child process that has ended."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.fd, 4096):
                 pass
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            while (ended := os.wait4(-1, os.WNOHANG))[0]:
                 yield ended
 
 

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
 from ..storage.layout import TrialLayout
@@ -39,6 +39,10 @@ from .journal import Journal, build_head
 from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
 from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
+from .usage import Meter
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 class TrialContext(NamedTuple):
@@ -85,6 +89,7 @@ class Session:
         was_told_to_stop: Whether `train` has seen a request to stop, by `should_stop` or `log`.
         was_sent_term: Whether this process got a TERM.
         journal: Where it writes down what it reports; None for nowhere.
+        meter: What the attempt uses.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Session:
         self._verdict: type[Exception] | None = None
         self._awaits_end = False
         self.journal: Journal | None = None
+        self.meter = Meter()
         self._told: str | None = None  # what it was told to do last, if not to go on
         self._end: Record | None = None
         self._is_cut_off = False  # from its driver: what happens then is no fault of its own
@@ -234,6 +240,7 @@ class Session:
         """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if self.is_here:
             self._write_end_down()
+            self._tell_worker({"kind": "used", **self.meter.read()})
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)
 
@@ -247,7 +254,7 @@ class Session:
         self._write_end_down()
         if self.journal is not None and not self.journal.is_settled:
             return False
-        self._tell_worker({**record, "stays": True})
+        self._tell_worker({**record, "stays": True, **self.meter.read()})
         return True
 
     def _write_end_down(self) -> None:
@@ -586,6 +593,11 @@ def leave_if_told() -> None:
     """
     if _active is not None:
         _active.leave_if_told()
+
+
+def poll(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit code of a program, None while it runs; what it used is the trial's."""
+    return process.poll() if _active is None else _active.meter.poll(process)
 
 
 def get_context() -> TrialContext:

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from resource import struct_rusage
 from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
@@ -63,6 +64,7 @@ from .relay import TRIAL_VARIABLE, Caller, Relay
 from .standstill import Standstill
 from .train import load_train
 from .trial_process import Child, Loaded, Spawner, Task
+from .usage import StepMemory, describe_reaped
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
@@ -118,9 +120,9 @@ class Parent(ABC):
                 self._gone = self._gone or not data
                 self.hear(data)
             elif fd == self._watch.fd:
-                for pid, status in self._watch.reap():
+                for pid, status, used in self._watch.reap():
                     self._left_alone.discard(pid)
-                    self._note_exit(pid, os.waitstatus_to_exitcode(status))
+                    self._note_exit(pid, os.waitstatus_to_exitcode(status), used)
             else:
                 self._serve_child(fd)
         return bool(events)
@@ -147,7 +149,7 @@ class Parent(ABC):
         """Go on with what a registered file descriptor is ready for."""
 
     @abstractmethod
-    def _note_exit(self, pid: int, exit_code: int) -> None:
+    def _note_exit(self, pid: int, exit_code: int, used: struct_rusage) -> None:
         """Take note that a child has ended: one of ours, or what one has left behind."""
 
     def _say(self, record: Record) -> None:
@@ -222,6 +224,7 @@ class RunningTrial:
     said: Record | None = None  # how it ended, by its own account
     is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
     limits: TimeLimits | None = None  # of a first rank's, until one is reached
+    used: Record = field(default_factory=Record)  # of its share
     overrun: Record | None = None  # how it fails if it was beyond one of them
     to_show: list[int] = field(default_factory=list)  # whose stacks are to be written yet
     told: str | None = None  # "prune", "pause" or "stop": what it was told to do
@@ -317,6 +320,7 @@ class Worker(Parent):
         self._init: Record = {}
         self._spawner: Spawner | None = None
         self._place: StepPlace | None = None
+        self._memory: StepMemory | None = None
         self._trial: RunningTrial | None = None
         self._fork_at = 0.0  # when to try again to start a trial
         self._no_fork_since: float | None = None
@@ -392,6 +396,8 @@ class Worker(Parent):
 
             self._place = StepPlace(init["share"])
             self._place.bind()
+            if "slot" not in self._sender:  # the step is its alone
+                self._memory = StepMemory()
         try:
             self._loaded = loaded = self._loaded or self._load(init)
         except BaseException as error:  # noqa: BLE001 - user code runs here; the driver gets all of it
@@ -544,8 +550,9 @@ class Worker(Parent):
             self._poll.unregister(trial.own.link)
             self._end_early(trial)
             return
+        before = trial.said
         self._take_records(trial, trial.own, data)
-        if trial.said is not None:
+        if trial.said is not None and trial.said is not before:
             if trial.said.pop("stays", False) and self._keep_process(trial):
                 return
             self._note_leaving()
@@ -573,6 +580,9 @@ class Worker(Parent):
                 trial.child_failed = record
             elif kind == "ended":
                 trial.said = record
+            elif kind == "used" and not is_child:
+                del record["kind"]  # what is left goes into another
+                trial.used = {**record, **trial.used}
             if is_child:
                 trial.watch = None  # it is alive
 
@@ -656,10 +666,11 @@ class Worker(Parent):
         append_to(log, f"slurm_sweeps: {overrun['message']}; it is ended\n".encode())
         trial.set_deadline("asked", 0.0)
 
-    def _note_exit(self, pid: int, exit_code: int) -> None:
+    def _note_exit(self, pid: int, exit_code: int, used: struct_rusage) -> None:
         if self._spawner is not None:
             self._spawner.note_end(pid)
         if self._trial is not None and pid == self._trial.pid:
+            self._trial.used = {**self._trial.used, **describe_reaped(used)}
             self._end_trial(self._trial, exit_code)
 
     def _end_trial(self, trial: RunningTrial, exit_code: int) -> None:
@@ -742,6 +753,10 @@ class Worker(Parent):
         return judge(trial.child_failed or trial.said, trial.told, exit_code, oom)
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
+        end = {**end, **trial.used}
+        peak_mb = None if self._memory is None else self._memory.read_rise()
+        if peak_mb is not None:
+            end |= {"memory_mb": peak_mb, "is_alone": True}
         if self._task.world_size > 1:  # the driver looks which rank was the first
             end = {"at": time.time(), **end}
         number = trial.run["number"]

@@ -22,6 +22,9 @@ class AttemptRecord:
         host: The (first) host it runs or ran on.
         gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
         error: Why it failed or was lost.
+        memory_mb: Its peak, in MiB; of its largest process where its job step has no cgroup.
+        cpu_s: CPU time, with that of processes that it has waited for.
+        gpu_memory_mb: The peak of what it took of GPUs, in MiB.
     """
 
     number: int
@@ -36,6 +39,9 @@ class AttemptRecord:
     error: TrialError | None = None
     exit_code: int | None = None
     signal: int | None = None
+    memory_mb: float | None = None
+    cpu_s: float | None = None
+    gpu_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 #: How a trial runs, as columns of `attempts` and as fields of its record.
-_RUN_FIELDS = ("slot", "host", "gpus", "start_time", "end_time", "exit_code", "signal")
+_RUN_FIELDS = (
+    *("slot", "host", "gpus", "start_time", "end_time", "exit_code", "signal"),
+    *("memory_mb", "cpu_s", "gpu_memory_mb"),
+)
 _RUN = f"{', '.join(_RUN_FIELDS)}, error_type, error_message, traceback"
 
 #: A trial with its latest attempt; one that is scheduled has not begun it.

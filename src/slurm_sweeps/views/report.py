@@ -42,7 +42,7 @@ from .pictures.data import SweepData
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.slots import compute_occupation, draw_slots
-from .summary import compute_runtime_s, describe_error, find_reason
+from .summary import USAGE, compute_runtime_s, describe_error, find_reason
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -244,6 +244,10 @@ def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
     columns += [(f"last {name}", write_numbers(last, _DIGITS)) for name, last in data.last.items()]
     columns.append(("host", [trial.host for trial in data.trials]))
     columns.append(("attempt", [trial.attempt for trial in data.trials]))
+    for name in USAGE:
+        used = [getattr(trial, name) for trial in data.trials]
+        if any(value is not None for value in used):
+            columns.append((name, [None if value is None else round(value, 1) for value in used]))
     order = dict.fromkeys([*(ranking if data.mode else ()), *range(len(data.trials))])
     return {
         "columns": [{"name": name, "number": _are_numbers(values)} for name, values in columns],

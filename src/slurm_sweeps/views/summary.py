@@ -26,8 +26,11 @@ from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialR
 from ..trial import Status, flatten_cfg
 from .formats import clean, format_age, list_parameters
 
+#: What an attempt used: memory in MiB, CPU time in seconds.
+USAGE = ("memory_mb", "cpu_s", "gpu_memory_mb")
+
 #: What rows tell of a trial's run beside what they have fields for.
-_MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time")
+_MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time", *USAGE)
 
 #: What a trial is chosen by: its best value, or its last one.
 SCOPES = ("best", "last")

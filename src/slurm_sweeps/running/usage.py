@@ -1,0 +1,203 @@
+"""What an attempt used of its share: memory, CPU time, and a GPU's memory.
+
+A trial's process tells it when nothing is left of it but its exit. Of one that can't, as it was
+killed, its worker knows, which has reaped it. In a job step that is the slot's alone, and in a
+cgroup, the kernel knows the memory of all processes together; else the largest one is told.
+
+Memory is resident memory, what is shared with others included: in a fork what its worker has
+loaded; and who starts another program is counted as that until it begins (Linux).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .channel import Record
+from .out_of_memory import find_cgroup_files
+from .processes import iterate_descendants
+
+if TYPE_CHECKING:
+    import subprocess
+
+#: What `ru_maxrss` counts in, of a MiB.
+_PER_MIB = 1024 if sys.platform == "linux" else 2**20
+
+#: What is stored of an attempt, as `AttemptRecord` has it.
+FIELDS = ("memory_mb", "cpu_s", "gpu_memory_mb")
+
+#: Shorter trials tell little of what a share is good for, in seconds.
+LEAST_S = 60.0
+#: A share of which no trial used more than this part is said to be too large.
+FAR = 0.25
+
+
+class Meter:
+    """Measures one attempt, from now on, in the trial's own process."""
+
+    def __init__(self) -> None:
+        self._cpu_s = sum(map(_count_cpu_s, _read()))
+        self._program_kb = 0
+
+    def read(self) -> Record:
+        """Return what was used so far; `is_alone` tells that there were no other processes."""
+        own, children = _read()
+        largest = max(own.ru_maxrss, self._program_kb or children.ru_maxrss)
+        used: Record = {
+            "memory_mb": largest / _PER_MIB,
+            "cpu_s": _count_cpu_s(own) + _count_cpu_s(children) - self._cpu_s,
+            "is_alone": not children.ru_maxrss,
+        }
+        gpu_memory_mb = _read_gpu_memory()
+        return used if gpu_memory_mb is None else {**used, "gpu_memory_mb": gpu_memory_mb}
+
+    def poll(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Return the exit code of a program, None while it runs; note what memory it took.
+
+        A process that runs one program after another would else know the largest of all.
+        """
+        if process.returncode is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status, used = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    self._program_kb = used.ru_maxrss
+        return process.poll()
+
+
+def _read() -> tuple[resource.struct_rusage, resource.struct_rusage]:
+    return tuple(map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # type: ignore[return-value] # two of them
+
+
+def _count_cpu_s(used: resource.struct_rusage) -> float:
+    return used.ru_utime + used.ru_stime
+
+
+def describe_reaped(used: resource.struct_rusage) -> Record:
+    """Tell what a process had used that was reaped, with those that it has waited for."""
+    return {"memory_mb": used.ru_maxrss / _PER_MIB, "cpu_s": _count_cpu_s(used)}
+
+
+# --- a GPU's memory -------------------------------------------------------------------------------
+
+
+def _read_gpu_memory() -> float | None:
+    """Return the GPU memory that this process took, in MiB; None if it has none, or nobody tells.
+
+    The peak of PyTorch's own count, or what NVML counts now, where its Python module is installed:
+    frameworks give no memory back while their process lives.
+    """
+    if not os.path.exists("/dev/nvidiactl"):
+        return None
+    found = []
+    for ask in (_ask_torch, _ask_nvml):
+        with contextlib.suppress(
+            Exception
+        ):  # versions differ; a trial may have left them in pieces
+            found.append(ask())
+    return max(filter(None, found), default=None)
+
+
+def _ask_torch() -> float:
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    devices = range(torch.cuda.device_count())
+    return float(sum(map(torch.cuda.max_memory_reserved, devices))) / 2**20
+
+
+def _ask_nvml() -> float:
+    fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    if not any(os.path.realpath(fd).startswith("/dev/nvidia") for fd in fds):
+        return 0.0  # to start NVML takes long
+    nvml: Any = importlib.import_module("pynvml")
+    nvml.nvmlInit()
+    mine = {os.getpid(), *iterate_descendants(os.getpid())}
+    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    running = (each for it in devices for each in nvml.nvmlDeviceGetComputeRunningProcesses(it))
+    return float(sum(each.usedGpuMemory or 0 for each in running if each.pid in mine)) / 2**20
+
+
+# --- a step's memory ------------------------------------------------------------------------------
+
+
+class StepMemory:
+    """The peak of all processes of a job step, as its cgroup has it, if it has one of its own."""
+
+    def __init__(self) -> None:
+        files = find_cgroup_files("memory.peak", "memory.max_usage_in_bytes")
+        self._file = next((file for file in files if "/step_" in str(file)), None)
+        self._peak = _read_number(self._file)
+
+    def read_rise(self) -> float | None:
+        """Return the peak in MiB, if it is of after the last call; the kernel keeps but the one."""
+        before, self._peak = self._peak, _read_number(self._file)
+        return self._peak / 2**20 if self._peak > before else None
+
+
+def _read_number(file: Path | None) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return 0 if file is None else int(file.read_text())
+    return 0
+
+
+# --- in the driver --------------------------------------------------------------------------------
+
+
+def sum_usage(ends: Iterable[Record]) -> dict[str, Any]:
+    """Add up what an attempt's ranks used: `FIELDS`, as far as they are known, and `is_alone`."""
+    ends = list(ends)
+    told: list[Mapping[str, Any]] = [end for end in ends if "memory_mb" in end]
+    used = {
+        name: sum(end.get(name, 0.0) for end in told)
+        for name in FIELDS
+        if any(name in end for end in told)
+    }
+    return {**used, "is_alone": len(told) == len(ends) and all(e.get("is_alone") for e in told)}
+
+
+class Gauge:
+    """Compares what trials used with the share that each has, for one word in the end."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._most = {"memory": (0.0, 0.0), "CPUs": (0.0, 0.0)}  # used, and of how much
+
+    def note(
+        self, used: Mapping[str, Any], runtime_s: float, cpus: int | None, mem_mb: int | None
+    ) -> None:
+        """Take note of a trial that is completed."""
+        if runtime_s < LEAST_S or "cpu_s" not in used:
+            return
+        self._n += 1
+        self._take("CPUs", used["cpu_s"] / runtime_s, cpus if cpus and cpus > 1 else None)
+        # Of several processes only a cgroup knows the sum.
+        self._take("memory", used["memory_mb"] / 1024, used["is_alone"] and (mem_mb or 0) / 1024)
+
+    def _take(self, what: str, used: float, share: float | None) -> None:
+        """Keep the largest part; a share that isn't known, or a use, is none to speak of."""
+        if not share:
+            used, share = 1.0, 1.0
+        most, of = self._most[what]
+        if not of or used / share > most / of:
+            self._most[what] = (used, share)
+
+    def describe(self) -> str | None:
+        """Say which part of the share no trial has come near to; None if there is none."""
+        idle = [
+            f"{used:.1f} of {share:g} {'GiB of memory' if what == 'memory' else what}"
+            for what, (used, share) in self._most.items()
+            if self._n and used < FAR * share
+        ]
+        if not idle:
+            return None
+        return (
+            f"no trial of a minute or more used more than {' and '.join(idle)} that it has: with a "
+            "smaller share (mem, cpus_per_task of SlurmCfg; cpus of LocalCfg) more run at once"
+        )
