@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from hydra.errors import CompactHydraException
 
 import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
+from hydra_plugins.hydra_slurm_sweeps._config import SlurmSweepsConf
 from hydra_plugins.hydra_slurm_sweeps._params import build_space
+from slurm_sweeps.experiment.sweep_file import BUILDS, OF_EXPERIMENT, OF_PROGRAM, OF_RUN
 from sweep_scripts import Scripts
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -240,12 +243,29 @@ def test_what_cant_be_swept_is_said(override: str, all_of_them: bool, words: str
     assert words in str(caught.value)
 
 
+def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:
+    of_the_app = {"cfg", "random", "model", "optuna", "backend", *OF_PROGRAM}
+    assert {field.name for field in dataclasses.fields(SlurmSweepsConf)} == {
+        *({*OF_EXPERIMENT, *OF_RUN, *BUILDS} - of_the_app),
+        *("_target_", "params", "sampler"),
+    }
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["model.lr=interval(0, 1)"], "has values without end"),
         (["hydra.sweeper.sampler=tpe"], "there is no sampler 'tpe'; there are random, model, "),
         (["hydra.sweeper.slurm={node:2}"], "hydra.sweeper.slurm: SlurmCfg"),
+        (
+            [
+                *("hydra.sweeper.n_trials=2", "hydra.sweeper.mode=min"),
+                "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler,search_space:{x:[1]}}",
+            ],
+            "samplers.Optuna(GridSampler(…)) can't work here",
+        ),
+        (["hydra.sweeper.asha={metric:loss}"], "hydra.sweeper.asha: ASHA"),
+        (["hydra.launcher._target_=a.Joblib"], "runs the jobs itself: leave hydra/launcher out"),
         (["hydra.sweeper.sampler=model", "hydra.sweeper.n_trials=2"], "needs a metric"),
         (["kind=small,huge"], "Could not find 'kind/huge'"),
     ],

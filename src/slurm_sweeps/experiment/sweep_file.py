@@ -11,6 +11,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,25 +119,8 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
             words[key] = told[key]
             with at(key):  # whose value it is that makes no sense
                 train = Program(**words)
-    arguments = {key: told[key] for key in OF_EXPERIMENT if key in told}
+    arguments = build_arguments(told, at)
     arguments["cfg"] = build_space(told.get("cfg", {}), "cfg")
-    for key, (argument, build) in BUILDS.items():
-        if key in told:
-            with at(key):
-                if argument in arguments:
-                    others = [k for k, (its, _) in BUILDS.items() if its == argument and k in told]
-                    raise UsageError(f"there can be one of these, not {' and '.join(others)}")
-                if not isinstance(told[key], dict | None):
-                    raise UsageError(
-                        f"{key} needs its arguments by name, like {{{_list_arguments(build)[0]}: "
-                        f"…}}; got {told[key]!r}"
-                    )
-                arguments[argument] = build(**(told[key] or {}))
-    if isinstance(told.get("feasible"), dict):
-        with at("feasible"):
-            arguments["feasible"] = {
-                name: _build_bound(bound) for name, bound in told["feasible"].items()
-            }
     if local_dir is not None:
         arguments["local_dir"] = local_dir
     if not arguments.get("overwrite"):
@@ -193,6 +177,36 @@ def _find_kind(value: dict[Any, Any]) -> str | None:
             "(A list that is the same in all trials: put a second key beside it)"
         )
     return None
+
+
+def build_arguments(
+    told: Mapping[str, Any], at: Callable[[str], AbstractContextManager[None]]
+) -> dict[str, Any]:
+    """Make arguments of `Experiment` of what is told under their names and those of `BUILDS`.
+
+    Args:
+        told: By name; others are left alone.
+        at: Entered, says of an error where it is.
+    """
+    arguments = {key: told[key] for key in OF_EXPERIMENT if key in told}
+    for key, (argument, build) in BUILDS.items():
+        if key in told:
+            with at(key):
+                if argument in arguments:
+                    others = [k for k, (its, _) in BUILDS.items() if its == argument and k in told]
+                    raise UsageError(f"there can be one of these, not {' and '.join(others)}")
+                if not isinstance(told[key], dict | None):
+                    raise UsageError(
+                        f"{key} needs its arguments by name, like {{{_list_arguments(build)[0]}: "
+                        f"…}}; got {told[key]!r}"
+                    )
+                arguments[argument] = build(**(told[key] or {}))
+    if isinstance(told.get("feasible"), dict):
+        with at("feasible"):
+            arguments["feasible"] = {
+                name: _build_bound(bound) for name, bound in told["feasible"].items()
+            }
+    return arguments
 
 
 def _build_bound(written: Any) -> Any:

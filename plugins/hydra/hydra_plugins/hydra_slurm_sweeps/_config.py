@@ -6,49 +6,59 @@ Hydra runs modules that it scans without their place in `sys.modules`, which dat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
 
 @dataclass
 class SlurmSweepsConf:
-    """The keys under `hydra.sweeper`; their names are those of `ss.Experiment` and its `run`."""
+    """The keys under `hydra.sweeper`: those of a sweep file, but for its program and its space.
+
+    Null leaves it to `ss.Experiment` and its `run`.
+    """
 
     _target_: str = "hydra_plugins.hydra_slurm_sweeps.sweeper.SlurmSweepsSweeper"
     #: What is swept, written as on the command line, which wins: `{lr: "interval(1e-5, 1e-1)"}`.
     params: dict[str, Any] = field(default_factory=dict)
-    #: How many configurations to draw; None for all combinations of what can be counted.
-    n_trials: Optional[int] = None  # noqa: UP045 - OmegaConf reads it
-    #: The metric's name and "min" or "max"; of the value that the job returns, `mode` is enough.
+    #: How many configurations to draw; null for all combinations of what can be counted.
+    n_trials: Any = None
+    #: The metric's name, "min" or "max"; of the value that the job returns, `mode` is enough.
     metric: Any = None
-    mode: Optional[str] = None  # noqa: UP045
+    mode: Any = None
     #: Arguments of `ss.ASHA`, `ss.Hyperband`, `ss.MedianStopping`: `{metric: loss, mode: min}`.
     asha: Any = None
     hyperband: Any = None
     median_stopping: Any = None
-    #: "random", "model", "optuna", one of these with its arguments, or an object by `_target_`.
+    #: "random", "model", "optuna", `{random: {quasi: true}}`, or an object by its `_target_`.
     sampler: Any = None
-    seed: Optional[int] = None  # noqa: UP045
-    #: None is the app's name, with the time unless `restore` or `overwrite` is said.
-    name: Optional[str] = None  # noqa: UP045
-    local_dir: Optional[str] = None  # noqa: UP045
-    #: True, False, or "auto": go on with what there is of this name.
-    restore: Any = False
-    overwrite: bool = False
-    points_to_evaluate: list[Any] = field(default_factory=list)
-    #: Arguments of `ss.SlurmCfg` and `ss.LocalCfg`.
+    #: Arguments of `ss.SlurmCfg`, `ss.LocalCfg`, `ss.Keep`.
     slurm: Any = None
     local: Any = None
-    #: Those of `run`.
-    max_concurrent_trials: Optional[int] = None  # noqa: UP045
-    max_retries: int = 0
-    fail_fast: bool = True
-    grace_period_in_sec: float = 60.0
-    time_budget_in_sec: Optional[float] = None  # noqa: UP045
-    target: Optional[float] = None  # noqa: UP045
-    summary_interval_in_sec: float = 5.0
-    report: bool = False
+    keep: Any = None
+    #: Of the experiment. The name is the app's, and the time unless restore or overwrite is said.
+    name: Any = None
+    local_dir: Any = None
+    restore: Any = None
+    overwrite: Any = None
+    seed: Any = None
+    points_to_evaluate: Any = None
+    snapshot: Any = None
+    feasible: Any = None
+    #: Of its run.
+    max_concurrent_trials: Any = None
+    max_retries: Any = None
+    fail_fast: Any = None
+    max_trial_sec: Any = None
+    max_silence_sec: Any = None
+    out_of_memory: Any = None
+    grace_period_in_sec: Any = None
+    time_budget_in_sec: Any = None
+    target: Any = None
+    report: Any = None
+    summary_interval_in_sec: Any = None
+    nr_of_rows_in_summary: Any = None
+    summarize_cfg_and_metrics: Any = None
 
 
 ConfigStore.instance().store(

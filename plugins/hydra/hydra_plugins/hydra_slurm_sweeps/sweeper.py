@@ -31,12 +31,9 @@ BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 #: So many configurations are composed before anything is started, to see that they can be.
 MOST_COMPOSED = 50
 
-
-OF_RUN = (
-    *("n_trials", "max_concurrent_trials", "max_retries", "fail_fast", "grace_period_in_sec"),
-    *("time_budget_in_sec", "target", "summary_interval_in_sec", "report"),
-)
-OF_EXPERIMENT = ("seed", "local_dir", "overwrite", "points_to_evaluate", "restore")
+#: The keys of rules; the samplers that have names.
+RULES = ("asha", "hyperband", "median_stopping")
+SAMPLERS = ("random", "model", "optuna")
 
 
 class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are not followed
@@ -72,6 +69,8 @@ class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are n
             return self._sweep(arguments)
 
     def _sweep(self, arguments: list[str]) -> ss.Result:
+        from slurm_sweeps.experiment.sweep_file import OF_RUN, build_arguments
+
         from ._job import LINK, Job
         from ._params import build_space
 
@@ -81,44 +80,37 @@ class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are n
                 "the sweeper slurm_sweeps runs the jobs itself: leave hydra/launcher out, and say "
                 "what a job gets in hydra.sweeper.slurm or hydra.sweeper.local"
             )
-        told = self._told
+        told = {name: value for name, value in self._told.items() if value is not None}
         params = [f"{key}={_write(value)}" for key, value in self._params.items()]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        sampler = _choose_sampler(told["sampler"])
-        ends = [told[name] for name in ("n_trials", "time_budget_in_sec", "target")]
-        all_of_them = ends == [None] * 3 and told["sampler"] in (None, "grid")
+        all_of_them = told.keys().isdisjoint(
+            ("n_trials", "time_budget_in_sec", "target", "sampler")
+        )
         space = build_space(parser.parse_overrides([*params, *arguments]), all_of_them)
-        if all_of_them and not space.has_swept:
-            told = {**told, "n_trials": 1}
+        run = {"n_trials": 1 if all_of_them and not space.has_swept else None}
         for overrides in space.list_examples(MOST_COMPOSED):
             self.validate_batch_is_legal([overrides])
-        goal = _read_goal(told)
-        job = Job(self._task, self.hydra_context, self.config, space, goal.get("metric"))
-        experiment = ss.Experiment(
-            job,
-            space.template,
-            name=self._name,
-            sampler=sampler,
-            **goal,
-            **_build_rules(told, goal),
-            **{name: told[name] for name in OF_EXPERIMENT},
-        )
+        told |= {"name": self._choose_name(told), **_read_goal(told)}
+        sampler = _read_sampler(told)
+        job = Job(self._task, self.hydra_context, self.config, space, told.get("metric"))
+        built = {"sampler": sampler, **build_arguments(told, _at)}
+        experiment = ss.Experiment(job, space.template, **built)
         link = experiment.local_dir / experiment.name / LINK
-        known = link.is_symlink() and not told["overwrite"]
+        known = link.is_symlink() and not told.get("overwrite")
         job.sweep_dir = Path(hydra.runtime.cwd, link.readlink() if known else hydra.sweep.dir)
         job.sweep_dir.mkdir(parents=True, exist_ok=True)
         job.singletons = Singleton.get_state()
         OmegaConf.save(self.config, job.sweep_dir / "multirun.yaml")
         log.info(f"Sweep {experiment.name!r}: the jobs' output is in {job.sweep_dir}")
-        result = experiment.run(**{name: told[name] for name in OF_RUN})
+        result = experiment.run(**run | {name: told[name] for name in OF_RUN if name in told})
         _write_best(result, job.sweep_dir)
         return result
 
-    @property
-    def _name(self) -> str:
-        told, app = self._told, str(self.config.hydra.job.name)
-        if told["name"] is not None or told["restore"] or told["overwrite"]:
-            return str(told["name"] or app)
+    def _choose_name(self, told: dict[str, Any]) -> str:
+        """Choose the name of a sweep: a new one each time, unless it is one that there is."""
+        app = str(self.config.hydra.job.name)
+        if "name" in told or told.get("restore") or told.get("overwrite"):
+            return str(told.get("name", app))
         return f"{app}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
@@ -142,64 +134,43 @@ def _write(value: Any) -> str:
     return format_value(value)
 
 
-def _build(name: str, kind: Any, told: Any) -> Any:
-    """Make an object of its arguments under `hydra.sweeper.<name>`."""
-    if not isinstance(told, dict):
-        return told
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Say of an error which key it is about."""
     try:
-        return kind(**told)
-    except (TypeError, ss.UsageError) as error:
-        raise CompactHydraException(f"hydra.sweeper.{name}: {error}") from error
-
-
-def _build_rules(told: dict[str, Any], goal: dict[str, Any]) -> dict[str, Any]:
-    rules = {
-        name: _build(name, kind, {**goal, **told[name]} if isinstance(told[name], dict) else None)
-        for name, kind in (
-            ("asha", ss.ASHA),
-            ("hyperband", ss.Hyperband),
-            ("median_stopping", ss.MedianStopping),
-        )
-        if told[name] is not None
-    }
-    if len(rules) > 1:
-        raise CompactHydraException(f"hydra.sweeper: say one of {', '.join(rules)}")
-    return {
-        "pruner": next(iter(rules.values()), None),
-        "slurm_cfg": _build("slurm", ss.SlurmCfg, told["slurm"]),
-        "local_cfg": _build("local", ss.LocalCfg, told["local"]),
-    }
+        yield
+    except (TypeError, ss.SlurmSweepsError) as error:
+        raise CompactHydraException(f"hydra.sweeper.{place}: {error}") from error
 
 
 def _read_goal(told: dict[str, Any]) -> dict[str, Any]:
-    """What the sweep is after, if that is said apart from its rule."""
-    metric, mode = told["metric"], told["mode"]
-    if metric is None and mode is None:
-        return {}
-    return {"metric": "value" if metric is None else metric, "mode": mode}
+    """What the sweep is after, for its rule too; of what the job returns `mode` is enough."""
+    goal: dict[str, Any] = {name: told[name] for name in ("metric", "mode") if name in told}
+    if goal:
+        goal.setdefault("metric", "value")
+    rules = {name: told[name] for name in RULES if isinstance(told.get(name), dict)}
+    return {**goal, **{name: {**goal, **rule} for name, rule in rules.items()}}
 
 
-def _choose_sampler(told: Any) -> Any:
-    kinds = {
-        "random": ss.samplers.Random,
-        "model": ss.samplers.Model,
-        "optuna": ss.samplers.Optuna,
-        "grid": ss.samplers.Grid,
-    }
-    name: Any = told
+def _read_sampler(told: dict[str, Any]) -> Any:
+    """Put a sampler that is told by its name under that name; return one that is an object."""
+    sampler = told.get("sampler")
+    name: Any = sampler
     arguments: Any = {}
-    if isinstance(told, dict) and len(told) == 1:
-        ((name, arguments),) = told.items()
-    if isinstance(name, str) and name in kinds:
-        return _build(f"sampler.{name}", kinds[name], arguments or {})
-    if isinstance(told, str | dict):
+    if isinstance(sampler, dict) and len(sampler) == 1:
+        ((name, arguments),) = sampler.items()
+    if isinstance(name, str) and name in SAMPLERS:
+        told[name] = arguments
+        return None
+    if isinstance(sampler, str | dict):
         raise CompactHydraException(
-            f"hydra.sweeper.sampler: there is no sampler {name!r}; there are {', '.join(kinds)}, "
-            "or one of Optuna's by its _target_ (optuna.samplers.TPESampler)"
+            f"hydra.sweeper.sampler: there is no sampler {name!r}; there are "
+            f"{', '.join(SAMPLERS)}, or one of Optuna's by its _target_ "
+            "(optuna.samplers.TPESampler)"
         )
-    if type(told).__module__.startswith("optuna."):
-        return ss.samplers.Optuna(told)
-    return told
+    if type(sampler).__module__.startswith("optuna."):
+        return ss.samplers.Optuna(sampler)
+    return sampler
 
 
 def _write_best(result: ss.Result, folder: Path) -> None:
