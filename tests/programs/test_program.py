@@ -284,7 +284,7 @@ def test_the_guide_from_a_script_to_a_sweep(scripts: Scripts) -> None:
     before, after = code["# train.py"], code["# train_sweep.py"]
     scripts.write(before, "train.py")
     for text in (code["# sweep.py"], after.replace('"auto"', '"auto", name="function"')):
-        scripts.run(text.replace("run(20)", "run(6)").replace("restore=", "seed=1, restore="))
+        scripts.run(text.replace("run(20)", "run(4)").replace("restore=", "seed=1, restore="))
     found = [ss.Result(name, scripts.folder / "slurm-sweeps") for name in ("MySweep", "function")]
     for result in found:
         assert {trial.status for trial in result.trials} <= {"completed", "pruned"}

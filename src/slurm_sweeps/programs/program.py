@@ -196,8 +196,10 @@ class Program:
         mine = logs if place.rank == 0 else {}
         live = build_reports(self.metrics if mine else None, mine, folder)
         final = build_reports(self.result if mine else None, mine, folder)
-        with self._start(cfg, values, folder, stdout, stderr) as process:
+        with self._start(cfg, values, folder, stdout, stderr) as (process, terminal):
             for is_over in _watch(process):
+                if is_over and terminal is not None:
+                    terminal.drain()
                 for metrics, iteration in live.read(is_over):
                     log(metrics, iteration)
                 if not is_over:
@@ -240,7 +242,7 @@ class Program:
     @contextlib.contextmanager
     def _start(
         self, cfg: dict[str, Any], values: dict[str, Any], folder: Path, stdout: Path, stderr: Path
-    ) -> Iterator[subprocess.Popen[bytes]]:
+    ) -> Iterator[tuple[subprocess.Popen[bytes], _Terminal | None]]:
         """Start the program; one that has not ended by itself is ended behind."""
         env = dict(os.environ)
         if self.line_buffered:
@@ -248,7 +250,8 @@ class Program:
         env |= {name: fill(text, values) for name, text in self.env.items()}
         with contextlib.ExitStack() as stack:
             out, err = (stack.enter_context(_open_log(path)) for path in (stdout, stderr))
-            to = stack.enter_context(_open_terminal(out)) if self.pty else out
+            terminal = _Terminal(out) if self.pty else None
+            to = out if terminal is None else stack.enter_context(terminal.open_its())
             try:
                 process = subprocess.Popen(
                     self._build_argv(cfg, values),
@@ -262,14 +265,14 @@ class Program:
                 )
             except OSError as error:
                 raise ProgramError(self._explain_start(error, folder)) from None
-            try:
-                yield process
-            except (TrialPruned, TrialInterrupted):
-                _end(process)  # the trial's worker sees to what ignores it
-                raise
-            except BaseException:
-                _end(process, GRACE_S)
-                raise
+        try:
+            yield process, terminal
+        except (TrialPruned, TrialInterrupted):
+            _end(process)  # the trial's worker sees to what ignores it
+            raise
+        except BaseException:
+            _end(process, GRACE_S)
+            raise
 
     def _explain_start(self, error: OSError, folder: Path) -> str:
         hint = ""
@@ -324,25 +327,34 @@ def _open_log(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def _open_terminal(log: int) -> Iterator[int]:
-    """Open a pseudo-terminal; what is written to it goes into the log."""
-    ours, its = os.openpty()
+class _Terminal:
+    """A pseudo-terminal; what is written to it goes into a log, by a thread."""
 
-    def copy() -> None:
+    def __init__(self, log: int) -> None:
+        self._ours, self._its = os.openpty()
+        self._log = os.dup(log)
+        self._copier = threading.Thread(target=self._copy, daemon=True)
+        self._copier.start()
+
+    @contextlib.contextmanager
+    def open_its(self) -> Iterator[int]:
+        """Give the program's end, which is the program's alone afterwards."""
+        try:
+            yield self._its
+        finally:
+            os.close(self._its)
+
+    def drain(self) -> None:
+        """When the program has ended: wait until all is in the log, if it has left no daemon."""
+        self._copier.join(1.0)
+
+    def _copy(self) -> None:
         with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
-            while data := os.read(ours, 65536):
+            while data := os.read(self._ours, 65536):
                 while data:
-                    data = data[os.write(log, data) :]
-
-    copier = threading.Thread(target=copy, daemon=True)
-    copier.start()
-    try:
-        yield its
-    finally:
-        os.close(its)
-        copier.join(1.0)  # a daemon that it left may hold the terminal for ever
-        os.close(ours)
+                    data = data[os.write(self._log, data) :]
+        os.close(self._ours)
+        os.close(self._log)
 
 
 def _watch(process: subprocess.Popen[bytes]) -> Iterator[bool]:
