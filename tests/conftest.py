@@ -24,12 +24,17 @@ from cluster_tools import (
 )
 from cluster_tools.processes import end_processes, leftover_processes
 from cluster_tools.requirement import require
-from sweep_scripts import Scripts
+from sweep_scripts import IS_CHAOS, Scripts
 
 # No test asserts on time: a busy machine must not make one fail. In continuous integration all
 # examples are the same in every run, so that a change fails for what it changes. `make test-unit`
-# is content with a quarter of them.
-settings.register_profile("steady", deadline=None, derandomize=os.environ.get("CI") == "true")
+# is content with half of them, `make chaos` has four times as many.
+settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",
+    max_examples=200 if IS_CHAOS else 50,
+)
 settings.register_profile("quick", settings.get_profile("steady"), max_examples=25)
 settings.load_profile("steady")
 

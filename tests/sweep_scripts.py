@@ -16,6 +16,9 @@ from cluster_tools.processes import leftover_processes, wait_until
 
 TIMEOUT_S = 120.0
 
+#: More rounds than `make test` has time for: `make chaos`.
+IS_CHAOS = os.environ.get("SLURM_SWEEPS_CHAOS", "") not in ("", "0")
+
 
 class Scripts:
     """Runs scripts in a folder; all processes that come of them carry a mark of their own.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -30,9 +32,18 @@ def table(tmp_path: Path) -> Path:
 
 
 def replay(table: Path, *arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, str(BENCHMARKS / "replay.py"), str(table), "--json", *arguments]
+    """Replay in this process, which has imported what that needs."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.syspath_prepend(str(BENCHMARKS))
+        patch.setattr(sys, "argv", ["replay.py", str(table), "--json", *arguments])
+        import_module("replay").main()
+    return [json.loads(line) for line in said.getvalue().splitlines()]
+
+
+def test_it_is_a_command(table: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "replay.py"), str(table), "--json", "--seeds", "1"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [json.loads(line) for line in output.splitlines()]
+    assert [json.loads(line) for line in output.splitlines()] == replay(table, "--seeds", "1")
 
 
 def test_one_line_per_table_seed_and_budget(table: Path) -> None:
@@ -158,7 +169,7 @@ def test_rows_are_drawn_by_the_seed(table: Path, monkeypatch: pytest.MonkeyPatch
     assert not (first.unit == other.unit).all()
     assert (known.draw_share(1.0, 3).unit == known.unit).all()
     for word in ("0", "1.5", "nan", "half"):
-        with pytest.raises(subprocess.CalledProcessError):
+        with pytest.raises(SystemExit):
             replay(table, "--rows", word)
     assert known.draw_share(0.001, 0).unit.shape == (1, 2)
 

@@ -25,12 +25,10 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.faults import EmptyDatabaseError
 from slurm_sweeps.storage.records import AttemptRecord, TrialRecord
 from slurm_sweeps.trial import Status
+from sweep_scripts import IS_CHAOS as IS_CHAOS
 
 #: How long a test waits for what must come; nothing is measured by it.
 WAIT_S = 120.0
-
-#: More rounds than `make test` has time for: `make chaos`.
-IS_CHAOS = os.environ.get("SLURM_SWEEPS_CHAOS", "") not in ("", "0")
 
 #: The name of every sweep here.
 NAME = "sweep"

@@ -56,14 +56,14 @@ RANDOM, GRID, MODEL, OPTUNA = (
 #: Those whose proposals depend on nothing that happens.
 STEADY = (RANDOM, GRID)
 
-#: Each kind of pruner, of sampler, with checkpoints and without, at least once.
-FEW = (
-    Setting(PRUNERS[3], MODEL, checkpoints=False),  # starts slowest
-    Setting(PRUNERS[2], OPTUNA, checkpoints=True),
-    Setting(PRUNERS[0], GRID, checkpoints=False),
-    Setting(PRUNERS[1], RANDOM, checkpoints=True),
-    Setting(PRUNERS[4], RANDOM, checkpoints=True),
-)
+#: Each kind of pruner, of sampler, with checkpoints and without, at least once; and their kills.
+FEW = {
+    Setting(PRUNERS[3], MODEL, checkpoints=False): 3,  # starts slowest
+    Setting(PRUNERS[2], OPTUNA, checkpoints=True): 5,
+    Setting(PRUNERS[0], GRID, checkpoints=False): 9,
+    Setting(PRUNERS[1], RANDOM, checkpoints=True): 9,
+    Setting(PRUNERS[4], RANDOM, checkpoints=True): 9,
+}
 #: All that go together; Model and Optuna learn from the pruner's metric.
 ALL = tuple(
     Setting(pruner, sampler, checkpoints)
@@ -88,9 +88,7 @@ JOBS = (
 )
 
 #: How many kills each gets: 50 in `make test`, 1,000 in `make chaos`.
-LOCAL = (
-    {**dict.fromkeys(ALL, 20), ORDERLY: 50} if IS_CHAOS else {**dict.fromkeys(FEW, 7), ORDERLY: 5}
-)
+LOCAL = {**dict.fromkeys(ALL, 20), ORDERLY: 50} if IS_CHAOS else {**FEW, ORDERLY: 5}
 IN_JOBS = dict.fromkeys(JOBS, 46) if IS_CHAOS else {JOBS[0]: 10}
 
 #: So many sweeps are played at once: most of their time is waiting.

@@ -7,20 +7,26 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from reliable_sweeps import TRAIN, Script, read_attempts, read_curves, read_trials
+from reliable_sweeps import IS_CHAOS, TRAIN, Script, read_attempts, read_curves, read_trials
 
 from slurm_sweeps.trial import Status
 
 MakeScript = Callable[..., Script]
 
+#: Signals by which a driver is told to stop, and how it ends. At one moment or another `make test`
+#: has each of them, `make chaos` all at each.
+SIGNALS = {"SIGTERM": 75, "SIGUSR1": 75, "SIGHUP": 75, "SIGINT": 130, "SIGINT SIGINT": 130}
+
+
+def choose_signals(*names: str) -> list[tuple[str, int]]:
+    return [(name, code) for name, code in SIGNALS.items() if IS_CHAOS or name in names]
+
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)],
+    ("name", "code"), [each for each in choose_signals("SIGHUP", "SIGINT") if " " not in each[0]]
 )
-def test_trials_end_at_their_next_report(
-    make_script: MakeScript, number: signal.Signals, code: int
-) -> None:
+def test_trials_end_at_their_next_report(make_script: MakeScript, name: str, code: int) -> None:
+    number = signal.Signals[name]
     script = make_script("sweep", TRAIN, TRAIN="log_until_told")
     with script.start() as driver:
         script.wait_for_files("out/sweep/*/last", 2)
@@ -118,9 +124,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("signals", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130), ("SIGINT SIGINT", 130)]
-)
+@pytest.mark.parametrize(("signals", "code"), choose_signals("SIGUSR1", "SIGINT SIGINT"))
 def test_a_signal_before_the_first_worker(make_script: MakeScript, signals: str, code: int) -> None:
     script = make_script("sweep", BEGIN)
     said = script.run(code, SIGNALS=signals)
@@ -152,9 +156,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("signals", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130), ("SIGINT SIGINT", 130)]
-)
+@pytest.mark.parametrize(("signals", "code"), choose_signals("SIGTERM", "SIGINT SIGINT"))
 def test_a_signal_during_the_last_flush(make_script: MakeScript, signals: str, code: int) -> None:
     """All is kept, the script ends as it was told, and goes on from there."""
     script = make_script("sweep", END)

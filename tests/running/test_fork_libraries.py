@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from worker_process import start_worker
 
+from sweep_scripts import IS_CHAOS
+
 #: How the notice goes on.
 FRESH = "every trial gets a fresh interpreter instead of a fork"
 
@@ -59,12 +61,6 @@ USUAL = [
         "float((X / X.std(0)).abs().mean())",
     ),
     Case(
-        "torch-backward",
-        "import torch; W = torch.ones(64, requires_grad=True); X = torch.ones(100_000, 64)\n"
-        "(X @ W).sum().backward()",
-        "float(W.grad.sum() + (X @ W).sum())",
-    ),
-    Case(
         "torch-tasks",
         "import torch\n"
         "@torch.jit.script\n"
@@ -80,6 +76,16 @@ USUAL = [
         "def fit(): return sklearn.cluster.KMeans(4, n_init=1, random_state=0).fit(X).inertia_\n"
         "fit()",
         "round(fit(), 6)",
+    ),
+]
+
+#: More of what the ones above are examples of: for `make chaos`.
+MORE = [
+    Case(
+        "torch-backward",
+        "import torch; W = torch.ones(64, requires_grad=True); X = torch.ones(100_000, 64)\n"
+        "(X @ W).sum().backward()",
+        "float(W.grad.sum() + (X @ W).sum())",
     ),
     Case(
         "torch-and-kmeans",  # two copies of OpenMP
@@ -170,7 +176,7 @@ HEAVY = [
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(case, id=case.name) for case in USUAL),
+        *(pytest.param(case, id=case.name) for case in USUAL + (MORE if IS_CHAOS else [])),
         *(pytest.param(case, id=case.name, marks=pytest.mark.heavy) for case in HEAVY),
     ],
 )
