@@ -6,6 +6,7 @@ What is away is away for all jobs of a cluster, so sweeps of several kinds go th
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,27 @@ def test_slurm_is_waited_for_and_nobody_is_blamed(
         assert "left out" not in sweep.printed()
     assert ("Slurm is back, after" in late.printed()) == (IS_CHAOS or daemon == "munged")
     assert "trials run at once" not in late.printed()
+
+
+def test_a_job_is_queued_again_when_slurm_is_back(
+    other_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """One on two nodes of which one has more slots, told to stop while slurmctld is away."""
+    job = ("-N2", "-n3", "--mem=2G")
+    sweep = SlurmSweep(other_cluster, tmp_path / "sweep", *job, REQUEUE=1, N_TRIALS=12, PAUSE_S=0.3)
+    sweep.env |= {"SLOTS": "3", "PAUSE_AGAIN_S": "0"}
+    sweep.submit().wait_for_status(Status.COMPLETED, 2)
+    (driver,) = sweep.find_drivers()
+    with other_cluster.without("slurmctld"):
+        os.kill(driver, signal.SIGUSR1)
+        sweep.wait_for_print("Slurm is away, and waited for: ")
+    assert sweep.wait().exit_code == 0, sweep.printed()
+    assert sweep.restarts() == 1
+    assert "is queued again; it goes on where it stopped" in sweep.printed()
+    assert_complete(sweep.database, 12, 4)
+    hosts = [(each.host, each.slot) for each in read_attempts(sweep.database)]
+    assert {host for host, _ in hosts} == {"n1", "n2"}
+    assert {slot for _, slot in hosts} == {0, 1, 2}
 
 
 #: A Prolog that takes long on one node.

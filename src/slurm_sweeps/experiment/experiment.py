@@ -428,7 +428,7 @@ class Experiment:
         job_id = os.environ.get("SLURM_JOB_ID")
         wanted = stopped_by in ("SIGINT", STOP_REQUEST)  # by a person, who wants it to end
         if job_id and self._slurm_cfg.requeue and not wanted:
-            requeue(job_id, notify)
+            requeue(job_id, self._slurm_cfg.outage_in_sec, notify)
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import LaunchError
+from ..errors import AllocationError, LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
 from ..slurm.client import (
     JobClock,
@@ -407,13 +407,21 @@ def watch_time_limit() -> AbstractContextManager[JobClock | None]:
     return nullcontext() if job_id is None else JobClock(job_id)
 
 
-def requeue(job_id: str, notify: Callable[[str], None]) -> None:
-    """Have this job queued again, unless somebody has cancelled it or Slurm does so by itself."""
-    fate = read_fate(job_id)
-    if fate is Fate.CANCELLED:
-        notify(f"job {job_id} was cancelled: it is not queued again")
-        return
-    problem = "" if fate is Fate.REQUEUED else requeue_job(job_id)
+def requeue(job_id: str, outage_s: float, notify: Callable[[str], None]) -> None:
+    """Have this job queued again, unless somebody has cancelled it or Slurm does so by itself.
+
+    A Slurm that is away is waited for, as long as `outage_s` seconds or until it ends the job.
+    """
+    problem = ""
+    try:
+        fate = read_fate(job_id, outage_s, notify)
+        if fate is Fate.CANCELLED:
+            notify(f"job {job_id} was cancelled: it is not queued again")
+            return
+        if fate is not Fate.REQUEUED:
+            problem = requeue_job(job_id, outage_s, notify)
+    except AllocationError as error:
+        problem = str(error)
     if not problem:
         notify(f"job {job_id} is queued again; it goes on where it stopped")
     else:

@@ -86,7 +86,7 @@ def ask_patiently(
     while is_outage((reply := ask(env, *argv)).problem):
         if time.monotonic() - began + pause_s > outage_s:
             raise AllocationError(
-                f"Slurm is away, and what the job has can't be told without it: {reply.problem}. "
+                f"Slurm is away, and nothing can be asked of it: {reply.problem}. "
                 "SlurmCfg(outage_in_sec=...) says how long to wait for it"
             )
         if pause_s == FIRST_PAUSE_S:
@@ -136,9 +136,10 @@ def read_allocation(
     return replace(allocation, notices=(notice, *allocation.notices))
 
 
-def read_fate(job_id: str) -> Fate:
-    """Ask what will become of the job that this process runs in."""
-    reply = ask(os.environ, "scontrol", "show", "job", job_id)
+def read_fate(job_id: str, outage_s: float, notify: Callable[[str], None]) -> Fate:
+    """Ask what will become of the job that this process runs in; as `ask_patiently`."""
+    ask_for = partial(ask_patiently, os.environ, outage_s=outage_s, notify=notify)
+    reply = ask_for("scontrol", "show", "job", job_id)
     return parse_fate(reply.text, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
@@ -152,9 +153,10 @@ def is_job_over(job_id: str) -> bool | None:
     return not states & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
 
 
-def requeue_job(job_id: str) -> str:
-    """Have Slurm queue a job again; return what went wrong, empty if nothing did."""
-    return ask(os.environ, "scontrol", "requeue", job_id).problem
+def requeue_job(job_id: str, outage_s: float, notify: Callable[[str], None]) -> str:
+    """Have Slurm queue a job again, as `ask_patiently`; return what went wrong, if anything did."""
+    ask_for = partial(ask_patiently, os.environ, outage_s=outage_s, notify=notify)
+    return ask_for("scontrol", "requeue", job_id).problem
 
 
 def cancel_step(step_id: str) -> None:
