@@ -51,6 +51,7 @@ from .arguments import (
 )
 from .claim import Claim
 from .keep import Keep, Keeper
+from .on_end import OnEnd
 from .provenance import record_run
 from .search import Search
 from .snapshot import Code, write_code
@@ -200,6 +201,7 @@ class Experiment:
         max_silence_sec: float | None = None,
         out_of_memory: str = "fail",
         track: Sequence[Tracker] = (),
+        on_end: str | None = None,
     ) -> Result:
         """Run the sweep until all trials have ended.
 
@@ -241,6 +243,9 @@ class Experiment:
             track: Tools to send the sweep to while it runs, from a process beside this one:
                 `ss.track.TensorBoard("runs")`, `.MLflow("sqlite:///mlruns.db")`,
                 `.WandB(project="p")`, `.Optuna("study.db")`.
+            on_end: A command of the shell to run when the sweep is over, however it ended; it has
+                60 s. In its environment are `SLURM_SWEEPS_NAME`, `_STATE` ("completed", "stopped"
+                or "failed"), `_ENDED_BY`, `_BEST_VALUE`, `_BEST_TRIAL` and `_FOLDER`.
 
         Returns:
             The result, which can be read again later with `Result(name, local_dir)`.
@@ -274,6 +279,7 @@ class Experiment:
             summary_interval_in_sec, nr_of_rows_in_summary, summarize_cfg_and_metrics, report
         )
         check_trackers(track)
+        ending = OnEnd(on_end, self._layout)
         view = LiveView(
             self._layout.database,
             self.name,
@@ -283,9 +289,9 @@ class Experiment:
             report=self._layout.report if report else None,
         )
         with contextlib.closing(view):
-            with StopSignals() as signals:
+            with ending.run_after(view.notify), StopSignals() as signals:
                 try:
-                    stopped_by = self._run(cfg, view, signals, track)
+                    stopped_by = self._run(cfg, view, signals, track, ending)
                 except SweepFailedError as error:
                     raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
@@ -297,7 +303,12 @@ class Experiment:
         return Result(self.name, self.local_dir, revive=self._search.space.revive)
 
     def _run(
-        self, cfg: RunCfg, view: LiveView, signals: StopSignals, track: Sequence[Tracker]
+        self,
+        cfg: RunCfg,
+        view: LiveView,
+        signals: StopSignals,
+        track: Sequence[Tracker],
+        ending: OnEnd,
     ) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
         train = pickle_train(self._train)
@@ -361,6 +372,7 @@ class Experiment:
                         cfg.time_budget_s,
                         code.path,
                     )
+                    ending.has_run = True
                     self._drive(driver, signals, writer, view, notices)
                 stopped_by = driver.stopped_by
             else:
