@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .checks import Goal
-from .errors import OUT_OF_MEMORY
+from .errors import OUT_OF_MEMORY, UsageError
 from .rules.asha import AshaPruner
 from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
@@ -259,6 +259,8 @@ class Sweep:
         sampler: Draws configurations.
         pruner: Stops trials; None lets all run to their end.
         first: The configurations of the first trials; the sampler is asked for the others.
+        complete: Makes a configuration of a part of one that somebody adds, for the trial of a
+            number; raises UsageError if it is no part of any.
 
     Attributes:
         student: The sampler, if it learns; it does so when asked unless its `studies_apart` is set.
@@ -273,8 +275,10 @@ class Sweep:
         sampler: Sampler,
         pruner: Pruner | None = None,
         first: Sequence[dict[str, Any]] = (),
+        complete: Callable[[Any, int], dict[str, Any]] | None = None,
     ) -> None:
         self.cfg = cfg
+        self._complete = complete
         self.fatal: str | None = None
         self._sampler = sampler
         self.student = sampler if isinstance(sampler, StudyingSampler) else None
@@ -362,6 +366,9 @@ class Sweep:
         if cfg is None:
             self._exhausted = True
             return None
+        return self._create(cfg)
+
+    def _create(self, cfg: dict[str, Any]) -> TrialState:
         trial_id = compute_trial_id(cfg)
         repetition = self._count_repetition(trial_id)
         if repetition:
@@ -539,6 +546,25 @@ class Sweep:
     def prune(self, number: int) -> None:
         """Let a running trial go, as someone asked."""
         self.running[number].told = Decision.PRUNE
+
+    def add(self, part: Any) -> TrialState:
+        """Put a configuration next to start, as someone asked.
+
+        It takes the place of one that would be drawn, or comes on top if none would be any more.
+
+        Args:
+            part: Of a configuration; what it leaves open is drawn.
+
+        Raises:
+            UsageError: It is no part of any configuration, or can't be added now.
+        """
+        if self._stopping or self.fatal:
+            raise UsageError("the sweep is about to end")
+        if self._complete is None or self.drawn < len(self._first):
+            raise UsageError("points_to_evaluate begin first: add it when all of them have begun")
+        trial = self._create(self._complete(part, self.drawn))
+        self._waiting.appendleft(trial)
+        return trial
 
     # --- the driver was told to stop; a sweep goes on in another process ----------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
+from .add import add
 from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
@@ -45,6 +46,7 @@ for command in (
     report,
     stop,
     retry,
+    add,
     remove,
     log_metrics,
     doctor,

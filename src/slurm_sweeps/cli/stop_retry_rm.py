@@ -34,7 +34,7 @@ def stop(name: str, local_dir: Path, trial: str | None) -> None:
     """
     with open_store(local_dir, name, write=True) as store:
         record = None if trial is None else find_trial(store, trial)
-        _check_driver(store)
+        check_driver(store, "there is nothing to stop")
         if record is not None and record.status is not Status.RUNNING:
             raise UsageError(
                 f"trial {record.trial_id} is {record.status}; only a running one can be pruned"
@@ -42,7 +42,7 @@ def stop(name: str, local_dir: Path, trial: str | None) -> None:
         kind, argument = ("stop", None) if record is None else ("prune", record.trial_id)
         store.database.add_request(store.experiment.id, kind, argument, time.time())
         what = f"experiment {name!r}" if record is None else f"trial {record.trial_id}"
-        if _wait_until_seen(store):
+        if wait_until_seen(store):
             click.echo(f"the driver is told: {what} is to stop")
         else:
             click.echo(
@@ -51,16 +51,18 @@ def stop(name: str, local_dir: Path, trial: str | None) -> None:
             )
 
 
-def _check_driver(store: Store) -> None:
+def check_driver(store: Store, else_what: str) -> None:
+    """Raise SlurmSweepsError if no driver is at work, with what follows from that."""
     sight = look_at_driver(store.experiment, time.time())
     if not sight.is_at_work:
         raise SlurmSweepsError(
-            f"no driver is at work on experiment {store.experiment.name!r} ({sight.state}): there "
-            "is nothing to stop"
+            f"no driver is at work on experiment {store.experiment.name!r} ({sight.state}): "
+            f"{else_what}"
         )
 
 
-def _wait_until_seen(store: Store) -> bool:
+def wait_until_seen(store: Store) -> bool:
+    """Wait until the driver has seen what it was asked; return whether it has."""
     end = time.monotonic() + _ANSWER_S
     while time.monotonic() < end:
         if not store.database.requests(store.experiment.id, unseen_only=True):

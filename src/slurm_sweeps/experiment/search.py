@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -46,7 +47,7 @@ from ..storage.rows import (
     write_records,
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
-from ..trial import Status
+from ..trial import Status, compute_trial_seed
 from .arguments import RunCfg, describe_pruner, list_constant_lists
 from .warm_start import Known
 
@@ -129,6 +130,7 @@ class Search:
             sampler,
             pruner,
             fill_points(self.points, self.space, settings["seed"]),
+            partial(self._complete, settings["seed"]),
         )
         trials = self._restore(sweep, pruner, database, record, notify)
         settings |= {
@@ -143,6 +145,11 @@ class Search:
             settings |= {"started_at": time.time(), "done_before": done}
         database.set_settings(record.id, settings, owner, time.time())
         return sweep
+
+    def _complete(self, seed: int, part: Any, number: int) -> dict[str, Any]:
+        """Make a configuration of a part that somebody adds; the same for the same number."""
+        (cfg,) = fill_points([part], self.space, compute_trial_seed(seed, number), "the cfg")
+        return cfg
 
     def _restore(
         self,

@@ -10,6 +10,7 @@ killed here. A turn of the loop costs the same however many slots there are.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import selectors
@@ -22,14 +23,14 @@ from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import StorageError, SweepFailedError, TrainError
+from ..errors import StorageError, SweepFailedError, TrainError, UsageError
 from ..rules.protocol import Decision
 from ..slurm.client import JobClock
 from ..storage.layout import Layout
-from ..storage.records import ReportRecord, Request
+from ..storage.records import ReportRecord, Request, TrialRecord
 from ..storage.writer import Writer
 from ..sweep import Answer, Ended, Sweep, TrialState
-from ..trial import Status, compute_trial_seed, make_storable
+from ..trial import Status, canonical_json, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
@@ -319,6 +320,24 @@ class Driver:
             self._leave_early(STOP_REQUEST)
         elif request.kind == "prune":
             self._prune(request.argument)
+        elif request.kind == "add":
+            self._add(request.argument or "")
+
+    def _add(self, part: str) -> None:
+        """Put a trial next to start, and keep that at once, for a driver that comes after."""
+        try:
+            trial = self._sweep.add(json.loads(part))
+        except (UsageError, ValueError) as error:
+            self._notify(f"what someone asked to add is left out ({part}): {error}", again=True)
+            return
+        cfg_json = canonical_json(trial.cfg)
+        self._writer.put(
+            TrialRecord(
+                trial.number, trial.trial_id, trial.repetition, cfg_json, status=trial.status
+            )
+        )
+        self._notify(f"trial {trial.trial_id} is added as someone asked", again=True)
+        self._fill_idle()
 
     def _prune(self, trial_id: str | None) -> None:
         """Let one trial go: at its next report, else its worker ends it after the grace."""

@@ -212,33 +212,31 @@ _N_FILLS = 1000
 
 
 def fill_points(
-    points: Sequence[Mapping[str, Any]], space: SearchSpace, seed: int
+    points: Sequence[Mapping[str, Any]], space: SearchSpace, seed: int, name: str | None = None
 ) -> tuple[dict[str, Any], ...]:
     """Return configurations that agree with the points, dicts nested as the cfg is.
 
-    What a point leaves open is drawn, the same in every process.
+    What a point leaves open is drawn, the same in every process. `name` is what errors call one.
     """
     if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
         raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")
     streams = Streams(seed, "points")
-    return tuple(_fill(point, i, space, streams) for i, point in enumerate(points))
+    return tuple(
+        _fill(point, name or f"points_to_evaluate[{i}]", space, streams.go_to(i))
+        for i, point in enumerate(points)
+    )
 
 
-def _fill(point: Any, number: int, space: SearchSpace, streams: Streams) -> dict[str, Any]:
+def _fill(point: Any, name: str, space: SearchSpace, rng: np.random.Generator) -> dict[str, Any]:
     if not isinstance(point, Mapping):
-        raise UsageTypeError(
-            f"points_to_evaluate[{number}] must be a dict, got {point!r} ({type(point).__name__})"
-        )
-    rng = streams.go_to(number)
+        raise UsageTypeError(f"{name} must be a dict, got {point!r} ({type(point).__name__})")
     for _ in range(_N_FILLS):
         try:
             # Read as it is, not made of units: 1e-3 is to stay 1e-3.
             return space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))
         except UsageError as error:
             why = error
-    raise UsageError(
-        f"points_to_evaluate[{number}] = {point!r} is no part of any configuration: {why}"
-    ) from why
+    raise UsageError(f"{name} = {point!r} is no part of any configuration: {why}") from why
 
 
 def _overlay(drawn: Any, wanted: Any) -> Any:

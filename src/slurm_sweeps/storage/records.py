@@ -177,8 +177,8 @@ class Request:
     """What someone outside asks of a running driver.
 
     Args:
-        kind: "stop", "prune" or "retry".
-        argument: A trial id, where the kind needs one.
+        kind: "stop", "prune", "retry" or "add".
+        argument: A trial's id, or for "add" a part of a cfg as JSON, where the kind needs one.
     """
 
     id: int
