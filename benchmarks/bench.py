@@ -179,7 +179,8 @@ def main() -> None:
 def build_peer_before(checkout: Path) -> Peer:
     """Return this project as another checkout has it."""
     script = checkout / "benchmarks" / "peers" / "ours.py"
-    return Peer("slurm-sweeps, before", str(script), (str(checkout),), n_trivial=1000)
+    packages = (str(checkout),)
+    return Peer("slurm-sweeps, before", str(script), packages, n_trivial=1000, n_program=1000)
 
 
 def parse_options() -> argparse.Namespace:

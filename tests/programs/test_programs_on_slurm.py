@@ -76,7 +76,7 @@ def test_programs_of_all_kinds(cluster: SlurmCluster, tmp_path: Path) -> None:
         assert set(statuses) == {"completed", "pruned"}, output + str(
             [(trial.trial_id, trial.error) for trial in result.trials]
         )
-        assert max(trial.attempt for trial in result.trials) == 2, output  # the killed driver's
+        assert "over from a driver that is gone" in output
         best = result.best_trial()
         assert best.cfg == {"x": 0.0}
         wanted = {"mpi": {10.0}, "ranks": {4.0}}.get(kind, set())

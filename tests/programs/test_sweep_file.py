@@ -64,6 +64,11 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("command: run\nshell: true\nfiles: {a: b}", "line 3: .*can't read the template"),
         ("command: run\ncfg:\n  a: {log_uniform: [1, 2]}", "line 3: .*did you mean 'loguniform'"),
         ("command: run\ncfg:\n  a: {uniform: 3}", "line 3: uniform needs its arguments"),
+        (
+            "command: run\nasha: {metric: l, mod: min}",
+            "line 2: asha has no 'mod'; did you mean 'mode'",
+        ),
+        ("command: run\ncfg:\n  a: {integer: {lo: 1, high: 2}}", "line 3: integer has no 'lo'"),
         ("command: run\nasha: loss", "line 2: asha needs its arguments by name"),
         ("command: run\nrandom:\nmodel: {}", "line 3: there can be one of these, not random and"),
         ("command: run\nasha:\n  metric: l\n  mode: min\n  min_t: 0", "line 5: .*min_t"),

@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -97,16 +97,13 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         if kind in ("choice", "grid") and isinstance(inner, list):
             inner = [inner]
         with at(place):
-            return SPACES[kind](**inner) if isinstance(inner, dict) else SPACES[kind](*inner)
+            by_name = isinstance(inner, dict)
+            return _build(kind, SPACES[kind], inner) if by_name else SPACES[kind](*inner)
 
     for key in told:
         if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = (
-                f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(KEYS))}"
-            )
             with at(str(key)):
-                raise UsageError(f"there is no key {key!r}; {hint}")
+                raise UsageError(f"there is no key {key!r}; {_hint(key, sorted(KEYS))}")
     for key in ("metrics", "result"):
         if isinstance(told.get(key), dict):
             with at(key):
@@ -157,6 +154,24 @@ def _told_with_line(
         raise UsageError(f"{where}: {error}") from None
 
 
+def _build(key: str, build: Callable[..., Any], written: Any) -> Any:
+    """Make what a key stands for of its arguments, given by name."""
+    names = _list_arguments(build)
+    if not isinstance(written, dict):
+        raise UsageError(
+            f"{key} needs its arguments by name, like {{{names[0]}: …}}; got {written!r}"
+        )
+    for name in written:
+        if name not in names:
+            raise UsageError(f"{key} has no {name!r}; {_hint(name, names)}")
+    return build(**written)
+
+
+def _hint(wrong: Any, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(wrong), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+
+
 def _find_kind(value: dict[Any, Any]) -> str | None:
     """Return which space a part of a cfg is written as, if it is one.
 
@@ -195,12 +210,7 @@ def build_arguments(
                 if argument in arguments:
                     others = [k for k, (its, _) in BUILDS.items() if its == argument and k in told]
                     raise UsageError(f"there can be one of these, not {' and '.join(others)}")
-                if not isinstance(told[key], dict | None):
-                    raise UsageError(
-                        f"{key} needs its arguments by name, like {{{_list_arguments(build)[0]}: "
-                        f"…}}; got {told[key]!r}"
-                    )
-                arguments[argument] = build(**(told[key] or {}))
+                arguments[argument] = _build(key, build, told[key] or {})
     if isinstance(told.get("feasible"), dict):
         with at("feasible"):
             arguments["feasible"] = {
