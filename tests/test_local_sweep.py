@@ -334,13 +334,22 @@ def test_as_many_at_once_as_there_are_cpus(tmp_path: Path) -> None:
     assert [trial.status for trial in result.trials] == [Status.COMPLETED] * n_cpus
 
 
-@pytest.mark.parametrize(("slots", "shared"), [(None, False), (3, True)])
+@pytest.mark.parametrize(
+    ("gpus", "slots", "seen", "is_said"),
+    [
+        (1, None, {"5": 1, "GPU-7": 1}, False),
+        (1, 3, {"5": 2, "GPU-7": 1}, True),
+        (0.5, None, {"5": 2, "GPU-7": 2}, False),
+    ],
+)
 def test_gpus_are_dealt_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    gpus: float,
     slots: int | None,
-    shared: bool,
+    seen: dict[str, int],
+    is_said: bool,
 ) -> None:
     """To what is imported ahead, too: it may look at them."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
@@ -348,7 +357,7 @@ def test_gpus_are_dealt_out(
         "import os\nSEEN = os.environ['CUDA_VISIBLE_DEVICES']\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    n_slots = slots or 2
+    n_slots = sum(seen.values())
 
     def train(_cfg: dict[str, Any]) -> None:
         import time
@@ -362,11 +371,10 @@ def test_gpus_are_dealt_out(
             assert time.monotonic() < deadline, "the others never come"
             time.sleep(0.01)
 
-    cfg = ss.LocalCfg(gpus=1)
+    cfg = ss.LocalCfg(gpus=gpus)
     run(tmp_path, train=train, local_cfg=cfg, n_trials=n_slots, max_concurrent_trials=slots)
-    seen = Counter(file.read_text() for file in tmp_path.glob("there-*"))
-    assert seen == (Counter({"5": 2, "GPU-7": 1}) if shared else Counter(["5", "GPU-7"]))
-    assert ("GPU" in capsys.readouterr().out.split("MySweep:")[0]) == shared
+    assert Counter(file.read_text() for file in tmp_path.glob("there-*")) == seen
+    assert ("GPU" in capsys.readouterr().out.split("MySweep:")[0]) == is_said
 
 
 def test_local_trials_keep_to_cpus_of_their_own(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def check_trials(folder: Path, count: int) -> list[dict[str, Any]]:
             assert "as planned" in str(trial.error)
             continue
         assert str(trial.status) in {"completed", "pruned"}, (trial, trial.error)
+        assert trial.gpu_memory_mb
         for name, value in {"gradient": 1024.0, "on_gpu": 1.0, "gpus": 1.0, "forked": 1.0}.items():
             assert read_last(trial, name) == value, name
     assert {str(trial.status) for trial in trials} == {"completed", "pruned", "failed"}

@@ -55,6 +55,9 @@ def test_a_silent_trial_is_ended_and_every_rank_shows_where_it_is(
     assert first.error
     assert first.error.type == "TrialSilent"
     assert "reported nothing for max_silence_sec=10; its stderr" in first.error.message
+    assert second.memory_mb  # of all ranks, that of each being some ten
+    assert second.cpu_sec
+    assert second.memory_mb > 20
     where = {0: "all_reduce", 1: "all_reduce", 2: "all_reduce", 3: "sit"}
     for rank, function in where.items():
         name = f"stderr.{rank}.log" if rank else "stderr.log"

@@ -131,6 +131,7 @@ def test_a_child_that_the_kernel_killed_is_what_the_trial_failed_of() -> None:
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.1. Some of the step …", True),
         ("slurmstepd: error: Detected 1 oom-kill event(s) in step 7.1 cgroup.", True),
         ("a word\nsrun: error: n1: task 0: Out Of Memory\n", True),
+        ("slurmstepd: error: Step 7.0 exceeded memory limit (2050392 > 2048000), being …", True),
         ("srun: error: n1: task 0: Killed", False),
         ("train prints: oom_kill event", False),
     ],

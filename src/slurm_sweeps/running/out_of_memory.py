@@ -25,9 +25,11 @@ _CHILD_KILLED = re.compile(
     r"(was|were) (terminated abruptly|unexpectedly terminated)|DataLoader worker .* exited"
 )
 
-#: What Slurm says at the end of a step in whose cgroup the kernel has killed something.
+#: What Slurm says of a step in whose cgroup the kernel has killed something, or that it has ended
+#: itself for its memory (JobAcctGatherParams=OverMemoryKill).
 _STEP_KILLED = re.compile(
-    r"^(?:slurmstepd|srun): .*(?:oom[-_ ]kill|OOM Killed|Out Of Memory)",
+    r"^(?:slurmstepd|srun): .*"
+    r"(?:oom[-_ ]kill|OOM Killed|Out Of Memory|exceeded (?:\w+ )?memory limit)",
     re.MULTILINE | re.IGNORECASE,
 )
 
