@@ -29,9 +29,6 @@ from slurm_sweeps.trial import Status
 
 pytestmark = pytest.mark.cluster
 
-#: Trials that have a step each.
-N_FRESH = 14 if IS_CHAOS else 8
-
 #: How long Slurm is away, in seconds. Its commands ask slurmctld for a minute (MessageTimeout).
 AWAY_S = 80 if IS_CHAOS else 6
 
@@ -53,9 +50,7 @@ def test_slurm_is_waited_for_and_nobody_is_blamed(
 ) -> None:
     """One sweep starts a step for each trial, and one begins meanwhile."""
     job = ("-N2", "-n4", "--ntasks-per-node=2", "--mem=4G")
-    fresh = SlurmSweep(
-        other_cluster, tmp_path / "fresh", *job, N_TRIALS=N_FRESH, PAUSE_S=0.2, SLOTS=4
-    )
+    fresh = SlurmSweep(other_cluster, tmp_path / "fresh", *job, N_TRIALS=14, PAUSE_S=0.2, SLOTS=4)
     fresh.change("requeue=bool", "fresh_step=True, requeue=bool")
     late = SlurmSweep(other_cluster, tmp_path / "late", *job, N_TRIALS=4, SLOTS=4)
     fresh.submit().wait_for_status(Status.COMPLETED, 2)
@@ -66,7 +61,7 @@ def test_slurm_is_waited_for_and_nobody_is_blamed(
         if IS_CHAOS or daemon == "munged":
             late.wait_for_print("Slurm is away, and waited for: ")
         time.sleep(AWAY_S)  # the fault itself
-    for sweep, n_trials in ((fresh, N_FRESH), (late, 4)):
+    for sweep, n_trials in ((fresh, 14), (late, 4)):
         assert sweep.wait().exit_code == 0, sweep.printed()
         assert_complete(sweep.database, n_trials, 4)
         assert {trial.lost_count for trial in read_trials(sweep.database)} == {0}
