@@ -210,6 +210,27 @@ def test_attempts_that_are_not_stored_are_handed_in(stored: Stored, before: Stat
     assert stored.losses() == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [(None, [1, 2]), (Status.SCHEDULED, [1, 2]), (Status.RUNNING, [1, 2]), (Status.FAILED, [2])],
+)
+def test_attempts_that_had_no_word_to_say_were_lost(
+    stored: Stored, before: Status | None, lost: list[int]
+) -> None:
+    """Killed before their first report, they are in no journal."""
+    if before is not None:
+        stored.store(build_trial(before))
+    stored.journal(run(3), log(1, 0.3, attempt=3))
+    trial = stored.hand_in()
+    assert (trial.attempt, trial.status, trial.lost_count) == (3, Status.RUNNING, len(lost))
+    first = [(0, 1, before)] if before is Status.FAILED else []
+    assert stored.attempts() == [
+        *first,
+        *((0, attempt, Status.LOST) for attempt in lost),
+        (0, 3, Status.RUNNING),
+    ]
+
+
 def test_a_trial_that_is_not_stored_is_handed_in(stored: Stored) -> None:
     stored.store(build_trial())
     stored.journal(run(number=2, repetition=0), log(1, 0.1, number=2), end(number=2))

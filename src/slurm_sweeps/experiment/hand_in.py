@@ -116,11 +116,9 @@ def _follow(
         begun = _begin(trial, number, attempt.head)
         if begun is None:
             continue
-        if trial is not None and trial.status is Status.RUNNING and trial.attempt < number:
-            lost = dataclasses.replace(trial, status=Status.LOST, end_time=begun.start_time)
-            lost = dataclasses.replace(lost, lost_count=trial.lost_count + 1)
-            begun = dataclasses.replace(begun, lost_count=lost.lost_count)
-            records.append(lost)
+        lost = _find_lost(trial, begun)
+        records += lost
+        begun = dataclasses.replace(begun, lost_count=begun.lost_count + len(lost))
         if attempt.drawn:
             cfg = {**json.loads(begun.cfg_json), **attempt.drawn}
             begun = dataclasses.replace(begun, cfg_json=canonical_json(cfg))
@@ -132,6 +130,31 @@ def _follow(
             records.append(ended)
         trial = ended
     return records, reports
+
+
+def _find_lost(trial: TrialRecord | None, begun: TrialRecord) -> list[TrialRecord]:
+    """Describe the attempts before one that has begun of which nobody has said how they ended.
+
+    One that was killed before it had a word to say is in no journal.
+    """
+    first = 1 if trial is None else trial.attempt
+    if trial is not None and trial.status not in (Status.RUNNING, Status.SCHEDULED):
+        first += 1
+    lost: list[TrialRecord] = []
+    for number in range(first, begun.attempt):
+        is_stored = trial is not None and trial.status is Status.RUNNING and number == first
+        known = trial if is_stored and trial is not None else begun
+        count = begun.lost_count + len(lost) + 1
+        lost.append(
+            dataclasses.replace(
+                known,
+                attempt=number,
+                status=Status.LOST,
+                lost_count=count,
+                end_time=begun.start_time,
+            )
+        )
+    return lost
 
 
 def _is_news(trial: TrialRecord, attempt: int) -> bool:
