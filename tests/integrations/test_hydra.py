@@ -14,6 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException
 
+import hydra_plugins.hydra_slurm_sweeps
 import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from hydra_plugins.hydra_slurm_sweeps._config import SlurmSweepsConf
@@ -241,6 +242,10 @@ def test_what_cant_be_swept_is_said(override: str, all_of_them: bool, words: str
     with pytest.raises(CompactHydraException) as caught:
         read_space(override, all_of_them=all_of_them)
     assert words in str(caught.value)
+
+
+def test_its_version_is_that_of_slurm_sweeps() -> None:
+    assert hydra_plugins.hydra_slurm_sweeps.__version__ == ss.__version__
 
 
 def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:

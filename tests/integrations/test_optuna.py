@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def test_after_a_kill_a_trial_draws_the_same_and_the_sampler_knows_the_others(
     assert drawn.read_text() == (scripts.folder / "drawn-2-2").read_text()
     trials = ss.Result("waits", scripts.folder / "slurm-sweeps").trials
     assert len({trial.trial_id for trial in trials}) == 12
+    verb = str(Path(sys.executable).with_name("slurm-sweeps"))
+    export = [verb, "export", "waits", "--to", "optuna", "-o", "study.db"]
+    subprocess.run(export, cwd=scripts.folder, check=True, timeout=60)
+    study = optuna.load_study(study_name="waits", storage=f"sqlite:///{scripts.folder}/study.db")
+    assert [each.user_attrs["cfg/x"] for each in study.trials] == [t.cfg["x"] for t in trials]
     for trial in trials:
         assert trial.status == "completed"
         assert {*trial.cfg} == {"x", "y", "z"}

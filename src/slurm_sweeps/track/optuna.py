@@ -83,6 +83,9 @@ class _Study:
                 self._storage.set_trial_intermediate_value(key, iteration, value)
         for name, value in describe_trial(trial.record).items():
             self._storage.set_trial_user_attr(key, name, value)
+        if not self._spaces:  # what trials have drawn as they ran is told, not from what
+            for name, value in trial.cfg.items():
+                self._storage.set_trial_user_attr(key, f"cfg/{name}", simplify(value))
         if trial.record.status.is_final:
             self._finish(key, trial.record.status, [trial.best.get(m) for m, _ in self._goals])
             self._open.pop(key, None)

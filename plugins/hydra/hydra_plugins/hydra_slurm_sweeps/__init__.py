@@ -3,4 +3,4 @@
 Hydra loads all modules of its plugins, in every app: those that it need not load begin with "_".
 """
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0rc1"
