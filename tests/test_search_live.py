@@ -276,7 +276,11 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
 ) -> None:
     """What the sweep has timed is what it finds when it is read from the database."""
     search = Search(
-        SearchSpace({"x": ss.Uniform(0, 1)}), Goal("loss", "min"), ss.ASHA("loss", "min"), None, 1
+        SearchSpace({"x": ss.Uniform(0, 1)}),
+        (Goal("loss", "min"),),
+        ss.ASHA("loss", "min"),
+        None,
+        1,
     )
     lived, now = Pace(), 1000.0
     with Database.open(tmp_path / "a.db", create=True) as database:

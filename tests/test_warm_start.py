@@ -107,8 +107,8 @@ def test_the_last_value_is_what_counts(tmp_path: Path) -> None:
     earlier = ss.Experiment(train, {"x": 0.25}, "first", tmp_path).run()
     space = SearchSpace({"x": ss.Uniform(0, 1)})
     for source in (earlier, earlier.to_dataframe()):
-        assert read_warm_start(source, space, "loss") == [({"x": 0.25}, 0.75)]
-        assert read_warm_start(source, space, None) == [({"x": 0.25}, None)]
+        assert read_warm_start(source, space, ("loss",)) == [({"x": 0.25}, 0.75)]
+        assert read_warm_start(source, space, ()) == [({"x": 0.25}, None)]
 
 
 def write_trials(folder: Path, cfgs: list[dict[str, Any]]) -> ss.Result:
@@ -148,10 +148,10 @@ def test_a_frame_warms_as_its_result_does(tmp_path: Path) -> None:
     result = write_trials(tmp_path, [space.sample(rng) for _ in range(60)])
     told: list[str] = []
 
-    known = read_warm_start(result.to_dataframe(), space, "loss", told.append)
+    known = read_warm_start(result.to_dataframe(), space, ("loss",), told.append)
 
     assert len(known) == 60
-    assert json.dumps(known) == json.dumps(read_warm_start(result, space, "loss", told.append))
+    assert json.dumps(known) == json.dumps(read_warm_start(result, space, ("loss",), told.append))
     assert told == []
 
 
@@ -161,7 +161,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     space = SearchSpace({"x": ss.Integer(1, 4)})
     for source in (result, result.to_dataframe()):
         told: list[str] = []
-        known = read_warm_start(source, space, "loss", told.append)
+        known = read_warm_start(source, space, ("loss",), told.append)
         assert known == [({"x": 1}, 0.0), ({"x": 3}, 3.0)]
         (text,) = told
         assert text.startswith("warm_start: 2 of 4 trials are no configurations of this search")

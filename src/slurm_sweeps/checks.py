@@ -11,6 +11,7 @@ of its range.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -104,6 +105,28 @@ def check_goal(owner: str, metric: Any, mode: Any) -> Goal:
     if mode not in ("min", "max"):
         raise UsageError(f'{owner}: mode must be "min" or "max", got {mode!r}')
     return Goal(metric, mode)
+
+
+def check_goals(owner: str, metric: Any, mode: Any) -> tuple[Goal, ...]:
+    """Check a metric or a list of some, and a mode for all or a list with one for each."""
+    if not isinstance(metric, list | tuple):
+        return (check_goal(owner, metric, mode),)
+    modes = list(mode) if isinstance(mode, list | tuple) else [mode] * len(metric)
+    if len(modes) != len(metric) or not metric:
+        raise UsageError(
+            f"{owner}: mode must be one word for all metrics, or a list of as many as there are: "
+            f"got metric={metric!r}, mode={mode!r}"
+        )
+    goals = tuple(check_goal(owner, *each) for each in zip(metric, modes, strict=True))
+    if len({goal.metric for goal in goals}) < len(goals):
+        raise UsageError(f"{owner}: each metric must be named once, got {metric!r}")
+    return goals
+
+
+def name_goals(goals: Sequence[Goal]) -> tuple[Any, Any]:
+    """Write goals as a metric and a mode, or as a tuple of each where there are several."""
+    metrics, modes = zip(*goals, strict=True)
+    return (metrics, modes) if len(goals) > 1 else goals[0]
 
 
 def check_reduction_factor(owner: str, reduction_factor: Any) -> float:

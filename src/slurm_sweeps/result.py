@@ -166,8 +166,8 @@ class Result:
             `best_iteration` are what it was chosen by.
 
         Raises:
-            ValueError: Neither the arguments nor the experiment say what is best, or no trial has
-                logged a finite value of this metric.
+            ValueError: Neither the arguments nor the experiment say what is best, or it has several
+                objectives, see `front`; or no trial has logged a finite value of this metric.
         """
         return self.best_trials(1, metric, mode, scope, completed_only)[0]
 
@@ -235,6 +235,46 @@ class Result:
         trial = self.best_trial(metric, mode, scope, completed_only)
         copy_trial(trial, self._layout, Path(path))
         return Path(path)
+
+    def front(self, completed_only: bool = False) -> list[Trial]:
+        """Find the trials that no other one dominates, where the sweep has several objectives.
+
+        A trial dominates another if it is as good in all objectives and better in one. Each stands
+        where it was last, at its last value of each objective; one that is infeasible, or lacks a
+        finite value of one of them, does not count.
+
+        Args:
+            completed_only: Leave out trials that were pruned, paused, failed or lost, and those
+                that still run, before the front is found.
+
+        Returns:
+            The trials in the order of the first objective, the best first, with their metrics;
+            `value` and `best_iteration` are the last of the first objective. Empty where none
+            counts.
+
+        Raises:
+            ValueError: The experiment has no several objectives.
+        """
+        from .views.front import list_objectives, read_front
+
+        with self._open() as database:
+            experiment = database.experiment(self.experiment)
+            objectives = list_objectives(experiment.settings)
+            if not objectives:
+                raise UsageError(
+                    f"experiment {self.experiment!r} has no several objectives: best_trial() has "
+                    "the best by its metric; pass metric=[…] and mode=[…] to the experiment"
+                )
+            with database.reading():
+                key, trials = experiment.id, []
+                for number in read_front(database, key, objectives, completed_only):
+                    record = rows.read_trial(database, key, number)
+                    metrics = rows.read_metrics_of_trial(database, key, number)
+                    curve = metrics[objectives[0].metric]
+                    last = max(curve)
+                    if record is not None:
+                        trials.append(self._build_trial(record, metrics, (curve[last], last)))
+                return trials
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.
@@ -351,6 +391,12 @@ class Result:
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
 
+    def plot_front(self) -> Any:
+        """Plot the trials by their objectives, two at a time, and the front; a plotly Figure."""
+        from .views.pictures.front import draw_front
+
+        return self._plot(draw_front, None, None)
+
     def plot_slots(self) -> Any:
         """Plot which slot ran which trial when; a plotly Figure."""
         from .views.pictures.slots import compute_occupation, draw_slots
@@ -421,6 +467,12 @@ def choose_goal(experiment: ExperimentRecord, metric: str | None, mode: str | No
         UsageError: One of them is missing in both, or the mode is neither "min" nor "max".
     """
     modes = _find_modes(experiment.settings)
+    if metric is None and len(modes) > 1:
+        raise UsageError(
+            f"experiment {experiment.name!r} is after several metrics, {list(modes)!r}, so that no "
+            "one trial is the best: Result.front() has those that no other one dominates; or pass "
+            "metric= for the best by one of them"
+        )
     if metric is None:
         metric = next(iter(modes), None)
     if metric is None:
@@ -438,6 +490,8 @@ def choose_goal(experiment: ExperimentRecord, metric: str | None, mode: str | No
 
 
 def _find_modes(settings: Mapping[str, Any]) -> dict[str, str]:
+    if objectives := settings.get("objectives"):
+        return dict(objectives)
     metric, mode = settings.get("metric"), settings.get("mode")
     return {} if metric is None or mode is None else {metric: mode}
 

@@ -20,6 +20,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .checks import Goal
@@ -56,10 +57,23 @@ class SweepCfg:
     fail_fast: bool = True  # end when the first trials have all failed without any report
     slots: int = 1  # trials at once; "the first trials" are at least this many
     target: float | None = None  # the goal's metric at this value or better is enough
-    judged_by: str | None = None  # the metric that the pruner hears; None is the goal's
+    judged_by: str | tuple[str, ...] | None = None  # what the pruner hears; None is the goal
+    goals: tuple[Goal, ...] = ()  # where it is after several, all of them; `goal` is the first
     seed: int = 0  # of which each trial has one of its own
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
     learns_memory: bool = False  # what runs out of memory is infeasible, and else has failed
+
+    @property
+    def goal_names(self) -> tuple[str, ...]:
+        """The metrics that the sweep is after."""
+        first = () if self.goal is None else (self.goal.metric,)
+        return tuple(goal.metric for goal in self.goals) or first
+
+    @property
+    def judged_names(self) -> tuple[str, ...]:
+        """The metrics that the pruner hears."""
+        named = self.judged_by
+        return self.goal_names if named is None else (named,) if isinstance(named, str) else named
 
 
 @dataclass(slots=True)
@@ -94,15 +108,15 @@ class Pace:
 class ThinCurve:
     """A metric's first value from each power of four on, and its last: O(log n) of n values.
 
-    The powers are the iterations 0, 1, 4, 16, …, which also are the usual rungs. What is kept is a
-    function of the stored metrics: an iteration that is logged again replaces its value, and the
-    order of the reports does not matter.
+    Of several metrics a value is a tuple. The powers are the iterations 0, 1, 4, 16, …, which also
+    are the usual rungs. What is kept is a function of the stored metrics: an iteration that is
+    logged again replaces its value, and the order of the reports does not matter.
     """
 
-    _first: dict[int, tuple[int, float]] = field(default_factory=dict)
-    _last: tuple[int, float] | None = None
+    _first: dict[int, tuple[int, Any]] = field(default_factory=dict)
+    _last: tuple[int, Any] | None = None
 
-    def note(self, iteration: int, value: float) -> bool:
+    def note(self, iteration: int, value: Any) -> bool:
         """Take a value in, be it NaN; say whether it is the first from a power of four on."""
         power = (iteration.bit_length() + 1) // 2
         first = self._first.get(power)
@@ -112,7 +126,7 @@ class ThinCurve:
             self._last = (iteration, value)
         return first is None
 
-    def read(self) -> dict[int, float]:
+    def read(self) -> dict[int, Any]:
         """Return the values that are kept, by iteration, rising."""
         points = sorted(self._first.values())
         return dict(points if self._last is None else [*points, self._last])
@@ -139,6 +153,14 @@ class TrialState:
     began_at: float | None = None  # its attempt, on the clock of `Sweep.assign`
     drawn: dict[str, Any] = field(default_factory=dict)  # what it asked for as it ran, by name
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
+    gathered: tuple[int, dict[str, float]] | None = None  # where several metrics belong together
+
+    def gather(self, iteration: int, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """Return all that was logged at this iteration, in one report or several in a row."""
+        if self.gathered is None or self.gathered[0] != iteration:
+            self.gathered = iteration, {}
+        self.gathered[1].update(metrics)
+        return self.gathered[1]
 
     @property
     def whole_cfg(self) -> dict[str, Any]:
@@ -164,7 +186,7 @@ class PastEvent(NamedTuple):
     status: Status | None  # RUNNING: it started; None: it reported
     attempt: int = 0  # of a start or an end
     iteration: int = 0  # of a report
-    value: float = 0.0
+    value: Any = 0.0  # of several metrics a tuple
 
 
 class Answer(NamedTuple):
@@ -185,15 +207,21 @@ class Outcome:
     notices: tuple[str, ...] = ()  # what the user should know, one sentence each
 
 
+def build_reader(names: tuple[str, ...]) -> Callable[[Mapping[str, float]], Any]:
+    """Return what reads a metric of a report, or a tuple of several; None if one is missing."""
+    if len(names) == 1:
+        return lambda metrics, name=names[0]: metrics.get(name)  # type: ignore[misc] # the default
+    read = itemgetter(*names) if names else None
+    return lambda metrics: read(metrics) if read and metrics.keys() >= set(names) else None
+
+
 class Prospects:
     """What speaks for going on; the metrics that trials are stopped or chosen by are needed."""
 
     def __init__(self, cfg: SweepCfg) -> None:
         self._n_first = max(MIN_FAILURES, cfg.slots)
         self._fail_fast = cfg.fail_fast
-        goal = None if cfg.goal is None else cfg.goal.metric
-        self._needed = {name for name in (cfg.judged_by, goal) if name is not None}
-        self._needed |= set(cfg.feasible)
+        self._needed = {names for names in (cfg.judged_names, cfg.goal_names) if names} | {(name,) for name in cfg.feasible}
         self._ended = 0
         self._failed = 0
         self._reported = False
@@ -204,7 +232,7 @@ class Prospects:
         """Some trial has logged these metrics."""
         self._reported = True
         if self._needed:
-            self._needed.difference_update(metrics)
+            self._needed = {n for n in self._needed if not all(each in metrics for each in n)}
         if len(self._seen) < MAX_NAMES:
             self._seen.update(metrics)
 
@@ -227,9 +255,17 @@ class Prospects:
         all_failed = self._ended == self._failed == self._n_first and not self._reported
         return self._describe_failures() if self._fail_fast and all_failed else None
 
-    def _describe_missing(self, trial_id: str, needed: str) -> str:
+    def _describe_missing(self, trial_id: str, missing: tuple[str, ...]) -> str:
         names = sorted(map(repr, self._seen))
         logged = ", ".join(names[:MAX_NAMES]) or "nothing at all"
+        if len(missing) > 1:
+            wanted = " and ".join(map(repr, missing))
+            return (
+                f"trial {trial_id} is complete and never logged {wanted} at one iteration, which "
+                f"together decide which trials are stopped or best; it logged {logged}. Log them "
+                "with one ss.log, or leave one out of the experiment's metric"
+            )
+        (needed,) = missing
         return (
             f"trial {trial_id} is complete and never logged {needed!r}, the metric that "
             f"decides which trials are stopped or best; it logged {logged}. Log {needed!r}, or "
@@ -284,7 +320,9 @@ class Sweep:
         self.student = sampler if isinstance(sampler, StudyingSampler) else None
         self._first = first
         self._pruner = pruner
-        self._judged_by = cfg.judged_by or (cfg.goal.metric if cfg.goal else "")
+        self._read_goal = build_reader(cfg.goal_names)
+        self._read_judged = build_reader(cfg.judged_names)
+        self._gathers = max(len(cfg.goal_names), len(cfg.judged_names)) > 1
         self._promoter = pruner if isinstance(pruner, PromotingPruner) else None
         self._paused: dict[int, TrialState] = {}
         self.drawn = 0
@@ -401,22 +439,24 @@ class Sweep:
         Of a trial that is infeasible neither hears any more: it sets no bar for others.
         """
         trial = self.running[number]
-        self._prospects.note_report(metrics)
         trial.last_iteration = iteration
         notices = () if trial.resumes_after is None else self._watch_resumption(trial, iteration)
         decision, reached = Decision.GO_ON, False
+        if self._gathers:
+            metrics = trial.gather(iteration, metrics)
+        self._prospects.note_report(metrics)
         goal = self.cfg.goal
         if goal is not None and goal.metric in metrics:
             trial.pace.note(iteration, now)
         if self.cfg.feasible and (trial.is_infeasible or is_infeasible(self.cfg.feasible, metrics)):
             trial.is_infeasible, decision = True, Decision.PRUNE
-        elif goal is not None and goal.metric in metrics:
-            value = metrics[goal.metric]
+        elif goal is not None and (value := self._read_goal(metrics)) is not None:
             if trial.curve.note(iteration, value):
                 self._tell_sampler(trial)
             reached = self._reaches_target(goal, value)
-        if self._pruner is not None and self._judged_by in metrics and not trial.is_infeasible:
-            decision = self._pruner.report(number, iteration, metrics[self._judged_by])
+        judged = None if self._pruner is None else self._read_judged(metrics)
+        if self._pruner is not None and judged is not None and not trial.is_infeasible:
+            decision = self._pruner.report(number, iteration, judged)
             notices += self._pop_doubt()
         if not is_last:
             trial.n_reports += 1
@@ -676,6 +716,9 @@ class Sweep:
 
     def _tell_sampler(self, trial: TrialState) -> None:
         curve = trial.curve.read()
+        points: Mapping[int, tuple[float, ...]] = {}
+        if self.cfg.goals:
+            points, curve = curve, {at: point[0] for at, point in curve.items()}
         iteration, value = next(reversed(curve.items()), (None, None))
         self._sampler.tell(
             Observation(
@@ -686,5 +729,6 @@ class Sweep:
                 value,
                 curve,
                 trial.pace.seconds,
+                points,
             )
         )

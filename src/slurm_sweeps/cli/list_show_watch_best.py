@@ -30,6 +30,7 @@ from ..views.summary import (
     read_ranking,
     read_rows,
     read_summary,
+    sort_by_front,
     sort_rows,
 )
 from .common import (
@@ -83,6 +84,8 @@ def list_experiments(local_dir: Path, as_json: bool) -> None:
 
 def _format_best(summary: Summary) -> str:
     best = summary.best
+    if summary.front:
+        return f"front of {len(summary.front)}"
     return "-" if best is None else f"{summary.metric} {format_number(best.value)}"
 
 
@@ -112,6 +115,8 @@ def _describe(summary: Summary, now: float) -> dict[str, Any]:
         "metric": summary.metric,
         "mode": summary.mode,
         "best": None if best is None else asdict(best),
+        "objectives": [list(goal) for goal in summary.objectives],
+        "front": [{"number": n, "values": list(v)} for n, v in summary.front.items()],
     }
 
 
@@ -161,7 +166,10 @@ def show(
     if columns is True and chosen and all(status.is_broken for status in chosen):
         columns = ["error"]
     check_columns([] if isinstance(columns, bool) else columns, rows)
-    shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
+    if sort is None and summary.objectives:
+        shown = sort_by_front(rows[::-1] if reverse else rows, summary.front)[:limit]
+    else:
+        shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
     if as_json:
         described = _describe(summary, now)
         provenance = dict(runs[-1].told) if runs else None

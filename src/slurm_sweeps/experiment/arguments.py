@@ -11,7 +11,7 @@ from typing import Any
 from ..checks import (
     Goal,
     check_flag,
-    check_goal,
+    check_goals,
     check_integer,
     check_real,
     check_seconds,
@@ -84,21 +84,23 @@ def choose_pruner(asha: Any, pruner: Any) -> PrunerPlan | None:
     return chosen
 
 
-def choose_goal(metric: Any, mode: Any, pruner: PrunerPlan | None) -> Goal | None:
+def choose_goals(metric: Any, mode: Any, pruner: PrunerPlan | None) -> tuple[Goal, ...]:
     """Return what the sweep is after: what was passed, else what its rule goes by, if anything."""
-    own = Goal(pruner.metric, pruner.mode) if pruner else None
+    own = check_goals(type(pruner).__name__, pruner.metric, pruner.mode) if pruner else ()
     if metric is None and mode is None:
         return own
     if metric is None:
         raise UsageError(f"Experiment: mode={mode!r} needs a metric: pass metric= too")
-    is_own = own is not None and metric == own.metric
-    goal = own if own and is_own and mode is None else check_goal("Experiment", metric, mode)
-    if is_own and goal != own:
+    names = [goal.metric for goal in own]
+    if mode is None and names == (list(metric) if isinstance(metric, list | tuple) else [metric]):
+        return own
+    goals = check_goals("Experiment", metric, mode)
+    if any(goal not in own for goal in goals if goal.metric in names):
         raise UsageError(
             f"Experiment: mode={mode!r} contradicts {pruner!r}, which goes by the same metric: "
             "leave metric and mode out"
         )
-    return goal
+    return goals
 
 
 def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
@@ -153,14 +155,17 @@ def choose_steps(launch: str | None, slurm_cfg: SlurmCfg | None) -> SlurmCfg | N
     return dataclasses.replace(slurm_cfg or SlurmCfg(), fresh_step=True)
 
 
-def check_keep(keep: Any, goal: Goal | None) -> Keep | None:
+def check_keep(keep: Any, goals: Sequence[Goal]) -> Keep | None:
     """Check whose checkpoints are to be kept; what is best must be known for that."""
     if keep is None:
         return None
     if not isinstance(keep, Keep):
         raise UsageTypeError(f"keep must be an instance of ss.Keep; got {keep!r}")
-    if goal is None:
+    if not goals:
         raise UsageError(f"Experiment: keep={keep!r} needs to know what is best: pass metric=")
+    if len(goals) > 1:
+        names = [goal.metric for goal in goals]
+        raise UsageError(f"Experiment: keep={keep!r} goes by one metric, and there are {names!r}")
     return keep
 
 

@@ -45,7 +45,7 @@ from .arguments import (
     check_keep,
     check_summary,
     check_trackers,
-    choose_goal,
+    choose_goals,
     choose_pruner,
     choose_steps,
 )
@@ -100,8 +100,10 @@ class Experiment:
             sampler, and none of their points in a finite space is tried again.
         metric: What the sweep is after: the name of the metric by which sampler, `target`, the
             table's best and `best_trial()` go; by default the pruner's. Where both are given, the
-            pruner judges by its own and the best is chosen by this one.
-        mode: "min" if smaller values of it are better, "max" if larger ones are.
+            pruner judges by its own and the best is chosen by this one. A list of two or more
+            makes a sweep of several objectives: none is the best, but there is a `Result.front()`.
+        mode: "min" if smaller values of it are better, "max" if larger ones are; for several
+            metrics one word for all, or a list with one for each.
         keep: Whose checkpoints to keep; None keeps all.
         snapshot: Copy the files of the git repository around the script into the experiment's
             folder, once, and let trials import from there: editing the code while the sweep runs,
@@ -137,8 +139,8 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
-        metric: str | None = None,
-        mode: str | None = None,
+        metric: str | Sequence[str] | None = None,
+        mode: str | Sequence[str] | None = None,
         keep: Keep | None = None,
         snapshot: bool = False,
         feasible: Mapping[str, AtMost | AtLeast] | None = None,
@@ -147,7 +149,7 @@ class Experiment:
         end_if_under_way()
         check_backend(backend)
         asha = choose_pruner(asha, pruner)
-        goal = choose_goal(metric, mode, asha)
+        goals = choose_goals(metric, mode, asha)
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
         self._train = train
@@ -159,13 +161,13 @@ class Experiment:
             self._notices += filter(None, [train.check(space.names)])
             slurm_cfg = choose_steps(train.launch, slurm_cfg)
         if warm_start is not None:
-            metric = goal.metric if goal else None
-            known = read_warm_start(warm_start, space, metric, self._notices.append)
+            names = tuple(goal.metric for goal in goals)
+            known = read_warm_start(warm_start, space, names, self._notices.append)
         points = tuple(points_to_evaluate)
-        self._keep = check_keep(keep, goal)
+        self._keep = check_keep(keep, goals)
         self._snapshot = check_flag("Experiment", "snapshot", snapshot)
         bounds = check_feasible(feasible)
-        self._search = Search(space, goal, asha, sampler, seed, points, tuple(known), bounds)
+        self._search = Search(space, goals, asha, sampler, seed, points, tuple(known), bounds)
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()

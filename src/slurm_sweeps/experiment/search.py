@@ -57,13 +57,22 @@ class Search:
     """What is searched, and by which rules; None is what the user has left open."""
 
     space: SearchSpace
-    goal: Goal | None
+    goals: tuple[Goal, ...]
     pruner: PrunerPlan | None
     sampler: SamplerPlan | None
     seed: int | None
     points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
     known: tuple[Known, ...] = ()  # from an earlier sweep
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
+
+    @property
+    def goal(self) -> Goal | None:
+        """The metric that the sweep is after; the first of several."""
+        return self.goals[0] if self.goals else None
+
+    @property
+    def _several(self) -> tuple[Goal, ...]:
+        return self.goals if len(self.goals) > 1 else ()
 
     def describe(self) -> dict[str, Any]:
         """Write down the settings of a new experiment, JSON-able."""
@@ -74,6 +83,7 @@ class Search:
             "space": self.space.describe(),
             "metric": self.goal.metric if self.goal else None,
             "mode": self.goal.mode if self.goal else None,
+            "objectives": [list(goal) for goal in self._several] or None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
             "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
         }
@@ -87,6 +97,11 @@ class Search:
         """Raise UsageError for a run that would never end, or never know that it has."""
         if cfg.target is not None and self.goal is None:
             raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
+        if cfg.target is not None and self._several:
+            raise UsageError(
+                f"target={cfg.target!r} is of one metric, and the experiment has several, "
+                f"{[goal.metric for goal in self.goals]!r}: leave it out, or name one metric"
+            )
         ends = (cfg.n_trials, cfg.time_budget_s, cfg.target)
         if ends == (None, None, None) and not self._is_grid:
             raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
@@ -109,7 +124,7 @@ class Search:
         self._check_same(record.name, settings)
         is_seeded = settings.get("is_seeded", self.seed is not None)
         metric, mode = self.goal or (None, None)
-        problem = Problem(self.space, settings["seed"], metric, mode, is_seeded)
+        problem = Problem(self.space, settings["seed"], metric, mode, is_seeded, self._several)
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
@@ -126,6 +141,7 @@ class Search:
                 seed=settings["seed"],
                 feasible=self.feasible,
                 learns_memory=cfg.out_of_memory == "infeasible",
+                goals=self._several,
             ),
             sampler,
             pruner,
@@ -287,10 +303,9 @@ class Search:
             ):
                 if at is not None:
                     events.append(PastEvent(at, attempt.number, status, attempt.attempt))
-        numbers = [trial.number for trial in trials] if self.goal else []
-        metric = self.goal.metric if self.goal else ""
-        tables = read_reports(database, experiment_id, metric, numbers)
-        reports = [row for table in tables for row in table.tolist()]
+        names = tuple(goal.metric for goal in self.goals)
+        numbers = [trial.number for trial in trials]
+        reports = list(_read_values(database, experiment_id, names, numbers))
         reported = (
             PastEvent(at, number, None, iteration=iteration, value=value)
             for number, iteration, value, at in sorted(reports, key=itemgetter(3))
@@ -310,7 +325,7 @@ def _replay(
     pruner: Pruner | None,
     cfg: SweepCfg,
     beyond: Mapping[int, int],
-) -> dict[int, tuple[int, float]]:
+) -> dict[int, tuple[int, Any]]:
     """Let the rule, and the trials themselves, hear again what each has logged.
 
     Of what an infeasible trial logged neither hears from the iteration on that it is `beyond` a
@@ -320,19 +335,40 @@ def _replay(
         The last iteration and value that the rule has heard of, by trial.
     """
     trials = {state.number: state for state in states}
-    goal = None if cfg.goal is None else cfg.goal.metric
-    judged: dict[int, tuple[int, float]] = {}
-    for metric in filter(None, {goal, cfg.judged_by}):
-        for table in read_reports(database, experiment_id, metric, [*trials]):
-            for number, iteration, value, _ in table.tolist():
-                if beyond and iteration >= beyond.get(number, math.inf):
-                    continue
-                if pruner is not None and metric == cfg.judged_by:
-                    pruner.report(number, iteration, value)
-                    judged[number] = iteration, value
-                if metric == goal:
-                    trials[number].curve.note(iteration, value)
+    goal, judged_by = cfg.goal_names, cfg.judged_names
+    judged: dict[int, tuple[int, Any]] = {}
+    for names in {goal, judged_by}:
+        for number, iteration, value, _ in _read_values(database, experiment_id, names, [*trials]):
+            if beyond and iteration >= beyond.get(number, math.inf):
+                continue
+            if pruner is not None and names == judged_by:
+                pruner.report(number, iteration, value)
+                judged[number] = iteration, value
+            if names == goal:
+                trials[number].curve.note(iteration, value)
     return judged
+
+
+def _read_values(
+    database: Database, experiment_id: int, names: tuple[str, ...], numbers: Sequence[int]
+) -> Iterator[tuple[int, int, Any, float]]:
+    """Read what trials have logged of a metric, or of several at once as tuples.
+
+    Yields:
+        The trial's number, the iteration, the value, and the time at which it was logged.
+    """
+    for portions in zip(
+        *(read_reports(database, experiment_id, name, numbers) for name in names), strict=True
+    ):
+        first, *others = (portion.tolist() for portion in portions)
+        known = [{row[:2]: row[2:] for row in rows} for rows in others]
+        for number, iteration, value, at in first:
+            found = [each.get((number, iteration)) for each in known]
+            if not known:
+                yield number, iteration, value, at
+            elif all(found):
+                values, times = zip((value, at), *filter(None, found), strict=True)
+                yield number, iteration, values, max(times)
 
 
 def _find_infeasible(
@@ -367,7 +403,7 @@ def _close(
     trial: TrialRecord,
     state: TrialState,
     pruner: Pruner | None,
-    judged: Mapping[int, tuple[int, float]],
+    judged: Mapping[int, tuple[int, Any]],
     beyond: Mapping[int, int],
     seen_at: float,
 ) -> TrialRecord:

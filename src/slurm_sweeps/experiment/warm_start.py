@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 #: A trial of an earlier sweep: its cfg, and the metric's last value, None if it has none or is
 #: infeasible.
-Known = tuple[dict[str, Any], float | None]
+#: Of several metrics it is a tuple.
+Known = tuple[dict[str, Any], Any]
 
 #: What a cfg may have been, the likeliest first, and the metric's last value.
-_Found = tuple[list[dict[str, Any]], float | None]
+_Found = tuple[list[dict[str, Any]], Any]
 
 
 def read_warm_start(
     source: Any,
     space: SearchSpace,
-    metric: str | None,
+    metrics: tuple[str, ...],
     tell: Callable[[str], object] = warnings.warn,
 ) -> list[Known]:
     """Return the earlier trials that are configurations of this space.
@@ -41,7 +42,7 @@ def read_warm_start(
     Args:
         source: A `Result`, or the frame that its `to_dataframe` returns.
         space: The search space.
-        metric: The metric of this sweep.
+        metrics: The metric of this sweep, or several.
         tell: Told in a sentence if some of the trials are no such configurations.
 
     Raises:
@@ -49,9 +50,9 @@ def read_warm_start(
         UsageError: None of its trials is a configuration of this space.
     """
     if isinstance(source, Result):
-        found = list(_read_result(source, metric))
+        found = list(_read_result(source, metrics))
     elif hasattr(source, "columns") and hasattr(source, "to_dict"):
-        found = list(_read_frame(source, metric, space.template))
+        found = list(_read_frame(source, metrics, space.template))
     else:
         raise UsageTypeError(
             f"warm_start must be a Result or its to_dataframe(), got {type(source).__name__}"
@@ -89,15 +90,22 @@ def _read_units(cfgs: list[dict[str, Any]], space: SearchSpace) -> dict[Leaf, fl
     raise errors[0]
 
 
-def _read_result(result: Result, metric: str | None) -> Iterator[_Found]:
+def _read_result(result: Result, metrics: tuple[str, ...]) -> Iterator[_Found]:
     for trial in result.trials:
-        curve = (trial.metrics or {}).get(metric or "", {})
-        counts = curve and trial.status is not Status.INFEASIBLE
-        yield [trial.cfg], curve[max(curve)] if counts else None
+        curves = [(trial.metrics or {}).get(name, {}) for name in metrics]
+        last = [curve[max(curve)] if curve else None for curve in curves]
+        yield [trial.cfg], _choose_value(last, trial.status is Status.INFEASIBLE)
+
+
+def _choose_value(last: list[float | None], is_infeasible: bool) -> Any:
+    """The value of a metric, of several a tuple; None if one is missing or does not count."""
+    if is_infeasible or not last or None in last:
+        return None
+    return last[0] if len(last) == 1 else tuple(last)
 
 
 def _read_frame(
-    frame: pd.DataFrame, metric: str | None, template: Mapping[str, Any]
+    frame: pd.DataFrame, metrics: tuple[str, ...], template: Mapping[str, Any]
 ) -> Iterator[_Found]:
     constants: dict[str, list[Any]] = {}
     for path, constant in _walk_constants(template):
@@ -113,9 +121,11 @@ def _read_frame(
         restored = {
             path: _restore(value, constants.get(path, ())) for path, value in present.items()
         }
-        value = None if row.get("status") == Status.INFEASIBLE else row.get(f"last/{metric}")
+        last = [row.get(f"last/{name}") for name in metrics]
+        numbers = [None if value is None else float(value) for value in last]
+        value = _choose_value(numbers, row.get("status") == Status.INFEASIBLE)
         choices = (nones | restored, restored, present)
-        yield [_nest(each) for each in choices], None if value is None else float(value)
+        yield [_nest(each) for each in choices], value
 
 
 def _walk_constants(template: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,19 +23,19 @@ import hashlib
 import math
 import sys
 from bisect import bisect
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from heapq import heappop, heappush
 from itertools import accumulate, compress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import (
     as_fraction,
     check_flag,
-    check_goal,
+    check_goals,
     check_integer,
     check_reduction_factor,
+    name_goals,
     set_fields,
 )
 from ..errors import UsageError
@@ -57,6 +57,9 @@ class ASHA:
     best. Ties pass; NaN and infinities never do, and are not counted. Trials are not waited for:
     as others arrive, a trial that passed may fail.
 
+    With several metrics, best are those in the first non-dominated fronts, and within a front those
+    that have the most room around them; see `rules.fronts`.
+
     With `promote=True`, trials are paused instead of stopped, and promoted as in the paper: at each
     report a trial is judged at the highest rung that it has entered; if it is not among the best
     there, its process ends with that report, and it goes on as a further attempt when it has come
@@ -64,8 +67,10 @@ class ASHA:
     before each report: unlike the paper's, a trial may be paused between two rungs, too.
 
     Args:
-        metric: The metric's name in `log`.
-        mode: "min" if smaller values are better, "max" if larger ones are.
+        metric: The metric's name in `log`, or a list of several: a trial is judged by what it has
+            logged at an iteration, once that is all of them.
+        mode: "min" if smaller values are better, "max" if larger ones are; for several metrics one
+            word for all, or a list.
         reduction_factor: Of how many trials in a rung about one goes on; 2 or more.
         min_t: The resource up to which no trial is stopped; 1 or more.
         max_t: The resource from which on no trial is stopped; min_t or more.
@@ -76,22 +81,23 @@ class ASHA:
         UsageTypeError: An argument is of a wrong type.
     """
 
-    metric: str
-    mode: str
+    metric: str | Sequence[str]
+    mode: str | Sequence[str]
     reduction_factor: float = 4
     min_t: int = 1
     max_t: int = 50
     promote: bool = False
 
     def __post_init__(self) -> None:
-        check_goal("ASHA", self.metric, self.mode)
+        metric, mode = name_goals(check_goals("ASHA", self.metric, self.mode))
         promote = check_flag("ASHA", "promote", self.promote)
         min_t = check_integer("ASHA", "min_t", self.min_t, 1)
         max_t = check_integer("ASHA", "max_t", self.max_t)
         if max_t < min_t:
             raise UsageError(f"ASHA: max_t must be min_t={min_t!r} or more, got {max_t!r}")
         factor = check_reduction_factor("ASHA", self.reduction_factor)
-        set_fields(self, min_t=min_t, max_t=max_t, reduction_factor=factor, promote=promote)
+        set_fields(self, metric=metric, mode=mode, min_t=min_t, max_t=max_t)
+        set_fields(self, reduction_factor=factor, promote=promote)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -121,13 +127,14 @@ class ASHA:
         """
         import pandas as pd
 
-        column = f"metric_{self.metric}"
-        _check_columns(database, ["trial_id", "iteration", column])
+        columns = [f"metric_{goal.metric}" for goal in check_goals("ASHA", self.metric, self.mode)]
+        _check_columns(database, ["trial_id", "iteration", *columns])
         codes, trial_ids = pd.factorize(database["trial_id"])
         iterations = database["iteration"].to_numpy(dtype=float)
-        values = database[column].to_numpy(dtype=float, na_value=math.nan)
+        sides = [database[c].to_numpy(dtype=float, na_value=math.nan).tolist() for c in columns]
+        values = sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
         pruner = AshaPruner(self, self.rungs)
-        for row in zip(codes.tolist(), iterations.tolist(), values.tolist(), strict=True):
+        for row in zip(codes.tolist(), iterations.tolist(), values, strict=True):
             pruner.report(*row)
         failing = (pruner.judge(code) is Decision.PRUNE for code in range(len(trial_ids)))
         return [str(trial_id) for trial_id in compress(trial_ids, failing)]
@@ -142,8 +149,8 @@ class Hyperband:
     configuration sooner. (Li et al. 2018, arXiv 1603.06560.)
 
     Args:
-        metric: The metric's name in `log`.
-        mode: "min" if smaller values are better, "max" if larger ones are.
+        metric: The metric's name in `log`, or a list of several, as for `ASHA`.
+        mode: "min" if smaller values are better, "max" if larger ones are; or a list.
         max_t: The resource from which on no trial is stopped; 1 or more.
         reduction_factor: Of how many trials in a rung about one goes on; 2 or more.
 
@@ -152,16 +159,16 @@ class Hyperband:
         UsageTypeError: An argument is of a wrong type.
     """
 
-    metric: str
-    mode: str
+    metric: str | Sequence[str]
+    mode: str | Sequence[str]
     max_t: int = 50
     reduction_factor: float = 4
 
     def __post_init__(self) -> None:
-        check_goal("Hyperband", self.metric, self.mode)
+        metric, mode = name_goals(check_goals("Hyperband", self.metric, self.mode))
         max_t = check_integer("Hyperband", "max_t", self.max_t, 1)
         factor = check_reduction_factor("Hyperband", self.reduction_factor)
-        set_fields(self, max_t=max_t, reduction_factor=factor)
+        set_fields(self, metric=metric, mode=mode, max_t=max_t, reduction_factor=factor)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -210,7 +217,7 @@ class _Entry(NamedTuple):
     """A trial's value in a rung, for `mode="min"`; NaN for all that never passes."""
 
     iteration: int
-    value: float
+    value: Any  # a float, or of several metrics a tuple
 
 
 @dataclass(slots=True)
@@ -221,17 +228,28 @@ class _Standing:
     entries: tuple[_Entry, ...] = ()
 
 
+def build_rankings(reduction_factor: float, n: int, n_metrics: int) -> tuple[Any, ...]:
+    """Return the rankings of n rungs: of numbers, or of points of several metrics."""
+    factor = as_fraction(reduction_factor)
+    if n_metrics == 1:
+        return tuple(Ranking(factor) for _ in range(n))
+    from .fronts import FrontRanking  # loads NumPy
+
+    return tuple(FrontRanking(factor) for _ in range(n))
+
+
 class AshaPruner:
     """The incremental ASHA, of all its rungs or a bracket's: O(rungs · log n) a report.
 
-    It takes about 300 bytes a trial.
+    It takes about 300 bytes a trial. Of several metrics a report costs more, see `rules.fronts`.
     """
 
     def __init__(self, plan: ASHA | Hyperband, rungs: tuple[int, ...]) -> None:
-        self._sign = 1.0 if plan.mode == "min" else -1.0
+        goals = check_goals("", plan.metric, plan.mode)
+        self._sign = goals[0].sign
+        self._signs = tuple(goal.sign for goal in goals) if len(goals) > 1 else ()
         self._levels = (*(level for level in rungs if level < plan.max_t), plan.max_t)
-        factor = as_fraction(plan.reduction_factor)
-        self._rankings = tuple(Ranking(factor) for _ in self._levels[:-1])
+        self._rankings = build_rankings(plan.reduction_factor, len(self._levels) - 1, len(goals))
         self._standings: dict[Hashable, _Standing] = {}
         self._level_above = {level - 1: i for i, level in enumerate(self._levels)}
         self._just_below: dict[tuple[Hashable, int], float] = {}
@@ -249,7 +267,12 @@ class AshaPruner:
             for standing in self._standings.values()
             if len(standing.entries) > 1
         ]
-        correlation = compute_rank_correlation([p for p in pairs if not math.isnan(p[0] + p[1])])
+        pairs = [pair for pair in pairs if all(value == value for value in pair)]
+        if self._signs:  # the metric that says the most
+            sides = ([(a[i], b[i]) for a, b in pairs] for i in range(len(self._signs)))
+            correlation = max(map(compute_rank_correlation, sides))
+        else:
+            correlation = compute_rank_correlation(pairs)
         self._doubt_at *= 2
         if correlation >= LOW_CORRELATION:
             return None
@@ -261,12 +284,15 @@ class AshaPruner:
             "almost at random: leave out a report before any training, or try a larger min_t"
         )
 
-    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+    def report(self, trial: Hashable, iteration: int, value: Any) -> Decision:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
         standing = self._standings.get(trial)
         if standing is None:
             standing = self._standings[trial] = _Standing()
-        signed = self._sign * value if math.isfinite(value) else math.nan
+        if self._signs:
+            signed = self._sign_all(value)
+        else:
+            signed = self._sign * value if math.isfinite(value) else math.nan
         if standing.offset == 0:
             if iteration == 0:
                 self._count_from_zero(trial, standing)
@@ -275,6 +301,11 @@ class AshaPruner:
         if self._may_enter(standing, iteration):
             self._enter(standing, _Entry(iteration, signed))
         return self._judge(standing)
+
+    def _sign_all(self, values: Sequence[float]) -> Any:
+        if not all(map(math.isfinite, values)):
+            return math.nan
+        return tuple(sign * value for sign, value in zip(self._signs, values, strict=True))
 
     def judge(self, trial: Hashable) -> Decision:
         """Decide on a trial as it stands now, without a report of its own."""
@@ -288,7 +319,8 @@ class AshaPruner:
 
     def _passes(self, standing: _Standing, i: int) -> bool:
         """Whether a trial's value in rung i is among the best there; NaN never is."""
-        return standing.entries[i].value <= self._rankings[i].threshold
+        is_best: bool = standing.entries[i].value <= self._rankings[i].threshold
+        return is_best
 
     def _may_enter(self, standing: _Standing, iteration: int) -> bool:
         # Most reports lie between two levels, beyond all that the trial has entered.
@@ -329,16 +361,15 @@ class PromotionPruner(AshaPruner):
     def __init__(self, plan: ASHA, rungs: tuple[int, ...]) -> None:
         super().__init__(plan, rungs)
         self._unsorted: list[Hashable] = []
-        self._waiting: dict[Hashable, tuple[int, float]] = {}
-        # Of each rung, those that wait there, the best in front; an entry may be out of date.
-        self._queues: list[list[tuple[float, int, Hashable]]] = [[] for _ in self._rankings]
-        self._n_paused = 0
+        self._queues = tuple(ranking.build_queue() for ranking in self._rankings)
+        self._rung_of: dict[Hashable, int] = {}  # of those that wait
 
     def _judge(self, standing: _Standing) -> Decision:
         rung = len(standing.entries) - 1
         if not 0 <= rung < len(self._rankings) or self._passes(standing, rung):
             return Decision.GO_ON
-        return Decision.PRUNE if math.isnan(standing.entries[rung].value) else Decision.PAUSE
+        value = standing.entries[rung].value
+        return Decision.PAUSE if value == value else Decision.PRUNE  # NaN
 
     def pause(self, trial: Hashable) -> None:
         """Take note that a trial waits; see `PromotingPruner.pause`."""
@@ -348,17 +379,17 @@ class PromotionPruner(AshaPruner):
     def promote(self, trial: Hashable) -> None:
         """Take note that a waiting trial is going on; see `PromotingPruner.promote`."""
         self._sort_in()
-        self._waiting.pop(trial, None)
+        if trial in self._rung_of:
+            self._queues[self._rung_of.pop(trial)].drop(trial)
 
     def find_promotable(self) -> Hashable | None:
         """Return a trial of the highest rung that has one; see `PromotingPruner.promote`."""
         self._sort_in()
-        for i in reversed(range(len(self._queues))):
-            queue = self._queues[i]
-            while queue and self._waiting.get(queue[0][2]) != (i, queue[0][0]):
-                heappop(queue)
-            if queue and queue[0][0] <= self._rankings[i].threshold:
-                return queue[0][2]
+        if self._rung_of:
+            for queue in reversed(self._queues):
+                trial: Hashable | None = queue.find_best()
+                if trial is not None:
+                    return trial
         return None
 
     def _sort_in(self) -> None:
@@ -368,10 +399,11 @@ class PromotionPruner(AshaPruner):
             if standing is None or not 0 <= rung < len(self._queues):
                 continue
             value = standing.entries[-1].value
-            if not math.isnan(value):
-                self._waiting[trial] = (rung, value)
-                heappush(self._queues[rung], (value, self._n_paused, trial))
-                self._n_paused += 1  # the longest waiting first among equals; trials have no order
+            if trial in self._rung_of:
+                self._queues[self._rung_of.pop(trial)].drop(trial)
+            if value == value:  # no NaN
+                self._rung_of[trial] = rung
+                self._queues[rung].put(trial, value)
         self._unsorted.clear()
 
 
@@ -393,7 +425,7 @@ class HyperbandPruner:
         shares = [plan.reduction_factor ** (n - 1 - b) * n / (n - b) for b in range(n)]
         self._bounds = [bound / sum(shares) for bound in accumulate(shares[:-1])]
 
-    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+    def report(self, trial: Hashable, iteration: int, value: Any) -> Decision:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
         bracket = self._brackets[bisect(self._bounds, _spread(trial))]
         return bracket.report(trial, iteration, value)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ..checks import check_goal, check_integer, set_fields
+from ..errors import UsageError
 from .protocol import Decision
 from .ranking import Ranking
 
@@ -48,6 +49,12 @@ class MedianStopping:
     min_trials: int = 5
 
     def __post_init__(self) -> None:
+        if isinstance(self.metric, list | tuple):
+            raise UsageError(
+                f"MedianStopping goes by one metric, got {self.metric!r}: for several use ss.ASHA "
+                "or ss.Hyperband, or name the one to judge by here, and all of them in the "
+                "experiment's metric"
+            )
         check_goal("MedianStopping", self.metric, self.mode)
         for name in ("min_t", "min_trials"):
             number = check_integer("MedianStopping", name, getattr(self, name), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 class Decision(str, Enum):
@@ -28,13 +28,14 @@ class Pruner(Protocol):
     values to a fresh pruner, in any order, and leave the answers aside.
     """
 
-    def report(self, trial: Hashable, iteration: int, value: float) -> Decision:
+    def report(self, trial: Hashable, iteration: int, value: Any) -> Decision:
         """Take in a value and decide on the trial that reported it.
 
         Args:
             trial: What tells trials apart: their number or id.
             iteration: 0 or more.
-            value: The metric, NaN and infinities included.
+            value: The metric, a float, NaN and infinities included; of a plan with several metrics
+                a tuple, once an iteration has all of them.
         """
 
 
@@ -57,12 +58,12 @@ class PrunerPlan(Protocol):
     """A pruner as the user configures it, before any report."""
 
     @property
-    def metric(self) -> str:
-        """The metric that it hears."""
+    def metric(self) -> Any:
+        """The metric that it hears, or a tuple of several."""
 
     @property
-    def mode(self) -> str:
-        """Either "min" or "max"."""
+    def mode(self) -> Any:
+        """Either "min" or "max"; of several metrics a tuple of these."""
 
     def build_pruner(self) -> Pruner:
         """Return the rule with no trial known yet."""

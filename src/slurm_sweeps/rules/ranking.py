@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,10 @@ class Ranking:
             self._n_rest -= 1
         self._balance()
 
+    def build_queue(self) -> Queue:
+        """Return a queue for those whose numbers are in here."""
+        return Queue(self)
+
     def _balance(self) -> None:
         numerator, denominator = self._factor
         k = -(-(self._n_best + self._n_rest) * denominator // numerator)
@@ -69,6 +73,36 @@ class Ranking:
         if self._dead_best:
             _drop_dead(self._best, self._dead_best)
         self.threshold = -self._best[0] if self._best else math.nan
+
+
+class Queue:
+    """Trials that wait until their number is among the k best of a ranking: O(log n) each.
+
+    The best is in front, and the one that waits longest among equals.
+    """
+
+    def __init__(self, ranking: Ranking) -> None:
+        self._ranking = ranking
+        self._heap: list[tuple[float, int, Hashable]] = []  # some may be out of date
+        self._waiting: dict[Hashable, float] = {}
+        self._n_put = 0
+
+    def put(self, trial: Hashable, value: float) -> None:
+        """Let a trial wait."""
+        self._waiting[trial] = value
+        heappush(self._heap, (value, self._n_put, trial))
+        self._n_put += 1  # trials have no order
+
+    def drop(self, trial: Hashable) -> None:
+        """Let a trial wait no more."""
+        del self._waiting[trial]
+
+    def find_best(self) -> Hashable | None:
+        """Return the best trial that waits if it is among the k best."""
+        heap = self._heap
+        while heap and self._waiting.get(heap[0][2]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][2] if heap and heap[0][0] <= self._ranking.threshold else None
 
 
 def _pop_living(heap: list[float], dead: dict[float, int]) -> float:

@@ -66,13 +66,14 @@ class DefineByRunSampler(OptunaSampler):
 
     def _begin_study(self) -> None:
         """Tell a new study all that can be told by now."""
-        self._study = make_study(self._library, self._study.sampler, self._study.direction)
+        self._study = make_study(self._library, self._study.sampler, self._study.directions)
         self._running.clear()
         self._untold.clear()
         for number, cfg in self._cfgs.items():
-            lower = self._told.get(number, math.inf)
-            if math.isfinite(lower):
-                self._study.add_trial(self._make_trial(cfg, self._sign * lower))
+            lower = self._told.get(number, [math.inf])
+            if all(map(math.isfinite, lower)):
+                values = [sign * value for sign, value in zip(self._signs, lower, strict=True)]
+                self._study.add_trial(self._make_trial(cfg, values))
 
     def _note(self, cfg: dict[str, Any]) -> None:
         """Leave it to trials to draw the same again."""
@@ -81,21 +82,21 @@ class DefineByRunSampler(OptunaSampler):
         self._cfgs[trial.number] = trial.cfg
         super()._learn(trial)
 
-    def _make_trial(self, cfg: dict[str, Any], value: float) -> Any:
+    def _make_trial(self, cfg: dict[str, Any], values: list[float]) -> Any:
         known = {name: cfg[name] for name in cfg if self._can_be_told(name, cfg[name])}
         self._untold |= cfg.keys() - known
         ranges = {name: self._distributions[name] for name in known}
-        return self._create(known, ranges, value)
+        return self._create(known, ranges, values)
 
     def _can_be_told(self, name: str, value: Any) -> bool:
         if name not in self._distributions:
             return False
         try:
-            self._create({name: value}, {name: self._distributions[name]}, 0.0)
+            self._create({name: value}, {name: self._distributions[name]}, [0.0])
         except ValueError:  # of other ranges than now
             return False
         return True
 
-    def _create(self, params: dict[str, Any], ranges: dict[str, Any], value: float) -> Any:
+    def _create(self, params: dict[str, Any], ranges: dict[str, Any], values: list[float]) -> Any:
         create = self._library.trial.create_trial
-        return create(params=params, distributions=ranges, value=value)
+        return create(params=params, distributions=ranges, values=values)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from ..search.draws import Draw, Drawing, Streams
 from ..trial import Status
 from .forest import COMPLETE, Encoding, Points, Pool, Told, fit
 from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
+from .scalarize import scalarize
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -50,7 +51,8 @@ class Model:
 
     Needs scikit-learn: `pip install 'slurm-sweeps[model]'`, and a metric (the experiment's).
     Conditional and mixed spaces are modelled; trials that fail, diverge or
-    are infeasible count as the worst.
+    are infeasible count as the worst. Of several metrics each fit learns another
+    combination, weighed at random (ParEGO's augmented Chebyshev norm, Knowles 2006).
 
     Args:
         n_startup: How many trials must have reported before the model is asked; random till then.
@@ -112,10 +114,13 @@ class ModelSampler(NumberedSampler):
         self._plan = plan
         default = 0.0 if problem.is_repeatable else COST_WEIGHT
         self._cost_weight = default if plan.cost_weight is None else plan.cost_weight
-        self._sign = -1.0 if problem.mode == "max" else 1.0
+        self._goals = problem.goals
+        self._sign = -1.0 if problem.mode == "max" and not self._goals else 1.0
+        self._of_several: dict[int, tuple[Mapping[int, tuple[float, ...]], Status]] = {}
         self._encoding = Encoding(problem.space)
         self._random = Draw(problem.space, problem.seed)
         self._streams = Streams(problem.seed, "model")
+        self._weights = Streams(problem.seed, "weights of the objectives")
         self._fills = Streams(problem.seed, "what is not active")
         self._told: dict[int, Told] = {}
         self._n_known = 0
@@ -168,7 +173,7 @@ class ModelSampler(NumberedSampler):
         if self._planned or (n <= (1 + GROWTH) * self._n_known and self._n_asked < MAX_ASKED):
             return
         seed = int(self._streams.go_to(number).integers(2**62))
-        told = list(self._told.values())
+        told = self._scalarize(number) if self._goals else list(self._told.values())
         compute = partial(fit, told, self._encoding, seed, self._cost_weight)
         # What earlier sweeps have found is learnt before the first trial.
         begins = number + 1 + n // TRIALS_PER_ASK if number else 0
@@ -227,10 +232,22 @@ class ModelSampler(NumberedSampler):
         fill = self._fills.go_to(abs(trial.number)).random
         row = known.row if known else self._encoding.read(trial.cfg, fill)
         if row is not None:
-            points = self._judge(trial.curve or _read_last(trial), trial.status)
+            if self._goals:
+                self._of_several[trial.number] = trial.points, trial.status
+                points: Points = ()
+            else:
+                points = self._judge(trial.curve or _read_last(trial), trial.status)
             self._told[trial.number] = Told(row, points, trial.seconds_per_iteration)
         if trial.number >= 0:
             self._plan_fit(self._next)
+
+    def _scalarize(self, number: int) -> list[Told]:
+        """Return what was told, the objectives as one, by weights of the ask for this trial."""
+        curves, statuses = zip(*self._of_several.values(), strict=True)
+        values = scalarize(curves, self._goals, self._weights.go_to(number))
+        judged = map(self._judge, values, statuses)
+        of_trial = dict(zip(self._of_several, judged, strict=True))
+        return [replace(told, points=of_trial[each]) for each, told in self._told.items()]
 
     def _judge(self, curve: Mapping[int, float], status: Status) -> Points:
         """Return a curve's points, lower is better, with the end that its trial came to."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -84,13 +85,15 @@ class OptunaSampler(NumberedSampler):
         super().__init__(problem)
         self._library = library
         self._is_default = plan.sampler is None
-        self._study = make_study(library, plan.sampler, _find_direction(problem.mode))
-        self._sign = -1.0 if problem.mode == "max" else 1.0
+        modes = [goal.mode for goal in problem.goals] or [problem.mode or "min"]
+        directions = ["maximize" if mode == "max" else "minimize" for mode in modes]
+        self._study = make_study(library, plan.sampler, directions)
+        self._signs = [-1.0 if mode == "max" else 1.0 for mode in modes]
         self._asking = _Asking(self._study, problem.space, library)
         self._streams = Streams(problem.seed, "optuna")
         self._running: dict[int, Any] = {}
-        self._told: dict[int, float] = {}
-        self._worst = -math.inf  # lower is better
+        self._told: dict[int, list[float]] = {}
+        self._worst = [-math.inf for _ in modes]  # lower is better
 
     def ask(self, now: float) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         number = self._begin()
@@ -110,25 +113,34 @@ class OptunaSampler(NumberedSampler):
     def _learn(self, trial: Observation) -> None:
         if not trial.status.tells_value:
             return
-        number, value = trial.number, trial.value
-        if trial.status is Status.INFEASIBLE or value is None or not math.isfinite(value):
-            lower = self._worst
-        else:
-            lower = self._sign * value
+        number, lower = trial.number, self._read(trial)
         if self._told.get(number) == lower:
             return
         self._told[number] = lower
-        self._worst = max(self._worst, lower)
-        told = self._sign * lower if math.isfinite(lower) else None  # None: nothing to compare to
+        self._worst = list(map(max, self._worst, lower))
+        known = all(map(math.isfinite, lower))  # else there is nothing to compare to
+        told = [sign * value for sign, value in zip(self._signs, lower, strict=True)]
         if (running := self._running.pop(number, None)) is not None:
             state = self._library.trial.TrialState
-            self._study.tell(running, told, state=state.FAIL if told is None else state.COMPLETE)
+            if known:
+                self._study.tell(running, told, state=state.COMPLETE)
+            else:
+                self._study.tell(running, state=state.FAIL)
         # What Optuna was told it keeps: news of a trial that was paused come as a further trial.
-        elif told is not None and (known := self._make_trial(trial.cfg, told)) is not None:
-            self._study.add_trial(known)
+        elif known and (complete := self._make_trial(trial.cfg, told)) is not None:
+            self._study.add_trial(complete)
 
-    def _make_trial(self, cfg: dict[str, Any], value: float) -> Any:
-        return self._asking.make_trial(cfg, value)
+    def _read(self, trial: Observation) -> list[float]:
+        """Return a trial's last values, lower is better; the worst seen where there is none."""
+        value = (math.nan if trial.value is None else trial.value,)
+        last = trial.points[max(trial.points)] if trial.points else value
+        is_known = len(last) == len(self._signs) and all(map(math.isfinite, last))
+        if trial.status is Status.INFEASIBLE or not is_known:
+            return self._worst
+        return [sign * value for sign, value in zip(self._signs, last, strict=True)]
+
+    def _make_trial(self, cfg: dict[str, Any], values: list[float]) -> Any:
+        return self._asking.make_trial(cfg, values)
 
 
 class _Asking(Drawing):
@@ -161,7 +173,7 @@ class _Asking(Drawing):
         trial, self._trial, self._cfg = self._trial, None, None
         return trial
 
-    def make_trial(self, cfg: dict[str, Any], value: float) -> Any:
+    def make_trial(self, cfg: dict[str, Any], values: list[float]) -> Any:
         """Return a complete trial of Optuna's; None for a configuration of another space."""
         try:
             units = self._space.to_units(cfg)
@@ -178,7 +190,7 @@ class _Asking(Drawing):
                 params[name] = leaf.pick_option(unit)
                 distributions[name] = types.CategoricalDistribution(range(leaf.n_options))
         return self._library.trial.create_trial(
-            params=params, distributions=distributions, value=value
+            params=params, distributions=distributions, values=values
         )
 
     def _pick(self, leaf: Leaf) -> float:
@@ -193,11 +205,7 @@ class _Asking(Drawing):
             self._trial = None
 
 
-def _find_direction(mode: str | None) -> str:
-    return "maximize" if mode == "max" else "minimize"
-
-
-def make_study(library: ModuleType, sampler: Any, direction: Any) -> Any:
+def make_study(library: ModuleType, sampler: Any, directions: Sequence[Any]) -> Any:
     """Return a study in memory, made without a word on the screen."""
     level = library.logging.get_verbosity()
     library.logging.set_verbosity(max(level, library.logging.WARNING))
@@ -205,7 +213,7 @@ def make_study(library: ModuleType, sampler: Any, direction: Any) -> Any:
         return library.create_study(
             sampler=sampler or library.samplers.RandomSampler(),
             pruner=library.pruners.NopPruner(),
-            direction=direction,
+            directions=directions,
         )
     finally:
         library.logging.set_verbosity(level)

@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ..checks import Goal
 from ..errors import UsageError
 from ..search.draws import Unseen
 from ..search.search_space import SearchSpace
@@ -57,6 +58,7 @@ class Problem:
         metric: The metric that the sweep is after, or None if nobody said.
         mode: "min" or "max"; None where `metric` is.
         is_repeatable: Whether the user gave the seed: what is proposed may then depend on no clock.
+        goals: Where the sweep is after several metrics, all of them; `metric` is the first.
     """
 
     space: SearchSpace
@@ -64,6 +66,7 @@ class Problem:
     metric: str | None = None
     mode: str | None = None
     is_repeatable: bool = False
+    goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Observation:
         seconds_per_iteration: How long its iterations take, as its first report from iteration 1 on
             told: the time from its start, loading included, divided by the iteration; more than 0,
             None while unknown, and where a later attempt logged the first report.
+        points: Where the sweep is after several metrics: all of them by iteration, as `curve` is of
+            the first.
     """
 
     number: int
@@ -90,6 +95,7 @@ class Observation:
     value: float | None = None
     curve: Mapping[int, float] = field(default_factory=dict)
     seconds_per_iteration: float | None = None
+    points: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
@@ -140,11 +146,18 @@ class NumberedSampler:
             self._note(trial.cfg)
         self._learn(trial)
 
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:
-        """Take a point that another sweep tried as tried, and learn from it."""
+    def warm_up(self, cfg: dict[str, Any], value: Any) -> None:
+        """Take a point that another sweep tried as tried, and learn from it.
+
+        Args:
+            cfg: The configuration.
+            value: The metric, of several a tuple, or None.
+        """
         self._unseen.mark(cfg)
         self._n_warm += 1
-        self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, value))
+        points = {0: value} if isinstance(value, tuple) else {}
+        first = value[0] if points else value
+        self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, first, points=points))
 
     def _learn(self, trial: Observation) -> None:
         """Learn from what is told of a trial; those of another sweep have numbers below 0."""

@@ -110,7 +110,7 @@ class GridSampler(NumberedSampler):
         self._point += 1
         return self._draw.draw()
 
-    def warm_up(self, cfg: dict[str, Any], value: float | None) -> None:  # noqa: ARG002 - the protocol's
+    def warm_up(self, cfg: dict[str, Any], value: Any) -> None:  # noqa: ARG002 - the protocol's
         """Leave out a point that another sweep tried."""
         self._note(cfg)
 

@@ -286,15 +286,7 @@ def read_best(
     else all that are not infeasible.
     """
     value, order = ("min_value", "ASC") if mode == "min" else ("max_value", "DESC")
-    if statuses is None:  # SQLite would not choose that index, and read all trials
-        among, source = "NOT IN", "trials INDEXED BY infeasible_trials"
-        chosen = f"= '{Status.INFEASIBLE}'"
-    else:
-        among, source = "IN", "trials"
-        chosen = f"IN ({', '.join(repr(status.value) for status in statuses)})"
-    which = (
-        f"number {among} (SELECT number FROM {source} WHERE experiment_id = ?1 AND status {chosen})"
-    )
+    which = _write_chosen(statuses)
     if by_last:
         value, which = "last_value", f"abs(last_value) < 9e999 AND {which}"  # infinity, in SQL
     rows = database.fetch(
@@ -303,6 +295,38 @@ def read_best(
         (experiment_id, metric, limit),
     )
     return [build_aggregate(row) for row in rows]
+
+
+def _write_chosen(statuses: Iterable[Status] | None) -> str:
+    """Write the condition that a row is of a trial of some statuses; None: not infeasible."""
+    if statuses is None:  # SQLite would not choose that index, and read all trials
+        among, source = "NOT IN", "trials INDEXED BY infeasible_trials"
+        chosen = f"= '{Status.INFEASIBLE}'"
+    else:
+        among, source = "IN", "trials"
+        chosen = f"IN ({', '.join(repr(status.value) for status in statuses)})"
+    return (
+        f"number {among} (SELECT number FROM {source} WHERE experiment_id = ?1 AND status {chosen})"
+    )
+
+
+def read_last_values(
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    statuses: Iterable[Status] | None = None,
+) -> dict[int, float]:
+    """Read the last value of each trial whose last value of a metric is finite, by its number.
+
+    Only those of some statuses, if given; else all that are not infeasible.
+    """
+    return dict(
+        database.fetch(
+            f"SELECT number, last_value FROM aggregates WHERE {_OF_METRIC} "
+            f"AND abs(last_value) < 9e999 AND {_write_chosen(statuses)}",
+            (experiment_id, metric),
+        )
+    )
 
 
 def read_aggregate_tables(

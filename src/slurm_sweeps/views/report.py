@@ -39,6 +39,7 @@ from .formats import (
 from .pictures import COLORS, write_numbers
 from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curves
 from .pictures.data import SweepData
+from .pictures.front import compute_front, draw_front
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.slots import compute_occupation, draw_slots
@@ -113,13 +114,16 @@ def _build_page(data: SweepData, folder: Path) -> str:
         "importance": draw_importance(importance),
         "parallel": draw_parallel_coordinates(data, importance.names),
         "parameters": draw_parameters(data, importance.names),
+        **({"front": draw_front(data)} if data.objectives else {}),
         "slots": draw_slots(occupation),
     }
     ranking = data.ranking
+    front = compute_front(data) if data.objectives else []
     counts = {status: data.statuses.count(status.value) for status in Status}
     return environment.from_string(_read("report.html")).render(
         data=data,
         ranking=ranking,
+        front=front,
         winner_yaml=format_yaml(json.loads(data.trials[ranking[0]].cfg_json)) if ranking else "",
         done=sum(count for status, count in counts.items() if status.is_done),
         broken=sum(count for status, count in counts.items() if status.is_broken),

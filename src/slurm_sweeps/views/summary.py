@@ -14,9 +14,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..checks import Goal
 from ..errors import OUT_OF_MEMORY, UsageError
 from ..storage import rows
 from ..storage.database import Database
@@ -24,7 +26,8 @@ from ..storage.layout import Layout
 from ..storage.lease import SILENT_S, build_owner, is_gone
 from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialRecord
 from ..trial import Status, flatten_cfg
-from .formats import clean, format_age, list_parameters
+from .formats import clean, format_age, format_number, list_parameters
+from .front import list_objectives, read_front
 
 #: What an attempt used: memory in MiB, CPU time in seconds.
 USAGE = ("memory_mb", "cpu_s", "gpu_memory_mb")
@@ -117,7 +120,9 @@ class Summary:
         done_before: How many trials were done when this run began.
         metric: The sweep's metric.
         mode: "min" or "max".
-        best: The best value so far.
+        best: The best value so far; None where there are several objectives.
+        objectives: Where the sweep is after several metrics, all of them; `metric` is the first.
+        front: The trials that no other one dominates, see `read_front`.
         parameters: The names of what varies in the cfg.
         metrics: The names of all metrics.
         rows: The best trials, then the running ones.
@@ -138,6 +143,8 @@ class Summary:
     metric: str | None = None
     mode: str | None = None
     best: Best | None = None
+    objectives: Sequence[Goal] = ()
+    front: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     parameters: Sequence[str] = ()
     metrics: Sequence[str] = ()
     rows: Sequence[Row] = ()
@@ -193,7 +200,7 @@ def format_share(summary: Summary) -> str:
 def describe_lack(summary: Summary) -> str | None:
     """Why no best value is known though trials are done; None where there is no reason."""
     metric, names = summary.metric, summary.metrics
-    if summary.best is not None or not summary.done:
+    if summary.best is not None or summary.front or not summary.done:
         return None
     if summary.counts.get(Status.INFEASIBLE):
         return "no trial that is feasible has a value yet"
@@ -202,6 +209,20 @@ def describe_lack(summary: Summary) -> str | None:
     if names or not summary.counts.get(Status.COMPLETED):
         return None
     return 'nothing was logged: train reports with ss.log({"loss": 0.1}, iteration)'
+
+
+def format_front(summary: Summary) -> str | None:
+    """How large the front is, and from where to where it goes; None where there is none."""
+    if not summary.front:
+        return None
+    sides = [
+        f"{goal.metric} {format_number(min(values))} to {format_number(max(values))}"
+        for goal, values in zip(
+            summary.objectives, zip(*summary.front.values(), strict=True), strict=True
+        )
+    ]
+    count = len(summary.front)
+    return clean(f"front of {count} trial{'s' * (count > 1)}: {', '.join(sides)}")
 
 
 def read_summary(database: Database, layout: Layout, n_rows: int, now: float) -> Summary:
@@ -216,9 +237,16 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         settings = record.settings
         metric, mode = settings.get("metric"), settings.get("mode")
         ranking = []
-        if metric is not None and mode is not None:
+        objectives = list_objectives(settings)
+        front = read_front(database, record.id, objectives)
+        if not objectives and metric is not None and mode is not None:
             ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
-        shown = _choose_shown(database, record.id, [trial for trial, _ in ranking], n_rows)
+        best = [trial for trial, _ in ranking] or [
+            trial
+            for number in islice(front, n_rows)
+            if (trial := rows.read_trial(database, record.id, number)) is not None
+        ]
+        shown = _choose_shown(database, record.id, best, n_rows)
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         sight = look_at_driver(record, now)
         found = [
@@ -241,6 +269,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             metric=metric,
             mode=mode,
             best=ranking[0][1] if ranking else None,
+            objectives=objectives,
+            front=front,
             parameters=[each.name for each in space],
             metrics=list(rows.read_metric_ids(database, record.id)),
             rows=found,
@@ -511,6 +541,12 @@ def find_reason(trial: TrialRecord) -> str:
     """What trials have in common that failed alike: what they said, unless memory ran out."""
     is_out = trial.error is not None and trial.error.type == OUT_OF_MEMORY
     return OUT_OF_MEMORY if is_out else describe_error(trial)
+
+
+def sort_by_front(trials: Sequence[Row], front: Mapping[int, Any]) -> list[Row]:
+    """Sort trials: those on the front in its order, then the others as they are."""
+    place = {number: at for at, number in enumerate(front)}
+    return sorted(trials, key=lambda row: place.get(row.more["number"], len(place)))
 
 
 def sort_rows(

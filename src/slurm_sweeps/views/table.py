@@ -30,7 +30,7 @@ from .formats import (
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary, describe_lack, format_share, format_state
+from .summary import Row, Summary, describe_lack, format_front, format_share, format_state
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -126,9 +126,10 @@ def _draw_bar(summary: Summary, width: int) -> Text:
 def _draw_body(
     summary: Summary, columns: bool | Sequence[str], width: int, mark: str = ""
 ) -> list[Text]:
-    """What is below the head: counts, the best value, the trials, the latest failures.
+    """What is below the head: counts, the best value or the front, the trials, the latest failures.
 
-    The best trial's row begins with the mark, all other lines with as many blanks.
+    The best trial's row, or that of each on the front, begins with the mark, all other lines with
+    as many blanks.
     """
     indent = " " * len(mark)
     lines = [Text(indent).append_text(_draw_counts(summary))]
@@ -137,6 +138,8 @@ def _draw_body(
         where = f"at iteration {best.iteration}, trial {best.trial_id}"
         said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
         lines.append(Text(indent + said, "bold"))
+    if (front := format_front(summary)) is not None:
+        lines.append(Text(indent + front, "bold"))
     lack = describe_lack(summary)
     if lack is not None:
         lines.append(Text(indent + clean(lack), "red"))
@@ -253,7 +256,7 @@ def _draw_table(
     titles = [column.pad(shorten_name(column.title, size), size) for column, size in chosen]
     yield Text(indent + _GAP.join(titles), "bold")
     for at, row in enumerate(summary.rows):
-        is_best = row.trial_id == best_id
+        is_best = row.trial_id == best_id or row.more.get("number") in summary.front
         text = Text(mark if is_best else indent, "bold" if is_best else "")
         cells = [column.pad(shorten(column.cells[at], size), size) for column, size in chosen]
         text.append(cells[0] + _GAP).append(cells[1], STYLES[row.status])
@@ -281,10 +284,13 @@ def _build_values(summary: Summary, columns: bool | Sequence[str]) -> Iterator[C
             in_cfg = any(name in cfg for cfg in cfgs)
             yield _build_column(summary, name, known, _MAX_CELL if in_cfg else None)
     elif columns:
-        if summary.metric is not None:
-            yield _build_column(summary, summary.metric, metrics)
+        first = [] if summary.metric is None else [summary.metric]
+        goals = [goal.metric for goal in summary.objectives] or first
+        for name in goals:
+            yield _build_column(summary, name, metrics)
+        if len(goals) == 1:
             yield _build_column(summary, "best", [_drop_unknown(row) for row in rows])
-        others = [name for name in summary.metrics if name != summary.metric]
+        others = [name for name in summary.metrics if name not in goals]
         built = [
             *(_build_column(summary, name, cfgs) for name in summary.parameters),
             *(_build_column(summary, name, metrics) for name in others),

@@ -161,7 +161,9 @@ def _build_best(data: SweepData, curve: Curve) -> dict[str, Any]:
 
 def _build_rungs(data: SweepData, longest: int) -> list[dict[str, Any]]:
     """Dotted lines where ASHA judges, as far as any trial came."""
-    rungs = data.asha.get("rungs", []) if data.metric == data.asha.get("metric") else []
+    judged_by = data.asha.get("metric")
+    is_judged = data.metric in (judged_by if isinstance(judged_by, list) else [judged_by])
+    rungs = data.asha.get("rungs", []) if is_judged else []
     shown = [rung for rung in rungs if rung <= longest]
     font = {"size": 10, "color": "#8d939c"}
     label = {"textposition": "start", "textangle": 0, "yanchor": "bottom", "font": font}

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...checks import Goal
 from ...storage import rows
 from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, RunRecord, TrialRecord
 from ...trial import Status, flatten_cfg
 from ..formats import Parameter, list_parameters
+from ..front import list_objectives
 from ..summary import get_best, look_at_driver, read_runs
 
 Floats = npt.NDArray[np.float64]
@@ -59,6 +61,11 @@ class SweepData:
     attempts: Sequence[AttemptRecord]
     parameters: Sequence[Parameter]
     driver_runs: Sequence[RunRecord] = ()
+
+    @property
+    def objectives(self) -> tuple[Goal, ...]:
+        """Where the sweep is after several metrics, all of them; else none."""
+        return list_objectives(self.experiment.settings)
 
     @property
     def statuses(self) -> list[str]:
@@ -107,6 +114,9 @@ def read_sweep_data(
     metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
     if mode is None and metric == own:
         mode = experiment.settings.get("mode")
+    for goal in list_objectives(experiment.settings):
+        if mode is None and metric == goal.metric:
+            mode = goal.mode
     sight = look_at_driver(experiment, now)
     trials = [sight.settle(trial) for trial in rows.read_trials(database, experiment.id)]
     best, best_iteration = _read_best(database, experiment.id, metric, mode, trials)
