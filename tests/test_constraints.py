@@ -1,4 +1,4 @@
-"""What a sweep may not do: bounds on what trials report; whole sweeps with real processes."""
+"""What a sweep may not do: `where`, and bounds on what trials report; also with real processes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import slurm_sweeps as ss
 from slurm_sweeps.checks import Goal
@@ -17,9 +20,10 @@ from slurm_sweeps.cli import main
 from slurm_sweeps.experiment.sweep_file import read_sweep_file
 from slurm_sweeps.rules.feasible import check_feasible, is_infeasible
 from slurm_sweeps.rules.protocol import Decision
-from slurm_sweeps.samplers import Observation, Problem, bind_sampler
+from slurm_sweeps.samplers import NumberedSampler, Observation, Problem, bind_sampler
+from slurm_sweeps.search.draws import check_where, fill_points
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended
+from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
 from slurm_sweeps.trial import Status
 from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start
 
@@ -183,3 +187,165 @@ def test_bounds_in_a_sweep_file(tmp_path: Path) -> None:
     file.write_text("command: python train.py\nname: e\nfeasible: {gb: {up_to: 24}}\ncfg: {}\n")
     with pytest.raises(ss.UsageError, match="feasible must be a dict of bounds"):
         read_sweep_file(file, tmp_path)
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+NUMBERS = {"x": ss.Uniform(0, 1), "n": ss.LogInteger(1, 100)}
+OPTIONS = {
+    "a": ss.Integer(1, 6),
+    "b": ss.Choice([{"kind": "u", "c": ss.Integer(1, 6)}, {"kind": "v"}]),
+}
+GRIDS = {"a": ss.Grid([1, 2, 3]), "b": ss.Grid([1, 2, 3]), "x": ss.Uniform(0, 1)}
+POINTS = {"a": ss.Grid([1, 2, 3]), "b": ss.Grid([1, 2, 3])}
+
+
+def is_small(cfg: dict[str, Any]) -> bool:
+    return cfg["x"] * cfg["n"] < 1
+
+
+def fits_option(cfg: dict[str, Any]) -> bool:
+    return cfg["a"] < cfg["b"].get("c", 3)
+
+
+def is_below(cfg: dict[str, Any]) -> bool:
+    return cfg["a"] < cfg["b"] and cfg.get("x", 0.1) < 0.25
+
+
+class Steps:
+    """A sampler of a user's own, which knows of no `where`."""
+
+    def bind(self, problem: Any) -> Steps:
+        self.space, self.number = problem.space, 0
+        return self
+
+    def ask(self, now: float) -> Any:  # noqa: ARG002 - the protocol's
+        self.number += 1
+        return self.space.sample(np.random.default_rng(self.number))
+
+    def tell(self, trial: Observation) -> None:
+        self.number = max(self.number, trial.number + 1)
+
+
+SEARCHES = {
+    "random": (ss.samplers.Random, NUMBERS, is_small),
+    "quasi": (lambda: ss.samplers.Random(quasi=True), NUMBERS, is_small),
+    "options": (ss.samplers.Random, OPTIONS, fits_option),
+    "model": (lambda: ss.samplers.Model(n_startup=5), NUMBERS, is_small),
+    "model of options": (lambda: ss.samplers.Model(n_startup=5), OPTIONS, fits_option),
+    "optuna": (ss.samplers.Optuna, NUMBERS, is_small),
+    "grid": (ss.samplers.Grid, GRIDS, is_below),
+    "own": (Steps, NUMBERS, is_small),
+}
+
+
+def draw(name: str, n: int, known: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Run a sweep of n trials, one after the other, after those that are known."""
+    build_plan, template, where = SEARCHES[name]
+    if name == "optuna":
+        pytest.importorskip("optuna")
+    space = SearchSpace(template, where)
+    problem = Problem(space, 1, "loss", "min", True)
+    sampler: Any = bind_sampler(build_plan(), problem)
+    allows = None if isinstance(sampler, NumberedSampler) else space.allows
+    sweep = Sweep(SweepCfg(n, Goal("loss", "min"), allows=allows), sampler)
+    cfgs = []
+    past = [TrialState(at, "", 0, cfg, Status.COMPLETED) for at, cfg in enumerate(known or ())]
+    for state in past:
+        state.curve.note(1, get_loss(state.cfg))
+    sweep.restore(past, ())
+    while (trial := sweep.assign(0.0)) is not None:
+        cfgs.append(trial.cfg)
+        sweep.report(trial.number, 1, {"loss": get_loss(trial.cfg)})
+        sweep.end(trial.number, COMPLETED)
+    return cfgs
+
+
+def get_loss(cfg: dict[str, Any]) -> float:
+    return float(cfg["a"]) if "a" in cfg else (cfg["x"] - 0.3) ** 2
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_no_sampler_proposes_what_is_refused(name: str) -> None:
+    """And each does the same each time, and as it would have where the sweep goes on."""
+    cfgs = draw(name, 12)
+    assert len(cfgs) == (3 if name == "grid" else 12)
+    assert all(SEARCHES[name][2](cfg) for cfg in cfgs)
+    assert draw(name, 12) == cfgs
+    if name != "own":  # which does not keep to that rule where it is asked twice
+        known = len(cfgs) // 2
+        assert draw(name, 12, cfgs[:known]) == cfgs[known:]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 4), st.integers(2, 4), st.sets(st.integers(0, 15), min_size=1), st.integers())
+def test_all_points_that_are_allowed_come_before_one_comes_again(
+    n_a: int, n_b: int, chosen: set[int], seed: int
+) -> None:
+    template = {"a": ss.Integer(0, n_a), "b": ss.Choice([*range(n_b)])}
+    allowed = {at % ((n_a + 1) * n_b) for at in chosen}
+    space = SearchSpace(template, lambda cfg: cfg["a"] * n_b + cfg["b"] in allowed)
+    sampler: Any = bind_sampler(None, Problem(space, abs(seed)))
+    for _ in range(2):
+        asked = [sampler.ask(0.0) for _ in allowed]
+        assert {cfg["a"] * n_b + cfg["b"] for cfg in asked} == allowed
+
+
+def test_points_to_evaluate_must_be_allowed() -> None:
+    space = SearchSpace(NUMBERS, is_small)
+    (filled,) = fill_points([{"n": 50}], space, 0)
+    assert filled["n"] == 50
+    assert filled["x"] < 0.02
+    with pytest.raises(ss.UsageError, match=r"points_to_evaluate\[0\] = .* where refuses"):
+        fill_points([{"x": 0.5, "n": 50}], space, 0)
+
+
+@pytest.mark.parametrize(
+    ("template", "where", "words"),
+    [
+        (NUMBERS, "x < 1", "where must be a function that takes a configuration"),
+        (NUMBERS, lambda _: False, "where refuses all of 10,000 configurations that were drawn"),
+        (NUMBERS, lambda cfg: cfg["y"] > 1, "where raised KeyError: 'y', for the configuration {"),
+    ],
+)
+def test_a_where_that_makes_no_sense(tmp_path: Path, template: Any, where: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        build(tmp_path, train_memory, template, where=where)
+    assert words in str(caught.value)
+
+
+def test_a_where_that_allows_little_is_told_with_the_rate() -> None:
+    said = check_where(SearchSpace(SPACE, lambda cfg: cfg["x"] < 0.002))
+    assert said is not None
+    assert said.startswith("where allows 2") or said.startswith("where allows 1")
+    assert "of 10,000 configurations that were drawn at random (0." in said
+    assert check_where(SearchSpace(SPACE, lambda cfg: cfg["x"] < 0.1)) is None
+    assert check_where(SearchSpace(SPACE)) is None
+
+
+def test_a_grid_of_which_nothing_is_allowed() -> None:
+    space = SearchSpace({"a": ss.Grid([1, 2])}, lambda cfg: cfg["a"] > 2)
+    with pytest.raises(ss.UsageError, match="where refuses all of the 2 points of the grid"):
+        bind_sampler(None, Problem(space, 0))
+
+
+def test_a_sampler_that_only_proposes_what_is_refused() -> None:
+    sampler = bind_sampler(Steps(), Problem(SearchSpace(SPACE), 0))
+    sweep = Sweep(SweepCfg(3, allows=lambda cfg: cfg["x"] > 1), sampler)
+    assert sweep.assign(0.0) is None
+    assert "where refuses what the sampler Steps proposes, 1000 times in a row" in str(sweep.fatal)
+
+
+def test_a_sweep_of_a_grid_with_where(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    limit = 3  # of a closure, which stays in this process
+    experiment = build(tmp_path, train_sum, POINTS, where=lambda cfg: cfg["a"] + cfg["b"] <= limit)
+    result = run(experiment, None)
+    assert sorted((t.cfg["a"], t.cfg["b"]) for t in result.trials) == [(1, 1), (1, 2), (2, 1)]
+    assert {trial.status for trial in result.trials} == {Status.COMPLETED}
+    out = capfd.readouterr().out
+    assert "where refuses 6 of the 9 points of the grids in cfg, so that 3 are run" in out
+    assert "3 of 3 done" in out
+
+
+def train_sum(cfg: dict[str, Any]) -> dict[str, float]:
+    return {"loss": cfg["a"] + cfg["b"]}

@@ -43,6 +43,9 @@ MAX_FIRST_ERRORS = 100
 #: So many trials of one report must have been stopped at it, and as many not, before it is said.
 MIN_SINGLES = 2
 
+#: So often a sampler that does not know what is allowed is asked for a trial.
+MAX_ASKS = 1000
+
 #: This many names of metrics are kept to tell what was logged instead of the one that is needed.
 MAX_NAMES = 20
 
@@ -62,6 +65,8 @@ class SweepCfg:
     seed: int = 0  # of which each trial has one of its own
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
     learns_memory: bool = False  # what runs out of memory is infeasible, and else has failed
+    # Whether a cfg may be tried, else another is asked for; None: the sampler sees to that
+    allows: Callable[[dict[str, Any]], bool] | None = None
 
     @property
     def goal_names(self) -> tuple[str, ...]:
@@ -221,7 +226,9 @@ class Prospects:
     def __init__(self, cfg: SweepCfg) -> None:
         self._n_first = max(MIN_FAILURES, cfg.slots)
         self._fail_fast = cfg.fail_fast
-        self._needed = {names for names in (cfg.judged_names, cfg.goal_names) if names} | {(name,) for name in cfg.feasible}
+        self._needed = {names for names in (cfg.judged_names, cfg.goal_names) if names} | {
+            (name,) for name in cfg.feasible
+        }
         self._ended = 0
         self._failed = 0
         self._reported = False
@@ -400,7 +407,7 @@ class Sweep:
         student = self.student
         if student and student.studies_apart and student.awaits_study and not is_first:
             return None
-        cfg = self._first[self.drawn] if is_first else self._sampler.ask(now)
+        cfg = self._first[self.drawn] if is_first else self._ask(now)
         if cfg is None:
             self._exhausted = True
             return None
@@ -414,6 +421,18 @@ class Sweep:
         trial = TrialState(self.drawn, trial_id, repetition, cfg)
         self.drawn += 1
         return trial
+
+    def _ask(self, now: float) -> dict[str, Any] | None:
+        for _ in range(MAX_ASKS):
+            cfg = self._sampler.ask(now)
+            if cfg is None or self.cfg.allows is None or self.cfg.allows(cfg):
+                return cfg
+        name = type(self._sampler).__name__
+        self.fatal = (
+            f"where refuses what the sampler {name} proposes, {MAX_ASKS} times in a row, the last "
+            f"of which was {cfg!r}: mend one of them"
+        )
+        return None
 
     def _count_repetition(self, first_id: str) -> int:
         """Count a trial; return how many before it had a cfg whose first id this is."""

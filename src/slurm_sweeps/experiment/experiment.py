@@ -28,7 +28,7 @@ from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
 from ..running.train import check_travels, describe_size, pickle_train
 from ..samplers import SamplerPlan
-from ..search.draws import fill_points
+from ..search.draws import check_where, fill_points
 from ..search.search_space import SearchSpace
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.layout import Layout
@@ -111,6 +111,9 @@ class Experiment:
         feasible: Bounds by metric, such as `{"memory_gb": ss.AtMost(24)}`: a trial that reports a
             value beyond one ends there as infeasible, which is no failure; it is never the best,
             and samplers that learn avoid what is like it.
+        where: A function of a configuration, as `train` gets it, that says whether it may be tried:
+            one that it refuses is drawn again, whichever the sampler is. It is called in this
+            process, and must say the same of the same configuration each time.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -144,6 +147,7 @@ class Experiment:
         keep: Keep | None = None,
         snapshot: bool = False,
         feasible: Mapping[str, AtMost | AtLeast] | None = None,
+        where: Callable[[dict[str, Any]], Any] | None = None,
         backend: None = None,
     ) -> None:
         end_if_under_way()
@@ -153,10 +157,11 @@ class Experiment:
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
         seed = check_seed("Experiment", seed)
         self._train = train
-        space = SearchSpace(cfg)
+        space = SearchSpace(cfg, where)
+        rarity = check_where(space)
         fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
-        self._notices: list[str] = []
+        self._notices: list[str] = [] if rarity is None else [rarity]
         if isinstance(train, Program):
             self._notices += filter(None, [train.check(space.names)])
             slurm_cfg = choose_steps(train.launch, slurm_cfg)

@@ -28,6 +28,7 @@ from ..samplers import (
     HOW_TO_NAME_A_GOAL,
     Grid,
     GridSampler,
+    NumberedSampler,
     Problem,
     Sampler,
     SamplerPlan,
@@ -142,6 +143,7 @@ class Search:
                 feasible=self.feasible,
                 learns_memory=cfg.out_of_memory == "infeasible",
                 goals=self._several,
+                allows=None if isinstance(sampler, NumberedSampler) else self.space.allows,
             ),
             sampler,
             pruner,
@@ -229,7 +231,12 @@ class Search:
             n_trials: How many there are to be, the points of a grid for instance.
         """
         points = self.space.n_grid_points
-        if self._is_grid and asked not in (None, points):
+        if self._is_grid and n_trials is not None and n_trials < points:
+            yield (
+                f"where refuses {points - n_trials} of the {points} points of the grids in cfg, so "
+                f"that {n_trials} are run"
+            )
+        elif self._is_grid and asked not in (None, points):
             yield (
                 f"the grids in cfg have {points} points, each of which is run once, whatever "
                 f"n_trials ({asked}) says; sampler=ss.samplers.Random() draws n_trials of them"

@@ -62,6 +62,7 @@ OF_EXPERIMENT = _list_arguments(
     "train",
     "warm_start",
     "backend",
+    "where",
     *BUILDS,
     *(argument for argument, _ in BUILDS.values()),
 )

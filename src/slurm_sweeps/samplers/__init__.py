@@ -9,6 +9,7 @@ from .model import ModelSampler as ModelSampler
 from .optuna import Optuna as Optuna
 from .optuna import OptunaSampler as OptunaSampler
 from .protocol import HOW_TO_NAME_A_GOAL as HOW_TO_NAME_A_GOAL
+from .protocol import NumberedSampler as NumberedSampler
 from .protocol import Observation as Observation
 from .protocol import Problem as Problem
 from .protocol import Sampler as Sampler

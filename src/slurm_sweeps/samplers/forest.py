@@ -50,6 +50,9 @@ N_ASKED = 2
 
 N_CANDIDATES = 1000
 
+#: How often candidates are drawn anew, until `where` is true of a quarter as many.
+MAX_ROUNDS = 10
+
 #: The share of trials, and their largest number, around which candidates are drawn.
 BEST_SHARE = 0.2
 MAX_BEST = 30
@@ -109,6 +112,10 @@ class Encoding:
         shown: Array = np.where(self._find_active(rows), rows, INACTIVE)
         return shown
 
+    def allows(self, row: Array) -> bool:
+        """Whether `where` is true of the configuration of a row."""
+        return self.space.allows(self.space.build(lambda leaf: float(row[self.columns[leaf]])))
+
     def _find_active(self, rows: Array) -> Array:
         active = np.ones(rows.shape, dtype=bool)
         for leaf, column in self.columns.items():  # parents come before what lies in them
@@ -144,12 +151,17 @@ class Pool(Drawing):
         self._expected[self._is_taken] = math.inf
 
     def draw(self) -> dict[str, Any]:
-        """Return the best candidate that is left; each call another one."""
+        """Return the best candidate that is left; each call another one. At random if none is."""
+        if self._is_taken.all():  # `where` has left only few
+            self._best = -1
+            return super().draw()
         self._best = best = int(self._expected.argmin())
         self._is_taken[best], self._expected[best] = True, math.inf
         return super().draw()
 
     def _pick(self, leaf: Leaf) -> float:
+        if self._best < 0:
+            return float(self.rng.random())
         return float(self._candidates[self._best, self._columns[leaf]])
 
 
@@ -168,7 +180,7 @@ def fit(told: Sequence[Told], encoding: Encoding, seed: int, cost_weight: float)
     trees = grow_trees(N_TREES, shown, score(points[:, 1])[kept], rng)
 
     order = np.argsort([trial.points[-1][1] for trial in told], kind="stable")
-    candidates = draw_candidates(rows[order[: count_best(len(order))]], encoding, rng)
+    candidates = draw_allowed_candidates(rows[order[: count_best(len(order))]], encoding, rng)
     look = encoding.show(candidates)
     predictions = ask_trees(trees, np.column_stack((look, np.ones(len(candidates)))))
     if cost_weight:
@@ -215,6 +227,20 @@ def draw_candidates(best: Array, encoding: Encoding, rng: np.random.Generator) -
     stays = rng.random((n, n_columns)) >= P_OTHER_OPTION
     other = np.where(stays, centers, rng.random((n, n_columns)))
     return np.concatenate([anywhere, np.where(encoding.counts > 0, other, near)])
+
+
+def draw_allowed_candidates(best: Array, encoding: Encoding, rng: np.random.Generator) -> Array:
+    """Return rows as `draw_candidates` does, of which `where` is true as far as some are found."""
+    drawn = draw_candidates(best, encoding, rng)
+    if encoding.space.where is None:
+        return drawn
+    allowed = [row for row in drawn if encoding.allows(row)]
+    for _ in range(MAX_ROUNDS):
+        if len(allowed) >= N_CANDIDATES // 4:
+            break
+        more = draw_candidates(best, encoding, rng)
+        allowed += [row for row in more if encoding.allows(row)]
+    return np.array(allowed) if allowed else drawn
 
 
 def _thin(order: Array, rng: np.random.Generator) -> Array:

@@ -32,6 +32,10 @@ INSTEAD = {
 }
 
 
+#: So often Optuna is asked for one configuration.
+MAX_ASKED = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Optuna:
     """Propose what one of Optuna's samplers does.
@@ -103,7 +107,7 @@ class OptunaSampler(NumberedSampler):
             self._study.sampler = self._library.samplers.TPESampler(
                 seed=int(rng.integers(2**32)), multivariate=False, constant_liar=False
             )
-        self._asking.rng = rng
+        self._asking.begin(rng)
         cfg = self._unseen.find(self._asking)
         trial = self._asking.take(cfg)
         if trial is not None:
@@ -156,12 +160,24 @@ class _Asking(Drawing):
             seen[leaf.path] += 1
             again = f" #{seen[leaf.path]}" if seen[leaf.path] > 1 else ""
             self._names[leaf] = leaf.path + again
+        self._n_drawn = 0
         self._trial: Any = None
         self._cfg: dict[str, Any] | None = None
 
+    def begin(self, rng: np.random.Generator) -> None:
+        """Begin to propose for another trial."""
+        self.rng, self._n_drawn = rng, 0
+
     def draw(self) -> dict[str, Any]:
-        """Return the next proposal; the one before it was not wanted."""
+        """Return the next proposal; the one before it was not wanted.
+
+        After `MAX_ASKED` of them, none of which `where` has allowed, it is drawn at random: some
+        samplers propose the same again and again.
+        """
         self._drop()
+        self._n_drawn += 1
+        if self._n_drawn > MAX_ASKED:
+            return super().draw()
         self._trial = self._study.ask()
         self._cfg = super().draw()
         return self._cfg
@@ -194,6 +210,8 @@ class _Asking(Drawing):
         )
 
     def _pick(self, leaf: Leaf) -> float:
+        if self._trial is None:
+            return float(self.rng.random())
         name = self._names[leaf]
         if not leaf.n_options:
             return float(self._trial.suggest_float(name, 0.0, 1.0))

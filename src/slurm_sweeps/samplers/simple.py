@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import check_flag, set_fields
 from ..errors import UsageError
-from ..search.draws import Draw
+from ..search.draws import Draw, draw_allowed
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
 from .protocol import NumberedSampler, Problem, import_extra
@@ -63,6 +63,10 @@ class RandomSampler(NumberedSampler):
         return self._unseen.find(self._draw)
 
 
+#: A grid's point is left out if `where` refuses it with so many draws of the other spaces.
+N_TRIES = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Try every point of the grids in the cfg once; the last grid in it varies fastest.
@@ -88,15 +92,18 @@ class GridSampler(NumberedSampler):
     """The grid points of one problem; see `Grid`.
 
     Attributes:
-        n_points: How many points the grids have.
+        n_points: How many points the grids have, less those that `where` refuses.
     """
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self._space = problem.space
         self._draw = Draw(problem.space, problem.seed)
-        self.n_points = problem.space.n_grid_points
-        self._told: set[int] = set()
+        n_points = problem.space.n_grid_points
+        self._told = self._find_refused(n_points, Draw(problem.space, problem.seed))
+        self.n_points = n_points - len(self._told)
+        if not self.n_points:
+            raise UsageError(f"where refuses all of the {n_points} points of the grid in cfg")
         self._point = 0
 
     def ask(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's
@@ -104,11 +111,24 @@ class GridSampler(NumberedSampler):
         while self._point in self._told:
             self._told.remove(self._point)
             self._point += 1
-        if self._point >= self.n_points:
+        if self._point >= self._space.n_grid_points:
             return None
-        self._draw.go_to(self._begin(), self._space.pick_grid_point(self._point))
+        units = self._space.pick_grid_point(self._point)
+        self._draw.go_to(self._begin(), units, stays=True)
         self._point += 1
-        return self._draw.draw()
+        return draw_allowed(self._draw, self._space)
+
+    def _find_refused(self, n_points: int, draw: Draw) -> set[int]:
+        """Find the points that `where` refuses, whatever is drawn beside them."""
+        if self._space.where is None:
+            return set()
+        n_tries = 1 if len(self._space.grids) == len(self._space.leaves) else N_TRIES
+        refused = set()
+        for point in range(n_points):
+            draw.go_to(point, self._space.pick_grid_point(point), stays=True)
+            if not any(self._space.allows(draw.draw()) for _ in range(n_tries)):
+                refused.add(point)
+        return refused
 
     def warm_up(self, cfg: dict[str, Any], value: Any) -> None:  # noqa: ARG002 - the protocol's
         """Leave out a point that another sweep tried."""

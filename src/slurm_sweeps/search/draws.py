@@ -95,21 +95,78 @@ class Draw(Drawing):
         ]
         self._rngs: dict[Leaf, np.random.Generator] = {}
         self._fixed: Mapping[Leaf, float] = {}
+        self._stays = False
 
-    def go_to(self, number: int, fixed: Mapping[Leaf, float] | None = None) -> None:
-        """Go to the start of trial `number`'s stream; its first draw takes `fixed` as it is."""
+    def go_to(
+        self, number: int, fixed: Mapping[Leaf, float] | None = None, stays: bool = False
+    ) -> None:
+        """Go to the start of trial `number`'s stream.
+
+        Its first draw takes `fixed` as it is, and if that `stays` all further ones.
+        """
         self.rng = self._common.go_to(number)
         self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
-        self._fixed = fixed or {}
+        self._fixed, self._stays = fixed or {}, stays
 
     def draw(self) -> dict[str, Any]:
         cfg = super().draw()
-        self._fixed = {}
+        if not self._stays:
+            self._fixed = {}
         return cfg
 
     def _pick(self, leaf: Leaf) -> float:
         fixed = self._fixed.get(leaf)
         return self._rngs.get(leaf, self.rng).random() if fixed is None else fixed
+
+
+#: How often a configuration that `where` refuses is drawn anew.
+MAX_DRAWS = 10_000
+
+
+def draw_allowed(draw: Drawing, space: SearchSpace) -> dict[str, Any]:
+    """Draw until `where` is true.
+
+    Raises:
+        UsageError: It never is.
+    """
+    for _ in range(MAX_DRAWS):
+        cfg = draw.draw()
+        if space.allows(cfg):
+            return cfg
+    raise UsageError(
+        f"where refuses {MAX_DRAWS:,} configurations in a row, the last of which was {cfg!r}: mend "
+        "it, or narrow the search space to what it allows"
+    )
+
+
+#: Where fewer configurations than one in so many are allowed, it is said; of so many at first.
+RARE = 100
+FIRST_DRAWS = 1_000
+
+
+def check_where(space: SearchSpace) -> str | None:
+    """Say how many of all configurations `where` allows, if that are few.
+
+    Raises:
+        UsageError: It refuses all that are drawn, or raises an error.
+    """
+    if space.where is None:
+        return None
+    rng, n_allowed = np.random.default_rng(0), 0
+    for n_drawn in range(1, MAX_DRAWS + 1):
+        n_allowed += space.allows(space.sample(rng))
+        if n_drawn == FIRST_DRAWS and n_allowed >= FIRST_DRAWS / RARE:
+            return None
+    if not n_allowed:
+        raise UsageError(
+            f"where refuses all of {MAX_DRAWS:,} configurations that were drawn at random, "
+            f"{space.sample(rng)!r} for instance: mend it, or narrow the search space"
+        )
+    return (
+        f"where allows {n_allowed} of {MAX_DRAWS:,} configurations that were drawn at random "
+        f"({n_allowed / MAX_DRAWS:.2%}), so that each takes many draws: narrow the search space to "
+        "what it allows, if that can be said in ranges"
+    )
 
 
 #: How often a point that is known already is drawn anew before another way is taken.
@@ -136,7 +193,7 @@ class Unseen:
     def find(self, draw: Drawing) -> dict[str, Any]:
         """Return a configuration not tried in this round, and note it as tried."""
         if not self._is_needed:
-            return draw.draw()
+            return draw_allowed(draw, self._space)
         size = self._space.size
         if size is not None and not self.is_drawing:
             return self._take_in_order(size)
@@ -156,7 +213,8 @@ class Unseen:
     def repeat(self, draw: Drawing, cfg: dict[str, Any]) -> None:
         """Draw what was drawn when this configuration was found, in another process."""
         text = canonical_json(cfg)
-        for _ in range(_N_DRAWS if self._is_needed else 1):
+        is_first = not self._is_needed and self._space.where is None
+        for _ in range(1 if is_first else _N_DRAWS):
             if canonical_json(draw.draw()) == text:
                 return
 
@@ -175,12 +233,14 @@ class Unseen:
 
     def _draw_candidates(self, draw: Drawing, size: int | None) -> Iterator[dict[str, Any]]:
         for _ in range(_N_DRAWS):
-            yield draw.draw()
+            yield draw_allowed(draw, self._space)
         if size is None:
             return
         # Likely points are used up; by their number, all are as likely.
         for _ in range(_N_DRAWS):
-            yield self._space.at(int(draw.rng.random() * size))
+            cfg = self._space.at(int(draw.rng.random() * size))
+            if self._space.allows(cfg):
+                yield cfg
 
     def _take_in_order(self, size: int) -> dict[str, Any]:
         if self._order is None:
@@ -189,7 +249,7 @@ class Unseen:
             for index in self._order[self._position :]:
                 self._position += 1
                 cfg = self._space.at(int(index))
-                if self._take(cfg):
+                if self._space.allows(cfg) and self._take(cfg):
                     return cfg
             self._begin_round()
 
@@ -233,7 +293,10 @@ def _fill(point: Any, name: str, space: SearchSpace, rng: np.random.Generator) -
     for _ in range(_N_FILLS):
         try:
             # Read as it is, not made of units: 1e-3 is to stay 1e-3.
-            return space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))
+            cfg = space.revive(json.loads(canonical_json(_overlay(space.sample(rng), point))))
+            if space.allows(cfg):
+                return cfg
+            why = UsageError(f"where refuses {cfg!r}")
         except UsageError as error:
             why = error
     raise UsageError(f"{name} = {point!r} is no part of any configuration: {why}") from why

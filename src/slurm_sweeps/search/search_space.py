@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,9 +34,12 @@ class SearchSpace:
 
     Args:
         template: A dict, nested as one likes, with spaces among its values.
+        where: What has to be true of a configuration; None for any. `build`, `sample` and `at` do
+            not ask it: who proposes does (`allows`, or `draws.draw_allowed`).
 
     Attributes:
         template: As given.
+        where: As given.
         leaves: All places that hold a space, in the template's order, those in options included.
         names: The dotted names of all values that a configuration may have.
         grids: The leaves that are Grids.
@@ -49,13 +52,21 @@ class SearchSpace:
             the same dotted name, or a Grid lies in an option.
     """
 
-    def __init__(self, template: dict[str, Any]) -> None:
+    def __init__(
+        self, template: dict[str, Any], where: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
         if not isinstance(template, dict):
             raise UsageTypeError(
                 f"cfg must be a dict, got {template!r} ({type(template).__name__}); of an object "
                 "with attributes vars(cfg) is one"
             )
+        if where is not None and not callable(where):
+            raise UsageTypeError(
+                "where must be a function that takes a configuration and returns whether it may be "
+                f"tried, got {where!r}"
+            )
         self.template = template
+        self.where = where
         try:
             self._node = compile_template(template)
         except RecursionError:
@@ -109,6 +120,22 @@ class SearchSpace:
             UsageError: It is no configuration of this space; the message says where.
         """
         return self._as_own(self._node.read(json_cfg, {}))
+
+    def allows(self, cfg: dict[str, Any]) -> bool:
+        """Whether `where` is true of a configuration.
+
+        Raises:
+            UsageError: It raises an error.
+        """
+        if self.where is None:
+            return True
+        try:
+            return bool(self.where(cfg))
+        except Exception as error:
+            raise UsageError(
+                f"where raised {type(error).__name__}: {error}, for the configuration {cfg!r}: it "
+                "must return True or False for each"
+            ) from error
 
     def to_units(self, cfg: dict[str, Any]) -> dict[Leaf, float]:
         """Return the unit of each leaf that is active in `cfg`: the inverse of `build`.
