@@ -45,10 +45,12 @@ class SweepNews:
     @property
     def goals(self) -> list[tuple[str, str]]:
         """What the sweep is after: metrics and modes; none where nobody has said."""
+        if objectives := self.record.settings.get("objectives"):
+            return [(metric, mode) for metric, mode in objectives]
         metric, mode = (self.record.settings.get(name) for name in ("metric", "mode"))
         if metric is None or mode is None:
             return []
-        return [(metric, mode)] if isinstance(metric, str) else list(zip(metric, mode, strict=True))
+        return [(metric, mode)]
 
 
 @dataclass(frozen=True, slots=True)
