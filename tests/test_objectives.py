@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +201,24 @@ def test_a_pruner_of_one_metric_beside_two_objectives() -> None:
         sweep.report(trial.number, 1, {"latency_ms": 5.0})
         assert told[-1].points == {1: (loss, 5.0)}
         assert (told[-1].value, told[-1].curve) == (loss, {1: loss})
+
+
+def test_the_example(tmp_path: Path) -> None:
+    """As it is; what it prints is the front."""
+    pytest.importorskip("sklearn")
+    script = Path(__file__).parents[1] / "examples" / "two_objectives.py"
+    env = {**os.environ, "SLURM_SWEEPS_DIR": str(tmp_path)}
+    command = [sys.executable, str(script), "4"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    _, *lines = done.stdout.split("weights  error  cfg")[-1].splitlines()
+    front = ss.Result("two-objectives", tmp_path).front()
+    assert [int(line.split()[0]) for line in lines] == [
+        int(trial.metrics["weights"][max(trial.metrics["weights"])])
+        for trial in front
+        if trial.metrics
+    ]
+    assert front
 
 
 # --- samplers -------------------------------------------------------------------------------------

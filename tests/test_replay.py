@@ -291,3 +291,31 @@ def test_searches_are_compared_in_one_table(monkeypatch: pytest.MonkeyPatch) -> 
     assert "its ASHA | 80.0 | 40.0 | 40.0 | 4.0 / 4.0 / 4.0 | 1.33 / 1.33 / 2.67 | 1 |" in text
     assert "| **model, ASHA** | 60 / 15 / 7.5 | 60 / 15 / 7.5 |" in text
     sys.modules.pop("replay_compare")
+
+
+def test_pruning_by_fronts_finds_more_of_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At equal time, where a dearer epoch comes with a lower loss, as with larger networks."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    fronts, tables = import_module("fronts"), import_module("replay_table")
+    rng = np.random.default_rng(0)
+    unit = rng.random((400, 3))
+    seconds = 10 ** (2 * unit[:, 0])
+    final = 1 - 0.6 * unit[:, 0] + 2 * np.abs(unit[:, 1:] - 0.5).sum(axis=1)
+    loss = final[:, None] + np.exp(-np.arange(1, 28) / 5)
+    table = tables.Table("toy", loss, seconds, unit)
+    shares = {
+        setup: np.mean([fronts.measure(table, setup, seed, 4, [3.0]) for seed in range(8)])
+        for setup in ("random, no pruning", "random, ASHA", "random, Hyperband")
+    }
+    assert shares["random, ASHA"] > shares["random, no pruning"] + 10
+    assert shares["random, Hyperband"] > shares["random, no pruning"] + 3
+    assert 99 < fronts.measure(table, "random, no pruning", 0, 4, [500.0])[0] < 100.1
+
+
+def test_the_area_that_points_dominate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    compute = import_module("fronts").compute_hypervolume
+    assert compute(np.array([[0.0, 0.0]])) == 1
+    assert compute(np.array([[0.5, 0.5], [0.25, 0.75], [0.6, 0.6], [np.nan, 0], [2, 0]])) == (
+        pytest.approx(0.25 + 0.25 * 0.25)
+    )
