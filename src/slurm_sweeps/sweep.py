@@ -567,7 +567,7 @@ class Sweep:
             return Status.PRUNED
         if leaving and trial.told is Decision.PAUSE:
             return Status.PAUSED
-        if ended.status is Status.LOST and self._stopping:
+        if ended.status is Status.LOST and (self._stopping or trial.told is Decision.STOP):
             return Status.INTERRUPTED
         return ended.status
 
@@ -580,6 +580,8 @@ class Sweep:
         if status is Status.FAILED:
             trial.failed_count += 1
             return trial.failed_count <= self.cfg.max_retries
+        if status is Status.INTERRUPTED and not self._stopping and trial.told is Decision.STOP:
+            return True
         if status is Status.LOST or (status is Status.INTERRUPTED and not self._stopping):
             trial.lost_count += 1
             return trial.lost_count <= MAX_LOST
@@ -624,6 +626,14 @@ class Sweep:
         trial = self._create(self._complete(part, self.drawn))
         self._waiting.appendleft(trial)
         return trial
+
+    def interrupt(self, number: int) -> None:
+        """Let a running trial go whose place is taken away: it is run again, and has lost nothing.
+
+        What it was told before still counts.
+        """
+        trial = self.running[number]
+        trial.told = trial.told or Decision.STOP
 
     # --- the driver was told to stop; a sweep goes on in another process ----------------------
 

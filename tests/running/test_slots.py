@@ -91,8 +91,9 @@ def test_launchers_lend_slots_and_take_them_back(pool: Pool) -> None:
 
     gone, trial = list_pids(begun), TrialState(7, "0" * 12, 0, {})
     pool.slots.begin(begun[1], trial)
-    loss = pool.slots.withdraw(first)
-    assert [(slot.number, ended.status) for slot, ended in loss.ends] == [(1, Status.LOST)]
+    assert not pool.slots.let_go(first)  # while a trial runs there, its host stays
+    loss = pool.slots.withdraw(pool.slots.list_lent(first))
+    assert [(slot.number, ended.status) for slot, ended in loss.ends] == [(1, Status.INTERRUPTED)]
     assert loss.ends[0][1].error is not None
     assert loss.ends[0][1].error.message.startswith("the worker was withdrawn (exit code ")
     assert begun[1].trial is trial  # whoever hears of the loss still knows whose it is
@@ -104,9 +105,25 @@ def test_launchers_lend_slots_and_take_them_back(pool: Pool) -> None:
     pool.slots.lend(first)  # comes back; its slots are others than before
     assert [slot.number for slot in pool.start_all()] == [2, 3, 4, 5]
     for launcher in (first, second):
-        assert pool.slots.withdraw(launcher).ends == []
+        assert pool.slots.withdraw(pool.slots.list_lent(launcher)).ends == []
     assert len(pool.slots) == 0
     assert pool.notices == []
+
+
+def test_hosts_that_are_let_go_leave_by_themselves_and_no_other_is_started(pool: Pool) -> None:
+    launcher = LocalLauncher(2, pool.layout)
+    pool.slots.lend(launcher)
+    slots = pool.start_all()
+    (pid,) = list_pids(slots)
+    assert not pool.slots.let_go(launcher)
+    assert {slot.status for slot in slots} == {SlotStatus.LEAVING}
+    wait_until(lambda: read_process(pid) is None, TIMEOUT_S, lambda: f"{pid} is there")
+    loss = pool.slots.lose(slots, "ended")
+    assert (loss.ends, loss.notices) == ([], [])
+    assert pool.slots.let_go(launcher)
+    assert not pool.slots.may_start(time.monotonic() + 1e9)
+    pool.slots.withdraw(slots)
+    assert len(pool.slots) == 0
 
 
 def test_what_follows_from_a_lost_worker_is_one_value(pool: Pool) -> None:

@@ -13,7 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.sweep import Ended, Sweep, TrialState
 from slurm_sweeps.trial import TRANSITIONS, Status
-from sweep_cases import COMPLETED, TEMPLATES, UNFINISHED, build_sweep, start
+from sweep_cases import (
+    COMPLETED,
+    INTERRUPTED,
+    LOST,
+    TEMPLATES,
+    UNFINISHED,
+    build_sweep,
+    start,
+)
 
 
 def store(trial: TrialState) -> TrialState:
@@ -252,3 +260,23 @@ def test_restored_the_pruner_judges_as_before(n_events: int) -> None:
         iteration = (trials[number].last_iteration or 0) + 1
         report = (number, iteration, {"loss": compute_value(number, iteration)})
         assert restored.report(*report) == sweep.report(*report)
+
+
+def test_a_trial_whose_place_is_taken_away_loses_nothing() -> None:
+    sweep = build_sweep(n_trials=2)
+    first, second = start(sweep), start(sweep)
+    for end in (LOST, INTERRUPTED, LOST, INTERRUPTED, LOST):  # more often than it may be lost
+        sweep.interrupt(first.number)
+        assert sweep.report(first.number, 1, {"loss": 1.0}).decision is Decision.STOP
+        outcome = sweep.end(first.number, end)
+        assert (outcome.status, outcome.runs_again) == (Status.INTERRUPTED, True)
+        assert start(sweep) is first
+    assert (first.lost_count, first.attempt) == (0, 6)
+    sweep.interrupt(second.number)  # one that ends by itself all the same has ended
+    assert sweep.end(second.number, COMPLETED).status is Status.COMPLETED
+    assert sweep.end(first.number, INTERRUPTED).runs_again
+    assert first.lost_count == 1  # nobody had asked for that
+    assert start(sweep) is first
+    sweep.interrupt(first.number)
+    sweep.prune(first.number)
+    assert sweep.end(first.number, INTERRUPTED).status is Status.PRUNED

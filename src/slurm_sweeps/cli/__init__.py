@@ -15,6 +15,7 @@ from .add import add
 from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
+from .join_jobs import jobs, join
 from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
 from .stop_retry_rm import remove, retry, stop
@@ -44,6 +45,8 @@ for command in (
     logs,
     export,
     report,
+    join,
+    jobs,
     stop,
     retry,
     add,

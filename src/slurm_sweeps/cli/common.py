@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from ..storage.database import Database
 from ..storage.layout import DEFAULT_DIR, DIR_VARIABLE, Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..storage.rows import read_trials
-from ..views.formats import clean_lines
+from ..views.formats import clean, clean_lines
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -118,6 +118,16 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print lines, each in one line and without what steers a terminal."""
     for line in lines:
         click.echo(clean_lines(line.replace("\n", " ")))
+
+
+def print_columns(lines: Iterable[Sequence[str]]) -> None:
+    """Print lines of cells as columns, titles first."""
+    table = [[clean(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
 
 
 def print_json(data: Any) -> None:

@@ -18,7 +18,7 @@ from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.rows import read_driver_runs, read_metric_ids
 from ..trial import Status
-from ..views.formats import clean, format_age, format_number, format_provenance, format_yaml
+from ..views.formats import format_age, format_number, format_provenance, format_yaml
 from ..views.summary import (
     SCOPES,
     Row,
@@ -38,6 +38,7 @@ from .common import (
     local_dir_option,
     on_experiment,
     open_store,
+    print_columns,
     print_json,
     print_lines,
 )
@@ -79,7 +80,7 @@ def list_experiments(local_dir: Path, as_json: bool) -> None:
         )
         for summary, record in zip(found, records, strict=True)
     ]
-    _print_columns(("experiment", "state", "trials", "best", "begun"), lines)
+    print_columns([("experiment", "state", "trials", "best", "begun"), *lines])
 
 
 def _format_best(summary: Summary) -> str:
@@ -87,15 +88,6 @@ def _format_best(summary: Summary) -> str:
     if summary.front:
         return f"front of {len(summary.front)}"
     return "-" if best is None else f"{summary.metric} {format_number(best.value)}"
-
-
-def _print_columns(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    table = [[clean(cell) for cell in line] for line in (titles, *lines)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        for line in table
-    )
 
 
 def _describe(summary: Summary, now: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,7 @@ def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:
 
 
 def check_arguments(
-    train: Any, slurm_cfg: Any, local_cfg: Any, restore: Any, overwrite: Any
+    train: Any, slurm_cfg: Any, local_cfg: Any, restore: Any, overwrite: Any, join: Any = False
 ) -> None:
     """Check the arguments of `Experiment` that no class of their own checks."""
     if not callable(train):
@@ -136,6 +137,12 @@ def check_arguments(
     check_flag("Experiment", "overwrite", overwrite)
     if not is_flag(restore) and restore != "auto":
         raise UsageError(f'restore must be True, False or "auto"; got {restore!r}')
+    check_flag("Experiment", "join", join)
+    if join and overwrite:
+        raise UsageError(
+            "join and overwrite contradict each other: each job that joins would delete what those "
+            "before it have begun. Leave overwrite out, and delete with 'slurm-sweeps rm' before"
+        )
     if restore and overwrite:
         raise UsageError(
             "restore and overwrite contradict each other: restore goes on with an experiment, "
@@ -179,6 +186,11 @@ def check_trackers(track: Any) -> None:
                 f"track: {tracker!r} is none of ss.track.TensorBoard(), MLflow(), WandB(), Optuna()"
             )
         check_tracker(tracker)
+
+
+def get_python_version() -> str:
+    """Return what must be the same for what another Python has pickled to be read."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def check_backend(backend: Any) -> None:

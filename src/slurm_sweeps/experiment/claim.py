@@ -63,7 +63,7 @@ class Claim:
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
-        _check_owned(self._layout.local_dir)
+        check_owned(self._layout.local_dir)
         exists = False
         if self._layout.database.exists():
             # A driver that was killed, or the disk full, as it was made, has left it empty.
@@ -126,7 +126,7 @@ class Claim:
         What an earlier driver has not stored any more is handed in. `updated_at` of the experiment
         is when that was last heard of.
         """
-        _check_owned(self._layout.local_dir)
+        check_owned(self._layout.local_dir)
         owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
             found = self._take(database, owner, notify)
@@ -206,7 +206,7 @@ def _was_begun_by_this_job(record: ExperimentRecord) -> bool:
     return job_id is not None and job_id == _find_job() and _was_queued_again()
 
 
-def _check_owned(local_dir: Path) -> None:
+def check_owned(local_dir: Path) -> None:
     """Refuse a folder in which others could exchange the experiment's: trials would run their code.
 
     Where it is sticky they can't: each moves only what is his own. Nobody else is in a user's own

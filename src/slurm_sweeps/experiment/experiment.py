@@ -7,15 +7,24 @@ the space, whether the trials fit), then the database and its lease, and only th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..checks import check_flag, check_seed
-from ..errors import StorageError, SweepFailedError, SweepStopped, UsageError, raises_short
+from ..errors import (
+    ExperimentLockedError,
+    LaunchError,
+    StorageError,
+    SweepFailedError,
+    SweepStopped,
+    UsageError,
+    raises_short,
+)
 from ..programs.program import Program
 from ..result import Result
 from ..rules.feasible import AtLeast, AtMost, check_feasible
@@ -23,16 +32,28 @@ from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
-from ..running.launchers import open_launcher, requeue, watch_time_limit
+from ..running.launchers import Launcher, open_launcher, requeue, watch_time_limit
+from ..running.lent import Lending
 from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
 from ..running.train import check_travels, describe_size, pickle_train
 from ..samplers import SamplerPlan
 from ..search.draws import check_where, fill_points
 from ..search.search_space import SearchSpace
+from ..slurm.allocation import Allocation
+from ..slurm.client import end_steps_of_slots
 from ..slurm.config import LocalCfg, SlurmCfg
+from ..storage.database import Database
+from ..storage.jobs import read_jobs
 from ..storage.layout import Layout
-from ..storage.records import Request, RunRecord, StateRecord
+from ..storage.records import (
+    ExperimentRecord,
+    JobState,
+    LeaseOwner,
+    Request,
+    RunRecord,
+    StateRecord,
+)
 from ..storage.rows import read_driver_runs
 from ..storage.writer import Writer
 from ..track.feed import Tracker
@@ -50,6 +71,7 @@ from .arguments import (
     choose_steps,
 )
 from .claim import Claim
+from .join import Lender, Step, describe_job
 from .keep import Keep, Keeper
 from .on_end import OnEnd
 from .provenance import record_run
@@ -62,6 +84,9 @@ if TYPE_CHECKING:
 
 #: What a sweep is stopped by that ended as its user wanted; None is nothing.
 AS_WANTED = (None, TIME_BUDGET, TARGET)
+
+#: An experiment that is held: its database, what it is, and as whom.
+Held = tuple[Database, ExperimentRecord, LeaseOwner]
 
 #: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
 #: that is to be submitted again (EX_TEMPFAIL of sysexits.h).
@@ -114,6 +139,10 @@ class Experiment:
         where: A function of a configuration, as `train` gets it, that says whether it may be tried:
             one that it refuses is drawn again, whichever the sampler is. It is called in this
             process, and must say the same of the same configuration each time.
+        join: Let any number of Slurm jobs that run this script share the work. The first one drives
+            the sweep, each other lends it its nodes, and takes its place when its job has ended. It
+            restores what exists, as `restore="auto"`. `run` returns in the job that drove the sweep
+            to its end; the others end in it, with code 0.
         backend: An argument of version 0.1, whose place `slurm_cfg` has taken; only None.
 
     Raises:
@@ -148,13 +177,16 @@ class Experiment:
         snapshot: bool = False,
         feasible: Mapping[str, AtMost | AtLeast] | None = None,
         where: Callable[[dict[str, Any]], Any] | None = None,
+        join: bool = False,
         backend: None = None,
     ) -> None:
         end_if_under_way()
         check_backend(backend)
         asha = choose_pruner(asha, pruner)
         goals = choose_goals(metric, mode, asha)
-        check_arguments(train, slurm_cfg, local_cfg, restore, overwrite)
+        check_arguments(train, slurm_cfg, local_cfg, restore, overwrite, join)
+        restore = restore or ("auto" if join else False)
+        self._join = join
         seed = check_seed("Experiment", seed)
         self._train = train
         space = SearchSpace(cfg, where)
@@ -259,7 +291,8 @@ class Experiment:
 
         Raises:
             SweepStopped: The driver was told to stop; a `SystemExit` with code 130 after Ctrl-C,
-                else 75. In a notebook the result is returned instead.
+                else 75. In a notebook the result is returned instead. With `join`, its code is 0
+                in a job that did not drive the sweep to its end.
             SweepFailedError: Going on makes no sense; what is done is kept.
             TrainError: `train` can't be pickled, or not be loaded in a worker.
             AllocationError: A trial doesn't fit the allocation.
@@ -299,6 +332,10 @@ class Experiment:
             with ending.run_after(view.notify), StopSignals() as signals:
                 try:
                     stopped_by = self._run(cfg, view, signals, track, ending)
+                except SweepStopped:  # this job has lent its nodes, and does so no more
+                    if not is_notebook():
+                        raise
+                    stopped_by = None
                 except SweepFailedError as error:
                     raise SweepFailedError(f"{error}{describe_left_out()}") from None
                 except KeyboardInterrupt:  # nobody listened to the first Ctrl-C in time
@@ -334,7 +371,7 @@ class Experiment:
                 early=not self._layout.train.exists(),  # else it may be done already
                 notify=view.notify,
             ) as launcher,
-            self._claim.hold(view.notify) as (database, record, owner),
+            self._hold(launcher.allocation, signals, view.notify) as (database, record, owner),
             Writer(
                 database.path,
                 record.id,
@@ -365,6 +402,8 @@ class Experiment:
                 size = filter(None, [describe_size(len(train))])
                 del train  # it may be large, and is in its file
                 notices = (*self._notices, *code.notices, *launcher.notices, *doubts, *size)
+                most = cfg.max_concurrent_trials
+                lending = self._describe_lending(database, record, launcher, most)
                 with watch_time_limit() as limit:
                     driver = Driver(
                         sweep,
@@ -378,6 +417,7 @@ class Experiment:
                         requests,
                         cfg.time_budget_s,
                         code.path,
+                        lending,
                     )
                     ending.has_run = True
                     self._drive(driver, signals, writer, view, notices)
@@ -390,6 +430,9 @@ class Experiment:
                     writer.put(StateRecord("completed"))
                     writer.flush()
                 view.show_once()
+                if self._join and launcher.job_id and record.state == "completed":
+                    view.notify(f"the sweep {self.name!r} is over: job {launcher.job_id} ends")
+                    raise SweepStopped(0)
             for follower in followers:
                 follower.finish(in_a_hurry=stopped_by not in AS_WANTED)
         late = signals.take()
@@ -397,6 +440,48 @@ class Experiment:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
             stopped_by = late[0].name
         return stopped_by
+
+    @contextlib.contextmanager
+    def _hold(
+        self, job: Allocation | None, signals: StopSignals, notify: Callable[[str], None]
+    ) -> Iterator[Held]:
+        """Hold the experiment's lease; with `join`, lend the job's nodes to whoever else does."""
+        with contextlib.ExitStack() as stack:
+            held = None
+            while held is None:
+                try:
+                    held = stack.enter_context(self._claim.hold(notify))
+                except ExperimentLockedError:
+                    if not self._join or job is None:
+                        raise
+                    self._lend(job, signals, notify)
+            yield held
+
+    def _lend(self, job: Allocation, signals: StopSignals, notify: Callable[[str], None]) -> None:
+        """Lend a job's nodes until it is time to drive; else end the script."""
+        with Database.open(self._layout.database, read_only=True) as database:
+            self._search.check_same(self.name, database.experiment(self.name).settings)
+        step = Lender(self._layout, job, can_drive=True, notify=notify).lend(signals)
+        if step is Step.YIELD:
+            self._leave("time limit", notify)
+        if step is not Step.DRIVE:
+            raise SweepStopped(0 if step is Step.END else EXIT_STOPPED)
+
+    def _describe_lending(
+        self, database: Database, record: ExperimentRecord, launcher: Launcher, most: int | None
+    ) -> Lending:
+        """Tell the driver of its own job and of those that lend; end what is left in these."""
+        job, own = launcher.allocation, None
+        if job is not None:
+            own = describe_job(job, JobState.DRIVING, self._join)
+            own = dataclasses.replace(own, slots=len(launcher.slots))
+        jobs = read_jobs(database, record.id)
+        used = {each.job_id for each in jobs if each.state in (JobState.LENDING, JobState.LEAVING)}
+        used -= set() if job is None else {job.job_id}
+        problem = end_steps_of_slots(used) if used else ""
+        if problem:
+            raise LaunchError(f"what an earlier driver has left may still run: {problem}")
+        return Lending(self._slurm_cfg, most, own, jobs)
 
     def _keep_best(
         self, experiment_id: int, notify: Callable[[str], None]

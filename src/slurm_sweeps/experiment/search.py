@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,7 +50,7 @@ from ..storage.rows import (
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status, compute_trial_seed
-from .arguments import RunCfg, describe_pruner, list_constant_lists
+from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
 from .warm_start import Known
 
 
@@ -79,6 +80,8 @@ class Search:
         """Write down the settings of a new experiment, JSON-able."""
         return {
             "version": __version__,
+            "python": sys.executable,
+            "python_version": get_python_version(),
             "seed": secrets.randbits(32) if self.seed is None else self.seed,
             "is_seeded": self.seed is not None,
             "space": self.space.describe(),
@@ -122,7 +125,7 @@ class Search:
             UsageError: What is stored was begun with another space or seed.
         """
         settings = dict(record.settings)
-        self._check_same(record.name, settings)
+        self.check_same(record.name, settings)
         is_seeded = settings.get("is_seeded", self.seed is not None)
         metric, mode = self.goal or (None, None)
         problem = Problem(self.space, settings["seed"], metric, mode, is_seeded, self._several)
@@ -252,7 +255,8 @@ class Search:
         if wanted != 1:
             yield from list_constant_lists(self.space.template, not self.space.leaves)
 
-    def _check_same(self, name: str, settings: dict[str, Any]) -> None:
+    def check_same(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Raise UsageError where an experiment was begun with another space or seed."""
         difference = describe_difference(settings["space"], self.space.describe())
         if difference:
             raise UsageError(

@@ -35,6 +35,7 @@ from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
+from .lent import Lending, Lent
 from .limits import STACKS_S
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import check_there, describe_cfg
@@ -89,6 +90,7 @@ class Driver:
         requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
         path: What workers have on their import path before all else.
+        lending: What is to be known of other jobs that lend their nodes.
 
     Attributes:
         stopped_by: What ended the sweep before it was done: a signal, "time limit", or one of the
@@ -108,6 +110,7 @@ class Driver:
         requests: SimpleQueue[Request] | None = None,
         budget_s: float | None = None,
         path: Sequence[str] = (),
+        lending: Lending | None = None,
     ) -> None:
         self._sweep = sweep
         self._writer = writer
@@ -128,6 +131,19 @@ class Driver:
             self._build_init(), self._selector, self._notify, self._keep_noise, self._clock
         )
         self._slots.lend(launcher)
+        lending = lending or Lending()
+        self._most = math.inf if lending.most is None else lending.most
+        self._lent = Lent(
+            lending,
+            self._slots,
+            sweep,
+            layout,
+            writer.put,
+            self._notify,
+            self._ask_to_leave,
+            self._take_loss,
+            patience,
+        )
         self._ends_at = math.inf if budget_s is None else self._clock() + budget_s
         self._said: set[str] = set()
         self._broken_on: set[str] = set()  # nodes on which train could not be loaded
@@ -156,6 +172,7 @@ class Driver:
         self._selector.register(signals.fd, selectors.EVENT_READ, None)
         self._selector.register(self._fit.fd, selectors.EVENT_READ, None)
         try:
+            self._lent.begin()
             while not self._is_done():
                 self._tick(signals)
                 for key, events in self._selector.select(TICK_S):
@@ -218,6 +235,7 @@ class Driver:
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
+            self._lent.tick()
             self._advance_fit()
             self._start_workers(now)
             self._give_up_silent(now)
@@ -279,11 +297,11 @@ class Driver:
         """See that there are as many workers as there is work for."""
         if self._slots.may_start(now):
             startable = self._sweep.count_startable(len(self._slots))
-            self._slots.start(len(self._sweep.running) + startable, now)
+            self._slots.start(min(len(self._sweep.running) + startable, self._most), now)
 
     def _give_up_silent(self, now: float) -> None:
         """Give up workers that are silent too long, unless their job is suspended."""
-        silent = self._slots.find_silent(now)
+        silent = [s for s in self._slots.find_silent(now) if not self._lent.is_held(s)]
         if not silent:
             return
         self._silent_since = self._silent_since or time.monotonic()
@@ -322,6 +340,8 @@ class Driver:
             self._prune(request.argument)
         elif request.kind == "add":
             self._add(request.argument or "")
+        elif request.kind in ("lend", "leave") and not self._stopping:
+            self._lent.follow(request.kind, request.argument)
 
     def _add(self, part: str) -> None:
         """Put a trial next to start, and keep that at once, for a driver that comes after."""
@@ -356,6 +376,7 @@ class Driver:
         left_s = self._get_time_left()
         if self._end_margin_s is None and left_s < math.inf:
             self._end_margin_s = compute_end_margin(self._patience, left_s)
+            self._lent.note_own_end(left_s)
         if left_s < (self._end_margin_s or 0.0):
             self._leave_early("time limit")
         elif now >= self._ends_at:
@@ -523,7 +544,10 @@ class Driver:
             iteration, metrics, now = slot.count(end), end["metrics"], time.time()
             answer = self._sweep.report(trial.number, iteration, metrics, now, is_last=True)
             self._writer.put(ReportRecord(trial.number, trial.attempt, iteration, metrics, now))
-        self._end_trial(slot, parse_end(end), sum_usage(slot.ends.values()))
+        ended = parse_end(end)
+        if self._lent.explains(slot, ended):
+            self._sweep.interrupt(trial.number)
+        self._end_trial(slot, ended, sum_usage(slot.ends.values()))
         if answer is not None:
             self._follow_answer(trial, answer)
         slot.note_place(slot.ends[0])
@@ -543,19 +567,24 @@ class Driver:
         All are given up before any trial is run again: one lost with its whole node would else be
         given to its neighbours there, one after the other, and be lost with each of them.
         """
-        self._take_loss(self._slots.lose(slots, why, code))
+        known = [slot for slot in slots if self._stopping or not self._lent.doubts(slot)]
+        self._take_loss(self._slots.lose(known, why, code))
 
     def _take_loss(self, loss: Loss) -> None:
         if not self._stopping:
             for text in loss.notices:
                 self._notify(text)
         for slot, ended in loss.ends:
+            if ended.status is Status.INTERRUPTED and slot.trial is not None:
+                self._sweep.interrupt(slot.trial.number)
             self._end_trial(slot, ended)
 
     # --- trials -------------------------------------------------------------------------------
 
     def _fill(self, slot: SlotState) -> None:
         """Give a ready slot its next trial."""
+        if self._lent.is_closing(slot):
+            return
         trial = self._sweep.assign(time.time(), time.time)
         if trial is None:
             return
@@ -619,7 +648,9 @@ class Driver:
         if outcome.runs_again:
             again = build_trial_record(slot, trial, Status.SCHEDULED)
             self._writer.put(
-                dataclasses.replace(again, slot=None, host=None, gpus=None, start_time=None)
+                dataclasses.replace(
+                    again, slot=None, job_id=None, host=None, gpus=None, start_time=None
+                )
             )
         if outcome.runs_again or outcome.status is Status.PAUSED:
             self._fill_idle()

@@ -35,9 +35,11 @@ from ..slurm.client import (
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
+    build_entry_environment,
     build_srun_argv,
     build_step_environment,
     is_final,
+    is_job_taken,
     is_outage,
     is_step_waiting,
     may_pass,
@@ -74,6 +76,7 @@ class Diagnosis:
     is_outage: bool = False  # whether that is because Slurm itself is away
     may_pass: bool = False  # whether it may be so because it was away a moment ago
     is_final: bool = False  # whether it starts nothing more in this job
+    is_taken: bool = False  # whether the job around it was taken away, which is nobody's fault
 
 
 class Launcher(ABC):
@@ -89,6 +92,8 @@ class Launcher(ABC):
         fresh_workers: Whether every trial gets a worker of its own.
         cpus_of_trial, mem_mb_of_trial: What a trial has for itself, over all its nodes, if it does.
         outage_s: How long Slurm may start no worker at all until the sweep ends, in seconds.
+        allocation: The Slurm job that they are in, if any; its id is `job_id`.
+        is_lent: Whether that is another job than the driver's: it may go at any moment.
         notices: What the user should know about how trials share the machine.
     """
 
@@ -98,6 +103,9 @@ class Launcher(ABC):
     cpus_of_trial: int | None = None
     mem_mb_of_trial: int | None = None
     outage_s = 0.0
+    allocation: Allocation | None = None
+    job_id: str | None = None
+    is_lent = False
     notices: tuple[str, ...] = ()
 
     def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
@@ -241,6 +249,8 @@ class SlurmLauncher(Launcher):
         cfg: What the user asked for each trial.
         layout: Where files go.
         notify: Tells the user something.
+        lent_from: The number of its first slot where the job is another than the driver's; None
+            for the driver's own.
     """
 
     def __init__(
@@ -250,12 +260,25 @@ class SlurmLauncher(Launcher):
         cfg: SlurmCfg,
         layout: Layout,
         notify: Callable[[str], None],
+        lent_from: int | None = None,
     ) -> None:
+        first = lent_from or 0
+        self._shares = {first + share.index: share for share in plan.slots}
         # Every slot has a step of its own, or every node.
-        super().__init__(layout, lambda slot: plan.slots[slot].nodes if plan.shares_steps else slot)
+        super().__init__(
+            layout, lambda slot: self._shares[slot].nodes if plan.shares_steps else slot
+        )
         self._shares_steps = plan.shares_steps
         self._notify = notify
-        self.slots = [SlotPlace(share.index, share.nodes) for share in plan.slots]
+        self._first = first
+        self.is_lent = lent_from is not None
+        self.job_id = allocation.job_id
+        # What is wrong with a node in one job need not be so in another.
+        where = f" of job {self.job_id}" if self.is_lent else ""
+        self.slots = [
+            SlotPlace(slot, tuple(f"{node}{where}" for node in share.nodes))
+            for slot, share in self._shares.items()
+        ]
         self.notices = plan.notices
         self.world_size = cfg.ntasks
         share = plan.slots[0]
@@ -264,8 +287,7 @@ class SlurmLauncher(Launcher):
             self.mem_mb_of_trial = share.mem_mb and share.mem_mb * len(share.nodes)
         self.fresh_workers = bool(cfg.fresh_step)
         self.outage_s = cfg.outage_in_sec
-        self._allocation = allocation
-        self._shares = plan.slots
+        self.allocation = self._job = allocation
         self._cfg = cfg
         self._queue = StepQueue(allocation.job_id)
 
@@ -273,12 +295,15 @@ class SlurmLauncher(Launcher):
         """Start a step; srun speaks over its streams."""
         share = self._shares[slots[0]]
         env = build_step_environment(os.environ)
+        if self.is_lent:
+            env = build_entry_environment(os.environ, self._job)
         env |= limit_threads(env, share.cpus_per_task)
         if self._shares_steps:
-            node = self._allocation.find_node(share.nodes[0])
+            node = self._job.find_node(share.nodes[0])
             share = merge_slots([self._shares[slot] for slot in slots], node)
         command = build_host_argv(len(slots), self.world_size)
-        argv = build_srun_argv(share, self._cfg, command, job_name=f"slot-{slots[0]}")
+        job_id = self.job_id if self.is_lent else None
+        argv = build_srun_argv(share, self._cfg, command, f"slot-{slots[0]}", job_id)
         try:
             process = start_process(argv, env)
         except OSError as error:
@@ -288,10 +313,10 @@ class SlurmLauncher(Launcher):
     def describe_slot(self, slot: int) -> Record:
         """Tell a slot's worker what it needs to describe trials in their environment."""
         share = self._shares[slot]
-        digits = "".join(filter(str.isdigit, self._allocation.job_id))
+        digits = "".join(filter(str.isdigit, self._job.job_id))
         step: dict[str, Any] = {
             "port_range": list(self._cfg.master_port_range),
-            "slot": slot,
+            "slot": slot - self._first,
             "slots": len(self._shares),
             "salt": int(digits or 0),
             "cpus_per_task": share.cpus_per_task,
@@ -299,9 +324,9 @@ class SlurmLauncher(Launcher):
             "visible_gpus": share.visible_gpus,
         }
         if self._shares_steps and share.exclusive:  # the step sees its neighbours' too
-            neighbours = [other for other in self._shares if other.nodes == share.nodes]
+            neighbours = [other for other in self._shares.values() if other.nodes == share.nodes]
             at, gpus = neighbours.index(share), share.gpus
-            node = self._allocation.find_node(share.nodes[0])
+            node = self._job.find_node(share.nodes[0])
             cpus = node.count_step_cpus(1, share.cpus_per_task)
             step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
             return {"share": step, "bound_to": [at * cpus, cpus, len(neighbours) * cpus]}
@@ -312,7 +337,7 @@ class SlurmLauncher(Launcher):
 
         One more may be used up by each slot before this is known, and one when its worker dies.
         """
-        most = self._allocation.max_steps
+        most = self._job.max_steps
         if not (most and self.fresh_workers and step and step.isdecimal()):
             return
         if most - int(step) <= 2 * len(self.slots):
@@ -325,7 +350,7 @@ class SlurmLauncher(Launcher):
     def clean_up(self, step: str | None, trial_pid: int | None) -> None:  # noqa: ARG002 - the protocol's
         """Have Slurm end the step of a worker that was given up, wherever its tasks are."""
         if step is not None:
-            cancel_step(f"{self._allocation.job_id}.{step}")
+            cancel_step(f"{self._job.job_id}.{step}")
 
     def diagnose(self, said: str) -> Diagnosis:
         """Find in a step's output why it could not be started, or was ended."""
@@ -336,6 +361,7 @@ class SlurmLauncher(Launcher):
             is_outage=is_outage(refusal or ""),
             may_pass=may_pass(refusal or ""),
             is_final=is_final(refusal or ""),
+            is_taken=self.is_lent and is_job_taken(said, self.world_size),
         )
 
     def look_at_start(self, pid: int, said: str) -> Diagnosis:
@@ -348,7 +374,7 @@ class SlurmLauncher(Launcher):
         if pid in self._queue.waiting or any(map(is_step_waiting, said.splitlines())):
             return Diagnosis(
                 stall="Slurm has no room for a step that should fit. `scontrol show step "
-                f"{self._allocation.job_id}` tells whether another one has its place; if none has, "
+                f"{self._job.job_id}` tells whether another one has its place; if none has, "
                 "please report it with the output of `scontrol show job -d`"
             )
         problem = self._queue.problem

@@ -143,6 +143,11 @@ class Nodes:
         """Return before when no worker may be started."""
         return max(self._nodes[name].until for name in names)
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Nodes are there no more."""
+        for name in names:
+            self._nodes.pop(name, None)
+
     def are_left_out(self, names: Iterable[str], now: float) -> bool:
         """Whether workers have died on one of them too often to start another now."""
         nodes = [self._nodes[name] for name in names]

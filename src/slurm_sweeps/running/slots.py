@@ -66,6 +66,9 @@ LOOK_S = 0.5
 #: be heard again before; Slurm gives a node as long (SlurmdTimeout).
 ASK_AFTER_S, SILENT_S = 60.0, 300.0
 
+#: No worker is started for so many seconds where a job seems to be gone: it is, or Slurm knows.
+TAKEN_S = 15.0
+
 #: Slurm has this long to end the step around a worker that was told to go after its one trial.
 EXIT_S = 30.0
 
@@ -181,6 +184,7 @@ def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> Tr
         attempt=trial.attempt,
         lost_count=trial.lost_count,
         slot=slot.number,
+        job_id=slot.launcher.job_id,
         host=slot.host,
         gpus=slot.found.get("gpus"),
         start_time=trial.began_at,
@@ -203,13 +207,20 @@ class Loss:
     ends: list[tuple[SlotState, Ended]] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def add_ends(self, slots: Iterable[SlotState], why: str, code: int | None, said: str) -> None:
-        """Add the trials of slots whose worker is gone."""
+    def add_ends(
+        self,
+        slots: Iterable[SlotState],
+        why: str,
+        code: int | None,
+        said: str,
+        status: Status = Status.LOST,
+    ) -> None:
+        """Add the trials of slots whose worker is gone; interrupted is nobody's fault."""
         kind, text = "WorkerLost", f"the worker {why}{_format_code(code)}"
         if tells_of_killed_step(said):
             kind, text = OUT_OF_MEMORY, f"{text}: its job step ran out of memory"
         error = TrialError(kind, text, said)
-        ended = Ended(Status.LOST, error)
+        ended = Ended(status, error)
         self.ends.extend((slot, ended) for slot in slots if slot.trial is not None)
 
 
@@ -222,6 +233,11 @@ class Slots:
         notify: Tells the user something, once, unless its second argument is True.
         keep: Appends noise to a log, without waiting for the disk.
         clock: Tells the time, in which all waits are measured.
+
+    Attributes:
+        any_ready: Whether a worker has ever loaded `train`.
+        any_taken: Whether workers have ended as if a job that was lent were gone.
+        n_ever: How many slots there have been: the number of the next one.
     """
 
     def __init__(
@@ -237,10 +253,11 @@ class Slots:
         self._notify = notify
         self._keep = keep
         self._clock = clock
-        self.any_ready = False  # whether a worker has ever loaded `train`
+        self.any_ready = self.any_taken = False
+        self.n_ever = 0
         self._malformed = 0
-        self._n_lent = 0
         self._all: dict[int, SlotState] = {}
+        self._of_launcher: dict[Launcher, list[SlotState]] = {}
         self._by_status: dict[SlotStatus, dict[int, SlotState]] = {s: {} for s in SlotStatus}
         self._served: dict[Connection, dict[int, SlotState]] = {}  # by the launcher's numbers
         self._nodes = Nodes()
@@ -258,19 +275,48 @@ class Slots:
     def lend(self, launcher: Launcher) -> None:
         """Add the slots of a launcher."""
         for place in launcher.slots:
-            slot = SlotState(self._n_lent, launcher, place)
-            self._n_lent += 1
+            slot = SlotState(self.n_ever, launcher, place)
+            self.n_ever += 1
+            self._of_launcher.setdefault(launcher, []).append(slot)
             self._all[slot.number] = slot
             self._set(slot, SlotStatus.DOWN)
 
-    def withdraw(self, launcher: Launcher) -> Loss:
-        """Take the slots of a launcher away, with their workers; their trials are lost."""
+    def list_lent(self, launcher: Launcher) -> list[SlotState]:
+        """Return the slots that a launcher lends."""
+        return list(self._of_launcher.get(launcher, ()))
+
+    def let_go(self, launcher: Launcher) -> bool:
+        """Have a launcher's hosts leave in which no trial runs; return whether all have left.
+
+        They are told by the end of their input: tasks of an srun that is killed with its group do
+        not read that, and stay (22.05).
+        """
+        slots = self.list_lent(launcher)
+        for slot in slots:
+            slot.start_at = math.inf
+        for connection in {slot.connection for slot in slots} - {None}:
+            served = self.list_served(connection) if connection else []
+            if any(slot.status in (SlotStatus.BUSY, SlotStatus.LEAVING) for slot in served):
+                continue
+            for slot in served:
+                self._set(slot, SlotStatus.LEAVING)
+                self.expect_end(slot, self._clock() + EXIT_S)
+            if connection:
+                connection.close_input()
+        return all(slot.status is SlotStatus.DOWN for slot in slots)
+
+    def withdraw(self, slots: Iterable[SlotState]) -> Loss:
+        """Take slots away, with their workers; their trials are interrupted."""
         loss = Loss()
-        slots = [slot for slot in self._all.values() if slot.launcher is launcher]
+        slots = list(slots)
         for group, code, connection in self._part(slots):
-            loss.add_ends(group, "was withdrawn", code, connection.said)
+            loss.add_ends(group, "was withdrawn", code, connection.said, Status.INTERRUPTED)
         for slot in slots:
             del self._all[slot.number], self._by_status[slot.status][slot.number]
+            self._of_launcher[slot.launcher].remove(slot)
+            if not self._of_launcher[slot.launcher]:
+                del self._of_launcher[slot.launcher]
+                self._nodes.forget(n for place in slot.launcher.slots for n in place.nodes)
         return loss
 
     # --- what they are at -------------------------------------------------------------------------
@@ -284,8 +330,10 @@ class Slots:
     def is_out(self) -> bool:
         """Whether no slot is left: workers keep dying wherever there is one."""
         now = self._clock()
-        return not self._n_with_worker and all(
-            self._nodes.are_left_out(slot.place.nodes, now) for slot in self._all.values()
+        return (
+            bool(self._all)
+            and not self._n_with_worker
+            and all(self._nodes.are_left_out(slot.place.nodes, now) for slot in self._all.values())
         )
 
     @property
@@ -355,7 +403,7 @@ class Slots:
         """Whether there is a slot whose worker could be started, if there is work for it."""
         return bool(self._to_start) and self._to_start[0][0] <= now
 
-    def start(self, wanted: int, now: float) -> None:
+    def start(self, wanted: float, now: float) -> None:
         """See that as many slots have workers as there is work for, where there are as many."""
         while self._n_with_worker < wanted and self.may_start(now):
             start_at, number = heappop(self._to_start)
@@ -573,10 +621,15 @@ class Slots:
             said = diagnosis.cause or connection.said
             began = any(slot.status is not SlotStatus.STARTING for slot in group)
             refusal = diagnosis.refusal if connection.begun_at is None else None
+            if diagnosis.is_taken:
+                self._leave_alone(group)
+                loss.add_ends(group, why, ended_with, said, Status.INTERRUPTED)
+                continue
+            is_lent = group[0].launcher.is_lent  # it may come to nothing, and others go on
             # Of the first one that is started, it may be what was asked that is wrong.
             is_new = self._nodes.count_refusals(group[0].place.nodes) < MAX_REFUSALS
-            is_fault = diagnosis.is_outage or (diagnosis.may_pass and is_new)
-            is_over = diagnosis.is_final and self._n_with_worker == len(group)
+            is_fault = is_lent or diagnosis.is_outage or (diagnosis.may_pass and is_new)
+            is_over = diagnosis.is_final and self._n_with_worker == len(group) and not is_lent
             if refusal and (self.any_ready or is_fault) and not is_over:
                 self._wait_out(group, refusal)
                 continue
@@ -586,7 +639,7 @@ class Slots:
                 else:
                     self._note_failure(slot)
                     loss.notices.append(_describe_loss(slot, why, ended_with, said))
-            if is_over or not (began or self.any_ready or self._n_with_worker):
+            if is_over or not (began or self.any_ready or self._n_with_worker or is_lent):
                 raise LaunchError(
                     f"no worker could be started: it {why}{_format_code(ended_with)}; it said: "
                     f"{said or 'nothing'}"
@@ -595,6 +648,12 @@ class Slots:
             for slot in group:
                 loss.notices.extend(self._nodes.leave_out(slot.place.nodes, self._clock()))
         return loss
+
+    def _leave_alone(self, slots: Iterable[SlotState]) -> None:
+        """The job of these workers seems to be gone, which Slurm is asked about."""
+        self.any_taken = True
+        for slot in slots:
+            self._put_off(slot, max(slot.start_at, self._clock() + TAKEN_S))
 
     def _wait_out(self, slots: Iterable[SlotState], why: str) -> None:
         """Slurm does not start these workers now: nobody's fault."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ..errors import AllocationError, UsageError
 from .text import (
@@ -152,6 +153,31 @@ def parse_allocation(
         has_gres=job_gres is not None or any(node.gres for node in nodes),
         notices=_describe_hint(env),
     )
+
+
+def describe_allocation(allocation: Allocation) -> dict[str, Any]:
+    """Describe an allocation, JSON-able."""
+    return asdict(allocation)
+
+
+def revive_allocation(described: Mapping[str, Any]) -> Allocation:
+    """Build what `describe_allocation` has described.
+
+    Raises:
+        AllocationError: It has not.
+    """
+    try:
+        nodes = tuple(
+            Node(**{**node, "gres": tuple(Gres(**each) for each in node["gres"])})
+            for node in described["nodes"]
+        )
+        notices = tuple(described["notices"])
+        found = Allocation(**{**described, "nodes": nodes, "notices": notices})
+    except (KeyError, TypeError) as error:
+        raise AllocationError(f"can't read what a job offers: {error!r}") from error
+    if not found.job_id.isdecimal() or not nodes:
+        raise AllocationError(f"job {found.job_id!r} is no Slurm job with nodes")
+    return found
 
 
 def _drop_contradictions(env: Mapping[str, str], job_text: str) -> dict[str, str]:

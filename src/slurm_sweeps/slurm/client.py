@@ -14,7 +14,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,10 +22,14 @@ from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
 from .step import build_command_environment, is_outage
 from .text import (
+    JOBS_FORMAT,
     Fate,
+    JobSight,
     parse_fate,
+    parse_jobs,
     parse_kill_wait,
     parse_step_limits,
+    parse_steps,
     parse_time_left,
     parse_waiting_steps,
 )
@@ -153,6 +157,13 @@ def is_job_over(job_id: str) -> bool | None:
     return not states & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
 
 
+def read_job_end(job_id: str) -> float | None:
+    """Ask when a job ends at the latest, in seconds since 1970; None: never, or unknown."""
+    reply = ask(os.environ, "squeue", "--noheader", f"--jobs={job_id}", "--format=%L")
+    left_s = parse_time_left(reply.text)
+    return None if left_s is None else time.time() + left_s
+
+
 def requeue_job(job_id: str, outage_s: float, notify: Callable[[str], None]) -> str:
     """Have Slurm queue a job again, as `ask_patiently`; return what went wrong, if anything did."""
     ask_for = partial(ask_patiently, os.environ, outage_s=outage_s, notify=notify)
@@ -171,6 +182,55 @@ def _start_thread(job: Callable[..., object], *args: object) -> threading.Thread
         thread.start()
         return thread
     return None
+
+
+def end_steps_of_slots(jobs: Collection[str], timeout_s: float = TIMEOUT_S) -> str:
+    """End what steps a driver that is gone has left in jobs, and wait until they have ended.
+
+    Returns:
+        What went wrong, or is there still; empty if all is well.
+    """
+    options = ("--noheader", f"--user={os.getuid()}", "--steps", "--format=%i %j")
+    deadline, ended = time.monotonic() + timeout_s, False
+    while True:
+        reply = ask(os.environ, "squeue", *options)
+        left = [f"{job}.{step}" for job, step in parse_steps(reply.text) if job in jobs]
+        if reply.problem or not left:
+            return reply.problem
+        if time.monotonic() > deadline:
+            return f"the steps {', '.join(left)} have not ended within {timeout_s:.0f} s"
+        if not ended:
+            ended = not ask(os.environ, "scancel", *left).problem
+        time.sleep(0.2)
+
+
+class JobWatch:
+    """Asks Slurm for all jobs of this user at once, from a thread of its own.
+
+    Attributes:
+        asked_at: When it was asked (monotonic) what it has answered last.
+        seen: What it has answered, by the job's id; who is not in it is over.
+    """
+
+    def __init__(self) -> None:
+        self.asked_at = -math.inf
+        self.seen: Mapping[str, JobSight] = {}
+        self._began_at = -math.inf
+        self._thread: threading.Thread | None = None
+
+    def refresh(self, every_s: float) -> None:
+        """Ask again, unless that was done in the last `every_s` seconds."""
+        is_asking = self._thread is not None and self._thread.is_alive()
+        if not is_asking and time.monotonic() - self._began_at > every_s:
+            self._began_at = time.monotonic()
+            self._thread = _start_thread(self._ask)
+
+    def _ask(self) -> None:
+        asked_at, options = time.monotonic(), ("--noheader", f"--user={os.getuid()}", JOBS_FORMAT)
+        reply = ask(os.environ, "squeue", *options)
+        if not reply.problem:
+            self.seen = parse_jobs(reply.text)
+            self.asked_at = asked_at
 
 
 class StepQueue:

@@ -17,7 +17,7 @@ from .text import Gres, parse_nodelist
 from .threads import limit_threads
 
 if TYPE_CHECKING:  # a worker needs neither
-    from .allocation import Node
+    from .allocation import Allocation, Node
     from .config import SlurmCfg
 
 _TAKEN_OUT = re.compile(
@@ -32,6 +32,9 @@ _KEPT = re.compile(
     r"|SUBMIT_DIR|WORKING_CLUSTER)$"
     r"|SLURM_JOB_(CPUS_PER_NODE|ID|NAME|NODELIST|NUM_NODES|PARTITION)$"
 )
+
+#: Which of these tell of one job.
+_OF_ONE_JOB = re.compile(r"SLURM_(ARRAY_|JOB|NODELIST|STEPMGR)")
 
 #: The variables by which CUDA, ROCm and OpenCL are told their GPUs; Slurm sets them all alike.
 _GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
@@ -114,16 +117,22 @@ def merge_slots(slots: Sequence[Slot], node: Node) -> Slot:
 
 
 def build_srun_argv(
-    slot: Slot, cfg: SlurmCfg, command: Sequence[str], job_name: str | None = None
+    slot: Slot,
+    cfg: SlurmCfg,
+    command: Sequence[str],
+    job_name: str | None = None,
+    job_id: str | None = None,
 ) -> list[str]:
     """Build the command that starts a slot's job step.
 
     The step gets the slot's share and nothing else, on the slot's nodes. With several tasks, all
     get srun's stdin and rank 0's stdout comes back. The user's `args` come last, so they win; what
-    they say of CPUs, memory or GPUs is not said here too. Run it with `build_step_environment`.
+    they say of CPUs, memory or GPUs is not said here too. Run it with `build_step_environment`, or,
+    where `job_id` names another job of this user, with `build_entry_environment`.
     """
     options = cfg.parse_args()
-    argv = ["srun", "--exact", *([] if slot.exclusive else ["--overlap"])]
+    argv = ["srun", *([] if job_id is None else [f"--jobid={job_id}"])]
+    argv += ["--exact", *([] if slot.exclusive else ["--overlap"])]
     # -n always: without it the step has as many tasks as the job (22.05).
     argv += [f"-N{len(slot.nodes)}", f"-n{slot.ntasks}"]
     argv += [f"--ntasks-per-node={slot.tasks_per_node}", f"--nodelist={','.join(slot.nodes)}"]
@@ -166,6 +175,20 @@ def build_step_environment(env: Mapping[str, str]) -> dict[str, str]:
     if env.get("SLURM_STEP_ID"):
         kept.pop("SLURM_MPI_TYPE", None)
     return kept
+
+
+def build_entry_environment(env: Mapping[str, str], job: Allocation) -> dict[str, str]:
+    """Give the environment for an srun that starts a step in another job than this process's."""
+    kept = build_step_environment(env)
+    others = {name: value for name, value in kept.items() if not _OF_ONE_JOB.match(name)}
+    nodes = ",".join(node.name for node in job.nodes)
+    return {
+        **others,
+        **dict.fromkeys(["SLURM_JOB_ID", "SLURM_JOBID"], job.job_id),
+        **dict.fromkeys(["SLURM_JOB_NODELIST", "SLURM_NODELIST"], nodes),
+        "SLURM_JOB_NUM_NODES": str(len(job.nodes)),
+        "SLURM_JOB_CPUS_PER_NODE": ",".join(str(node.cpus) for node in job.nodes),
+    }
 
 
 def build_command_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -319,6 +342,26 @@ def may_pass(text: str) -> bool:
 def is_final(text: str) -> bool:
     """Tell whether the job has used up all the steps that it may have (MaxStepCount)."""
     return "Step limit reached for this job" in text
+
+
+#: What srun and slurmstepd say when a job, or a step, is ended from outside, or is over (22.05 and
+#: 24.11). That of a step alone is also said, without a reason, when srun itself ends it since one
+#: of its tasks has died.
+_TAKEN = re.compile(
+    r"\*\*\* .* CANCELLED AT \S+ DUE TO (?!.*MEMORY)|\*\*\* JOB .* CANCELLED AT|Node failure on"
+    r"|Slurm job \d+ has expired|Unable to confirm allocation for job"
+)
+_CANCELLED = re.compile(r"\*\*\* STEP .* CANCELLED AT \S+ \*\*\*")
+
+
+def is_job_taken(text: str, ntasks: int) -> bool:
+    """Tell whether what was said of a step of so many tasks means that its job was taken away."""
+    return _TAKEN.search(text) is not None or (ntasks == 1 and is_cancelled(text))
+
+
+def is_cancelled(text: str) -> bool:
+    """Tell whether a step was cancelled, for whatever reason."""
+    return _CANCELLED.search(text) is not None
 
 
 def is_step_waiting(line: str) -> bool:

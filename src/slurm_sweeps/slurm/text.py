@@ -192,6 +192,39 @@ def parse_fate(text: str, restarts: int) -> Fate:
     return Fate.UNKNOWN if is_over_limit or is_preempted else Fate.CANCELLED
 
 
+@dataclass(frozen=True, slots=True)
+class JobSight:
+    """What Slurm says of a job.
+
+    Args:
+        state: Its state, such as "RUNNING".
+        left_s: Seconds until its time limit; None for no limit.
+    """
+
+    state: str
+    left_s: float | None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it has its nodes."""
+        return self.state in ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+
+
+#: How squeue is asked for jobs, and what `parse_jobs` reads.
+JOBS_FORMAT = "--format=%A %T %L"
+
+
+def parse_jobs(text: str) -> dict[str, JobSight]:
+    """Read what squeue prints in `JOBS_FORMAT`: by the job's id."""
+    lines = re.findall(r"^(\d+) (\w+) (\S+)", text, re.MULTILINE)
+    return {job: JobSight(state, parse_time_left(left)) for job, state, left in lines}
+
+
+def parse_steps(text: str) -> list[tuple[str, str]]:
+    """Read `squeue --steps --format="%i %j"`: (job's id, step's id) of the steps of slots."""
+    return re.findall(r"^(\d+)\.(\d+) slot-\d+$", text, re.MULTILINE)
+
+
 def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]:
     """Read the per-node lines of `scontrol show job -d`: name to memory in MB and GRES."""
     found: dict[str, tuple[int | None, tuple[Gres, ...]]] = {}

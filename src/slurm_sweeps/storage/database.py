@@ -454,5 +454,6 @@ def format_locked(name: str, path: Path, lease: Lease, now: float) -> str:
     age_s = max(0.0, now - lease.heartbeat)  # never negative, even if a clock was set back
     return (
         f"experiment {name!r} in {path} is in use by another driver: host {owner.host!r}, "
-        f"pid {owner.pid}{job}, last heard of {age_s:.0f} s ago; wait until it ends, or end it"
+        f"pid {owner.pid}{job}, last heard of {age_s:.0f} s ago; wait until it ends, or end it; "
+        "with join=True, or by 'slurm-sweeps join', a Slurm job lends it its nodes meanwhile"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from enum import Enum
 from typing import Any
 
 from ..trial import Status, TrialError
@@ -20,6 +21,7 @@ class AttemptRecord:
         number: The trial's position in its sweep, from 0; with the experiment it is the key.
         attempt: 1 for the first run, 2 and more for retries.
         host: The (first) host it runs or ran on.
+        job_id: The Slurm job that it runs or ran in, if any.
         gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
         error: Why it failed or was lost.
         memory_mb: Its peak, in MiB; of its largest process where its job step has no cgroup.
@@ -32,6 +34,7 @@ class AttemptRecord:
     status: Status
     attempt: int = 1
     slot: int | None = None
+    job_id: str | None = None
     host: str | None = None
     gpus: str | None = None
     start_time: float | None = None
@@ -102,8 +105,55 @@ class RunRecord:
     diff: str = ""
 
 
+class JobState(str, Enum):
+    """What a job is to a sweep."""
+
+    WAITING = "waiting"  # it has offered its nodes
+    LENDING = "lending"  # the driver runs trials there
+    DRIVING = "driving"  # the driver runs in it, and trials too
+    LEAVING = "leaving"  # it is about to end: nothing new is started there
+    RELEASED = "released"  # the sweep needs it no more; it ends by itself
+    REFUSED = "refused"  # the driver can't use it, see the note
+    GONE = "gone"  # it ended while it was needed
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the sweep has nothing to do with it any more."""
+        return self in (JobState.RELEASED, JobState.REFUSED, JobState.GONE)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A Slurm job whose nodes are a sweep's, from now on.
+
+    Args:
+        restarts: How often Slurm had queued it again when it came; with its id it is the key.
+        can_drive: Whether it goes on with the sweep when the driver's job has ended.
+        nodes: The names of its nodes, for people.
+        offer: What it has, as JSON text; see `describe_allocation`.
+        since: When it came, in seconds since 1970.
+        slots: How many trials run there at once; None before that is known.
+        ends_at: When Slurm ends it at the latest; None where that isn't known, or never.
+        ended_at: When the sweep stopped using it.
+        note: Why it is refused, or has gone.
+    """
+
+    job_id: str
+    restarts: int
+    state: JobState
+    _: KW_ONLY
+    can_drive: bool
+    nodes: str
+    offer: str
+    since: float
+    slots: int | None = None
+    ends_at: float | None = None
+    ended_at: float | None = None
+    note: str | None = None
+
+
 #: What a writer takes.
-Record = TrialRecord | ReportRecord | StateRecord | RunRecord
+Record = TrialRecord | ReportRecord | StateRecord | RunRecord | JobRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +227,9 @@ class Request:
     """What someone outside asks of a running driver.
 
     Args:
-        kind: "stop", "prune", "retry" or "add".
-        argument: A trial's id, or for "add" a part of a cfg as JSON, where the kind needs one.
+        kind: "stop", "prune", "retry" or "add"; "lend" or "leave" from a job.
+        argument: A trial's id, for "add" a part of a cfg as JSON, from a job its record as JSON,
+            where the kind needs one.
     """
 
     id: int

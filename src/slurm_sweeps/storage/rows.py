@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ..trial import Status, TrialError, make_storable
 from .aggregates import AGGREGATE_COLUMNS, build_aggregate, update_aggregates
 from .database import Database
+from .jobs import release_all, write_job
 from .records import (
     Aggregate,
     AttemptRecord,
+    JobRecord,
     LeaseOwner,
     Record,
     ReportRecord,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 #: How a trial runs, as columns of `attempts` and as fields of its record.
 _RUN_FIELDS = (
-    *("slot", "host", "gpus", "start_time", "end_time", "exit_code", "signal"),
+    *("slot", "job_id", "host", "gpus", "start_time", "end_time", "exit_code", "signal"),
     *("memory_mb", "cpu_s", "gpu_memory_mb"),
 )
 _RUN = f"{', '.join(_RUN_FIELDS)}, error_type, error_message, traceback"
@@ -486,8 +488,13 @@ def write_records(
             _write_trials(connection, experiment_id, trials)
         if reports:
             _write_reports(database, connection, experiment_id, reports)
+        for job in records:
+            if isinstance(job, JobRecord):
+                write_job(connection, experiment_id, job)
         if states:
             _write_state(connection, experiment_id, states[-1])
+            if states[-1].state == "completed":
+                release_all(connection, experiment_id, now)
         for run in (record for record in records if isinstance(record, RunRecord)):
             diff = zlib.compress(run.diff.encode("utf-8", "replace"))
             connection.execute(

@@ -69,6 +69,7 @@ CREATE TABLE attempts (
     attempt INTEGER NOT NULL,
     status TEXT NOT NULL,
     slot INTEGER,
+    job_id TEXT,
     host TEXT,
     gpus TEXT,
     start_time REAL,
@@ -123,11 +124,26 @@ CREATE TABLE requests (
     created_at REAL NOT NULL,
     seen_at REAL
 );
+CREATE TABLE jobs (
+    experiment_id INTEGER NOT NULL REFERENCES experiments (id),
+    since REAL NOT NULL,
+    job_id TEXT NOT NULL,
+    restarts INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    can_drive INTEGER NOT NULL,
+    nodes TEXT NOT NULL,
+    slots INTEGER,
+    offer TEXT NOT NULL,
+    ends_at REAL,
+    ended_at REAL,
+    note TEXT,
+    PRIMARY KEY (experiment_id, job_id, restarts)
+) WITHOUT ROWID;
 """
 
 #: What refers to others comes before what it refers to.
 TABLES_BY_DEPENDENCE = (
-    *("requests", "aggregates", "metrics", "metric_names", "attempts", "trials", "runs"),
+    *("requests", "jobs", "aggregates", "metrics", "metric_names", "attempts", "trials", "runs"),
 )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -22,9 +23,17 @@ from ..checks import Goal
 from ..errors import OUT_OF_MEMORY, UsageError
 from ..storage import rows
 from ..storage.database import Database
+from ..storage.jobs import read_jobs
 from ..storage.layout import Layout
 from ..storage.lease import SILENT_S, build_owner, is_gone
-from ..storage.records import Aggregate, AttemptRecord, ExperimentRecord, TrialRecord
+from ..storage.records import (
+    Aggregate,
+    AttemptRecord,
+    ExperimentRecord,
+    JobRecord,
+    JobState,
+    TrialRecord,
+)
 from ..trial import Status, flatten_cfg
 from .formats import clean, format_age, format_number, list_parameters
 from .front import list_objectives, read_front
@@ -44,6 +53,18 @@ _REASONS = 3
 
 #: A trial with its latest attempt, or an attempt.
 Run = TypeVar("Run", TrialRecord, AttemptRecord)
+
+
+#: What is said of so many jobs, in this order.
+_SAID = {
+    JobState.DRIVING: ("drives", "drive"),
+    JobState.LENDING: ("lends", "lend"),
+    JobState.WAITING: ("waits", "wait"),
+    JobState.LEAVING: ("is leaving", "are leaving"),
+    JobState.RELEASED: ("was released", "were released"),
+    JobState.REFUSED: ("was refused", "were refused"),
+    JobState.GONE: ("has gone", "have gone"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +136,7 @@ class Summary:
         out_of_memory: How many of them ran out of memory, of each status.
         n_trials: How many there are to be; None where that isn't known yet.
         slots: How many run at once; None where that isn't known yet.
+        jobs: What the Slurm jobs are to it that have had a part in it.
         started_at: When this run began, in seconds since 1970.
         ended_at: When it ended; None while it runs.
         done_before: How many trials were done when this run began.
@@ -137,6 +159,7 @@ class Summary:
     out_of_memory: Mapping[Status, int] = field(default_factory=dict)
     n_trials: int | None = None
     slots: int | None = None
+    jobs: Sequence[JobState] = ()
     started_at: float | None = None
     ended_at: float | None = None
     done_before: int = 0
@@ -197,6 +220,13 @@ def format_share(summary: Summary) -> str:
     return f"{summary.done} of {summary.n_trials} done ({percent}%)"
 
 
+def format_jobs(states: Iterable[JobState]) -> str:
+    """Say what a sweep's jobs are at: `1 drives, 5 lend, 2 have gone`."""
+    counts = Counter(states)
+    said = ((counts[state], *words) for state, words in _SAID.items())
+    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in said if count)
+
+
 def describe_lack(summary: Summary) -> str | None:
     """Why no best value is known though trials are done; None where there is no reason."""
     metric, names = summary.metric, summary.metrics
@@ -248,7 +278,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         ]
         shown = _choose_shown(database, record.id, best, n_rows)
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
-        sight = look_at_driver(record, now)
+        jobs = read_jobs(database, record.id)
+        sight = _add_slots(look_at_driver(record, now), jobs)
         found = [
             _build_row(sight.settle(trial), known, settings, sight)
             for trial, known in zip(shown, aggregates, strict=True)
@@ -262,7 +293,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             counts=sight.settle_counts(rows.count_trials(database, record.id)),
             out_of_memory=rows.count_errors(database, record.id, OUT_OF_MEMORY),
             n_trials=settings.get("n_trials"),
-            slots=settings.get("slots"),
+            slots=sight.slots,
+            jobs=[job.state for job in jobs],
             started_at=settings.get("started_at"),
             ended_at=_find_end(database, record, sight),
             done_before=settings.get("done_before", 0),
@@ -343,6 +375,16 @@ def look_at_driver(record: ExperimentRecord, now: float) -> Sight:
         state="interrupted" if lost and not is_at_work else record.state,
         begun_at=settings.get("started_at") or 0.0,
         slots=settings.get("slots"),
+    )
+
+
+def _add_slots(sight: Sight, jobs: Iterable[JobRecord]) -> Sight:
+    """Count the slots that other jobs than the driver's lend."""
+    lent = [job.slots for job in jobs if job.state in (JobState.LENDING, JobState.LEAVING)]
+    return (
+        sight
+        if sight.slots is None
+        else replace(sight, slots=sight.slots + sum(filter(None, lent)))
     )
 
 

@@ -30,7 +30,15 @@ from .formats import (
     shorten,
     shorten_name,
 )
-from .summary import Row, Summary, describe_lack, format_front, format_share, format_state
+from .summary import (
+    Row,
+    Summary,
+    describe_lack,
+    format_front,
+    format_jobs,
+    format_share,
+    format_state,
+)
 
 #: The statuses in the order in which they are told and drawn, in colours of the terminal's own
 #: palette, so that they are legible on dark and on light.
@@ -178,6 +186,8 @@ def _draw_counts(summary: Summary) -> Text:
     ]
     if summary.slots and not summary.is_over:
         parts.append(Text(f"{summary.running} of {summary.slots} slots busy"))
+    if len(summary.jobs) > 1:
+        parts.append(Text(f"jobs: {format_jobs(summary.jobs)}"))
     return Text(", ").join(parts or [Text("nothing has started yet")])
 
 

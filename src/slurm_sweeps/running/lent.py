@@ -1,0 +1,338 @@
+"""Jobs that lend their nodes to a sweep: how they come, when they are to go, when they are gone.
+
+Any job of the same user can lend: it offers what it has through the database, and from then on its
+slots are used as the driver's own are, each by an srun that enters it (`srun --jobid`). A job that
+ends takes only its slots away. Their trials are run again elsewhere, which is held against nobody:
+neither trial, nor slot, nor node.
+
+- Before a job ends, its trials are told to leave, as all are before the driver's own job does.
+- When there is nothing left to start, a job in which nothing runs is released, and ends.
+- What Slurm says of all jobs is asked for at once, about once a minute, and soon where a worker has
+  died as if its job were gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import AllocationError
+from ..slurm.allocation import Allocation, revive_allocation
+from ..slurm.client import JobWatch
+from ..slurm.config import SlurmCfg
+from ..slurm.share import plan_slots
+from ..slurm.step import is_cancelled
+from ..slurm.text import JobSight
+from ..storage.jobs import decode_job
+from ..storage.layout import Layout
+from ..storage.records import JobRecord, JobState
+from ..sweep import Ended, Sweep
+from ..trial import Status
+from .channel import Connection
+from .deadlines import Patience, compute_end_margin, plan_stop
+from .launchers import FILES, FILES_PER_SLOT, SlurmLauncher, allow_open_files
+from .slots import Loss, Slots, SlotState
+
+#: How often Slurm is asked what has become of the jobs; and where one may be gone. In seconds.
+ASK_S, ASK_SOON_S = 60.0, 3.0
+
+#: How often it is looked which jobs are needed no more, and for how long one must have been so.
+LOOK_S, IDLE_S = 1.0, 3.0
+
+#: An end that moves by less, in seconds, is not written down again.
+_SAME_S = 60.0
+
+#: Why a job is let go that could go on.
+_NOT_NEEDED = "it is needed no more"
+
+
+@dataclass(frozen=True, slots=True)
+class Lending:
+    """What a driver needs to know to use the jobs that others lend it.
+
+    Args:
+        cfg: What each trial gets of a job.
+        most: How many trials run at once at most, in all jobs; None for as many as there is room.
+        own: The driver's own job; None outside of Slurm.
+        jobs: Those that were there when it took the sweep over.
+    """
+
+    cfg: SlurmCfg = field(default_factory=SlurmCfg)
+    most: int | None = None
+    own: JobRecord | None = None
+    jobs: Sequence[JobRecord] = ()
+
+
+@dataclass(slots=True, eq=False)
+class LentJob:
+    """A job in use; points in time are those of `time.monotonic`."""
+
+    record: JobRecord
+    launcher: SlurmLauncher
+    since: float
+    ends_at: float = math.inf
+    margin_s: float | None = None
+    idle_since: float | None = None
+    closing: str | None = None  # why nothing is started there any more
+    is_held: bool = False  # suspended, say
+    doubts: dict[Connection, float] = field(default_factory=dict)  # since when, see `Lent.doubts`
+
+
+class Lent:
+    """See the module's docstring.
+
+    Args:
+        lending: What is to be known.
+        slots: Where the jobs' slots are added to, and taken from.
+        sweep: Says whether there is work.
+        layout: Where files go.
+        put: Keeps a job's record.
+        notify: Tells the user something.
+        ask_to_leave: Has a trial leave within so many seconds.
+        take_loss: Ends trials whose worker is gone.
+        patience: How long trials have to leave.
+    """
+
+    def __init__(
+        self,
+        lending: Lending,
+        slots: Slots,
+        sweep: Sweep,
+        layout: Layout,
+        put: Callable[[JobRecord], None],
+        notify: Callable[..., None],
+        ask_to_leave: Callable[[SlotState, float], None],
+        take_loss: Callable[[Loss], None],
+        patience: Patience,
+    ) -> None:
+        self._lending = lending
+        self._slots = slots
+        self._sweep = sweep
+        self._layout = layout
+        self._put = put
+        self._notify = notify
+        self._ask_to_leave = ask_to_leave
+        self._take_loss = take_loss
+        self._patience = patience
+        self._jobs: dict[str, LentJob] = {}  # by the job's id
+        self._watch = JobWatch()
+        self._heard_at = -math.inf
+        self._look_at = -math.inf
+        self._doubted_at = -math.inf  # since then Slurm's word is waited for
+
+    # --- jobs come --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up the driver's own job, and those that lent their nodes to the driver before."""
+        own = self._lending.own
+        if own is not None:
+            self._put(own)
+        for job in self._lending.jobs:
+            if own is not None and job.job_id == own.job_id:
+                if job.restarts != own.restarts and not job.state.is_over:
+                    self._keep_end(job, JobState.GONE, "it was queued again")
+            elif job.state is JobState.DRIVING:
+                self._keep_end(job, JobState.GONE, "another job has taken its place")
+            elif job.state in (JobState.WAITING, JobState.LENDING):
+                self._welcome(job)
+
+    def follow(self, kind: str, argument: str | None) -> None:
+        """Do what a job asks: to "lend", or to "leave" since it will end soon."""
+        try:
+            job = decode_job(argument or "")
+        except (ValueError, KeyError, TypeError):
+            self._notify(f"a request of a job that can't be read was left aside: {argument!r}")
+            return
+        used = self._jobs.get(job.job_id)
+        if kind == "leave":
+            if used is not None:
+                self._close(used, "it is about to end")
+            return
+        if used is not None and used.record.restarts != job.restarts:
+            self._bury(used, "it was queued again")
+        self._welcome(job)
+
+    def _welcome(self, job: JobRecord) -> None:
+        if job.job_id in self._jobs:
+            return
+        try:
+            launcher = self._build_launcher(job)
+        except AllocationError as error:
+            self._notify(f"job {job.job_id} on {job.nodes} can't be used: {error}")
+            self._keep_end(job, JobState.REFUSED, str(error))
+            return
+        self._slots.lend(launcher)
+        allow_open_files(FILES + FILES_PER_SLOT * len(self._slots))
+        count = len(launcher.slots)
+        used = dataclasses.replace(job, state=JobState.LENDING, slots=count)
+        ends_at = math.inf if job.ends_at is None else time.monotonic() + job.ends_at - time.time()
+        self._jobs[job.job_id] = LentJob(used, launcher, time.monotonic(), ends_at)
+        self._put(used)
+        self._notify(f"job {job.job_id} lends {job.nodes}: {count} more trials at once", again=True)
+        for text in launcher.notices:
+            self._notify(text)
+
+    def _build_launcher(self, job: JobRecord) -> SlurmLauncher:
+        """Divide what a job offers.
+
+        Raises:
+            AllocationError: A trial doesn't fit, or it can't be entered from here.
+        """
+        if shutil.which("srun") is None:
+            raise AllocationError("the driver has no srun on its PATH to start trials there")
+        try:
+            offer: Allocation = revive_allocation(json.loads(job.offer))
+        except ValueError as error:
+            raise AllocationError(f"can't read what it offers: {error}") from error
+        cfg, most = self._lending.cfg, self._lending.most
+        plan = plan_slots(offer, cfg, most)
+        first = self._slots.n_ever
+        return SlurmLauncher(offer, plan, cfg, self._layout, self._notify, lent_from=first)
+
+    def note_own_end(self, left_s: float) -> None:
+        """Write down when the driver's own job ends, in so many seconds."""
+        if self._lending.own is not None:
+            self._put(dataclasses.replace(self._lending.own, ends_at=time.time() + left_s))
+
+    # --- and go -----------------------------------------------------------------------------------
+
+    def is_closing(self, slot: SlotState) -> bool:
+        """Whether no further trial may begin in a slot."""
+        job = self._find(slot)
+        return job is not None and job.closing is not None
+
+    def is_held(self, slot: SlotState) -> bool:
+        """Whether a slot's job has its nodes and doesn't run: nobody is heard from there."""
+        job = self._find(slot)
+        return job is not None and job.is_held
+
+    def _find(self, slot: SlotState) -> LentJob | None:
+        return self._jobs.get(slot.launcher.job_id or "") if slot.launcher.is_lent else None
+
+    def doubts(self, slot: SlotState) -> bool:
+        """Whether it can't be told yet why a slot's worker has ended, and Slurm has to be asked.
+
+        The step of several tasks is cancelled when its job is, and when one of its workers dies.
+        """
+        job = self._find(slot)
+        if job is None or slot.connection is None or slot.launcher.world_size == 1:
+            return False
+        if not is_cancelled(slot.connection.said):
+            return False
+        now = time.monotonic()
+        since = job.doubts.setdefault(slot.connection, now)
+        self._doubted_at = max(self._doubted_at, since)
+        return self._heard_at <= since and now - since < ASK_S
+
+    def explains(self, slot: SlotState, ended: Ended) -> bool:
+        """Whether a trial has ended since Slurm ends its job: its tasks are sent TERM, all at once.
+
+        The driver hears of that later.
+        """
+        was_told = ended.status is Status.INTERRUPTED or ended.signal == signal.SIGTERM
+        return slot.launcher.is_lent and was_told
+
+    def tick(self) -> None:
+        """Do what is due by now."""
+        if not self._jobs:
+            return
+        now = time.monotonic()
+        if self._watch.asked_at > self._heard_at:
+            self._heard_at = self._watch.asked_at
+            self._hear()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        has_work = self._sweep.count_startable(1) > 0
+        for job in list(self._jobs.values()):
+            self._look_at_one(job, now, has_work)
+        doubted = self._doubted_at > self._heard_at or self._slots.any_taken
+        self._watch.refresh(ASK_SOON_S if doubted else ASK_S)
+
+    def _hear(self) -> None:
+        """Follow what Slurm says of all jobs."""
+        self._slots.any_taken = False
+        for job in list(self._jobs.values()):
+            sight = self._watch.seen.get(job.record.job_id)
+            if job.since > self._heard_at:
+                continue
+            if sight is None or not sight.is_there:
+                self._bury(job, "it has ended" if sight is None else f"it is {sight.state}")
+            else:
+                job.is_held = sight.state != "RUNNING"
+                self._note_end(job, sight)
+
+    def _note_end(self, job: LentJob, sight: JobSight) -> None:
+        job.ends_at = math.inf if sight.left_s is None else self._heard_at + sight.left_s
+        if sight.left_s is None:
+            return
+        ends_at = time.time() + job.ends_at - time.monotonic()
+        if abs((job.record.ends_at or 0.0) - ends_at) > _SAME_S:
+            job.record = dataclasses.replace(job.record, ends_at=ends_at)
+            self._put(job.record)
+
+    def _look_at_one(self, job: LentJob, now: float, has_work: bool) -> None:
+        left_s = job.ends_at - now
+        if job.margin_s is None and left_s < math.inf:
+            whole_s = max(left_s, left_s + time.time() - job.record.since)
+            job.margin_s = compute_end_margin(self._patience, whole_s)
+        if left_s < (job.margin_s or 0.0):
+            self._close(job, "its time is nearly over")
+        if has_work or any(slot.trial for slot in self._slots.list_lent(job.launcher)):
+            job.idle_since = None
+        else:
+            job.idle_since = job.idle_since or now
+        if job.idle_since is not None and now - job.idle_since >= IDLE_S:
+            job.closing = job.closing or _NOT_NEEDED
+        if job.closing and self._slots.let_go(job.launcher):
+            self._release(job)
+
+    def _close(self, job: LentJob, why: str) -> None:
+        """Start nothing more in a job, and have its trials leave."""
+        if job.closing:
+            return
+        job.closing = why
+        busy = [slot for slot in self._slots.list_lent(job.launcher) if slot.trial is not None]
+        plan = plan_stop(self._patience, job.ends_at - time.monotonic())
+        self._notify(
+            f"job {job.record.job_id}: {why}; its {len(busy)} running trials have "
+            f"{plan.grace_s:.0f} s to reach their next report, and go on elsewhere",
+            again=True,
+        )
+        job.record = dataclasses.replace(job.record, state=JobState.LEAVING)
+        self._put(job.record)
+        for slot in busy:
+            if slot.trial is not None:
+                self._sweep.interrupt(slot.trial.number)
+                self._ask_to_leave(slot, plan.grace_s)
+
+    def _release(self, job: LentJob) -> None:
+        """Let a job end in which nothing runs, and nothing will."""
+        self._remove(job)
+        note = None if job.closing == _NOT_NEEDED else job.closing
+        self._keep_end(job.record, JobState.RELEASED, note)
+        self._notify(f"job {job.record.job_id} is released: {job.closing}", again=True)
+
+    def _bury(self, job: LentJob, why: str) -> None:
+        """A job has gone, with all that ran there."""
+        lost = self._remove(job)
+        self._keep_end(job.record, JobState.GONE, why)
+        again = f"; {lost} trials that ran there are run again" if lost else ""
+        self._notify(
+            f"job {job.record.job_id} lends {job.record.nodes} no more: {why}{again}", True
+        )
+
+    def _remove(self, job: LentJob) -> int:
+        del self._jobs[job.record.job_id]
+        loss = self._slots.withdraw(self._slots.list_lent(job.launcher))
+        self._take_loss(loss)
+        return len(loss.ends)
+
+    def _keep_end(self, job: JobRecord, state: JobState, note: str | None = None) -> None:
+        self._put(dataclasses.replace(job, state=state, ended_at=time.time(), note=note))

@@ -1,0 +1,149 @@
+"""The jobs whose nodes are a sweep's: rows that they write themselves once, and the driver then.
+
+A job that lends offers itself in one short transaction, and from then on only reads: what it has to
+do stands in its own row, and beside it. A thousand of them must neither keep the driver from the
+file nor each other; so who finds it locked waits for a moment of random length, which grows, and
+who looks does so less often the more there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .database import Database
+from .faults import DatabaseBusyError
+from .records import ExperimentRecord, JobRecord, JobState
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(JobRecord))
+_COLUMNS = ", ".join(_FIELDS)
+_OF_JOB = "experiment_id = ? AND job_id = ? AND restarts = ?"
+_UPSERT = (
+    f"INSERT OR REPLACE INTO jobs (experiment_id, {_COLUMNS}) "
+    f"VALUES ({', '.join('?' * (1 + len(_FIELDS)))})"
+)
+
+#: How long a job tries to write its row, and pauses the first time that the file is locked.
+_TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.2, 10.0
+
+#: So many jobs look at the file in a second at the most, all together; none more often than this.
+_LOOKS_PER_S, _LOOK_S = 100.0, 2.0
+
+_AT_HAND = (JobState.WAITING, JobState.LENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a job finds when it looks.
+
+    Args:
+        experiment: The experiment.
+        job: Its own record; None where it is there no more.
+        rank: How many jobs that could drive came before it.
+        look_s: After how many seconds it should look again.
+    """
+
+    experiment: ExperimentRecord
+    job: JobRecord | None
+    rank: int
+    look_s: float
+
+
+def write_job(connection: sqlite3.Connection, experiment_id: int, job: JobRecord) -> None:
+    """Write a job's record, in the place of the one before."""
+    values = [getattr(job, name) for name in _FIELDS]
+    connection.execute(
+        _UPSERT,
+        (experiment_id, *(each.value if isinstance(each, JobState) else each for each in values)),
+    )
+
+
+def release_all(connection: sqlite3.Connection, experiment_id: int, now: float) -> None:
+    """Write down that a sweep that is over needs no job any more."""
+    over = [state.value for state in JobState if state.is_over]
+    connection.execute(
+        "UPDATE jobs SET state = ?, ended_at = ? "
+        f"WHERE experiment_id = ? AND state NOT IN ({', '.join('?' * len(over))})",
+        (JobState.RELEASED.value, now, experiment_id, *over),
+    )
+
+
+def read_jobs(database: Database, experiment_id: int) -> list[JobRecord]:
+    """Read the jobs of an experiment, in the order in which they came."""
+    sql = f"SELECT {_COLUMNS} FROM jobs WHERE experiment_id = ? ORDER BY since, job_id, restarts"
+    return [_build_job(row) for row in database.fetch(sql, (experiment_id,))]
+
+
+def _build_job(row: tuple[Any, ...]) -> JobRecord:
+    values = dict(zip(_FIELDS, row, strict=True))
+    state, can_drive = JobState(values.pop("state")), bool(values.pop("can_drive"))
+    return JobRecord(state=state, can_drive=can_drive, **values)
+
+
+def encode_job(job: JobRecord) -> str:
+    """Write a job's record as JSON text."""
+    return json.dumps(dataclasses.asdict(job))
+
+
+def decode_job(text: str) -> JobRecord:
+    """Read what `encode_job` has written."""
+    values = json.loads(text)
+    return JobRecord(state=JobState(values.pop("state")), **values)
+
+
+def tell_driver(database: Database, experiment_id: int, kind: str, job: JobRecord) -> None:
+    """Write a job's record, and ask the driver to "lend" it from now on, or to let it "leave".
+
+    Raises:
+        DatabaseBusyError: The file was locked for minutes.
+    """
+
+    def write() -> None:
+        with database.writing() as connection:
+            write_job(connection, experiment_id, job)
+            connection.execute(
+                "INSERT INTO requests (experiment_id, kind, argument, created_at) "
+                "VALUES (?, ?, ?, ?)",
+                (experiment_id, kind, encode_job(job), time.time()),
+            )
+
+    _try_patiently(database, write)
+
+
+def _try_patiently(database: Database, write: Callable[[], None]) -> None:
+    give_up_at, pause_s = time.monotonic() + _TRY_S, _FIRST_PAUSE_S
+    database.set_timeout(_FIRST_PAUSE_S)
+    while True:
+        try:
+            return write()
+        except DatabaseBusyError:
+            if time.monotonic() > give_up_at:
+                raise
+        time.sleep(random.uniform(0.0, pause_s))
+        pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+
+
+def look(database: Database, name: str, job: JobRecord) -> Standing:
+    """Read what a job has to know, by keys alone.
+
+    Raises:
+        ExperimentNotFoundError: There is no such experiment any more.
+    """
+    with database.reading() as connection:
+        experiment = database.experiment(name)
+        key = (experiment.id, job.job_id, job.restarts)
+        row = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {_OF_JOB}", key).fetchone()
+        marks = ", ".join("?" * len(_AT_HAND))
+        ((count, rank),) = connection.execute(
+            "SELECT count(*), coalesce(sum(can_drive AND (since, job_id) < (?, ?)), 0) FROM jobs "
+            f"WHERE experiment_id = ? AND state IN ({marks})",
+            (job.since, job.job_id, experiment.id, *(state.value for state in _AT_HAND)),
+        )
+    look_s = max(_LOOK_S, count / _LOOKS_PER_S)
+    return Standing(experiment, row and _build_job(row), rank, random.uniform(0.5, 1.5) * look_s)

@@ -1,0 +1,330 @@
+"""One sweep in several Slurm jobs: they come, go, and take the driver's place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from reliable_sweeps import (
+    IS_CHAOS,
+    NAME,
+    SWEEP,
+    WAIT_S,
+    Script,
+    assert_complete,
+    count_status,
+    read_attempts,
+    read_trials,
+)
+from reliable_trains import succeed
+
+import slurm_sweeps as ss
+from cluster_tools import SlurmCluster
+from cluster_tools.jobs import FINAL_STATES
+from cluster_tools.processes import wait_until
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.jobs import read_jobs
+from slurm_sweeps.storage.records import JobRecord
+from slurm_sweeps.trial import Status
+
+pytestmark = pytest.mark.cluster
+
+JOINED = SWEEP.replace('{"restore": "auto"}', '{"join": True}').replace(
+    'max_concurrent_trials=int(os.environ.get("SLOTS", "2")), ', ""
+)
+assert JOINED.count("join") == 1
+assert "SLOTS" not in JOINED
+
+
+class JoinedSweep(Script):
+    """The same script, or `slurm-sweeps join`, in any number of jobs."""
+
+    def __init__(
+        self, cluster: SlurmCluster, folder: Path, source: str = JOINED, **settings: object
+    ) -> None:
+        super().__init__(folder, source, **settings)
+        self.cluster = cluster
+        self.jobs: list[int] = []
+        self._pending_since: dict[int, float] = {}
+
+    def submit(self, *options: str, command: str | None = None) -> int:
+        """Hand in a job of one node, unless its options say more; `command` runs in its place."""
+        names = {name: value for name, value in self.env.items() if name not in os.environ}
+        names |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        exports = "".join(f"export {name}='{value}'\n" for name, value in names.items())
+        text = f"#!/bin/bash\n{exports}exec {command or f'{sys.executable} -u {self.path}'}\n"
+        job = self.cluster.sbatch(
+            text, "-N1", "-n2", "-c1", "--mem=500M", "--requeue", "--open-mode=append", "-t5",
+            f"--output={self.folder}/%j.txt", *options, cwd=self.folder,
+        )  # fmt: skip
+        self.jobs.append(job)
+        return job
+
+    def lend(self, *options: str, name: str = NAME) -> int:
+        """Hand in a job that only lends."""
+        return self.submit(
+            *options, command=f"{sys.executable} -m slurm_sweeps join {name} --local-dir out"
+        )
+
+    def read(self, job: int) -> str:
+        """What a job has printed."""
+        path = self.folder / f"{job}.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def tell_all(self) -> str:
+        """What all jobs have printed, and what they are to the sweep."""
+        texts = [f"--- job {job}\n{self.read(job)[-3000:]}" for job in self.jobs]
+        return "\n".join([*texts, *map(str, self.rows())])
+
+    def rows(self) -> list[JobRecord]:
+        if not count_experiments(self.database):
+            return []
+        with Database.open(self.database, read_only=True, timeout_s=30) as opened:
+            return read_jobs(opened, opened.experiment(NAME).id)
+
+    def driver(self) -> int:
+        """The job that drives; 0 where none does."""
+        if not count_experiments(self.database):
+            return 0
+        with Database.open(self.database, read_only=True, timeout_s=30) as opened:
+            lease = opened.experiment(NAME).lease
+        return int(lease.owner.job_id or 0) if lease else 0
+
+    def wait(self, is_so: Callable[[], object], what: str) -> None:
+        wait_until(lambda: bool(is_so()), WAIT_S, lambda: f"{what}\n{self.tell_all()}")
+
+    def wait_for_driver(self, other_than: int = 0) -> int:
+        self.wait(lambda: self.driver() not in (0, other_than), f"no driver but {other_than}")
+        return self.driver()
+
+    def wait_for_return(self, job: int) -> None:
+        """Wait until a job that was queued again has a part in the sweep again."""
+        came = lambda: [j for j in self.rows() if j.job_id == str(job) and j.restarts]  # noqa: E731
+        self.wait(lambda: self.is_over(job) or came(), f"job {job} does not come again")
+
+    def wait_for_jobs(self, count: int) -> None:
+        """Wait until so many jobs have a part in the sweep at once."""
+        at_hand = lambda: [j for j in self.rows() if j.state.value in ("lending", "driving")]  # noqa: E731
+        self.wait(lambda: len(at_hand()) >= count, f"not {count} jobs")
+
+    def wait_for(self, status: Status, count: int) -> None:
+        self.wait(lambda: count_status(self.database, status) >= count, f"not {count} {status}")
+
+    def wait_until_over(self, *jobs: int) -> dict[int, tuple[str, int]]:
+        """Wait for jobs, by default all; return how each ended."""
+        ends = {}
+        for job in jobs or self.jobs:
+            self.wait(partial(self.is_over, job), f"job {job} goes on")
+            end = self.cluster.wait_job(job, WAIT_S)
+            ends[job] = end.state, end.exit_code
+        return ends
+
+    def is_over(self, job: int) -> bool:
+        """Whether a job has ended; one that was queued again is started soon, not in minutes.
+
+        Told too early, Slurm may take the end of its former run for that of the next.
+        """
+        shown = self.cluster.job(job)
+        if shown["JobState"] != "PENDING" or shown.get("Reason") != "BeginTime":
+            self._pending_since.pop(job, None)
+        elif time.monotonic() - self._pending_since.setdefault(job, time.monotonic()) > 3.0:
+            self.cluster.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+        return shown["JobState"] in FINAL_STATES
+
+
+def count_experiments(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM experiments").fetchone()[0])
+        except sqlite3.OperationalError:  # no table yet
+            return 0
+
+
+@contextlib.contextmanager
+def node_down(cluster: SlurmCluster, node: str) -> Iterator[None]:
+    """Take a node for broken, with all that runs there."""
+    update = ["scontrol", "update", f"nodename={node}"]
+    cluster.run([*update, "state=down", "reason=test"])
+    try:
+        yield
+    finally:
+
+        def is_back() -> bool:
+            cluster.run([*update, "state=resume"], check=False)
+            return "down" not in cluster.node_states()[node]
+
+        wait_until(is_back, WAIT_S, lambda: f"{cluster.node_states()}")
+
+
+def test_a_sweep_outlives_all_that_happens_to_its_jobs(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    n_trials = 60
+    sweep = JoinedSweep(cluster, tmp_path / "sweep", N_TRIALS=n_trials, PAUSE_S=0.3)
+    for node in ("n1", "n2", "n3", "n4", "n1", "n2"):
+        sweep.submit(f"-w{node}")
+    first = sweep.wait_for_driver()
+    sweep.wait_for_jobs(6)
+    sweep.wait_for(Status.COMPLETED, 4)
+    cluster.cancel(first)
+    second = sweep.wait_for_driver(first)
+    sweep.wait_for(Status.COMPLETED, 12)
+    # Whoever is alone on a node is preempted there.
+    preempted = next(job for job in sweep.jobs[2:4] if job not in (first, second))
+    others = [job for job in sweep.jobs if job not in (first, second, preempted)]
+    cancelled, queued_again = others[:2]
+    node = cluster.job(preempted)["NodeList"]
+    urgent = cluster.sbatch("sleep 1", "-purgent", f"-w{node}", "--exclusive", cwd=tmp_path)
+    cluster.cancel(cancelled)
+    cluster.run(["scontrol", "requeue", str(queued_again)])
+    sweep.wait_for_return(queued_again)
+    cluster.wait_job(urgent, WAIT_S)
+    cluster.cancel(second)
+    third = sweep.wait_for_driver(second)
+    down = next(n for n in ("n1", "n2") if n != cluster.job(third)["NodeList"])
+    with node_down(cluster, down):
+        sweep.wait_for(Status.COMPLETED, n_trials)
+    ends = sweep.wait_until_over()
+    assert_complete(sweep.database, n_trials, 4)
+    over = {job for job, (state, code) in ends.items() if (state, code) == ("COMPLETED", 0)}
+    assert over == {*sweep.jobs} - {first, second, cancelled}, (ends, sweep.tell_all())
+    printed = "".join(map(sweep.read, sweep.jobs))
+    assert printed.count("\ndone\n") == 1, sweep.tell_all()  # what follows `run` is done once
+    assert not [a for a in read_attempts(sweep.database) if a.status is Status.LOST]
+    assert {trial.lost_count for trial in read_trials(sweep.database)} == {0}
+    same = ss.Experiment(succeed, {"x": ss.Uniform(0, 1)}, NAME, tmp_path / "same", seed=7)
+    undisturbed = [trial.cfg["x"] for trial in same.run(n_trials, 2).trials]
+    disturbed = [json.loads(trial.cfg_json)["x"] for trial in read_trials(sweep.database)]
+    assert disturbed == undisturbed
+
+
+def test_short_jobs_carry_a_sweep_to_its_end(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """Each is killed, whatever it is to the sweep, when its time is over."""
+    n_jobs, n_trials, life_s = (40, 300, 30) if IS_CHAOS else (8, 40, 6)
+    sweep = JoinedSweep(cluster, tmp_path, N_TRIALS=n_trials, PAUSE_S=1.0 if IS_CHAOS else 0.25)
+    command = f"timeout -s KILL {life_s} {sys.executable} -u {sweep.path}"
+    for at in range(n_jobs):  # four at once
+        sweep.submit(f"-wn{1 + at % 2}", "-c32", "--no-requeue", command=command)
+    sweep.wait_until_over()
+    if count_status(sweep.database, Status.COMPLETED) < n_trials:
+        sweep.wait_until_over(sweep.submit())
+    assert_complete(sweep.database, n_trials, 4)
+    used = Counter(attempt.job_id for attempt in read_attempts(sweep.database))
+    assert len(used) > 1, sweep.tell_all()
+
+
+#: Trials say what they see; the first HOLD of them wait to be released.
+SHOW = """
+import json, os, time
+import slurm_sweeps as ss
+
+NAMES = ["SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_STEP_NUM_TASKS", "CUDA_VISIBLE_DEVICES",
+         "SLURM_CPUS_PER_TASK", "SLURM_STEP_ID"]
+
+def train(cfg):
+    if os.environ.get("SLURM_PROCID", "0") == "0":
+        with open(ss.trial_dir() / "seen", "w") as file:
+            json.dump({name: os.environ.get(name) for name in NAMES}, file)
+    deadline = time.monotonic() + 100
+    hold = int(os.environ.get("HOLD", "1"))
+    while cfg["x"] < hold and time.monotonic() < deadline:
+        if os.path.exists("../../../release"):
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    ss.log({"loss": cfg["x"]}, 1)
+
+if __name__ == "__main__":
+    cfg = eval(os.environ.get("SLURM_CFG", "ss.SlurmCfg()"))
+    space = {"x": ss.Grid(list(range(int(os.environ["N_TRIALS"]))))}
+    ss.Experiment(train, space, "sweep", "out", join=True, slurm_cfg=cfg).run(
+        None, summary_interval_in_sec=1
+    )
+    print("done", flush=True)
+"""
+
+
+def read_seen(sweep: JoinedSweep) -> list[dict[str, str]]:
+    """What the trials of `SHOW` have seen."""
+    return [json.loads(file.read_text()) for file in (sweep.folder / "out").glob("*/*/seen")]
+
+
+def test_the_last_trial_keeps_no_other_job(cluster: SlurmCluster, tmp_path: Path) -> None:
+    sweep = JoinedSweep(cluster, tmp_path, SHOW, N_TRIALS=12)
+    sweep.submit("-wn1")
+    sweep.wait_for_driver()
+    lenders = [sweep.submit("-wn2"), sweep.lend("-wn3")]
+    sweep.wait_for_jobs(3)
+    sweep.wait_for(Status.COMPLETED, 11)
+    (last,) = [t for t in read_trials(sweep.database) if t.status is Status.RUNNING]
+    idle = [job for job in lenders if str(job) != last.job_id]
+    assert sweep.wait_until_over(*idle) == dict.fromkeys(idle, ("COMPLETED", 0)), sweep.tell_all()
+    assert count_status(sweep.database, Status.RUNNING) == 1
+    assert "needed no more" in sweep.read(idle[0])
+    late = sweep.submit("-wn4")  # it comes when there is nothing left to start
+    assert sweep.wait_until_over(late) == {late: ("COMPLETED", 0)}, sweep.tell_all()
+    (tmp_path / "release").touch()
+    assert set(sweep.wait_until_over().values()) == {("COMPLETED", 0)}, sweep.tell_all()
+    for job in (sweep.submit(), sweep.lend()):  # and these when all is over
+        assert sweep.wait_until_over(job) == {job: ("COMPLETED", 0)}, sweep.tell_all()
+    assert "\ndone" not in sweep.read(sweep.jobs[-2])
+
+
+def test_jobs_of_other_shapes_are_divided_by_the_same_rule(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """One task, a step for each node, and trials over two nodes."""
+    cfgs = ["ss.SlurmCfg()", "ss.SlurmCfg(share_imports=True)", "ss.SlurmCfg(nodes=2, ntasks=2)"]
+    sweeps = [
+        JoinedSweep(cluster, tmp_path / str(at), SHOW, N_TRIALS=7, HOLD=7, SLURM_CFG=cfg)
+        for at, cfg in enumerate(cfgs)
+    ]
+    for sweep in sweeps:
+        sweep.submit("-N2", "-n2", "--mem=1G", "--gres=gpu:1", "-wn[1-2]")
+    for sweep in sweeps:
+        sweep.wait_for_driver()
+        sweep.lend("-N2", "-n4", "--ntasks-per-node=2", "-c3", "--gres=gpu:2", "-wn[3-4]")
+    for sweep, slots in zip(sweeps, (6, 6, 3), strict=True):
+        sweep.wait_for(Status.RUNNING, slots)
+        (sweep.folder / "release").touch()
+    for sweep in sweeps:
+        assert set(sweep.wait_until_over().values()) == {("COMPLETED", 0)}, sweep.tell_all()
+    for sweep, slots in zip(sweeps, ([2, 4], [2, 4], [1, 2]), strict=True):
+        assert [job.slots for job in sweep.rows()] == slots, sweep.tell_all()
+        seen = read_seen(sweep)
+        lent = [each for each in seen if each["SLURM_JOB_ID"] == str(sweep.jobs[1])]
+        assert slots[1] <= len(lent) < len(seen) == 7, sweep.tell_all()
+        assert {each["SLURM_CPUS_PER_TASK"] for each in lent} == {"3"}
+        assert all(len(each["CUDA_VISIBLE_DEVICES"]) == 1 for each in lent)
+        nodes = {each["SLURM_JOB_NODELIST"] for each in lent}
+        assert nodes <= ({"n[3-4]"} if sweep is sweeps[2] else {"n3", "n4"})
+        steps = {each["SLURM_STEP_ID"] for each in lent}
+        assert len(steps) <= 2 or sweep is sweeps[0]
+
+
+def test_a_job_that_can_not_be_used_says_why(cluster: SlurmCluster, tmp_path: Path) -> None:
+    sweep = JoinedSweep(cluster, tmp_path, SHOW, N_TRIALS=4, SLURM_CFG="ss.SlurmCfg(gpus=1)")
+    sweep.submit("--gres=gpu:2", "-wn1")
+    sweep.wait_for_driver()
+    small, unknown = sweep.lend(), sweep.lend(name="sweap")
+    (tmp_path / "older.py").write_text(sweep.path.read_text().replace('"x"', '"y"'))
+    older = sweep.submit("--gres=gpu:1", command=f"{sys.executable} {tmp_path / 'older.py'}")
+    wrong = [small, unknown, older]
+    ends = sweep.wait_until_over(*wrong)
+    assert {state for state, _ in ends.values()} == {"FAILED"}, sweep.tell_all()
+    assert "can't be used by the driver of 'sweep'" in sweep.read(small)
+    assert "did you mean 'sweep'" in sweep.read(unknown)
+    assert "was begun with another search space" in sweep.read(older)
+    (tmp_path / "release").touch()
+    assert sweep.wait_until_over(sweep.jobs[0]) == {sweep.jobs[0]: ("COMPLETED", 0)}

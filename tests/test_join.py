@@ -1,0 +1,140 @@
+"""What a job that lends its nodes does next, and what `slurm-sweeps join` refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import slurm_sweeps as ss
+from slurm_sweeps.cli import main
+from slurm_sweeps.errors import UsageError
+from slurm_sweeps.experiment.join import (
+    ASK_AFTER_S,
+    ASK_LATER_S,
+    LEAVE_S,
+    Step,
+    check_python,
+    decide,
+)
+from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.jobs import Standing
+from slurm_sweeps.storage.records import (
+    ExperimentRecord,
+    JobRecord,
+    JobState,
+    Lease,
+    LeaseOwner,
+)
+
+LEASE = Lease(LeaseOwner("n1", 1, "1", "", "nonce"), 0.0)
+JOB = JobRecord(
+    "2", 0, JobState.LENDING, can_drive=True, nodes="n2", offer="{}", since=0.0, slots=2
+)
+RUNNING = ExperimentRecord(1, "big", 0.0, 0.0, "running", {}, LEASE)
+FREE = dataclasses.replace(RUNNING, lease=None)
+
+
+def choose(experiment: ExperimentRecord, job: JobRecord | None, rank: int = 0, **said: Any) -> Step:
+    found = Standing(experiment, job, rank, 2.0)
+    return decide(
+        found,
+        **{"can_drive": True, "silent_s": 0.0, "told_s": None, "wait_s": 600.0, **said},
+    )
+
+
+def with_state(state: JobState, note: str | None = None) -> JobRecord:
+    return dataclasses.replace(JOB, state=state, note=note)
+
+
+def ended(state: str, by: str | None = None) -> ExperimentRecord:
+    return dataclasses.replace(FREE, state=state, settings={"ended_by": by})
+
+
+@pytest.mark.parametrize(
+    ("experiment", "job", "said", "step"),
+    [
+        (RUNNING, JOB, {}, Step.STAY),
+        (RUNNING, None, {}, Step.OFFER),
+        (RUNNING, with_state(JobState.GONE), {}, Step.OFFER),
+        (RUNNING, with_state(JobState.REFUSED, "too small"), {}, Step.REFUSED),
+        (RUNNING, with_state(JobState.RELEASED), {}, Step.END),
+        (RUNNING, with_state(JobState.RELEASED, "its time is over"), {}, Step.YIELD),
+        (RUNNING, with_state(JobState.RELEASED), {"told_s": 1.0}, Step.YIELD),
+        # The driver's job has ended.
+        (FREE, JOB, {}, Step.DRIVE),
+        (ended("stopped", "SIGTERM"), JOB, {}, Step.DRIVE),
+        (ended("stopped", "time limit"), JOB, {}, Step.DRIVE),
+        (FREE, JOB, {"can_drive": False}, Step.STAY),
+        (FREE, JOB, {"can_drive": False, "silent_s": 601.0}, Step.LEFT),
+        # The sweep has.
+        (ended("completed"), JOB, {}, Step.END),
+        (ended("completed"), JOB, {"told_s": 1.0}, Step.END),
+        (ended("failed"), JOB, {}, Step.FAILED),
+        (ended("stopped", "SIGINT"), JOB, {}, Step.STOPPED),
+        (ended("stopped", "stop request"), JOB, {}, Step.STOPPED),
+        # Nobody hears of the driver.
+        (RUNNING, JOB, {"silent_s": ASK_AFTER_S + 1.0}, Step.ASK),
+        (RUNNING, JOB, {"silent_s": ASK_AFTER_S + 1.0, "rank": 2}, Step.STAY),
+        (RUNNING, JOB, {"silent_s": ASK_AFTER_S + 2 * ASK_LATER_S + 1.0, "rank": 2}, Step.ASK),
+        (RUNNING, JOB, {"silent_s": 100.0, "can_drive": False}, Step.STAY),
+        (RUNNING, JOB, {"silent_s": 601.0, "can_drive": False}, Step.LEFT),
+        # It was told to end itself.
+        (RUNNING, with_state(JobState.LEAVING), {"told_s": 1.0}, Step.STAY),
+        (RUNNING, with_state(JobState.LEAVING), {"told_s": LEAVE_S + 1.0}, Step.YIELD),
+        (FREE, with_state(JobState.LEAVING), {"told_s": 1.0}, Step.YIELD),
+        (RUNNING, with_state(JobState.GONE), {"told_s": 1.0}, Step.YIELD),
+        (RUNNING, None, {"told_s": 1.0}, Step.YIELD),
+    ],
+)
+def test_what_a_job_that_lends_does_next(
+    experiment: ExperimentRecord, job: JobRecord | None, said: dict[str, Any], step: Step
+) -> None:
+    assert choose(experiment, job, **said) is step
+
+
+def test_the_trials_python_must_be_there_and_the_same_for_who_may_drive() -> None:
+    check_python({}, can_drive=True)  # an older sweep has not said
+    check_python({"python": sys.executable, "python_version": "2.7"}, can_drive=False)
+    with pytest.raises(UsageError, match="/no/python, which is not on this node"):
+        check_python({"python": "/no/python"}, can_drive=False)
+    with pytest.raises(UsageError, match=r"that it joins Python 2\.7"):
+        check_python({"python": sys.executable, "python_version": "2.7"}, can_drive=True)
+
+
+def test_join_says_what_it_can_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> str:
+        done = CliRunner().invoke(main, ["join", "big", "--local-dir", str(tmp_path / "out")])
+        assert done.exit_code in (1, 2)
+        return done.output
+
+    assert "there is no database" in run()
+    with Database.open(tmp_path / "out" / "slurm-sweeps.db", create=True) as database:
+        database.create_experiment("bigger", {}, 0.0)
+    assert "did you mean 'bigger'" in run()
+    with Database.open(tmp_path / "out" / "slurm-sweeps.db") as database:
+        database.create_experiment("big", {}, 0.0)
+    assert "this process is in none" in run()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (tmp_path / "out").chmod(0o777)
+    assert "can be written by others" in run()
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert "inside job step 7.0" in run()
+
+
+def test_join_contradicts_overwrite_and_restores(tmp_path: Path) -> None:
+    def build(**kwargs: Any) -> ss.Experiment:
+        return ss.Experiment(print, {"x": ss.Uniform(0, 1)}, "big", tmp_path, **kwargs)
+
+    with pytest.raises(UsageError, match="join and overwrite contradict"):
+        build(join=True, overwrite=True)
+    with pytest.raises(TypeError, match=re.escape("join")):
+        build(join="yes")
+    with Database.open(tmp_path / "slurm-sweeps.db", create=True) as database:
+        database.create_experiment("big", {"space": {}}, 0.0)
+    assert build(join=True).name == "big"
