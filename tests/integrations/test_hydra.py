@@ -261,7 +261,7 @@ def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:
     [
         (["model.lr=interval(0, 1)"], "has values without end"),
         (["hydra.sweeper.sampler=tpe"], "there is no sampler 'tpe'; there are random, model, "),
-        (["hydra.sweeper.slurm={node:2}"], "hydra.sweeper.slurm: SlurmCfg"),
+        (["hydra.sweeper.slurm={node:2}"], "hydra.sweeper.slurm: slurm has no 'node'"),
         (
             [
                 *("hydra.sweeper.n_trials=2", "hydra.sweeper.mode=min"),

@@ -56,6 +56,8 @@ class SlurmSweepsConf:
     time_budget_in_sec: Any = None
     target: Any = None
     report: Any = None
+    track: Any = None
+    on_end: Any = None
     summary_interval_in_sec: Any = None
     nr_of_rows_in_summary: Any = None
     summarize_cfg_and_metrics: Any = None
