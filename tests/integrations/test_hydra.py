@@ -172,12 +172,14 @@ def test_the_example_of_the_guide_with_a_sampler_of_optunas(scripts: Scripts) ->
         (scripts.folder / name).write_text(block[1])
     multirun(
         scripts, "hydra.sweeper.name=guide",
+        "hydra.sweeper.track=[{_target_:slurm_sweeps.track.Optuna,url:study.db}]",
         "hydra.sweeper.sampler={_target_:optuna.samplers.TPESampler,seed:1}",
     )  # fmt: skip
     result = ss.Result("guide", scripts.folder / "slurm-sweeps")
     assert len(result.trials) == 12
     assert "pruned" in {trial.status for trial in result.trials}
     assert {*result.best_cfg} == {"model.lr", "model.width"}
+    assert (scripts.folder / "study.db").exists()
 
 
 def read_space(*overrides: str, all_of_them: bool = False) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are n
     def __init__(self, params: DictConfig, **told: Any) -> None:
         self._params = params
         self._told = {
-            name: OmegaConf.to_container(value, resolve=True)
+            name: OmegaConf.to_object(value)  # which leaves what `_target_` has made an object
             if OmegaConf.is_config(value)
             else value
             for name, value in told.items()
