@@ -31,6 +31,9 @@ from .trial import Status, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .replay.verify import Verdict
+    from .replay.whatif import WhatIf
+    from .rules.protocol import PrunerPlan
     from .views.pictures.data import SweepData
 
 MODES = ("min", "max")
@@ -275,6 +278,47 @@ class Result:
                     if record is not None:
                         trials.append(self._build_trial(record, metrics, (curve[last], last)))
                 return trials
+
+    def what_if(self, rule: PrunerPlan) -> WhatIf:
+        """Judge the stored reports by another rule: what it would have stopped, saved and lost.
+
+        What would have followed from a stop is left out (other trials would have begun sooner), and
+        of trials that were stopped in fact nobody knows how they would have gone on.
+
+        Args:
+            rule: `ASHA`, `Hyperband`, `MedianStopping` or one of your own, of any metric that was
+                logged. One that pauses trials (`promote=True`) can't be judged so.
+
+        Returns:
+            What came out; printed, it is a few sentences.
+
+        Raises:
+            UsageError: The rule pauses trials.
+        """
+        from .replay.story import read_story
+        from .replay.whatif import judge_again
+
+        with self._open() as database:
+            record = database.experiment(self.experiment)
+            return judge_again(read_story(database, record, rule.metric), rule)
+
+    def verify(self) -> Verdict:
+        """Derive what is stored once more from the reports and the seed, and compare.
+
+        Returns:
+            What came out: true if nothing differs; printed, it is a line for each difference.
+
+        Raises:
+            UsageError: Trials were judged by a rule of the user's own, which isn't stored.
+        """
+        from .replay.story import read_story
+        from .replay.verify import verify
+        from .storage.aggregates import list_wrong
+
+        with self._open() as database:
+            record = database.experiment(self.experiment)
+            wrong = list_wrong(database.fetch, record.id)
+            return verify(read_story(database, record), wrong)
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.

@@ -26,6 +26,7 @@ from check_sweep import Expected, find_faults, read_trials
 from reliable_sweeps import IS_CHAOS, Script
 from test_on_slurm import SlurmSweep
 
+import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from cluster_tools.jobs import FINAL_STATES
 from cluster_tools.processes import leftover_processes
@@ -142,6 +143,8 @@ def play_often(
         try:
             play(chaos)
             faults = find_faults(chaos.script.folder / "out", expected)
+            verdict = ss.Result("sweep", chaos.script.folder / "out").verify()
+            faults += verdict.differences
             assert not faults, "\n".join([*faults, chaos.describe()])
         except (AssertionError, TimeoutError) as error:
             raise AssertionError(f"{played}: {error}") from error

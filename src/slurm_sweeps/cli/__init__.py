@@ -20,6 +20,7 @@ from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
 from .stop_retry_rm import remove, retry, stop
 from .trial_logs import logs, show_trial
+from .verify_whatif import verify, whatif
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,6 +46,8 @@ for command in (
     logs,
     export,
     report,
+    whatif,
+    verify,
     join,
     jobs,
     stop,

@@ -31,6 +31,7 @@ from ..samplers import (
     GridSampler,
     NumberedSampler,
     Problem,
+    Random,
     Sampler,
     SamplerPlan,
     bind_sampler,
@@ -46,6 +47,7 @@ from ..storage.rows import (
     read_metric_ids,
     read_reports,
     read_trials,
+    read_values,
     write_records,
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
@@ -89,6 +91,7 @@ class Search:
             "mode": self.goal.mode if self.goal else None,
             "objectives": [list(goal) for goal in self._several] or None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
+            "draws": self._describe_draws(),
             "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
         }
 
@@ -96,6 +99,15 @@ class Search:
     def _is_grid(self) -> bool:
         """Whether all points of a grid are run, unless another sampler draws from it."""
         return isinstance(self.sampler, Grid) or (self.sampler is None and bool(self.space.grids))
+
+    def _describe_draws(self) -> dict[str, Any] | None:
+        """Write down how configurations are drawn, where seed and number alone decide that."""
+        sampler = self.sampler or (Grid() if self.space.grids else Random())
+        if not isinstance(sampler, Grid | Random) or self.known or self.space.where:
+            return None
+        quasi = isinstance(sampler, Random) and sampler.quasi
+        kind = type(sampler).__name__
+        return {"sampler": kind, "quasi": quasi, "points": len(self.points)}
 
     def check_run(self, cfg: RunCfg) -> None:
         """Raise UsageError for a run that would never end, or never know that it has."""
@@ -316,7 +328,7 @@ class Search:
                     events.append(PastEvent(at, attempt.number, status, attempt.attempt))
         names = tuple(goal.metric for goal in self.goals)
         numbers = [trial.number for trial in trials]
-        reports = list(_read_values(database, experiment_id, names, numbers))
+        reports = list(read_values(database, experiment_id, names, numbers))
         reported = (
             PastEvent(at, number, None, iteration=iteration, value=value)
             for number, iteration, value, at in sorted(reports, key=itemgetter(3))
@@ -349,7 +361,7 @@ def _replay(
     goal, judged_by = cfg.goal_names, cfg.judged_names
     judged: dict[int, tuple[int, Any]] = {}
     for names in {goal, judged_by}:
-        for number, iteration, value, _ in _read_values(database, experiment_id, names, [*trials]):
+        for number, iteration, value, _ in read_values(database, experiment_id, names, [*trials]):
             if beyond and iteration >= beyond.get(number, math.inf):
                 continue
             if pruner is not None and names == judged_by:
@@ -358,28 +370,6 @@ def _replay(
             if names == goal:
                 trials[number].curve.note(iteration, value)
     return judged
-
-
-def _read_values(
-    database: Database, experiment_id: int, names: tuple[str, ...], numbers: Sequence[int]
-) -> Iterator[tuple[int, int, Any, float]]:
-    """Read what trials have logged of a metric, or of several at once as tuples.
-
-    Yields:
-        The trial's number, the iteration, the value, and the time at which it was logged.
-    """
-    for portions in zip(
-        *(read_reports(database, experiment_id, name, numbers) for name in names), strict=True
-    ):
-        first, *others = (portion.tolist() for portion in portions)
-        known = [{row[:2]: row[2:] for row in rows} for rows in others]
-        for number, iteration, value, at in first:
-            found = [each.get((number, iteration)) for each in known]
-            if not known:
-                yield number, iteration, value, at
-            elif all(found):
-                values, times = zip((value, at), *filter(None, found), strict=True)
-                yield number, iteration, values, max(times)
 
 
 def _find_infeasible(
@@ -419,6 +409,7 @@ def _close(
     seen_at: float,
 ) -> TrialRecord:
     """End an attempt whose driver died; its last report is answered as if it came now."""
+    trial = dataclasses.replace(trial, last_iteration=state.last_iteration)
     if trial.number in beyond:
         state.status = Status.INFEASIBLE
         end_time = trial.end_time or max(seen_at, trial.start_time or 0.0)

@@ -188,6 +188,7 @@ def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> Tr
         host=slot.host,
         gpus=slot.found.get("gpus"),
         start_time=trial.began_at,
+        last_iteration=trial.last_iteration,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .records import Aggregate
@@ -91,6 +91,32 @@ def update_aggregates(
         if not merged:
             keys = {"experiment": experiment_id, "number": number, "metric": metric_id}
             connection.execute(_RECOMPUTE, keys)
+
+
+_WRONG = """
+    WITH curves AS (
+        SELECT number, metric_id, count(*) AS count, min(iteration) AS first,
+            max(iteration) AS last, min(CASE WHEN abs(value) < 9e999 THEN value END) AS low,
+            max(CASE WHEN abs(value) < 9e999 THEN value END) AS high
+        FROM metrics WHERE experiment_id = ?1 GROUP BY number, metric_id
+    )
+    SELECT trial_id, name FROM curves
+    JOIN metric_names ON metric_names.id = curves.metric_id
+    JOIN trials ON trials.experiment_id = ?1 AND trials.number = curves.number
+    LEFT JOIN aggregates AS kept ON kept.experiment_id = ?1
+        AND kept.number = curves.number AND kept.metric_id = curves.metric_id
+    WHERE kept.count IS NOT curves.count OR kept.first_iteration IS NOT first
+        OR kept.last_iteration IS NOT last OR kept.min_value IS NOT low
+        OR kept.max_value IS NOT high
+    ORDER BY curves.number, name
+"""
+
+
+def list_wrong(
+    fetch: Callable[[str, Sequence[Any]], list[Any]], experiment_id: int
+) -> list[tuple[str, str]]:
+    """List trials (their ids) and metrics whose aggregates are not those of their reports."""
+    return [tuple(row) for row in fetch(_WRONG, [experiment_id])]
 
 
 def build_aggregate(row: Sequence[Any]) -> Aggregate:

@@ -23,6 +23,7 @@ class AttemptRecord:
         host: The (first) host it runs or ran on.
         job_id: The Slurm job that it runs or ran in, if any.
         gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
+        last_iteration: That of the trial's latest report, when this was written.
         error: Why it failed or was lost.
         memory_mb: Its peak, in MiB; of its largest process where its job step has no cgroup.
         cpu_s: CPU time, with that of processes that it has waited for.
@@ -39,6 +40,7 @@ class AttemptRecord:
     gpus: str | None = None
     start_time: float | None = None
     end_time: float | None = None
+    last_iteration: int | None = None
     error: TrialError | None = None
     exit_code: int | None = None
     signal: int | None = None

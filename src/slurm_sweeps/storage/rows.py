@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 #: How a trial runs, as columns of `attempts` and as fields of its record.
 _RUN_FIELDS = (
-    *("slot", "job_id", "host", "gpus", "start_time", "end_time", "exit_code", "signal"),
+    *("slot", "job_id", "host", "gpus", "start_time", "end_time", "last_iteration"),
+    *("exit_code", "signal"),
     *("memory_mb", "cpu_s", "gpu_memory_mb"),
 )
 _RUN = f"{', '.join(_RUN_FIELDS)}, error_type, error_message, traceback"
@@ -427,6 +428,28 @@ def read_reports(
             )
             portion = _fetch_table(rows, REPORT_FIELDS)
         yield portion
+
+
+def read_values(
+    database: Database, experiment_id: int, names: tuple[str, ...], numbers: Sequence[int]
+) -> Iterator[tuple[int, int, Any, float]]:
+    """Read what trials have logged of a metric, or of several at once as tuples.
+
+    Yields:
+        The trial's number, the iteration, the value, and the time at which it was logged.
+    """
+    for portions in zip(
+        *(read_reports(database, experiment_id, name, numbers) for name in names), strict=True
+    ):
+        first, *others = (portion.tolist() for portion in portions)
+        known = [{row[:2]: row[2:] for row in rows} for rows in others]
+        for number, iteration, value, at in first:
+            found = [each.get((number, iteration)) for each in known]
+            if not known:
+                yield number, iteration, value, at
+            elif all(found):
+                values, times = zip((value, at), *filter(None, found), strict=True)
+                yield number, iteration, values, max(times)
 
 
 def read_metric_rows(database: Database, experiment_id: int) -> npt.NDArray[np.void]:

@@ -74,6 +74,7 @@ CREATE TABLE attempts (
     gpus TEXT,
     start_time REAL,
     end_time REAL,
+    last_iteration INTEGER,
     exit_code INTEGER,
     signal INTEGER,
     memory_mb REAL,

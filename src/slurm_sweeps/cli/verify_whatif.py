@@ -1,0 +1,103 @@
+"""The verbs that judge stored reports once more: `verify` and `whatif`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from ..errors import UsageError
+from ..replay.story import RULES, build_plan
+from ..result import Result
+from ..rules.protocol import PrunerPlan
+from .common import json_option, on_experiment, open_store, print_json, print_lines
+
+
+@click.command()
+@on_experiment
+@json_option
+def verify(name: str, local_dir: Path, as_json: bool) -> None:
+    """Derive every decision again from the stored reports, and say where they differ.
+
+    Ids, aggregates, and configurations where the sampler learns nothing, are derived again too.
+    What differs was stored by another version, or edited, or shows a bug. Ends with 1 then.
+    """
+    verdict = Result(name, local_dir).verify()
+    if as_json:
+        print_json(dataclasses.asdict(verdict))
+    else:
+        print_lines(str(verdict).splitlines())
+    sys.exit(0 if verdict else 1)
+
+
+#: An option for a rule; without a value its defaults are meant.
+_RULE: dict[str, Any] = {"metavar": "[ARGUMENTS]", "is_flag": False, "flag_value": ""}
+
+
+@click.command()
+@on_experiment
+@click.option("--asha", **_RULE, help='As in Python: "reduction_factor=3, min_t=2".')
+@click.option("--hyperband", **_RULE, help="Likewise; its defaults where nothing is said.")
+@click.option("--median", **_RULE, help="Likewise: MedianStopping.")
+@json_option
+def whatif(name: str, local_dir: Path, as_json: bool, **rules: str | None) -> None:
+    """Say what another rule would have stopped, when, and what that had saved or cost.
+
+    The stored reports are judged by it in the order in which they came. Metric and mode are the
+    experiment's unless they are among the ARGUMENTS.
+    """
+    with open_store(local_dir, name) as store:
+        settings = store.experiment.settings
+    said = {rule: text for rule, text in rules.items() if text is not None}
+    if len(said) != 1:
+        raise UsageError('say one rule, such as --asha "reduction_factor=3, min_t=2"')
+    ((rule, text),) = said.items()
+    plan = _read_rule(rule, text, settings)
+    answer = Result(name, local_dir).what_if(plan)
+    if as_json:
+        print_json(_describe(answer))
+    else:
+        print_lines(str(answer).splitlines())
+
+
+#: The rules by their options.
+_NAMES = {"asha": "ASHA", "hyperband": "Hyperband", "median": "MedianStopping"}
+
+
+def _read_rule(rule: str, text: str, settings: Mapping[str, Any]) -> PrunerPlan:
+    """Build a rule of `name=value, …`; what isn't said is the experiment's, or its default."""
+    judged = settings.get("asha") or settings
+    known: dict[str, Any] = {key: judged.get(key) for key in ("metric", "mode")}
+    for part in filter(None, map(str.strip, text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"--{rule}: {part!r} is none of name=value, name=value")
+        known[key.strip()] = yaml.safe_load(value)
+    missing = [key for key in ("metric", "mode") if known[key] is None]
+    if missing:
+        raise UsageError(f"--{rule}: the experiment has no {missing[0]}: say {missing[0]}=…")
+    names = [each.name for each in dataclasses.fields(RULES[_NAMES[rule]])]  # type: ignore[arg-type] # all are dataclasses
+    unknown = next((key for key in known if key not in names), None)
+    if unknown is not None:
+        raise UsageError(f"--{rule} has no {unknown!r}; there are {', '.join(names)}")
+    return build_plan({"rule": _NAMES[rule], **known})
+
+
+def _describe(answer: Any) -> dict[str, Any]:
+    """Describe what a rule would have done, trials by their ids."""
+    described = {each.name: getattr(answer, each.name) for each in dataclasses.fields(answer)}
+    lost = answer.winner_stopped
+    return described | {
+        "plan": repr(answer.plan),
+        "stopped": [
+            {"trial": each.trial.trial_id, "iteration": each.iteration} for each in answer.stopped
+        ],
+        "unknown": [trial.trial_id for trial in answer.unknown],
+        "winner": answer.winner and answer.winner.trial_id,
+        "winner_stopped": lost and lost.iteration,
+    }

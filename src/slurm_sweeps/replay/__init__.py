@@ -1,0 +1,1 @@
+"""What the stored reports of a sweep tell afterwards, since what decides is a pure function."""

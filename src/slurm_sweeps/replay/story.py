@@ -1,0 +1,132 @@
+"""What is stored of a sweep, in the order in which its driver heard of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from ..checks import Goal
+from ..errors import UsageError
+from ..rules.asha import ASHA, Hyperband
+from ..rules.median import MedianStopping
+from ..rules.protocol import PrunerPlan
+from ..storage.database import Database
+from ..storage.records import AttemptRecord, ExperimentRecord, TrialRecord
+from ..storage.rows import read_attempts, read_trials, read_values
+from ..trial import Status
+
+#: The rules that can be made of an experiment's settings.
+RULES: dict[str, Callable[..., PrunerPlan]] = {
+    rule.__name__: rule for rule in (ASHA, Hyperband, MedianStopping)
+}
+
+
+class Report(NamedTuple):
+    """A value of the metric that trials are judged by."""
+
+    at: float  # seconds since 1970
+    number: int  # the trial's
+    iteration: int
+    value: Any  # a float, or of several metrics a tuple
+
+
+class Turn(NamedTuple):
+    """The start or the end of an attempt."""
+
+    at: float
+    number: int
+    attempt: int
+    status: Status  # RUNNING: it starts
+
+
+@dataclass(frozen=True)
+class Story:
+    """What is stored of a sweep.
+
+    Attributes:
+        plan: The rule that it was judged by; None if there was none.
+        goal: What it is after; None if nobody said.
+        events: Reports, and starts and ends of attempts, in their order. What was reported comes
+            before what was seen at the same time, for it led to that.
+        asked: The ids of trials that were pruned as someone asked.
+        has_added: Whether someone has added configurations while it ran.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    plan: PrunerPlan | None
+    goal: Goal | None
+    trials: Sequence[TrialRecord]
+    attempts: Sequence[AttemptRecord]
+    events: Sequence[Report | Turn]
+    asked: frozenset[str] = frozenset()
+    has_added: bool = False
+
+
+def read_story(
+    database: Database, record: ExperimentRecord, metric: str | tuple[str, ...] | None = None
+) -> Story:
+    """Read what is stored of an experiment.
+
+    Args:
+        database: Where.
+        record: The experiment.
+        metric: Whose reports, or a tuple of several that are judged together; by default that of
+            the sweep's rule, else of its goal, else none.
+
+    Raises:
+        UsageError: The experiment's rule is one of the user's own, of which the database has but
+            the name.
+    """
+    settings = record.settings
+    plan = build_plan(settings["asha"]) if settings.get("asha") else None
+    name, mode = settings.get("metric"), settings.get("mode")
+    goal = None if name is None or mode is None else Goal(name, mode)
+    metric = metric or (plan.metric if plan else None) or (goal.metric if goal else None)
+    trials = read_trials(database, record.id)
+    numbers = [trial.number for trial in trials]
+    names = metric if isinstance(metric, tuple) else (metric or "",)  # "": none has that name
+    rows = read_values(database, record.id, names, numbers)
+    reports: list[Report | Turn] = [Report(at, n, i, v) for n, i, v, at in rows]
+    attempts = read_attempts(database, record.id)
+    turns: list[Report | Turn] = [*_list_turns(attempts)]
+    requests = database.requests(record.id)
+    asked = {each.argument for each in requests if each.kind == "prune"}
+    return Story(
+        record.name,
+        settings,
+        plan,
+        goal,
+        trials,
+        attempts,
+        sorted(reports + turns, key=attrgetter("at")),  # stable: reports come first
+        frozenset(filter(None, asked)),
+        any(each.kind == "add" for each in requests),
+    )
+
+
+def _list_turns(attempts: Sequence[AttemptRecord]) -> Iterator[Turn]:
+    for each in attempts:
+        if each.start_time is not None:
+            yield Turn(each.start_time, each.number, each.attempt, Status.RUNNING)
+        if each.end_time is not None:
+            yield Turn(each.end_time, each.number, each.attempt, each.status)
+
+
+def build_plan(described: Mapping[str, Any]) -> PrunerPlan:
+    """Build a rule from what an experiment's settings say of it.
+
+    Raises:
+        UsageError: It is a rule of the user's own.
+    """
+    arguments = dict(described)
+    kind = arguments.pop("rule", "ASHA")
+    arguments.pop("rungs", None)
+    if kind not in RULES:
+        raise UsageError(
+            f"the rule {kind!r} is one of your own, and the database has only its name: pass it, "
+            "as in Result(…).what_if(MyRule(…))"
+        )
+    return RULES[kind](**arguments)
