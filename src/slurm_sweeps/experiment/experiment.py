@@ -77,7 +77,7 @@ from .on_end import OnEnd
 from .provenance import record_run
 from .search import Search
 from .snapshot import Code, write_code
-from .warm_start import Known, read_warm_start
+from .warm_start import Known, read_skipped, read_warm_start
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +123,8 @@ class Experiment:
         points_to_evaluate: Configurations to try first. What one leaves out is drawn.
         warm_start: An earlier sweep's result, or its `to_dataframe()`: its trials inform the
             sampler, and none of their points in a finite space is tried again.
+        skip: Earlier sweeps whose configurations are not run again (those of completed, pruned and
+            infeasible trials): `skip=[ss.Result("older")]` runs only what is new.
         metric: What the sweep is after: the name of the metric by which sampler, `target`, the
             table's best and `best_trial()` go; by default the pruner's. Where both are given, the
             pruner judges by its own and the best is chosen by this one. A list of two or more
@@ -171,6 +173,7 @@ class Experiment:
         pruner: PrunerPlan | None = None,
         points_to_evaluate: Sequence[dict[str, Any]] = (),
         warm_start: Result | pd.DataFrame | None = None,
+        skip: Sequence[Result] = (),
         metric: str | Sequence[str] | None = None,
         mode: str | Sequence[str] | None = None,
         keep: Keep | None = None,
@@ -200,11 +203,14 @@ class Experiment:
         if warm_start is not None:
             names = tuple(goal.metric for goal in goals)
             known = read_warm_start(warm_start, space, names, self._notices.append)
+        skipped = read_skipped(skip, space, self._notices.append) if skip else {}
         points = tuple(points_to_evaluate)
         self._keep = check_keep(keep, goals)
         self._snapshot = check_flag("Experiment", "snapshot", snapshot)
         bounds = check_feasible(feasible)
-        self._search = Search(space, goals, asha, sampler, seed, points, tuple(known), bounds)
+        self._search = Search(
+            space, goals, asha, sampler, seed, points, tuple(known), bounds, skipped
+        )
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()
         self._local_cfg = local_cfg or LocalCfg()

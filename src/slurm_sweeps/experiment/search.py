@@ -51,9 +51,12 @@ from ..storage.rows import (
     write_records,
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
-from ..trial import Status, compute_trial_seed
+from ..trial import Status, compute_trial_id, compute_trial_seed
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
 from .warm_start import Known
+
+#: In a larger space it isn't counted what is left of it where some is skipped.
+MOST_COUNTED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Search:
     points: tuple[dict[str, Any], ...] = ()  # or parts of some, to be tried first
     known: tuple[Known, ...] = ()  # from an earlier sweep
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
+    skipped: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by id, not to be run
 
     @property
     def goal(self) -> Goal | None:
@@ -144,7 +148,9 @@ class Search:
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
-        n_trials = sampler.n_points if isinstance(sampler, GridSampler) else cfg.n_trials
+        n_trials = self._limit_to_new(cfg.n_trials)
+        if isinstance(sampler, GridSampler):
+            n_trials = sampler.n_left
         sweep = Sweep(
             SweepCfg(
                 n_trials,
@@ -162,7 +168,7 @@ class Search:
             ),
             sampler,
             pruner,
-            fill_points(self.points, self.space, settings["seed"]),
+            self._fill_points(settings["seed"]),
             partial(self._complete, settings["seed"]),
         )
         trials = self._restore(sweep, pruner, database, record, notify)
@@ -178,6 +184,19 @@ class Search:
             settings |= {"started_at": time.time(), "done_before": done}
         database.set_settings(record.id, settings, owner, time.time())
         return sweep
+
+    def _limit_to_new(self, n_trials: int | None) -> int | None:
+        """Return how many trials there can be where some of a finite space's are skipped."""
+        size = self.space.size
+        if size is None or size > MOST_COUNTED or not self.skipped:
+            return n_trials
+        allowed = (cfg for cfg in map(self.space.at, range(size)) if self.space.allows(cfg))
+        left = sum(compute_trial_id(cfg) not in self.skipped for cfg in allowed)
+        return left if n_trials is None else min(n_trials, left)
+
+    def _fill_points(self, seed: int) -> Sequence[dict[str, Any]]:
+        points = fill_points(self.points, self.space, seed)
+        return [cfg for cfg in points if compute_trial_id(cfg) not in self.skipped]
 
     def _complete(self, seed: int, part: Any, number: int) -> dict[str, Any]:
         """Make a configuration of a part that somebody adds; the same for the same number."""
@@ -231,6 +250,12 @@ class Search:
                 "warm_start needs a sampler with a method warm_up(cfg, value), "
                 f"which {sampler!r} has not"
             )
+        if self.skipped and not hasattr(sampler, "skip"):
+            raise UsageError(
+                f"skip needs a sampler with a method skip(cfg), which {sampler!r} has not"
+            )
+        for cfg in self.skipped.values():
+            sampler.skip(cfg)
         for cfg, value in self.known:
             sampler.warm_up(cfg, value)
         bound: Sampler = sampler

@@ -61,6 +61,7 @@ OF_EXPERIMENT = _list_arguments(
     Experiment,
     "train",
     "warm_start",
+    "skip",
     "backend",
     "where",
     *BUILDS,

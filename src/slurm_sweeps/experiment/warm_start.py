@@ -17,7 +17,7 @@ from ..result import Result
 from ..search.search_space import SearchSpace, join_path
 from ..search.spaces import Space
 from ..search.tree import Leaf
-from ..trial import Status
+from ..trial import Status, compute_trial_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +77,42 @@ def read_warm_start(
             f"search space and are left out: {refusals[0]}"
         )
     return known
+
+
+#: A trial of another sweep with one of these has been tried.
+TRIED = (Status.COMPLETED, Status.PRUNED, Status.INFEASIBLE)
+
+
+def read_skipped(
+    results: Any, space: SearchSpace, tell: Callable[[str], object]
+) -> dict[str, dict[str, Any]]:
+    """Return the configurations of this space that other sweeps have tried, by their ids.
+
+    Args:
+        results: A list of `Result`.
+        space: The search space.
+        tell: Told in a sentence what is skipped.
+
+    Raises:
+        UsageTypeError: They are none.
+    """
+    if not isinstance(results, list | tuple) or not all(isinstance(r, Result) for r in results):
+        raise UsageTypeError(
+            f"skip must be a list of Results, [ss.Result('older')]; got {results!r}"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    others = 0
+    for trial in (trial for result in results for trial in result.trials):
+        if trial.status in TRIED:
+            try:
+                cfg = space.build(space.to_units(trial.cfg).__getitem__)
+            except UsageError:  # it was tried elsewhere
+                others += 1
+            else:
+                found[compute_trial_id(cfg)] = cfg
+    other = f"; {others} trials are of another search space" if others else ""
+    tell(f"skip: {len(found)} configurations were tried before and are not run again{other}")
+    return found
 
 
 def _read_units(cfgs: list[dict[str, Any]], space: SearchSpace) -> dict[Leaf, float]:

@@ -101,8 +101,9 @@ class Observation:
 class Sampler(Protocol):
     """Proposes configurations for one problem.
 
-    To be used with `warm_start` it also needs a method `warm_up(cfg, value)` that is told of each
-    trial of an earlier sweep before all else.
+    To be used with `skip` it needs a method `skip(cfg)`, told of each configuration that is not to
+    be proposed, before all else. To be used with `warm_start` it also needs a method
+    `warm_up(cfg, value)` that is told of each trial of an earlier sweep then.
     """
 
     def ask(self, now: float) -> dict[str, Any] | None:
@@ -153,11 +154,15 @@ class NumberedSampler:
             cfg: The configuration.
             value: The metric, of several a tuple, or None.
         """
-        self._unseen.mark(cfg)
+        self.skip(cfg)
         self._n_warm += 1
         points = {0: value} if isinstance(value, tuple) else {}
         first = value[0] if points else value
         self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, first, points=points))
+
+    def skip(self, cfg: dict[str, Any]) -> None:
+        """Take a point that another sweep tried as tried: in a finite space it isn't again."""
+        self._unseen.mark(cfg)
 
     def _learn(self, trial: Observation) -> None:
         """Learn from what is told of a trial; those of another sweep have numbers below 0."""

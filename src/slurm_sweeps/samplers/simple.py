@@ -130,7 +130,12 @@ class GridSampler(NumberedSampler):
                 refused.add(point)
         return refused
 
-    def warm_up(self, cfg: dict[str, Any], value: Any) -> None:  # noqa: ARG002 - the protocol's
+    @property
+    def n_left(self) -> int:
+        """How many points are to be tried, before any was asked for."""
+        return self._space.n_grid_points - len(self._told)
+
+    def skip(self, cfg: dict[str, Any]) -> None:
         """Leave out a point that another sweep tried."""
         self._note(cfg)
 
