@@ -178,6 +178,21 @@ def test_slots_over_time(tmp_path: Path) -> None:
     assert occupation.busy == pytest.approx((4 * 10 + 80) / 200)
 
 
+def test_slots_are_grouped_by_job_and_a_job_that_has_gone_does_not_idle(tmp_path: Path) -> None:
+    data = read(tmp_path, state="running", heard_at=START + 95)
+    jobs = ["7", "9", "7", "9", "9"]
+    attempts = [dataclasses.replace(a, job_id=jobs[a.number]) for a in data.attempts]
+    occupation = compute_occupation(dataclasses.replace(data, attempts=attempts))
+    assert occupation.labels == ["job 7: 0 n0", "job 9: 0 n0", "job 9: 1 n1"]
+    assert {stretch.slot for stretch in occupation.stretches} == {0, 1, 2}
+    whole_s = {}
+    for job, slots in (("7", 1), ("9", 2)):
+        stay = [s for s, its in zip(occupation.stretches, jobs, strict=True) if its == job]
+        whole_s[job] = slots * (max(s.end_s for s in stay) - min(s.begin_s for s in stay))
+    used_s = sum(s.end_s - s.begin_s for s in occupation.stretches)
+    assert occupation.busy == pytest.approx(used_s / sum(whole_s.values()))
+
+
 def test_what_a_killed_driver_left_running_ends_with_its_last_sign_of_life(tmp_path: Path) -> None:
     layout = write_sample(tmp_path, statuses=MIXED, state="running", heard_at=START + 40)
     with Database.open(layout.database) as database:

@@ -1,7 +1,7 @@
 """`doctor`: what a trial would get here, and whether file system and database are sound.
 
 Nothing is started and nothing is changed, but for an empty file that is locked, and removed again,
-to see whether the file system locks.
+to see whether the file system locks; and, in a job, a step that does nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import plan_slots
-from ..slurm.step import Slot, build_srun_argv
+from ..slurm.step import Slot, build_srun_argv, build_step_environment
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal
 from ..storage.layout import build_database_path
@@ -149,6 +149,24 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
     yield Finding("srun line of the first slot", "ok", shlex.join(argv), short)
     for notice in plan.notices:
         yield Finding("allocation", "note", notice)
+    yield _try_to_enter(allocation.job_id)
+
+
+def _try_to_enter(job_id: str) -> Finding:
+    """Start a step that does nothing, as a driver in another job would start it in this one."""
+    topic, argv = "entering jobs", ["srun", f"--jobid={job_id}", "--overlap", "-N1", "-n1", "true"]
+    env = build_step_environment(os.environ)
+    try:
+        done = subprocess.run(
+            argv, env=env, capture_output=True, text=True, timeout=30, check=False
+        )
+        problem = "" if done.returncode == 0 else done.stderr.strip() or str(done.returncode)
+    except (OSError, subprocess.SubprocessError) as error:
+        problem = str(error)
+    if problem:
+        text = f"`{shlex.join(argv)}` fails, so jobs can't lend their nodes to a sweep: {problem}"
+        return Finding(topic, "note", text)
+    return Finding(topic, "ok", "srun --jobid is allowed here: jobs can lend their nodes (join)")
 
 
 def _format_share(slot: Slot) -> str:

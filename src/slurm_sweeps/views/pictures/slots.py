@@ -30,7 +30,7 @@ _ROW, _LEAST_ROW, _ALL_ROWS = 26, 5, 900
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """One attempt in its slot; times in seconds since the first attempt began."""
+    """One attempt in the row of its slot; times in seconds since the first attempt began."""
 
     slot: int
     begin_s: float
@@ -45,9 +45,11 @@ class Occupation:
 
     Args:
         stretches: By trial and attempt.
-        labels: The name of each slot: its number and the host it was last seen on.
+        labels: The name of each slot: its number and the host it was last seen on; with several
+            Slurm jobs that of its job too, and slots are those of a job in one of its stays.
         end_s: When the last attempt ended.
-        busy: The share of the slots' time that was used, between 0 and 1.
+        busy: The share of the slots' time that was used, between 0 and 1. With several jobs the
+            time of each is from its first attempt to the end of its last one.
     """
 
     stretches: Sequence[Stretch]
@@ -59,31 +61,69 @@ class Occupation:
 def compute_occupation(data: SweepData) -> Occupation:
     """Lay the attempts along their slots; what runs yet lasts until now."""
     start, stretches = data.begun_at, []
+    rows = _list_rows(data)
+    labels = [_format_label(job, slot, len({job for job, _ in rows}) > 1) for job, slot in rows]
     hosts: dict[int, str] = {}
     for each in data.attempts:
         if each.slot is None or each.start_time is None:
             continue
+        row = rows[each.job_id, each.slot]
         runs = each.end_time is None and each.status is Status.RUNNING
         end = data.now if runs else each.end_time
         begin_s = each.start_time - start
         end_s = max(begin_s, (each.start_time if end is None else end) - start)
         again = f", attempt {each.attempt}" if each.attempt > 1 else ""
         text = f"trial {data.trials[each.number].trial_id}{again}, {end_s - begin_s:.4g} s"
-        stretches.append(Stretch(each.slot, begin_s, end_s, each.status.value, text))
-        hosts[each.slot] = each.host or ""
-    count = max([int(data.experiment.settings.get("slots") or 0), *(s.slot + 1 for s in stretches)])
+        stretches.append(Stretch(row, begin_s, end_s, each.status.value, text))
+        hosts[row] = each.host or ""
     end_s = max((stretch.end_s for stretch in stretches), default=0.0)
     used_s = sum(stretch.end_s - stretch.begin_s for stretch in stretches)
+    whole_s = _count_time(list(rows), stretches, end_s)
     labels = [
-        escape_text(f"{slot} {hosts[slot]}") if slot in hosts else str(slot)
-        for slot in range(count)
+        escape_text(f"{label} {hosts[row]}") if row in hosts else label
+        for row, label in enumerate(labels)
     ]
-    busy = used_s / (count * end_s) if count and end_s > 0 else 0.0
+    busy = used_s / whole_s if whole_s > 0 else 0.0
     return Occupation(stretches, labels, end_s, min(1.0, busy))
 
 
+def _list_rows(data: SweepData) -> dict[tuple[str | None, int], int]:
+    """Number the rows, by job and slot: grouped by job, in the order in which jobs came."""
+    jobs: dict[str | None, set[int]] = {}
+    for each in sorted(data.attempts, key=lambda each: each.start_time or 0.0):
+        if each.slot is not None and each.start_time is not None:
+            jobs.setdefault(each.job_id, set()).add(each.slot)
+    if len(jobs) < 2:  # slots that have idled have a row too
+        job = next(iter(jobs), None)
+        count = int(data.experiment.settings.get("slots") or 0)
+        jobs = {job: {*range(count)} | {*range(max(jobs.get(job, ()), default=-1) + 1)}}
+    keys = [(job, slot) for job, used in jobs.items() for slot in sorted(used)]
+    return {key: row for row, key in enumerate(keys)}
+
+
+def _format_label(job: str | None, slot: int, is_one_of_many: bool) -> str:
+    where = "no job" if job is None else f"job {job}"
+    return escape_text(f"{where}: {slot}") if is_one_of_many else str(slot)
+
+
+def _count_time(
+    rows: Sequence[tuple[str | None, int]], stretches: Sequence[Stretch], end_s: float
+) -> float:
+    """Add up the time of all slots; that of a job that has gone is no idle time."""
+    if len({job for job, _ in rows}) < 2:
+        return len(rows) * end_s
+    stays: dict[str | None, list[Stretch]] = {}
+    for stretch in stretches:
+        stays.setdefault(rows[stretch.slot][0], []).append(stretch)
+    return sum(
+        sum(job == each for each, _ in rows)
+        * (max(s.end_s for s in stay) - min(s.begin_s for s in stay))
+        for job, stay in stays.items()
+    )
+
+
 def draw_slots(occupation: Occupation) -> Figure:
-    """Which slot ran what when; gaps are idle time."""
+    """Which slot ran what when; gaps are idle time, or their job was not there."""
     if not occupation.stretches:
         return build_empty("No trial has started yet.")
     unit, size = choose_unit(occupation.end_s)
