@@ -58,6 +58,7 @@ class SlurmSweepsConf:
     report: Any = None
     track: Any = None
     on_end: Any = None
+    join: Any = None
     summary_interval_in_sec: Any = None
     nr_of_rows_in_summary: Any = None
     summarize_cfg_and_metrics: Any = None
