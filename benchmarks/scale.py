@@ -5,6 +5,12 @@ of a virtual clock. One line of JSON for each size goes to stdout, each size in 
 own. Seconds are CPU seconds, so that a busy machine changes little.
 
     python benchmarks/scale.py [--trials 1000 10000 100000 1000000] [--workers 10000] [--profile]
+    python benchmarks/scale.py --jobs 10 100 1000
+
+The second line is about slots that come and go: of so many jobs at a time, ten each. A job has two
+hours in the mean, and another one comes some minutes after its end. A trial takes ten minutes to
+three hours. Told is the share of the lent time that ended in kept work, with the time that slots
+have left minded or not, where trials begin anew when they are lost and where they go on.
 
 A decision is an answer of the sweep: a trial for a free worker, or the verdict on a report. The
 figure for all of them has the virtual workers' own cost in it; `sweep only` has it taken out.
@@ -15,14 +21,16 @@ from __future__ import annotations
 import argparse
 import cProfile
 import heapq
+import itertools
 import json
+import math
 import pstats
 import random
 import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import slurm_sweeps as ss
 from slurm_sweeps.checks import Goal
@@ -93,6 +101,160 @@ def simulate(sweep: Sweep, workers: int) -> Tally:
     return Tally(sweep.drawn, reports)
 
 
+SLOTS_PER_JOB = 10
+#: All of the virtual time, a job's mean length, and how long its place then is empty, in seconds.
+HORIZON_S, JOB_S, GAP_S = 24 * 3600.0, 7200.0, 600.0
+#: The shortest and the longest trial, in seconds; and how often each reports.
+SHORTEST_S, LONGEST_S = 600.0, 10_800.0
+REPORTS = 8
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A virtual job: it lends its slots from `since` to `until`, unless it is released before."""
+
+    since: float
+    until: float
+    running: dict[int, TrialState] = field(default_factory=dict)  # by number
+    is_over: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What a trial takes, and how far it has come."""
+
+    length_s: float
+    done: int = 0  # its reports that are kept
+    done_before: int = 0  # as its attempt began
+
+
+class Lenders:
+    """Virtual jobs that lend their slots to a sweep without end.
+
+    Args:
+        jobs: How many there are at a time.
+        minded: Whether the sweep is told what slots have left, and jobs for which nothing fits go.
+        resumes: Whether lost trials go on after their latest report; they begin anew else.
+    """
+
+    def __init__(self, jobs: int, minded: bool, resumes: bool) -> None:
+        sampler = bind_sampler(None, Problem(SearchSpace(TEMPLATE), 1, "loss", "min"))
+        self._sweep = Sweep(SweepCfg(None, Goal("loss", "min")), sampler)
+        self._minded = minded
+        self._resumes = resumes
+        self._lives, self._lengths = random.Random(0), random.Random(1)
+        self._work: dict[int, Work] = {}
+        # When; in which order; a job that ends, or its trial that reports, or one that comes.
+        self._queue: list[tuple[float, int, Job | None, TrialState | None]] = []
+        self._pushed = 0
+        self.events = self.completed = 0
+        self.lent_s = self.kept_s = 0.0
+        for _ in range(jobs):
+            self._push(self._lives.expovariate(1 / GAP_S), None, None)
+
+    def run(self) -> Lenders:
+        """Go on for `HORIZON_S`; what runs then counts as neither lent nor kept."""
+        while self._queue[0][0] < HORIZON_S:
+            now, _, job, trial = heapq.heappop(self._queue)
+            if job is None:
+                self._lend(now)
+            elif trial is None:
+                self._end(job, now)
+            elif not job.is_over:
+                self._report(job, trial, now)
+        for _, _, job, trial in self._queue:
+            if job is not None and trial is None and not job.is_over:
+                self.lent_s += SLOTS_PER_JOB * (HORIZON_S - job.since)
+                begun = [each.began_at or 0.0 for each in job.running.values()]
+                self.lent_s -= sum(HORIZON_S - began_at for began_at in begun)
+        return self
+
+    def _push(self, at: float, job: Job | None, trial: TrialState | None) -> None:
+        self._pushed += 1
+        heapq.heappush(self._queue, (at, self._pushed, job, trial))
+
+    def _lend(self, now: float) -> None:
+        job = Job(now, now + self._lives.expovariate(1 / JOB_S))
+        self._push(job.until, job, None)
+        for _ in range(SLOTS_PER_JOB):
+            self._fill(job, now)
+        self._release(job, now)
+
+    def _fill(self, job: Job, now: float) -> None:
+        self.events += 1
+        left_s = job.until - now if self._minded else math.inf
+        trial = self._sweep.assign(now, left_s=left_s)
+        if trial is None:
+            return
+        job.running[trial.number] = trial
+        work = self._work.get(trial.number)
+        if work is None:
+            work = self._work[trial.number] = Work(self._lengths.uniform(SHORTEST_S, LONGEST_S))
+        work.done = work.done_before = work.done if self._resumes else 0
+        self._push(now + work.length_s / REPORTS, job, trial)
+
+    def _report(self, job: Job, trial: TrialState, now: float) -> None:
+        self.events += 1
+        work = self._work[trial.number]
+        work.done += 1
+        self._sweep.report(trial.number, work.done, {"loss": 1 / work.done}, now)
+        if work.done < REPORTS:
+            self._push(now + work.length_s / REPORTS, job, trial)
+            return
+        self.completed += 1
+        self._stop(job, trial, Status.COMPLETED, now)
+        del self._work[trial.number]
+        self._fill(job, now)
+        self._release(job, now)
+
+    def _stop(self, job: Job, trial: TrialState, how: Status, now: float) -> None:
+        """End an attempt, and count what is kept of it."""
+        self.events += 1
+        del job.running[trial.number]
+        if how is not Status.COMPLETED:
+            self._sweep.interrupt(trial.number)
+        self._sweep.end(trial.number, Ended(how), now)
+        work = self._work[trial.number]
+        if how is Status.COMPLETED or self._resumes:
+            self.kept_s += work.length_s * (work.done - work.done_before) / REPORTS
+
+    def _release(self, job: Job, now: float) -> None:
+        """Let a job go in which nothing runs, as nothing is short enough for it."""
+        if self._minded and not job.running:
+            self._end(job, now)
+
+    def _end(self, job: Job, now: float) -> None:
+        """A job ends, and its trials with it; another one comes in its place."""
+        if job.is_over:
+            return
+        job.is_over = True
+        for trial in list(job.running.values()):
+            self._stop(job, trial, Status.LOST, now)
+        self.lent_s += SLOTS_PER_JOB * (now - job.since)
+        self._push(now + self._lives.expovariate(1 / GAP_S), None, None)
+
+
+def measure_lenders(jobs: int) -> list[dict[str, object]]:
+    """Simulate jobs that come and go, in four ways; tell what of their time is kept."""
+    lines: list[dict[str, object]] = []
+    for resumes, minded in itertools.product([False, True], repeat=2):
+        started = time.process_time()
+        lenders = Lenders(jobs, minded, resumes).run()
+        elapsed_s = time.process_time() - started
+        lines.append(
+            {
+                "slots": jobs * SLOTS_PER_JOB,
+                "trials go on": resumes,
+                "time is minded": minded,
+                "kept share": round(lenders.kept_s / lenders.lent_s, 3),
+                "lent_h": round(lenders.lent_s / 3600),
+                "completed": lenders.completed,
+                "us/event": round(1e6 * elapsed_s / lenders.events, 1),
+            }
+        )
+    return lines
+
+
 class Nothing:
     """Answers as a sweep does, at no cost: what is left is the virtual workers' own."""
 
@@ -151,8 +313,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, nargs="+", default=SIZES)
     parser.add_argument("--workers", type=int, default=10_000)
+    parser.add_argument("--jobs", type=int, nargs="+", help="simulate jobs that come and go")
     parser.add_argument("--profile", action="store_true", help="of the first size, with cProfile")
     options = parser.parse_args()
+    for jobs in options.jobs or ():
+        for line in measure_lenders(jobs):
+            print(json.dumps(line), flush=True)
+    if options.jobs:
+        return
     if options.profile:
         profile(options.trials[0], options.workers)
     elif len(options.trials) == 1:

@@ -29,7 +29,8 @@ MAY_IMPORT["checks"] = {"errors"}
 MAY_IMPORT["rules"] = {"errors", "checks"}
 MAY_IMPORT["search"] = {"errors", "trial", "checks"}
 MAY_IMPORT["samplers"] = {"errors", "trial", "checks", "search"}
-MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "search", "samplers"}
+MAY_IMPORT["timing"] = set()
+MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "search", "samplers", "timing"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["replay"] = {"errors", "trial", "checks", "rules", "search", "samplers", "storage"}
@@ -123,6 +124,7 @@ PURE = [
     "search",
     "samplers",
     "sweep.py",
+    "timing.py",
     "slurm",
     "running/deadlines.py",
     "running/nodes.py",

@@ -17,7 +17,7 @@ sweep that goes on in another process knows the same.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -29,6 +29,7 @@ from .rules.asha import AshaPruner
 from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
 from .samplers import Observation, Sampler, StudyingSampler, SuggestingSampler
+from .timing import Times, WaitingLine
 from .trial import TRANSITIONS, Status, TrialError, compute_trial_id
 
 #: A lost trial is started again this often; then the fault is taken to be its own.
@@ -96,6 +97,11 @@ class Pace:
     _iteration: int | None = None
     _started_at: float | None = None
 
+    @property
+    def first_iteration(self) -> int | None:
+        """That of the first report; None before it."""
+        return self._iteration
+
     def begin(self, attempt: int, now: float) -> None:
         """An attempt, counted from 1, begins at so many seconds on some clock."""
         self._started_at = now if attempt == 1 else None
@@ -159,6 +165,8 @@ class TrialState:
     drawn: dict[str, Any] = field(default_factory=dict)  # what it asked for as it ran, by name
     resumes_after: int | None = None  # the iteration at which it was paused, until it reports again
     gathered: tuple[int, dict[str, float]] | None = None  # where several metrics belong together
+    is_fresh: bool = True  # whether its attempt has reported nothing yet
+    lost_s: float = 0.0  # how long the longest of its attempts took that were lost
 
     def gather(self, iteration: int, metrics: Mapping[str, float]) -> Mapping[str, float]:
         """Return all that was logged at this iteration, in one report or several in a row."""
@@ -336,7 +344,8 @@ class Sweep:
         self._exhausted = False
         self._stopping = False
         self.running: dict[int, TrialState] = {}
-        self._waiting: deque[TrialState] = deque()
+        self._waiting: WaitingLine[TrialState] = WaitingLine()
+        self._times = Times(resumes=self._promoter is not None)
         self._repetitions: dict[bytes, int] = {}
         self._saw_restart = False
         self._has_reached = False
@@ -361,7 +370,9 @@ class Sweep:
 
     # --- a slot is free -----------------------------------------------------------------------
 
-    def assign(self, now: float, clock: Callable[[], float] | None = None) -> TrialState | None:
+    def assign(
+        self, now: float, clock: Callable[[], float] | None = None, left_s: float = math.inf
+    ) -> TrialState | None:
         """Give a free slot its next trial, which is running from now on; None if there is none.
 
         There may be one later where the sampler awaits a study that is made apart: ask again then.
@@ -370,14 +381,17 @@ class Sweep:
             now: Seconds on some clock.
             clock: That clock, where time goes on while the sampler thinks: the trial begins only
                 then. None in simulated time.
+            left_s: For how long the slot is there: of the trials that wait the first one that
+                comes to something by then, in the order of a slot that stays.
         """
         if self._stopping or self.fatal:
             return None
-        trial = self._waiting.popleft() if self._waiting else self._promote() or self._draw(now)
+        trial = self._waiting.pop(left_s) or self._promote(left_s) or self._draw(now, left_s)
         if trial is None:
             return None
         self._move(trial, Status.RUNNING)
         trial.told = None
+        trial.is_fresh = True
         trial.began_at = now if clock is None else clock()
         trial.pace.begin(trial.attempt, trial.began_at)
         self.running[trial.number] = trial
@@ -388,10 +402,25 @@ class Sweep:
         number = None if self._promoter is None else self._promoter.find_promotable()
         return self._paused.get(number) if isinstance(number, int) else None
 
-    def _promote(self) -> TrialState | None:
+    def find_need(self) -> float:
+        """Return how many seconds a slot must have left so that some trial comes to something.
+
+        Infinite if there is none to be started.
+        """
+        if not self.count_startable(1):
+            return math.inf
+        trial = self._find_promotable()
+        promotable_s = math.inf if trial is None else self._estimate(trial)
+        new_s = self._times.estimate_new() if self._count_new(1) else math.inf
+        return min(self._waiting.find_least(), promotable_s, new_s)
+
+    def _estimate(self, trial: TrialState) -> float:
+        return self._times.estimate(trial.pace.seconds, trial.lost_s)
+
+    def _promote(self, left_s: float) -> TrialState | None:
         """Let a paused trial go on that has come to be among the best."""
         trial = self._find_promotable()
-        if trial is None or self._promoter is None:
+        if trial is None or self._promoter is None or self._estimate(trial) > left_s:
             return None
         self._promoter.promote(trial.number)
         del self._paused[trial.number]
@@ -400,8 +429,8 @@ class Sweep:
         trial.resumes_after = trial.last_iteration
         return trial
 
-    def _draw(self, now: float) -> TrialState | None:
-        if not self._count_new(1):
+    def _draw(self, now: float, left_s: float = math.inf) -> TrialState | None:
+        if not self._count_new(1) or self._times.estimate_new() > left_s:
             return None
         is_first = self.drawn < len(self._first)
         student = self.student
@@ -458,6 +487,8 @@ class Sweep:
         Of a trial that is infeasible neither hears any more: it sets no bar for others.
         """
         trial = self.running[number]
+        if trial.is_fresh and iteration >= 1:  # 0 is logged before any training by many
+            self._note_first_report(trial, iteration, now)
         trial.last_iteration = iteration
         notices = () if trial.resumes_after is None else self._watch_resumption(trial, iteration)
         decision, reached = Decision.GO_ON, False
@@ -482,6 +513,21 @@ class Sweep:
             self._decide(trial, decision)
         promotable = not self._stopping and self._find_promotable() is not None
         return Answer(trial.told or Decision.GO_ON, notices, reached, promotable)
+
+    def _note_first_report(self, trial: TrialState, iteration: int, now: float | None) -> None:
+        """Learn from an attempt's first report how long that takes, and whether trials resume."""
+        trial.is_fresh = False
+        if now is not None and trial.began_at is not None:
+            self._times.note_first_report(now - trial.began_at)
+        before = trial.pace.first_iteration or trial.last_iteration or math.inf
+        if trial.attempt > 1 and iteration > before and not self._times.resumes:
+            self._times.resumes = True
+            waiting, self._waiting = self._waiting, WaitingLine()
+            for each in waiting:
+                self._wait(each)
+
+    def _wait(self, trial: TrialState) -> None:
+        self._waiting.append(trial, self._estimate(trial))
 
     def _decide(self, trial: TrialState, decision: Decision) -> None:
         """Keep the gravest that a trial was told: it may report on before it leaves."""
@@ -519,10 +565,15 @@ class Sweep:
 
     # --- a trial ended ------------------------------------------------------------------------
 
-    def end(self, number: int, ended: Ended) -> Outcome:
-        """Take note that a running trial's attempt ended; say what it counts as."""
+    def end(self, number: int, ended: Ended, now: float | None = None) -> Outcome:
+        """Take note that a running trial's attempt ended; say what it counts as.
+
+        Without `now`, seconds on the clock of `assign`, it stays unknown how long trials take.
+        """
         trial = self.running.pop(number)
         status = self._judge(trial, ended)
+        if now is not None and trial.began_at is not None:
+            self._note_span(trial, status, now - trial.began_at)
         self._move(trial, status)
         self._tell_sampler(trial)
         if status is Status.PAUSED and self._promoter is not None:
@@ -532,10 +583,18 @@ class Sweep:
         if runs_again:
             self._move(trial, Status.SCHEDULED)
             trial.attempt += 1
-            self._waiting.append(trial)
+            self._wait(trial)
         else:
             self.fatal = self._prospects.judge(trial.trial_id, status, ended.error) or self.fatal
         return Outcome(status, runs_again, self._watch_single_reports(trial, status))
+
+    def _note_span(self, trial: TrialState, status: Status, seconds: float) -> None:
+        """Learn how long an attempt took."""
+        if status in (Status.LOST, Status.INTERRUPTED):
+            self._times.note_loss(seconds)
+            trial.lost_s = max(trial.lost_s, seconds)
+        elif status is not Status.FAILED:
+            self._times.note_end(seconds, trial.last_iteration or 0)
 
     def _watch_single_reports(self, trial: TrialState, status: Status) -> tuple[str, ...]:
         """Say it, once, if trials report once, and some are stopped with nothing left to stop."""
@@ -624,7 +683,7 @@ class Sweep:
         if self._complete is None or self.drawn < len(self._first):
             raise UsageError("points_to_evaluate begin first: add it when all of them have begun")
         trial = self._create(self._complete(part, self.drawn))
-        self._waiting.appendleft(trial)
+        self._waiting.appendleft(trial, self._estimate(trial))
         return trial
 
     def interrupt(self, number: int) -> None:
@@ -681,7 +740,7 @@ class Sweep:
     def _draw_up_to(self, number: int) -> None:
         """Draw again those that had begun before this trial, and of which nothing was stored."""
         while self.drawn < number and (trial := self._draw(0.0)) is not None:
-            self._waiting.append(trial)
+            self._wait(trial)
 
     def _retell(
         self, trials: Mapping[int, TrialState], past: Iterable[PastEvent]
@@ -713,7 +772,7 @@ class Sweep:
         if trial.status is not Status.SCHEDULED:
             self._move(trial, Status.SCHEDULED)
             trial.attempt += 1
-        self._waiting.append(trial)
+        self._wait(trial)
 
     # --- the sampler learns, in another thread perhaps -----------------------------------------
 
