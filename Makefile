@@ -36,7 +36,7 @@ chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over an
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
 	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest -m unit $(ARGS)
 	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability tests/running/test_fork_libraries.py \
-	tests/views/test_report.py $(ARGS)
+	tests/views/test_report.py tests/cluster/test_submitted_jobs.py $(ARGS)
 
 check: $(VENV)/.made-test ## ruff, mypy, and vulture for what nothing uses
 	$(BIN)/ruff check

@@ -49,6 +49,7 @@ from .search.spaces import Quantized as Quantized
 from .search.spaces import Uniform as Uniform
 from .slurm.config import LocalCfg as LocalCfg
 from .slurm.config import SlurmCfg as SlurmCfg
+from .slurm.jobs import Jobs as Jobs
 from .trial import Status as Status
 from .trial import Trial as Trial
 

@@ -58,6 +58,8 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("command: run\nasha: {metric: loss}", "line 2: .*missing.*'mode'"),
         ("command: run\nasha: {metric: loss, mode: low}", 'line 2: ASHA: mode must be "min"'),
         ("command: run\nslurm: {tasks: 1}", "line 2: .*tasks"),
+        ("command: run\nslurm:\n  jobs: {most: 0}", "line 3: Jobs: most must be 1 or more, got 0"),
+        ("command: run\nslurm: {jobs: 20}", r"line 2: SlurmCfg\(jobs=20\): give ss.Jobs"),
         ("command: run {lr}\ncfg:\n  rate: 1", r"\{lr\} is not in the cfg"),
         ("command: run\nmetrics: loss", "line 2: .*no named group"),
         ("command: run\nlaunch: mpi", 'line 2: .*launch must be "srun" or None'),
@@ -97,6 +99,12 @@ def test_a_plain_part_may_be_named_like_a_space(tmp_path: Path) -> None:
     experiment, _ = read_sweep_file(write(tmp_path, text))
     wanted = {"uniform": ss.Uniform(0, 1), "net": {"grids": [1], "n": 2}}
     assert experiment._search.space.template == wanted
+
+
+def test_jobs_are_said_as_what_a_trial_gets(tmp_path: Path) -> None:
+    text = "command: run\nslurm:\n  jobs: {most: 20, args: -p gpu -t 60, setup: [module load cuda]}"
+    experiment, _ = read_sweep_file(write(tmp_path, text))
+    assert experiment._slurm_cfg.jobs == ss.Jobs(20, "-p gpu -t 60", ["module load cuda"])
 
 
 def test_a_file_that_is_no_sweep(tmp_path: Path) -> None:

@@ -387,9 +387,9 @@ class Experiment:
             ) as writer,
             contextlib.ExitStack() as beside,
         ):
-            sweep = self._search.build_sweep(
-                database, record, owner, cfg, len(launcher.slots), view.notify
-            )
+            jobs, ntasks = self._slurm_cfg.jobs, self._slurm_cfg.ntasks
+            slots = jobs.most * jobs.guess_slots(ntasks) if jobs else len(launcher.slots)
+            sweep = self._search.build_sweep(database, record, owner, cfg, slots, view.notify)
             beside.enter_context(self._keep_best(record.id, view.notify))
             followers = [
                 beside.enter_context(Follower(tracker, self._layout, view.notify))

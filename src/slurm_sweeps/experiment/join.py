@@ -32,7 +32,8 @@ from ..errors import (
 from ..running.background import StopSignals
 from ..running.driver import STOP_REQUEST
 from ..slurm.allocation import Allocation, describe_allocation
-from ..slurm.client import is_job_over, read_job_end
+from ..slurm.client import cancel_waiting_jobs, is_job_over, read_job_end
+from ..slurm.jobs import build_job_name
 from ..storage.database import Database
 from ..storage.jobs import Standing, look, tell_driver
 from ..storage.layout import Layout
@@ -251,6 +252,7 @@ class Lender:
                 f"the sweep {name!r} has failed: its driver's output tells why; nothing is lent"
             )
         if step is Step.LEFT:
+            cancel_waiting_jobs(build_job_name(name, os.path.abspath(self._layout.folder)))
             raise SlurmSweepsError(
                 f"no driver of {name!r} was heard of for {self._wait_s:.0f} s: job {job} ends"
             )

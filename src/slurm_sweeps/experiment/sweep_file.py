@@ -29,6 +29,7 @@ from ..search.choices import Choice, Grid
 from ..search.search_space import join_path
 from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 from ..slurm.config import LocalCfg, SlurmCfg
+from ..slurm.jobs import Jobs
 from .experiment import Experiment
 from .keep import Keep
 
@@ -212,7 +213,10 @@ def build_arguments(
                 if argument in arguments:
                     others = [k for k, (its, _) in BUILDS.items() if its == argument and k in told]
                     raise UsageError(f"there can be one of these, not {' and '.join(others)}")
-                arguments[argument] = _build(key, build, told[key] or {})
+                words = told[key] or {}
+                if isinstance(words, dict) and isinstance(words.get("jobs"), dict):
+                    words = {**words, "jobs": _build("jobs", Jobs, words["jobs"])}
+                arguments[argument] = _build(key, build, words)
     if isinstance(told.get("feasible"), dict):
         with at("feasible"):
             arguments["feasible"] = {

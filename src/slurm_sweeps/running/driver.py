@@ -179,7 +179,9 @@ class Driver:
                     if key.data is not None:
                         self._attend(key.data, key.fd, events)
         finally:
+            self._lent.stop()
             self._slots.dismiss()
+            self._lent.close()
             self._selector.close()
             self._tell_malformed()
             self._tell_silent()
@@ -297,7 +299,8 @@ class Driver:
         """See that there are as many workers as there is work for."""
         if self._slots.may_start(now):
             startable = self._sweep.count_startable(len(self._slots))
-            self._slots.start(min(len(self._sweep.running) + startable, self._most), now)
+            wanted = len(self._sweep.running) + startable + self._lent.n_in_vain
+            self._slots.start(min(wanted, self._most), now)
 
     def _give_up_silent(self, now: float) -> None:
         """Give up workers that are silent too long, unless their job is suspended."""
@@ -397,6 +400,7 @@ class Driver:
     def _stop(self, plan: StopPlan) -> None:
         """Start nothing new, ask all trials to leave, and see that they do."""
         self._sweep.stop()
+        self._lent.stop()
         self._stopping = True
         self._kill_at = self._clock() + plan.kill_s
         for slot in self._slots.busy:
@@ -585,10 +589,12 @@ class Driver:
         """Give a ready slot its next trial."""
         if self._lent.is_closing(slot):
             return
-        trial = self._sweep.assign(time.time(), time.time)
+        left_s = self._lent.get_time_left(slot)
+        trial = self._sweep.assign(time.time(), time.time, left_s)
         if trial is None:
             return
         self._slots.begin(slot, trial)
+        self._lent.note_begun(slot)
         journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
         slot.send(
             {
@@ -624,7 +630,7 @@ class Driver:
         record = build_trial_record(slot, trial, ended.status)
         slot.trial = slot.trial_pid = slot.deadline = None
         is_silent = trial.last_iteration is None
-        outcome = self._sweep.end(trial.number, ended)
+        outcome = self._sweep.end(trial.number, ended, time.time())
         if outcome.status is Status.COMPLETED:
             self._completed += 1
             self._silent += is_silent

@@ -28,11 +28,13 @@ from ..slurm.client import (
     JobClock,
     StepQueue,
     cancel_step,
+    check_can_submit,
     read_allocation,
     read_fate,
     requeue_job,
 )
 from ..slurm.config import LocalCfg, SlurmCfg
+from ..slurm.jobs import wrap_in_setup
 from ..slurm.share import Plan, count_local_slots, plan_slots
 from ..slurm.step import (
     build_entry_environment,
@@ -302,6 +304,8 @@ class SlurmLauncher(Launcher):
             node = self._job.find_node(share.nodes[0])
             share = merge_slots([self._shares[slot] for slot in slots], node)
         command = build_host_argv(len(slots), self.world_size)
+        if self._cfg.jobs is not None:
+            command = wrap_in_setup(self._cfg.jobs.setup, command)
         job_id = self.job_id if self.is_lent else None
         argv = build_srun_argv(share, self._cfg, command, f"slot-{slots[0]}", job_id)
         try:
@@ -392,6 +396,8 @@ def open_launcher(
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
+    None run here where the driver submits jobs of its own.
+
     Args:
         layout: Where files go.
         slurm_cfg: What each trial gets of an allocation.
@@ -405,10 +411,15 @@ def open_launcher(
         AllocationError: A trial can't fit.
         UsageError: This process is itself a job step.
     """
-    check_not_inside_a_step(os.environ)
-    allocation = read_allocation(os.environ, slurm_cfg.outage_in_sec, notify)
+    allocation = None
+    if slurm_cfg.jobs is None:
+        check_not_inside_a_step(os.environ)
+        allocation = read_allocation(os.environ, slurm_cfg.outage_in_sec, notify)
     launcher: Launcher
-    if allocation is None:
+    if slurm_cfg.jobs is not None:
+        check_can_submit()
+        launcher = LocalLauncher(0, layout)
+    elif allocation is None:
         gpus = find_gpus() if local_cfg.gpus else ()
         slots, notices = count_local_slots(
             count_cpus(), len(gpus), local_cfg, max_concurrent_trials
@@ -419,7 +430,7 @@ def open_launcher(
         launcher = SlurmLauncher(allocation, plan, slurm_cfg, layout, notify)
     allow_open_files(FILES + FILES_PER_SLOT * len(launcher.slots))
     try:
-        if early and allocation is None:
+        if early and isinstance(launcher, LocalLauncher) and launcher.slots:
             with contextlib.suppress(LaunchError):  # to be said when it is needed
                 launcher.start(0)
         yield launcher

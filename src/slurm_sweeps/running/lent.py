@@ -6,7 +6,8 @@ ends takes only its slots away. Their trials are run again elsewhere, which is h
 neither trial, nor slot, nor node.
 
 - Before a job ends, its trials are told to leave, as all are before the driver's own job does.
-- When there is nothing left to start, a job in which nothing runs is released, and ends.
+- When there is nothing left to start, a job in which nothing runs is released, and ends. So is one
+  that will end before anything comes to something there.
 - What Slurm says of all jobs is asked for at once, about once a minute, and soon where a worker has
   died as if its job were gone.
 """
@@ -37,7 +38,8 @@ from ..trial import Status
 from .channel import Connection
 from .deadlines import Patience, compute_end_margin, plan_stop
 from .launchers import FILES, FILES_PER_SLOT, SlurmLauncher, allow_open_files
-from .slots import Loss, Slots, SlotState
+from .recruiter import build_recruiter
+from .slots import Loss, Slots, SlotState, SlotStatus
 
 #: How often Slurm is asked what has become of the jobs; and where one may be gone. In seconds.
 ASK_S, ASK_SOON_S = 60.0, 3.0
@@ -83,6 +85,10 @@ class LentJob:
     is_held: bool = False  # suspended, say
     doubts: dict[Connection, float] = field(default_factory=dict)  # since when, see `Lent.doubts`
 
+    def get_time_left(self, now: float) -> float:
+        """Return in how many seconds its trials are told to leave."""
+        return self.ends_at - now - (self.margin_s or 0.0)
+
 
 class Lent:
     """See the module's docstring.
@@ -122,8 +128,10 @@ class Lent:
         self._patience = patience
         self._jobs: dict[str, LentJob] = {}  # by the job's id
         self._watch = JobWatch()
+        self._recruiter = build_recruiter(lending.cfg, layout, notify)
         self._heard_at = -math.inf
         self._look_at = -math.inf
+        self.n_in_vain = 0  # slots whose worker waits, for they have too little time for any trial
         self._doubted_at = -math.inf  # since then Slurm's word is waited for
 
     # --- jobs come --------------------------------------------------------------------------------
@@ -133,6 +141,8 @@ class Lent:
         own = self._lending.own
         if own is not None:
             self._put(own)
+        if self._recruiter is not None:
+            self._recruiter.begin()
         for job in self._lending.jobs:
             if own is not None and job.job_id == own.job_id:
                 if job.restarts != own.restarts and not job.state.is_over:
@@ -174,6 +184,8 @@ class Lent:
         ends_at = math.inf if job.ends_at is None else time.monotonic() + job.ends_at - time.time()
         self._jobs[job.job_id] = LentJob(used, launcher, time.monotonic(), ends_at)
         self._put(used)
+        if self._recruiter is not None:
+            self._recruiter.note_job(job.job_id, count)
         self._notify(f"job {job.job_id} lends {job.nodes}: {count} more trials at once", again=True)
         for text in launcher.notices:
             self._notify(text)
@@ -200,6 +212,12 @@ class Lent:
         if self._lending.own is not None:
             self._put(dataclasses.replace(self._lending.own, ends_at=time.time() + left_s))
 
+    def note_begun(self, slot: SlotState) -> None:
+        """A trial has begun in a slot."""
+        job = self._find(slot)
+        if job is not None and self._recruiter is not None:
+            self._recruiter.note_use(job.record.job_id)
+
     # --- and go -----------------------------------------------------------------------------------
 
     def is_closing(self, slot: SlotState) -> bool:
@@ -211,6 +229,14 @@ class Lent:
         """Whether a slot's job has its nodes and doesn't run: nobody is heard from there."""
         job = self._find(slot)
         return job is not None and job.is_held
+
+    def get_time_left(self, slot: SlotState) -> float:
+        """Return for how long a trial may run in a slot, in seconds; infinite in the driver's own.
+
+        That ends as all trials do when their sweep stops, and goes on as it was.
+        """
+        job = self._find(slot)
+        return math.inf if job is None else job.get_time_left(time.monotonic())
 
     def _find(self, slot: SlotState) -> LentJob | None:
         return self._jobs.get(slot.launcher.job_id or "") if slot.launcher.is_lent else None
@@ -239,19 +265,25 @@ class Lent:
         return slot.launcher.is_lent and was_told
 
     def tick(self) -> None:
-        """Do what is due by now."""
+        """Do what is due by now.
+
+        Raises:
+            LaunchError: The driver is to submit jobs, and none can be had.
+        """
+        now = time.monotonic()
+        if self._recruiter is not None:
+            self._recruiter.look(now, self._count_work, bool(self._jobs))
         if not self._jobs:
             return
-        now = time.monotonic()
         if self._watch.asked_at > self._heard_at:
             self._heard_at = self._watch.asked_at
             self._hear()
         if now < self._look_at:
             return
         self._look_at = now + LOOK_S
-        has_work = self._sweep.count_startable(1) > 0
+        need_s, self.n_in_vain = self._sweep.find_need(), 0
         for job in list(self._jobs.values()):
-            self._look_at_one(job, now, has_work)
+            self._look_at_one(job, now, need_s)
         doubted = self._doubted_at > self._heard_at or self._slots.any_taken
         self._watch.refresh(ASK_SOON_S if doubted else ASK_S)
 
@@ -277,19 +309,39 @@ class Lent:
             job.record = dataclasses.replace(job.record, ends_at=ends_at)
             self._put(job.record)
 
-    def _look_at_one(self, job: LentJob, now: float, has_work: bool) -> None:
+    def _count_work(self, limit: int) -> int:
+        """Return how many slots are of use: so many of them at most, and those that are in vain."""
+        work = len(self._sweep.running) + self._sweep.count_startable(limit)
+        return min(work, self._lending.most or limit) + self.n_in_vain
+
+    def stop(self) -> None:
+        """Take no more jobs."""
+        if self._recruiter is not None:
+            self._recruiter.stop()
+
+    def close(self) -> None:
+        """See that no job waits in vain."""
+        if self._recruiter is not None:
+            self._recruiter.close()
+
+    def _look_at_one(self, job: LentJob, now: float, need_s: float) -> None:
         left_s = job.ends_at - now
         if job.margin_s is None and left_s < math.inf:
             whole_s = max(left_s, left_s + time.time() - job.record.since)
             job.margin_s = compute_end_margin(self._patience, whole_s)
         if left_s < (job.margin_s or 0.0):
             self._close(job, "its time is nearly over")
-        if has_work or any(slot.trial for slot in self._slots.list_lent(job.launcher)):
+        left_s, slots = job.get_time_left(now), self._slots.list_lent(job.launcher)
+        is_of_use = need_s < math.inf and left_s >= need_s
+        if need_s < math.inf and not is_of_use:
+            self.n_in_vain += sum(slot.status is SlotStatus.READY for slot in slots)
+        if is_of_use or any(slot.trial for slot in slots):
             job.idle_since = None
         else:
             job.idle_since = job.idle_since or now
         if job.idle_since is not None and now - job.idle_since >= IDLE_S:
-            job.closing = job.closing or _NOT_NEEDED
+            short = f"nothing comes to an end in {left_s:.0f} s; {need_s:.0f} s are needed"
+            job.closing = job.closing or (short if need_s < math.inf else _NOT_NEEDED)
         if job.closing and self._slots.let_go(job.launcher):
             self._release(job)
 
@@ -315,8 +367,10 @@ class Lent:
     def _release(self, job: LentJob) -> None:
         """Let a job end in which nothing runs, and nothing will."""
         self._remove(job)
-        note = None if job.closing == _NOT_NEEDED else job.closing
-        self._keep_end(job.record, JobState.RELEASED, note)
+        is_of_use = job.closing == _NOT_NEEDED  # it would have been
+        if is_of_use and self._recruiter is not None:
+            self._recruiter.note_use(job.record.job_id)
+        self._keep_end(job.record, JobState.RELEASED, None if is_of_use else job.closing)
         self._notify(f"job {job.record.job_id} is released: {job.closing}", again=True)
 
     def _bury(self, job: LentJob, why: str) -> None:
@@ -329,7 +383,10 @@ class Lent:
         )
 
     def _remove(self, job: LentJob) -> int:
+        self.n_in_vain = 0  # until the next look
         del self._jobs[job.record.job_id]
+        if self._recruiter is not None:
+            self._recruiter.note_end(time.monotonic())
         loss = self._slots.withdraw(self._slots.list_lent(job.launcher))
         self._take_loss(loss)
         return len(loss.ends)

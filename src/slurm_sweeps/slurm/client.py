@@ -11,16 +11,24 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
-from .step import build_command_environment, is_outage
+from .jobs import (
+    QUEUE_FORMAT,
+    JobQueue,
+    parse_job_id,
+    parse_job_queue,
+    parse_submission_refusal,
+)
+from .step import build_command_environment, build_submission_environment, is_outage
 from .text import (
     JOBS_FORMAT,
     Fate,
@@ -50,18 +58,26 @@ KILL_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a command of Slurm printed, and what went wrong: empty if nothing did."""
+    """What a command of Slurm printed, and what went wrong: empty if nothing did.
+
+    `said` is what one that has failed wrote to its standard error.
+    """
 
     text: str
     problem: str = ""
+    said: str = ""
 
 
 def ask(env: Mapping[str, str], *argv: str) -> Reply:
     """Run a command of Slurm; one that does not answer within 20 s has failed."""
+    return _run(build_command_environment(env), argv)
+
+
+def _run(env: Mapping[str, str], argv: Sequence[str]) -> Reply:
     try:
         done = subprocess.run(
             argv,
-            env=build_command_environment(env),
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -75,7 +91,8 @@ def ask(env: Mapping[str, str], *argv: str) -> Reply:
     if done.returncode == 0:
         return Reply(done.stdout)
     last = " ".join(done.stderr.strip().splitlines()[-1:])
-    return Reply("", f"`{' '.join(argv)}` failed (exit status {done.returncode}, {last})")
+    problem = f"`{' '.join(argv)}` failed (exit status {done.returncode}, {last})"
+    return Reply("", problem, done.stderr)
 
 
 def ask_patiently(
@@ -320,3 +337,49 @@ class JobClock:
             time.sleep(SOON_S)
             self._wake.wait(REFRESH_S)
             self._wake.clear()
+
+
+def check_can_submit() -> None:
+    """Raise AllocationError where Slurm's commands are not."""
+    missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(name)]
+    if missing:
+        raise AllocationError(
+            f"SlurmCfg(jobs=…) submits jobs, and there is no {missing[0]} on PATH: start the sweep "
+            "where Slurm's commands are, or leave jobs out to run the trials here"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job that was submitted, or else what sbatch says of why it was not."""
+
+    job_id: str | None
+    refusal: str = ""
+
+
+def submit_job(argv: Sequence[str]) -> Submission:
+    """Submit a job (`jobs.build_sbatch_argv`), with nothing of the job around this process."""
+    reply = _run(build_submission_environment(os.environ), argv)
+    job_id = parse_job_id(reply.text)
+    if job_id is not None:
+        return Submission(job_id)
+    problem = reply.problem or f"sbatch printed no job id but {reply.text.strip()!r}"
+    return Submission(None, parse_submission_refusal(reply.said) or problem)
+
+
+def read_job_queue(name: str) -> JobQueue | None:
+    """Ask for this user's jobs of a name; None if Slurm can't be asked."""
+    options = ("--noheader", f"--user={os.getuid()}", f"--name={name}", QUEUE_FORMAT)
+    reply = ask(os.environ, "squeue", *options)
+    return None if reply.problem else parse_job_queue(reply.text)
+
+
+def cancel_jobs(*ids: str) -> str:
+    """Cancel jobs; return what went wrong, empty if nothing did."""
+    return ask(os.environ, "scancel", *ids).problem
+
+
+def cancel_waiting_jobs(name: str) -> str:
+    """Cancel this user's jobs of a name that have not begun; return what went wrong."""
+    options = ("--state=PENDING", f"--user={os.getuid()}", f"--name={name}")
+    return ask(os.environ, "scancel", *options).problem

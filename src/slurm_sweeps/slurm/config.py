@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 from ..checks import as_fraction, check_flag, check_integer, check_seconds, set_fields
 from ..errors import AllocationError, UsageError, UsageTypeError
 from .allocation import Node
+from .jobs import Jobs
+from .options import Grammar
 from .text import count_gpus, parse_gres, parse_mem
 
 #: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.
@@ -54,6 +55,8 @@ class SlurmCfg:
         outage_in_sec: How long Slurm may be away, or start nothing, until the sweep ends; workers
             that run meanwhile go on.
         master_port_range: First and last port that `MASTER_PORT` is taken from.
+        jobs: Have the driver submit jobs of its own, in which all trials run. None: trials run in
+            the job around the driver.
 
     Raises:
         UsageError: A value makes no sense; the message names it and the remedy.
@@ -72,6 +75,7 @@ class SlurmCfg:
     requeue: bool = field(default=False, kw_only=True)
     outage_in_sec: float = field(default=1800.0, kw_only=True)
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
+    jobs: Jobs | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("exclusive", "fresh_step", "share_imports", "requeue"):
@@ -85,6 +89,8 @@ class SlurmCfg:
                 f"evenly over {self.nodes} nodes, so ntasks must be a multiple of nodes"
             )
         self._check_mem()
+        if self.jobs is not None and not isinstance(self.jobs, Jobs):
+            raise UsageTypeError(f"SlurmCfg(jobs={self.jobs!r}): give ss.Jobs(most=…, args=…)")
         set_fields(self, master_port_range=_check_port_range(self.master_port_range))
         options = self.parse_args()
         _count_gpus_per_node(self, options.said)
@@ -293,68 +299,18 @@ def parse_step_options(args: str) -> StepOptions:
         UsageError: Quotes are not closed, a word is no option, a value can't be read, or an option
             is one of those that would break the channel or the ledger.
     """
-    tokens = _split(args)
-    values = _collect(tokens, args)
+    where = f"SlurmCfg(args={args!r})"
+    tokens = _SRUN.split(args, where)
+    values = _SRUN.collect(tokens, where)
     said: dict[str, int] = {}
     for name, (part, read) in _COUNTED.items():
         try:
             value = read(values[name]) if name in values else None
         except (UsageError, AllocationError) as error:
-            raise UsageError(f"SlurmCfg(args={args!r}): {name}: {error}") from error
+            raise UsageError(f"{where}: {name}: {error}") from error
         if value is not None:
             said[part] = value
     return StepOptions(tuple(tokens), said)
-
-
-def _split(args: str) -> list[str]:
-    try:
-        return shlex.split(args)
-    except ValueError as error:
-        raise UsageError(
-            f"SlurmCfg(args={args!r}) can't be split as a shell splits: {error}; "
-            f"close the quotes or write \\' for a lone one"
-        ) from error
-
-
-def _collect(tokens: Sequence[str], args: str) -> dict[str, str]:
-    """Give the value of each option by its long name, refusing what can't be handed through."""
-    values: dict[str, str] = {}
-    takes_word = False
-    for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
-        is_option = token.startswith("-") and token not in ("-", "--")
-        if not (is_option or takes_word):
-            raise UsageError(
-                f"SlurmCfg(args={args!r}) holds {token!r}, which is no option of srun, nor the "
-                "value of one: srun would run it instead of the trials. args holds options only, "
-                "such as '--mem=8G --mpi=pmi2'"
-            )
-        if not is_option:
-            takes_word = False
-            continue
-        name, value = _split_option(token)
-        takes_word = value is None and name not in _ALONE
-        if name in _REFUSED:
-            raise UsageError(f"SlurmCfg(args={args!r}) holds {token!r}: {_REFUSED[name]}")
-        values[name] = following if value is None else value
-    return values
-
-
-#: Long options of srun(1) without a value, or with one that only `=` can give.
-_FLAGS = (
-    *("--exclusive", "--exact", "--overlap", "--oversubscribe", "--contiguous", "--immediate"),
-    *("--kill-on-bad-exit", "--no-kill", "--quiet", "--verbose", "--spread-job", "--propagate"),
-    *("--compress", "--preserve-env", "--disable-status", "--use-min-nodes", "--quit-on-interrupt"),
-)
-
-
-def _split_option(token: str) -> tuple[str, str | None]:
-    """Give an option's long name and the value in the same word, None where there is none."""
-    if token.startswith("--"):
-        name, equals, value = token.partition("=")
-        return name, value if equals else None
-    if token[:2] in _SHORT:
-        return _SHORT[token[:2]], token[2:].removeprefix("=") or None
-    return token, None
 
 
 #: Short options of srun(1) that concern us, by their long names. All of them take a value.
@@ -395,6 +351,9 @@ _ALONE = frozenset(
         *("--use-min-nodes", "--verbose", "--x11", "-E", "-H", "-K", "-O", "-Q", "-s", "-v", "-X"),
     ]
 )
+
+
+_SRUN = Grammar("srun", "the trials", "--mem=8G --mpi=pmi2", _SHORT, _ALONE, _REFUSED)
 
 
 def _read_count(text: str) -> int:

@@ -199,6 +199,26 @@ def build_command_environment(env: Mapping[str, str]) -> dict[str, str]:
     return {**calm, "SLURM_TIME_FORMAT": "standard"}
 
 
+#: What a user sets for each sbatch, and would keep the driver from the jobs that it submits.
+_NOT_FOR_JOBS = ("SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_TEST_ONLY", "SBATCH_WAIT")
+
+
+def build_submission_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment for sbatch, which the new job inherits.
+
+    Nothing of the job that this process runs in is in it; what people say there of all their jobs,
+    such as `SBATCH_ACCOUNT`, is.
+    """
+    wishes = {
+        name: value
+        for name, value in env.items()
+        if name.startswith("SBATCH_") and name not in _NOT_FOR_JOBS
+    }
+    kept = build_command_environment(env)
+    ours = {name: value for name, value in kept.items() if not _OF_ONE_JOB.match(name)}
+    return {**ours, **wishes}
+
+
 def build_trial_environment(
     env: Mapping[str, str],
     *,

@@ -6,6 +6,7 @@
     local_dir/<experiment>/track/<tracker>-<key>.jsonl, <tracker>.log
     local_dir/<experiment>/report.html
     local_dir/<experiment>/slots/slot-<k>.log, slot-<k>.journal
+    local_dir/<experiment>/jobs/job.sh, job-<id>.log
     local_dir/<experiment>/<trial id>/cfg.yml, stdout.log, stderr.log, checkpoints/
 
 The other ranks of a trial with several tasks write `stdout.<rank>.log`, `stderr.<rank>.log` and
@@ -167,7 +168,28 @@ class Layout:
     def without_trials(self) -> tuple[Path, ...]:
         """What the experiment's folder may hold before its first trial has begun."""
         written = (self.train, self.code)
-        return (*written, *map(build_draft_path, written), self.report, self.track, self.slots)
+        return (
+            *written,
+            *map(build_draft_path, written),
+            self.report,
+            self.track,
+            self.slots,
+            self.jobs,
+        )
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the jobs that the driver submits."""
+        return self.folder / "jobs"
+
+    @property
+    def job_script(self) -> Path:
+        """Their script."""
+        return self.jobs / "job.sh"
+
+    def job_log(self, job_id: str) -> Path:
+        """What one of them has printed; its id may be Slurm's pattern for it."""
+        return self.jobs / f"job-{job_id}.log"
 
     def slot_log(self, slot: int) -> Path:
         """What a slot's worker, its launcher and the site's prologues printed."""
