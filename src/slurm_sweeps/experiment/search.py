@@ -272,9 +272,12 @@ class Search:
         """
         points = self.space.n_grid_points
         if self._is_grid and n_trials is not None and n_trials < points:
+            why = "another sweep has tried" if self.skipped or self.known else "where refuses"
+            if why != "where refuses" and self.space.where is not None:
+                why += ", or where refuses,"
             yield (
-                f"where refuses {points - n_trials} of the {points} points of the grids in cfg, so "
-                f"that {n_trials} are run"
+                f"{why} {points - n_trials} of the {points} points of the grids in cfg, so that "
+                f"{n_trials} are run"
             )
         elif self._is_grid and asked not in (None, points):
             yield (
