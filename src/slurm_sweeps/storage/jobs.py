@@ -30,7 +30,10 @@ _UPSERT = (
 )
 
 #: How long a job tries to write its row, and pauses the first time that the file is locked.
-_TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.2, 10.0
+_TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.5, 15.0
+
+#: How long a job that looks waits for the lock: its driver may be behind with its writing.
+LOOK_TIMEOUT_S = 60.0
 
 #: So many jobs look at the file in a second at the most, all together; none more often than this.
 _LOOKS_PER_S, _LOOK_S = 100.0, 2.0
@@ -118,15 +121,18 @@ def tell_driver(database: Database, experiment_id: int, kind: str, job: JobRecor
 
 def _try_patiently(database: Database, write: Callable[[], None]) -> None:
     give_up_at, pause_s = time.monotonic() + _TRY_S, _FIRST_PAUSE_S
-    database.set_timeout(_FIRST_PAUSE_S)
-    while True:
-        try:
-            return write()
-        except DatabaseBusyError:
-            if time.monotonic() > give_up_at:
-                raise
-        time.sleep(random.uniform(0.0, pause_s))
-        pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+    database.set_timeout(0.0)  # who waits for the lock in SQLite keeps the driver from it
+    try:
+        while True:
+            try:
+                return write()
+            except DatabaseBusyError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(random.uniform(0.0, pause_s))
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+    finally:
+        database.set_timeout(LOOK_TIMEOUT_S)
 
 
 def look(database: Database, name: str, job: JobRecord) -> Standing:
