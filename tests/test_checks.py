@@ -34,6 +34,10 @@ def seed_experiment(value: Any) -> Any:
     return ss.Experiment(print, {}, local_dir="no-such-folder", seed=value)
 
 
+def take_snapshot(value: Any) -> Any:
+    return ss.Experiment(print, {}, local_dir="no-such-folder", snapshot=value)._snapshot
+
+
 #: Every argument of the public interface that takes an integer; 4 makes sense for all of them.
 INTEGERS: dict[str, Callable[[Any], Any]] = {
     "ASHA(min_t)": lambda v: ss.ASHA("a", "min", min_t=v),
@@ -78,6 +82,8 @@ FLAGS: dict[str, Callable[[Any], Any]] = {
     "SlurmCfg(requeue)": lambda v: ss.SlurmCfg(requeue=v),
     "Experiment(restore)": lambda v: check_arguments(print, None, None, v, False),
     "Experiment(overwrite)": lambda v: check_arguments(print, None, None, False, v),
+    "Experiment(join)": lambda v: check_arguments(print, None, None, False, False, v),
+    "Experiment(snapshot)": take_snapshot,
     "run(fail_fast)": lambda v: run(fail_fast=v),
     "run(report)": lambda v: check_summary(1, 1, True, v),
     "run(summarize_cfg_and_metrics)": lambda v: check_summary(1, 1, v, False),
@@ -86,8 +92,6 @@ FLAGS: dict[str, Callable[[Any], Any]] = {
 SECONDS: dict[str, Callable[[Any], Any]] = {
     "run(grace_period_in_sec)": lambda v: run(grace_period_s=v),
     "run(time_budget_in_sec)": lambda v: run(time_budget_s=v),
-    "run(max_trial_sec)": lambda v: run(max_trial_s=v),
-    "run(max_silence_sec)": lambda v: run(max_silence_s=v),
     "run(summary_interval_in_sec)": lambda v: check_summary(v, 1, True, False),
 }
 
@@ -153,3 +157,10 @@ def test_nothing_else_is_seconds(take: Callable[[Any], Any], value: Any) -> None
     with pytest.raises(ss.SlurmSweepsError) as caught:
         take(value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["max_trial_s", "max_silence_s"])
+def test_a_trial_that_has_no_time_at_all_is_none(name: str) -> None:
+    run(**{name: 1})
+    with pytest.raises(ss.UsageError, match=r"must be a number of seconds from 1 to .*got 0\b"):
+        run(**{name: 0})

@@ -56,12 +56,13 @@ def _to_float(value: Any) -> float | None:
         return None
 
 
-def check_seconds(owner: str, name: str, value: Any) -> float:
-    """Return `value` as a float: seconds, from 0 to `MOST_SECONDS`."""
+def check_seconds(owner: str, name: str, value: Any, least: float = 0) -> float:
+    """Return `value` as a float: seconds, from `least` to `MOST_SECONDS`."""
     number = check_real(owner, name, value)
-    if not 0 <= number <= MOST_SECONDS:
+    if not least <= number <= MOST_SECONDS:
         raise UsageError(
-            f"{owner}: {name} must be a number of seconds from 0 to {MOST_SECONDS:,}, got {value!r}"
+            f"{owner}: {name} must be a number of seconds from {least} to {MOST_SECONDS:,}, got "
+            f"{value!r}"
         )
     return number
 

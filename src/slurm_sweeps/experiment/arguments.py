@@ -55,8 +55,8 @@ class RunCfg:
             grace_period_s=check_seconds("run", "grace_period_in_sec", self.grace_period_s),
             time_budget_s=_check_given(check_seconds, "time_budget_in_sec", self.time_budget_s),
             target=_check_given(check_real, "target", self.target),
-            max_trial_s=_check_given(check_seconds, "max_trial_sec", self.max_trial_s),
-            max_silence_s=_check_given(check_seconds, "max_silence_sec", self.max_silence_s),
+            max_trial_s=_check_given(check_seconds, "max_trial_sec", self.max_trial_s, 1),
+            max_silence_s=_check_given(check_seconds, "max_silence_sec", self.max_silence_s, 1),
         )
         if self.out_of_memory not in ("fail", "infeasible"):
             raise UsageError(
