@@ -6,6 +6,7 @@ Unit tests are marked here, and held to start no process: see `unit_tests`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,11 @@ settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
-    """Have each start of a process pass by where unit tests are told to leave it."""
+    """Have each start of a process pass by where unit tests are told to leave it.
+
+    What is started hears of a closed terminal, even if the tests themselves run under nohup.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.addaudithook(unit_tests.refuse_processes)
 
 

@@ -1,4 +1,4 @@
-"""Hyper-parameter sweeps with ASHA on a laptop or inside one Slurm allocation, without a server.
+"""Hyper-parameter sweeps with ASHA on a laptop or a Slurm cluster, without a server.
 
     import slurm_sweeps as ss
 

@@ -104,5 +104,6 @@ class TrialInterrupted(Exception):  # noqa: N818 - control flow, not an error
 class SweepStopped(SystemExit):
     """The driver was told to stop and has done so; all is kept, `restore` goes on from here.
 
-    A script that lets it pass ends with its `code`: 130 after Ctrl-C, else 75.
+    A script that lets it pass ends with its `code`: 130 after Ctrl-C, else 75; 0 in a job that has
+    only lent its nodes (`join=True`) until the sweep was done.
     """

@@ -211,7 +211,8 @@ def _look_at_folder(local_dir: Path) -> Iterator[Finding]:
     if refusal is None:
         yield Finding("locks", "ok", "the file system locks files")
     else:
-        yield Finding("locks", "bad", f"the file system refuses locks ({refusal}); see the README")
+        what = f"the file system refuses locks ({refusal}); choose another local_dir"
+        yield Finding("locks", "bad", what)
 
 
 def _look_at_database(path: Path) -> Iterator[Finding]:
