@@ -385,7 +385,7 @@ def test_counts_that_are_none(tmp_path: Path, name: str, value: Any) -> None:
         ({"summary_interval_in_sec": "5"}, "summary_interval_in_sec must be a number, got '5'"),
         ({"nr_of_rows_in_summary": -1}, "nr_of_rows_in_summary must be 0 or more, got -1"),
         ({"out_of_memory": "retry"}, 'out_of_memory must be "fail" or "infeasible", got \'retry\''),
-        ({"max_trial_sec": -1}, "max_trial_sec must be a number of seconds from 0"),
+        ({"max_trial_sec": -1}, "max_trial_sec must be a number of seconds from 1"),
         ({"fail_fast": "no"}, "run: fail_fast must be True or False, got 'no' (str)"),
         ({"report": 1}, "run: report must be True or False, got 1 (int)"),
         ({"summarize_cfg_and_metrics": "loss"}, "True, False or a list of names; got 'loss'"),
