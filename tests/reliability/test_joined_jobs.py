@@ -172,16 +172,18 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
 ) -> None:
     n_trials = 60
     sweep = JoinedSweep(cluster, tmp_path / "sweep", N_TRIALS=n_trials, PAUSE_S=0.3)
-    for node in ("n1", "n2", "n3", "n4", "n1", "n2"):
+    for node in ("n1", "n2", "n1", "n2"):
         sweep.submit(f"-w{node}")
     first = sweep.wait_for_driver()
+    sweep.wait_for_jobs(4)
+    for node in ("n3", "n4"):  # who comes later drives later
+        sweep.submit(f"-w{node}")
     sweep.wait_for_jobs(6)
     sweep.wait_for(Status.COMPLETED, 4)
     cluster.cancel(first)
     second = sweep.wait_for_driver(first)
     sweep.wait_for(Status.COMPLETED, 12)
-    # Whoever is alone on a node is preempted there.
-    preempted = next(job for job in sweep.jobs[2:4] if job not in (first, second))
+    preempted = sweep.jobs[4]  # alone on its node
     others = [job for job in sweep.jobs if job not in (first, second, preempted)]
     cancelled, queued_again = others[:2]
     node = cluster.job(preempted)["NodeList"]

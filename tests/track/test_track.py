@@ -216,7 +216,9 @@ def test_an_offline_run_of_wandb(
     require_module("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    export(sweep, "--to", "wandb", "-o", "project")
+    # In a process of its own, as users have it: W&B goes by the environment that it was loaded in.
+    verb = [sys.executable, "-m", "slurm_sweeps", "--local-dir", str(sweep), "export", "e"]
+    subprocess.run([*verb, "--to", "wandb", "-o", "project"], check=True, timeout=120)
     runs = {}
     for file in tmp_path.glob("wandb/offline-run-*/*.wandb"):
         records = list(read_wandb(file))
