@@ -311,14 +311,17 @@ class Result:
         Raises:
             UsageError: Trials were judged by a rule of the user's own, which isn't stored.
         """
-        from .replay.story import read_story
+        from .replay.story import build_plan, read_story
         from .replay.verify import verify
         from .storage.aggregates import list_wrong
 
         with self._open() as database:
             record = database.experiment(self.experiment)
             wrong = list_wrong(database.fetch, record.id)
-            return verify(read_story(database, record), wrong)
+            described = record.settings.get("asha")
+            plan = build_plan(described) if described else None
+            story = read_story(database, record, plan.metric if plan else None)
+            return verify(story, plan, wrong)
 
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.

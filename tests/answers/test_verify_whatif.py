@@ -138,6 +138,15 @@ def test_the_command_line_judges_by_another_rule(swept: Path) -> None:
     assert "say one rule" in call("whatif", "none", code=2)
 
 
+def test_a_sweep_that_a_rule_of_ones_own_has_judged_can_be_asked(swept: Path) -> None:
+    """Of such a rule the database has but the name."""
+    edit(swept, "UPDATE experiments SET settings = replace(settings, '\"ASHA\"', '\"Own\"')")
+    result = ss.Result("asha", swept)
+    assert result.what_if(ss.MedianStopping("loss", "min")).n_trials == 30
+    with pytest.raises(ss.UsageError, match="the rule 'Own' is one of your own"):
+        result.verify()
+
+
 # --- simulated ------------------------------------------------------------------------------------
 
 
@@ -176,7 +185,7 @@ def tell_story(curves: list[list[float]], order: list[int], plan: Any) -> Story:
                 end_time=at,
             )
         )
-    return Story("simulated", {}, plan, None, trials, [], events)
+    return Story({}, trials, [], events)
 
 
 VALUES = st.floats(-9, 9, width=16) | st.just(math.nan)
@@ -195,7 +204,7 @@ def test_what_a_rule_has_decided_it_decides_again(
     curves: list[list[float]], order: list[int], plan: Any
 ) -> None:
     story = tell_story(curves, order, plan)
-    assert verify(story).differences == ()
+    assert verify(story, plan).differences == ()
     again = judge_again(story, plan)
     cut = {trial.number for trial in story.trials if trial.status is Status.PRUNED}
     assert {each.trial.number for each in again.stopped} == cut
@@ -213,11 +222,11 @@ def test_a_trial_that_is_said_to_have_been_pruned_and_was_not_is_found(
     if whole is None or math.isnan(curves[whole.number][-1]):
         return
     events = [e._replace(status=Status.PRUNED) if e is whole else e for e in story.events]
-    told = Story("edited", {}, plan, None, story.trials, [], events)
+    told = Story({}, story.trials, [], events)
     pruner = plan.build_pruner()
     last = Decision.GO_ON
     for event in story.events:
         if isinstance(event, Report):
             decision = pruner.report(event.number, event.iteration, event.value)
             last = decision if event.number == whole.number else last
-    assert bool(verify(told).differences) == (last is Decision.GO_ON)
+    assert bool(verify(told, plan).differences) == (last is Decision.GO_ON)

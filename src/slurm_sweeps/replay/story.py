@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from ..checks import Goal
 from ..errors import UsageError
 from ..rules.asha import ASHA, Hyperband
 from ..rules.median import MedianStopping
@@ -46,18 +45,13 @@ class Story:
     """What is stored of a sweep.
 
     Attributes:
-        plan: The rule that it was judged by; None if there was none.
-        goal: What it is after; None if nobody said.
         events: Reports, and starts and ends of attempts, in their order. What was reported comes
             before what was seen at the same time, for it led to that.
         asked: The ids of trials that were pruned as someone asked.
         has_added: Whether someone has added configurations while it ran.
     """
 
-    name: str
     settings: Mapping[str, Any]
-    plan: PrunerPlan | None
-    goal: Goal | None
     trials: Sequence[TrialRecord]
     attempts: Sequence[AttemptRecord]
     events: Sequence[Report | Turn]
@@ -66,25 +60,15 @@ class Story:
 
 
 def read_story(
-    database: Database, record: ExperimentRecord, metric: str | tuple[str, ...] | None = None
+    database: Database, record: ExperimentRecord, metric: str | tuple[str, ...] | None
 ) -> Story:
     """Read what is stored of an experiment.
 
     Args:
         database: Where.
         record: The experiment.
-        metric: Whose reports, or a tuple of several that are judged together; by default that of
-            the sweep's rule, else of its goal, else none.
-
-    Raises:
-        UsageError: The experiment's rule is one of the user's own, of which the database has but
-            the name.
+        metric: Whose reports, or a tuple of several that are judged together; None for no reports.
     """
-    settings = record.settings
-    plan = build_plan(settings["asha"]) if settings.get("asha") else None
-    name, mode = settings.get("metric"), settings.get("mode")
-    goal = None if name is None or mode is None else Goal(name, mode)
-    metric = metric or (plan.metric if plan else None) or (goal.metric if goal else None)
     trials = read_trials(database, record.id)
     numbers = [trial.number for trial in trials]
     names = metric if isinstance(metric, tuple) else (metric or "",)  # "": none has that name
@@ -95,10 +79,7 @@ def read_story(
     requests = database.requests(record.id)
     asked = {each.argument for each in requests if each.kind == "prune"}
     return Story(
-        record.name,
-        settings,
-        plan,
-        goal,
+        record.settings,
         trials,
         attempts,
         sorted(reports + turns, key=attrgetter("at")),  # stable: reports come first

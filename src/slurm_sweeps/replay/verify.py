@@ -66,11 +66,12 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verify(story: Story, wrong: Sequence[tuple[str, str]] = ()) -> Verdict:
+def verify(story: Story, plan: PrunerPlan | None, wrong: Sequence[tuple[str, str]] = ()) -> Verdict:
     """Derive what is stored of a sweep once more, and compare.
 
     Args:
-        story: What is stored.
+        story: What is stored; its reports are those of the rule's metric.
+        plan: The rule that it was judged by; None if there was none.
         wrong: Trials and metrics whose aggregates are not those of their reports.
     """
     differences = [
@@ -87,9 +88,9 @@ def verify(story: Story, wrong: Sequence[tuple[str, str]] = ()) -> Verdict:
                 f"trial {trial.trial_id}: number {trial.number} of this seed is drawn as "
                 f"{canonical_json(drawn)}, and is stored as {trial.cfg_json}"
             )
-    if story.plan is None:
+    if plan is None:
         return Verdict(tuple(differences), 0, 0, n_cfgs)
-    judge = _Judge(story.plan, _find_unsure(story))
+    judge = _Judge(plan, _find_unsure(story))
     judge.play(story)
     differences += judge.compare(story)
     return Verdict(tuple(differences), judge.n_reports, judge.n_unsure, n_cfgs)
