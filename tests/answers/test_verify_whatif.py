@@ -98,13 +98,16 @@ def test_what_is_stored_is_what_would_be_decided_and_what_was_edited_is_found(sw
         trial.status == "pruned" for trial in result.trials
     )
     best = result.best_trial()
-    # A value by which the best trial would have been stopped, in the middle of its way.
-    edit(
-        swept,
-        "UPDATE metrics SET value = 99 WHERE iteration = 4 AND number = (SELECT number FROM trials "
-        "WHERE trial_id = ? AND metrics.experiment_id = experiment_id)",
-        best.trial_id,
-    )
+    # Values by which the best trial would have been stopped on its way; NaN passes no rung at all.
+    for iteration, value in ((2, 99.0), (4, None)):
+        edit(
+            swept,
+            "UPDATE metrics SET value = ? WHERE iteration = ? AND number = (SELECT number FROM "
+            "trials WHERE trial_id = ? AND metrics.experiment_id = experiment_id)",
+            value,
+            iteration,
+            best.trial_id,
+        )
     edit(swept, "UPDATE trials SET cfg = replace(cfg, '\"n\"', '\"m\"') WHERE number = 5")
     differences = result.verify().differences
     assert any(best.trial_id in said and "the rule says prune" in said for said in differences)
