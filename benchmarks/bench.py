@@ -1,6 +1,7 @@
 """Measure this project and its peers side by side, and write RESULTS.md.
 
-    python benchmarks/bench.py [--quick] [--only PEER ...] [--rounds 3] [--before CHECKOUT]
+    python benchmarks/bench.py [--quick] [--rounds 3] [--before CHECKOUT]
+    python benchmarks/bench.py --measure program --only this HyperQueue   # some rows, not written
 
 Each peer gets a virtual environment of its own, with pinned versions (`environments.py`). A measure
 is taken in rounds, all peers in turn in each (A B C, A B C, …), so that what disturbs the machine
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,6 +159,9 @@ PEERS = (
 )
 
 
+MEASURES = ("trivial", "program", "readme", "first_line", "report")
+
+
 def main() -> None:
     """Make what is missing, measure, write."""
     options = parse_options()
@@ -166,12 +171,14 @@ def main() -> None:
     peers = [p for p in peers if p.is_quick or not options.quick]
     pythons = {peer.name: make_environment(peer.packages) for peer in peers}
     runs = []
-    with (HERE / "results.jsonl").open("w") as file:
-        for run in measure_all(peers, pythons, options.quick, options.rounds):
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for run in measure_all(peers, pythons, Path(folder), options):
             runs.append(run)
-            line = json.dumps(asdict(run))
-            print(line, flush=True)
-            file.write(line + "\n")
+            print(json.dumps(asdict(run)), flush=True)
+    if options.only or options.measure:
+        return  # what is written is whole
+    lines = [json.dumps(asdict(run)) + "\n" for run in runs]
+    (HERE / "results.jsonl").write_text("".join(lines))
     sizes = {p.name: measure_size(pythons[p.name]) for p in peers if p.n_readme}
     (HERE / "RESULTS.md").write_text(results.format_results(runs, sizes, options.quick, HERE))
 
@@ -188,29 +195,31 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller numbers, fewer peers")
     parser.add_argument("--only", nargs="*", help="parts of the names of the peers to measure")
+    parser.add_argument("--measure", nargs="*", choices=MEASURES, help="which to take")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", type=Path, help="another checkout, measured as a peer")
     return parser.parse_args()
 
 
 def measure_all(
-    peers: list[Peer], pythons: dict[str, Path], quick: bool, rounds: int
+    peers: list[Peer], pythons: dict[str, Path], folder: Path, options: argparse.Namespace
 ) -> Iterator[Run]:
-    """Take every measure, round by round, the peers in turn."""
-    history = 10_000 if quick else 30_000  # some peers take a minute to write them
-    for measure, rows in (
-        ("trivial", 0),
-        ("program", 0),
-        ("readme", 0),
-        ("first_line", 0),
-        ("report", 0),
-        ("report", history),
-    ):
-        for number in range(1, rounds + 1):
+    """Take every measure, round by round, the peers in turn.
+
+    Nothing is removed meanwhile: ext4 passes over each file that was deleted in the last minutes
+    when it looks for room for a new one, so that whoever writes files would be slower each round.
+    """
+    history = 10_000 if options.quick else 30_000  # some peers take a minute to write them
+    measures = [(measure, 0) for measure in options.measure or MEASURES]
+    if "report" in dict(measures):
+        measures.append(("report", history))
+    for measure, rows in measures:
+        for number in range(1, options.rounds + 1):
             for peer in peers:
-                argv = build_argv(peer, measure, rows, quick)
+                argv = build_argv(peer, measure, rows, options.quick)
                 if argv:
-                    yield run_one(peer, pythons[peer.name], argv, number)
+                    own = tempfile.mkdtemp(dir=folder)
+                    yield run_one(peer, pythons[peer.name], argv, number, own)
 
 
 def build_argv(peer: Peer, measure: str, rows: int, quick: bool) -> list[str]:
@@ -226,10 +235,10 @@ def build_argv(peer: Peer, measure: str, rows: int, quick: bool) -> list[str]:
     return [measure, "--rows", str(rows)] if peer.reports else []
 
 
-def run_one(peer: Peer, python: Path, argv: list[str], number: int) -> Run:
-    """Run one measure of one peer; a peer that fails is told of, and has no figure."""
+def run_one(peer: Peer, python: Path, argv: list[str], number: int, folder: str) -> Run:
+    """Run one measure of one peer in a folder; a peer that fails is told of, and has no figure."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    env |= dict(peer.env)
+    env |= {**dict(peer.env), "BENCH_FOLDER": folder}
     load = os.getloadavg()[0]
     command = [str(python), str(HERE / "peers" / peer.script), *argv]
     name = argv[0] + (f" after {int(argv[2]):,} rows" if argv[0] == "report" else "")

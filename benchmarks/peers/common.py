@@ -23,7 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,13 +52,14 @@ Measure = Callable[[Task], None]
 
 
 def main(measures: dict[str, Measure]) -> None:
-    """Run one measure of a peer in a folder of its own."""
+    """Run one measure of a peer in a folder of its own, or in BENCH_FOLDER, which stays."""
     parser = argparse.ArgumentParser()
     parser.add_argument("measure", choices=sorted(measures))
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--rows", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    given = os.environ.get("BENCH_FOLDER")
+    with nullcontext(given) if given else tempfile.TemporaryDirectory(prefix="bench-") as folder:
         os.chdir(folder)
         measures[options.measure](Task(options.n, options.rows, Path(folder)))
 
