@@ -274,11 +274,13 @@ def test_the_house_stays_small() -> None:
     lent or submitted (2,600), tracking tools and callbacks (1,400), several objectives, constraints
     and configurations that are added (1,300), limits, memory and CPUs of a trial (900), snapshots,
     provenance, what is kept and what runs at the end (900), stored reports judged again (700),
-    spaces that an objective defines as it runs (400).
+    spaces that an objective defines as it runs (400). And then: seeds that race and are compared,
+    forecasts, designs and indices for studies, guesses as priors, spaces that are extended, imports
+    that trials share (2,500).
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
-    assert 50 < len(SOURCES) <= 150, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 32_000, f"{lines} lines"
+    assert 50 < len(SOURCES) <= 160, f"{len(SOURCES)} files"
+    assert 5_000 < lines <= 34_500, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:
