@@ -31,6 +31,7 @@ from .trial import Status, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .replay.sensitivity import Sensitivity
     from .replay.verify import Verdict
     from .replay.whatif import WhatIf
     from .rules.protocol import PrunerPlan
@@ -323,6 +324,31 @@ class Result:
             story = read_story(database, record, plan.metric if plan else None)
             return verify(story, plan, wrong)
 
+    def sensitivity(self, metric: str | None = None) -> Sensitivity:
+        """Estimate how far a metric depends on each parameter: first-order and total indices.
+
+        Of the points of `samplers.Saltelli` both follow; of `samplers.Sobol`, `LatinHypercube` and
+        `Random` the first-order indices alone (RBD-FAST). Only completed trials count, each with
+        its last value. Needs SALib: `pip install 'slurm-sweeps[sensitivity]'`.
+
+        Args:
+            metric: The metric's name; by default the experiment's, else the first that was logged.
+
+        Returns:
+            What came out; printed, it is a table.
+
+        Raises:
+            UsageError: The points are those of another sampler, parameters depend on each other,
+                too many trials have no value, the metric is the same in all, or SALib is missing.
+
+        Source: Saltelli et al., "Variance based sensitivity analysis of model output" (2010);
+        Tissot and Prieur, "Bias correction for the estimation of sensitivity indices based on
+        random balance designs" (2012).
+        """
+        from .views.pictures.sensitivity import read_sensitivity
+
+        return read_sensitivity(self._read_sweep(metric, None))
+
     def to_dataframe(self, metric: str | None = None, mode: str | None = None) -> pd.DataFrame:
         """Tabulate the trials.
 
@@ -437,6 +463,12 @@ class Result:
         from .views.pictures.importance import compute_importance, draw_importance
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
+
+    def plot_sensitivity(self, metric: str | None = None) -> Any:
+        """Plot the indices that `sensitivity` estimates; a plotly Figure."""
+        from .views.pictures.sensitivity import draw_sensitivity, read_sensitivity
+
+        return self._plot(lambda data: draw_sensitivity(read_sensitivity(data)), metric, None)
 
     def plot_front(self) -> Any:
         """Plot the trials by their objectives, two at a time, and the front; a plotly Figure."""

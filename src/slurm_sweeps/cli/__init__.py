@@ -20,7 +20,7 @@ from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
 from .stop_retry_rm import remove, retry, stop
 from .trial_logs import logs, show_trial
-from .verify_whatif import verify, whatif
+from .verify_whatif import sensitivity, verify, whatif
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,6 +48,7 @@ for command in (
     report,
     whatif,
     verify,
+    sensitivity,
     join,
     jobs,
     stop,

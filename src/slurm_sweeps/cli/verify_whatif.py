@@ -1,4 +1,4 @@
-"""The verbs that judge stored reports once more: `verify` and `whatif`."""
+"""The verbs that ask stored reports once more: `verify`, `whatif` and `sensitivity`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def verify(name: str, local_dir: Path, as_json: bool) -> None:
     else:
         print_lines(str(verdict).splitlines())
     sys.exit(0 if verdict else 1)
+
+
+@click.command()
+@on_experiment
+@click.option("--metric", help="By default the experiment's, else the first that was logged.")
+@json_option
+def sensitivity(name: str, local_dir: Path, metric: str | None, as_json: bool) -> None:
+    """Say how far a metric depends on each parameter: first-order and total indices.
+
+    For sweeps of samplers.Saltelli; for those of Sobol, LatinHypercube and Random the first-order
+    indices alone. With 95 % intervals.
+    """
+    found = Result(name, local_dir).sensitivity(metric)
+    if as_json:
+        pairs = [{"names": names, "index": s, "conf": c} for names, (s, c) in found.pairs.items()]
+        print_json({**dataclasses.asdict(found), "pairs": pairs})
+    else:
+        print_lines(str(found).splitlines())
 
 
 #: An option for a rule; without a value its defaults are meant.

@@ -27,6 +27,8 @@ from ..rules.feasible import Bound, is_infeasible
 from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import (
     HOW_TO_NAME_A_GOAL,
+    Design,
+    DesignSampler,
     Grid,
     GridSampler,
     NumberedSampler,
@@ -54,6 +56,9 @@ from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
 from .warm_start import Known
+
+#: Samplers that propose only what `where` allows.
+CAREFUL = NumberedSampler, DesignSampler
 
 #: In a larger space it isn't counted what is left of it where some is skipped.
 MOST_COUNTED = 100_000
@@ -107,11 +112,10 @@ class Search:
     def _describe_draws(self) -> dict[str, Any] | None:
         """Write down how configurations are drawn, where seed and number alone decide that."""
         sampler = self.sampler or (Grid() if self.space.grids else Random())
-        if not isinstance(sampler, Grid | Random) or self.known or self.space.where:
+        if not isinstance(sampler, Grid | Random | Design) or self.known or self.space.where:
             return None
-        quasi = isinstance(sampler, Random) and sampler.quasi
-        kind = type(sampler).__name__
-        return {"sampler": kind, "quasi": quasi, "points": len(self.points)}
+        kind, arguments = type(sampler).__name__, dataclasses.asdict(sampler)
+        return {"sampler": kind, "arguments": arguments, "points": len(self.points)}
 
     def check_run(self, cfg: RunCfg) -> None:
         """Raise UsageError for a run that would never end, or never know that it has."""
@@ -123,7 +127,7 @@ class Search:
                 f"{[goal.metric for goal in self.goals]!r}: leave it out, or name one metric"
             )
         ends = (cfg.n_trials, cfg.time_budget_s, cfg.target)
-        if ends == (None, None, None) and not self._is_grid:
+        if ends == (None, None, None) and not (self._is_grid or isinstance(self.sampler, Design)):
             raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
 
     def build_sweep(
@@ -151,6 +155,8 @@ class Search:
         n_trials = self._limit_to_new(cfg.n_trials)
         if isinstance(sampler, GridSampler):
             n_trials = sampler.n_left
+        elif isinstance(sampler, DesignSampler):
+            n_trials = sampler.n_left + len(self.points)
         sweep = Sweep(
             SweepCfg(
                 n_trials,
@@ -164,7 +170,7 @@ class Search:
                 feasible=self.feasible,
                 learns_memory=cfg.out_of_memory == "infeasible",
                 goals=self._several,
-                allows=None if isinstance(sampler, NumberedSampler) else self.space.allows,
+                allows=None if isinstance(sampler, CAREFUL) else self.space.allows,
             ),
             sampler,
             pruner,
@@ -284,6 +290,9 @@ class Search:
                 f"the grids in cfg have {points} points, each of which is run once, whatever "
                 f"n_trials ({asked}) says; sampler=ss.samplers.Random() draws n_trials of them"
             )
+        if isinstance(self.sampler, Design):
+            left = (n_trials or 0) - len(self.points)
+            yield from self.sampler.list_doubts(self.space, asked, left)
         size, wanted = self.space.size, n_trials or 0
         if self.space.leaves and size is not None and size < wanted:
             yield (

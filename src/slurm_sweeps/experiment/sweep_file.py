@@ -42,6 +42,9 @@ BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "local": ("local_cfg", LocalCfg),
     "keep": ("keep", Keep),
     "random": ("sampler", samplers.Random),
+    "sobol": ("sampler", samplers.Sobol),
+    "latin_hypercube": ("sampler", samplers.LatinHypercube),
+    "saltelli": ("sampler", samplers.Saltelli),
     "model": ("sampler", samplers.Model),
     "optuna": ("sampler", samplers.Optuna),
 }

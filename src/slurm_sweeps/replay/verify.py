@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import samplers
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
-from ..samplers import Grid, Observation, Problem, Random, bind_sampler
+from ..samplers import Observation, Problem, bind_sampler
 from ..search.described import build_template
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord
@@ -113,7 +114,7 @@ def _draw_again(story: Story) -> Iterator[tuple[TrialRecord, dict[str, Any]]]:
     if draws is None or story.has_added:
         return
     space = SearchSpace(build_template(story.settings["space"]))
-    plan = Grid() if draws["sampler"] == "Grid" else Random(quasi=draws["quasi"])
+    plan = getattr(samplers, draws["sampler"])(**draws["arguments"])
     sampler = bind_sampler(plan, Problem(space, story.settings["seed"]))
     for trial in story.trials[: draws["points"]]:  # the user's own: taken as tried
         cfg = space.revive(json.loads(trial.cfg_json))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from ..errors import UsageTypeError
 from .define_by_run import DefineByRun as DefineByRun
+from .designs import Design as Design
+from .designs import DesignSampler as DesignSampler
+from .designs import LatinHypercube as LatinHypercube
+from .designs import Saltelli as Saltelli
+from .designs import Sobol as Sobol
 from .model import Model as Model
 from .model import ModelSampler as ModelSampler
 from .optuna import Optuna as Optuna

@@ -24,6 +24,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import StorageError, UsageError
+from ..replay.sensitivity import Sensitivity, is_study
 from ..storage.records import TrialRecord
 from ..trial import Status
 from .formats import (
@@ -42,6 +43,7 @@ from .pictures.data import SweepData
 from .pictures.front import compute_front, draw_front
 from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
+from .pictures.sensitivity import draw_sensitivity, read_sensitivity
 from .pictures.slots import compute_occupation, draw_slots
 from .summary import USAGE, compute_runtime_s, describe_error, find_reason
 
@@ -108,6 +110,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.filters["span"] = format_span
     environment.filters["reason"] = lambda trial: shorten(describe_error(trial), 300)
     importance, occupation = compute_importance(data), compute_occupation(data)
+    sensitivity = _compute_sensitivity(data)
     figures = {
         "curves": draw_learning_curves(data),
         "progress": draw_best_over_time(data),
@@ -115,6 +118,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
         "parallel": draw_parallel_coordinates(data, importance.names),
         "parameters": draw_parameters(data, importance.names),
         **({"front": draw_front(data)} if data.objectives else {}),
+        **({"sensitivity": draw_sensitivity(sensitivity)} if sensitivity else {}),
         "slots": draw_slots(occupation),
     }
     ranking = data.ranking
@@ -131,6 +135,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
         savings=compute_savings(data),
         occupation=occupation,
         importance=importance,
+        sensitivity=sensitivity,
         failures=group_failures(data),
         setup=_build_setup(data),
         run=data.driver_runs[-1] if data.driver_runs else None,
@@ -144,6 +149,16 @@ def _build_page(data: SweepData, folder: Path) -> str:
         script=Markup(_read("report.js")),
         plotly=Markup(read_plotly_js()),
     )
+
+
+def _compute_sensitivity(data: SweepData) -> Sensitivity | str:
+    """The indices of a study, or why there are none yet; empty where it is no study."""
+    if not is_study(data.experiment.settings):
+        return ""
+    try:
+        return read_sensitivity(data)
+    except UsageError as error:
+        return str(error)
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,232 @@
+"""Designs of experiments: points that are fixed beforehand, for studies that do not search.
+
+Each axis of a design is a leaf of the space, whose value is its unit's. All points are there before
+the first is run, so that what was tried already, by an earlier run say, is told by its
+configuration, whichever number it had. Points that come out the same, as whole numbers and options
+do, are run once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..checks import check_flag, check_integer, set_fields
+from ..errors import UsageError
+from ..search.search_space import SearchSpace
+from ..trial import canonical_json
+from .protocol import Observation, Problem, import_extra
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Design(ABC):
+    """What the designs share: so many points, all of which are run."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, n=check_integer(type(self).__name__, "n", self.n, 1))
+
+    def bind(self, problem: Problem) -> DesignSampler:
+        """Return a sampler for this problem.
+
+        Raises:
+            UsageError: There is nothing to vary, the design is none for such a space, or the
+                library that draws it is missing.
+        """
+        if not problem.space.leaves:
+            raise UsageError(f"samplers.{self!r} needs spaces in the cfg, and there are none")
+        return DesignSampler(problem.space, self.draw_units(problem.space, problem.seed))
+
+    @abstractmethod
+    def draw_units(self, space: SearchSpace, seed: int) -> Array:
+        """Return the points, a unit for each leaf of the space; [n, leaves]."""
+
+    def count(self, space: SearchSpace) -> int:  # noqa: ARG002 - Saltelli's goes by it
+        """How many points the design has."""
+        return self.n
+
+    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
+        """Say what may not be meant, where `run` was asked for so many and so many are run."""
+        size = self.count(space)
+        if asked not in (None, 1, size):
+            yield f"samplers.{self!r} has {size} points, which are all run: n_trials={asked} is not"
+        if left < size:
+            why = "come out the same as others or were tried before"
+            why += ", or where refuses them" if space.where else ""
+            yield f"{size - left} of the {size} points of samplers.{self!r} {why}: {left} are run"
+
+
+def _doubt_power(design: Design) -> Iterator[str]:
+    """Say of a Sobol sequence that it is balanced after a power of two only."""
+    if design.n & (design.n - 1):
+        below = 1 << (design.n.bit_length() - 1)
+        yield (
+            f"samplers.{design!r}: a Sobol sequence is balanced where n is a power of two; "
+            f"better than {design.n} are {below} or {2 * below}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sobol(Design):
+    """Run the points of a scrambled Sobol sequence, which fill the space evenly.
+
+    The sweep's seed scrambles it. Best are powers of two. A restored sweep with a larger `n` goes
+    on where the sequence was. Of a space within an option the number counts where the option is
+    picked; a Grid is drawn from as a Choice is; the seeds of spaces are left aside. Needs SciPy:
+    `pip install 'slurm-sweeps[model]'`. Source: Owen, "Scrambling Sobol' and Niederreiter-Xing
+    points" (1998), by `scipy.stats.qmc`.
+
+    Args:
+        n: How many points; all are run, whatever the `n_trials` of `run` says.
+
+    Raises:
+        UsageError: `n` is less than 1.
+        UsageTypeError: `n` is no integer.
+    """
+
+    def draw_units(self, space: SearchSpace, seed: int) -> Array:
+        stats = import_extra("scipy.stats", f"samplers.{self!r}", "SciPy", "model")
+        rng = np.random.default_rng(seed)
+        sequence = stats.qmc.Sobol(len(space.leaves), scramble=True, seed=rng)
+        units: Array = sequence.random_base2((self.n - 1).bit_length())[: self.n]
+        return units
+
+    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
+        yield from _doubt_power(self)
+        yield from Design.list_doubts(self, space, asked, left)
+
+
+@dataclass(frozen=True, slots=True)
+class LatinHypercube(Design):
+    """Run a Latin hypercube: of n equal parts of each axis, each holds one point.
+
+    It can't be extended: another `n` is another design. Spaces are mapped as by `Sobol`. Needs
+    SciPy: `pip install 'slurm-sweeps[model]'`. Source: McKay, Beckman and Conover, "A Comparison of
+    Three Methods for Selecting Values of Input Variables" (1979), by `scipy.stats.qmc`.
+
+    Args:
+        n: How many points; all are run, whatever the `n_trials` of `run` says.
+
+    Raises:
+        UsageError: `n` is less than 1.
+        UsageTypeError: `n` is no integer.
+    """
+
+    def draw_units(self, space: SearchSpace, seed: int) -> Array:
+        stats = import_extra("scipy.stats", f"samplers.{self!r}", "SciPy", "model")
+        rng = np.random.default_rng(seed)
+        units: Array = stats.qmc.LatinHypercube(len(space.leaves), seed=rng).random(self.n)
+        return units
+
+
+@dataclass(frozen=True, slots=True)
+class Saltelli(Design):
+    """Run Saltelli's design, from which first-order and total sensitivity indices follow.
+
+    With D spaces in the cfg it has n (D + 2) points, or n (2 D + 2) with `second_order`; see
+    `Result.sensitivity`. Spaces within options, and `where`, are refused: what is varied must be
+    independent. A restored sweep with a larger `n` goes on. Needs SALib:
+    `pip install 'slurm-sweeps[sensitivity]'`. Source: Saltelli et al., "Variance based sensitivity
+    analysis of model output" (2010), by SALib.
+
+    Args:
+        n: How many base points, best a power of two.
+        second_order: Whether the indices of pairs are wanted too.
+
+    Raises:
+        UsageError: `n` is less than 1.
+        UsageTypeError: `n` is no integer, or `second_order` no bool.
+    """
+
+    second_order: bool = False
+
+    def __post_init__(self) -> None:
+        Design.__post_init__(self)
+        check_flag("Saltelli", "second_order", self.second_order)
+
+    def draw_units(self, space: SearchSpace, seed: int) -> Array:
+        sobol = import_extra("SALib.sample.sobol", f"samplers.{self!r}", "SALib", "sensitivity")
+        if space.where is not None:
+            raise UsageError(f"samplers.{self!r} can't be used with where: its points are a whole")
+        inner = next((leaf for leaf in space.leaves if leaf.parent is not None), None)
+        if inner is not None:
+            raise UsageError(
+                f"samplers.{self!r} varies all spaces independently, and cfg[{inner.path!r}] lies "
+                "in an option: take it out of there, or use samplers.Sobol"
+            )
+        with warnings.catch_warnings():  # of n, which is said in a line above the table
+            warnings.simplefilter("ignore", UserWarning)
+            units: Array = sobol.sample(
+                describe_units(space), self.n, calc_second_order=self.second_order, seed=seed
+            )
+        return units
+
+    def count(self, space: SearchSpace) -> int:
+        return self.n * self.per_point(len(space.leaves))
+
+    def per_point(self, n_leaves: int) -> int:
+        """How many points there are for each base point."""
+        return (2 if self.second_order else 1) * n_leaves + 2
+
+    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
+        yield from _doubt_power(self)
+        yield from Design.list_doubts(self, space, asked, left)
+
+
+def describe_units(space: SearchSpace) -> dict[str, Any]:
+    """Describe the units of a space as SALib wants it."""
+    names = [leaf.path for leaf in space.leaves]
+    return {"num_vars": len(names), "names": names, "bounds": [[0.0, 1.0]] * len(names)}
+
+
+class DesignSampler:
+    """The points of a design, one after the other; see `Design`."""
+
+    def __init__(self, space: SearchSpace, units: Array) -> None:
+        self._space = space
+        self._left: OrderedDict[bytes, Array] = OrderedDict()
+        for row in units:
+            cfg = build_point(space, row)
+            if space.allows(cfg):
+                self._left.setdefault(digest(cfg), row)
+        if not self._left:
+            raise UsageError(f"where refuses all of the {len(units)} points of the design")
+
+    @property
+    def n_left(self) -> int:
+        """How many points are to be run yet."""
+        return len(self._left)
+
+    def ask(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's
+        """Return the next point, None after the last."""
+        return build_point(self._space, self._left.popitem(last=False)[1]) if self._left else None
+
+    def tell(self, trial: Observation) -> None:
+        """Take note of a point that is run, perhaps in another process; see `Sampler.tell`."""
+        self.skip(trial.cfg)
+
+    def skip(self, cfg: dict[str, Any]) -> None:
+        """Leave out a point that was tried."""
+        if self._left:
+            self._left.pop(digest(cfg), None)
+
+
+def build_point(space: SearchSpace, row: Array) -> dict[str, Any]:
+    """Return the configuration at a row of a design, a unit for each leaf."""
+    units = dict(zip(space.leaves, row.tolist(), strict=True))
+    return space.build(units.__getitem__)
+
+
+def digest(cfg: dict[str, Any]) -> bytes:
+    """Return what tells configurations apart, shorter than their text."""
+    return hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()
