@@ -98,6 +98,8 @@ def test_gpus_of_a_local_trial_are_checked() -> None:
     for gpus in (1.5, 0.0, -0.5, float("nan")):
         with pytest.raises(UsageError, match=r"LocalCfg: gpus must be .* or a part of a GPU"):
             LocalCfg(gpus)
+    with pytest.raises(UsageTypeError, match="gpus must be a number, 0 to leave GPUs alone, got N"):
+        LocalCfg(gpus=None)  # type: ignore[arg-type] # what is tested
 
 
 @pytest.mark.parametrize(

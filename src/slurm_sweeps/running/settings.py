@@ -59,11 +59,16 @@ def _jax(name: str, usual: Any) -> Setting:
 
 
 def _pandas(name: str) -> Setting:
-    """Return an option of pandas, whose own default depends on its version."""
+    """Return an option of pandas, whose own default depends on its version.
+
+    It is read where `get_option` finds it: that warns, of options that are soon to go, somebody who
+    may never have heard of them; and warnings can't be held back for one thread alone.
+    """
 
     def read(pandas: Any) -> Any:
-        value = pandas.get_option(name)
-        return None if value == pandas._config.config._registered_options[name].defval else value
+        config = pandas._config.config
+        options, key = config._get_root(name)
+        return None if options[key] == config._registered_options[name].defval else options[key]
 
     return Setting("pandas", name, read, lambda pandas, value: pandas.set_option(name, value), None)
 

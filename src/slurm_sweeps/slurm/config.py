@@ -186,8 +186,12 @@ class LocalCfg:
 
 
 def _check_gpus(gpus: object) -> float:
-    if isinstance(gpus, Integral) or not isinstance(gpus, Real):
+    if isinstance(gpus, Integral):
         return check_integer("LocalCfg", "gpus", gpus, least=0)
+    if not isinstance(gpus, Real):
+        raise UsageTypeError(
+            f"LocalCfg: gpus must be a number, 0 to leave GPUs alone, got {gpus!r}"
+        )
     part = float(gpus)
     if not 0 < part < 1:
         raise UsageError(

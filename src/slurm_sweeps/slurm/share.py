@@ -426,7 +426,7 @@ def count_local_slots(
     """
     for name, asked, there, look_at in (
         ("cpus", cfg.cpus or 0, cpus, "taskset, or the limits of the container"),
-        ("gpus", cfg.gpus, gpus, "CUDA_VISIBLE_DEVICES"),
+        ("gpus", cfg.gpus, gpus, "CUDA_VISIBLE_DEVICES; gpus=0 needs none"),
     ):
         if asked > there:
             raise AllocationError(
