@@ -59,8 +59,7 @@ def main(n_trials: int) -> None:
     result = experiment.run(n_trials)
     print("weights  error  cfg")
     for trial in result.front():
-        assert trial.metrics is not None
-        last = {name: curve[max(curve)] for name, curve in trial.metrics.items()}
+        last = trial.last_metrics
         print(f"{last['weights']:7.0f}  {last['error']:.3f}  {trial.cfg}")
 
 

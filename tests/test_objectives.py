@@ -51,7 +51,7 @@ def train(cfg: dict[str, Any]) -> None:
 
 
 def get_point(trial: ss.Trial) -> tuple[float, float]:
-    last = {name: curve[max(curve)] for name, curve in (trial.metrics or {}).items()}
+    last = trial.last_metrics
     return last["loss"], -last["latency_ms"]
 
 

@@ -210,6 +210,11 @@ class Trial:
             end = datetime.now(self.start_time.tzinfo)
         return end - self.start_time
 
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        """The last value of each metric; empty where nothing was logged."""
+        return {name: curve[max(curve)] for name, curve in (self.metrics or {}).items() if curve}
+
     def is_terminated(self) -> bool:
         """Whether no further attempt follows by itself; it may have failed for good."""
         return self.status is not None and self.status.is_final

@@ -19,6 +19,7 @@ import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from hydra_plugins.hydra_slurm_sweeps._config import SlurmSweepsConf
 from hydra_plugins.hydra_slurm_sweeps._params import build_space
+from hydra_plugins.hydra_slurm_sweeps.sweeper import _read_goal
 from slurm_sweeps.experiment.sweep_file import BUILDS, OF_EXPERIMENT, OF_PROGRAM, OF_RUN
 from sweep_scripts import Scripts
 
@@ -182,6 +183,61 @@ def test_the_example_of_the_guide_with_a_sampler_of_optunas(scripts: Scripts) ->
     assert (scripts.folder / "study.db").exists()
 
 
+def test_several_objectives_as_for_hydra_optuna_sweeper(scripts: Scripts) -> None:
+    scripts.write(
+        """
+        import hydra
+        @hydra.main(version_base=None)
+        def main(cfg):
+            return (cfg.x - 1) ** 2 + cfg.y, cfg.x
+        main()
+        """,
+        "app.py",
+    )
+    multirun(
+        scripts, "hydra.sweeper.direction=[minimize,maximize]", "hydra.sweeper.n_trials=9",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.NSGAIISampler,seed:1}",
+        "hydra.sweeper.name=front", "+x=interval(-1,3)", "+y=interval(0,1)",
+    )  # fmt: skip
+    result = ss.Result("front", scripts.folder / "slurm-sweeps")
+    assert {trial.status for trial in result.trials} == {"completed"}
+    assert [*result.trials[0].last_metrics] == ["value_0", "value_1"]
+    (folder,) = (scripts.folder / "multirun").glob("*/*")
+    found = read_yaml(folder / "optimization_results.yaml")
+    points = [((t.cfg["x"] - 1) ** 2 + t.cfg["y"], t.cfg["x"]) for t in result.trials]
+    best = [p for p in points if not any(o[0] < p[0] and o[1] > p[1] for o in points)]
+    assert found["name"] == "slurm_sweeps"
+    assert [tuple(each["values"]) for each in found["solutions"]] == sorted(best)
+    assert [each["params"] for each in found["solutions"]] == [t.cfg for t in result.front()]
+
+
+@pytest.mark.parametrize(
+    ("told", "goal"),
+    [
+        ({"mode": "max"}, {"metric": "value", "mode": "max"}),
+        ({"direction": "maximize"}, {"metric": "value", "mode": "max"}),
+        (
+            {"direction": ["minimize", "maximize"], "metric": ["loss", "score"]},
+            {"metric": ["loss", "score"], "mode": ["min", "max"]},
+        ),
+        (
+            {"asha": {"metric": ["loss", "size"], "mode": "min"}},
+            {"metric": ["loss", "size"], "asha": {"metric": ["loss", "size"], "mode": "min"}},
+        ),
+        ({"asha": {"metric": "loss", "mode": "min"}}, {"asha": {"metric": "loss", "mode": "min"}}),
+        (
+            {"mode": ["min", "min"], "asha": {"max_t": 9}},
+            {
+                **{"metric": ["value_0", "value_1"], "mode": ["min", "min"]},
+                "asha": {"metric": ["value_0", "value_1"], "mode": ["min", "min"], "max_t": 9},
+            },
+        ),
+    ],
+)
+def test_what_a_multirun_is_after(told: dict[str, Any], goal: dict[str, Any]) -> None:
+    assert _read_goal(told) == goal
+
+
 def read_space(*overrides: str, all_of_them: bool = False) -> dict[str, Any]:
     parsed = OverridesParser.create().parse_overrides([*overrides])
     return dict(build_space(parsed, all_of_them).template)
@@ -254,7 +310,7 @@ def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:
     of_the_app = {"cfg", "random", "model", "optuna", "backend", *OF_PROGRAM}
     assert {field.name for field in dataclasses.fields(SlurmSweepsConf)} == {
         *({*OF_EXPERIMENT, *OF_RUN, *BUILDS} - of_the_app),
-        *("_target_", "params", "sampler"),
+        *("_target_", "params", "sampler", "direction"),
     }
 
 
@@ -272,6 +328,11 @@ def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:
             "samplers.Optuna(GridSampler(…)) can't work here",
         ),
         (["hydra.sweeper.asha={metric:loss}"], "hydra.sweeper.asha: ASHA"),
+        (["hydra.sweeper.direction=up"], "direction: minimize or maximize, or a list of these; go"),
+        (
+            ["hydra.sweeper.direction=minimize", "hydra.sweeper.mode=min"],
+            "mode and direction say the same, give one",
+        ),
         (["hydra.launcher._target_=a.Joblib"], "runs the jobs itself: leave hydra/launcher out"),
         (["hydra.sweeper.sampler=model", "hydra.sweeper.n_trials=2"], "needs a metric"),
         (["kind=small,huge"], "Could not find 'kind/huge'"),

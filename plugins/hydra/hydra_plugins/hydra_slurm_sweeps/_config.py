@@ -23,9 +23,11 @@ class SlurmSweepsConf:
     params: dict[str, Any] = field(default_factory=dict)
     #: How many configurations to draw; null for all combinations of what can be counted.
     n_trials: Any = None
-    #: The metric's name, "min" or "max"; of the value that the job returns, `mode` is enough.
+    #: The metric's name, "min" or "max"; of the value that the job returns, `mode` is enough. Lists
+    #: for several objectives. `direction`: "minimize" or "maximize", as other sweepers have it.
     metric: Any = None
     mode: Any = None
+    direction: Any = None
     #: Arguments of `ss.ASHA`, `ss.Hyperband`, `ss.MedianStopping`: `{metric: loss, mode: min}`.
     asha: Any = None
     hyperband: Any = None

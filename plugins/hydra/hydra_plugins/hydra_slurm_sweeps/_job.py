@@ -122,15 +122,18 @@ def _link(path: Path, target: Path) -> None:
         path.symlink_to(target, target_is_directory=True)
 
 
+def list_names(count: int) -> list[str]:
+    """Name the values of a tuple for which the user has no names."""
+    return [f"value_{i}" for i in range(count)]
+
+
 def _name_values(returned: Any, metric: Any) -> Any:
     """Give the values of a tuple names, and make Python's dict of OmegaConf's."""
     if OmegaConf.is_config(returned):
         returned = OmegaConf.to_container(returned)
     if not isinstance(returned, tuple | list) or not returned:
         return returned
-    names = (
-        metric if isinstance(metric, list | tuple) else [f"value_{i}" for i in range(len(returned))]
-    )
+    names = metric if isinstance(metric, list | tuple) else list_names(len(returned))
     if len(names) != len(returned):
         raise ss.UsageError(
             f"the job returned {len(returned)} values, and hydra.sweeper.metric names {len(names)}"

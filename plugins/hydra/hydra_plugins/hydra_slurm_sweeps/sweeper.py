@@ -35,6 +35,9 @@ MOST_COMPOSED = 50
 RULES = ("asha", "hyperband", "median_stopping")
 SAMPLERS = ("random", "model", "optuna")
 
+#: What hydra-optuna-sweeper calls the modes.
+DIRECTIONS = {"minimize": "min", "maximize": "max"}
+
 
 class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are not followed
     """Runs a multirun as one experiment; see `_config`."""
@@ -103,7 +106,7 @@ class SlurmSweepsSweeper(Sweeper):  # type: ignore[misc] # Hydra's classes are n
         OmegaConf.save(self.config, job.sweep_dir / "multirun.yaml")
         log.info(f"Sweep {experiment.name!r}: the jobs' output is in {job.sweep_dir}")
         result = experiment.run(**run | {name: told[name] for name in OF_RUN if name in told})
-        _write_best(result, job.sweep_dir)
+        _write_best(result, job.sweep_dir, told.get("metric"))
         return result
 
     def _choose_name(self, told: dict[str, Any]) -> str:
@@ -146,10 +149,32 @@ def _at(place: str) -> Iterator[None]:
 def _read_goal(told: dict[str, Any]) -> dict[str, Any]:
     """What the sweep is after, for its rule too; of what the job returns `mode` is enough."""
     goal: dict[str, Any] = {name: told[name] for name in ("metric", "mode") if name in told}
-    if goal:
-        goal.setdefault("metric", "value")
+    if "direction" in told:
+        if "mode" in goal:
+            raise CompactHydraException("hydra.sweeper: mode and direction say the same, give one")
+        goal["mode"] = _read_direction(told["direction"])
     rules = {name: told[name] for name in RULES if isinstance(told.get(name), dict)}
+    of_rules = [rule["metric"] for rule in rules.values() if isinstance(rule.get("metric"), list)]
+    if goal or of_rules:
+        from ._job import list_names
+
+        modes = goal.get("mode")
+        several = isinstance(modes, list) and len(modes)
+        own = list_names(several) if several else "value"
+        goal.setdefault("metric", of_rules[0] if of_rules else own)
     return {**goal, **{name: {**goal, **rule} for name, rule in rules.items()}}
+
+
+def _read_direction(direction: Any) -> Any:
+    """Make modes of directions: one, or a list of them."""
+    if isinstance(direction, list):
+        return [_read_direction(each) for each in direction]
+    word = getattr(direction, "name", str(direction))  # an Enum's, where the config has one
+    if word not in DIRECTIONS:
+        raise CompactHydraException(
+            f"hydra.sweeper.direction: minimize or maximize, or a list of these; got {word!r}"
+        )
+    return DIRECTIONS[word]
 
 
 def _read_sampler(told: dict[str, Any]) -> Any:
@@ -173,9 +198,16 @@ def _read_sampler(told: dict[str, Any]) -> Any:
     return sampler
 
 
-def _write_best(result: ss.Result, folder: Path) -> None:
-    """Write what was best where sweepers of Hydra's do."""
+def _write_best(result: ss.Result, folder: Path, metric: Any) -> None:
+    """Write what was best where sweepers of Hydra's do; of several objectives, the front."""
+    found: dict[str, Any] = {"name": "slurm_sweeps"}
     with contextlib.suppress(ss.SlurmSweepsError):  # there is no metric, or no trial has one
-        best = result.best_trial()
-        found = {"name": "slurm_sweeps", "best_params": best.cfg, "best_value": best.value}
+        if isinstance(metric, list):
+            found["solutions"] = [
+                {"params": trial.cfg, "values": [trial.last_metrics[name] for name in metric]}
+                for trial in result.front()
+            ]
+        else:
+            best = result.best_trial()
+            found |= {"best_params": best.cfg, "best_value": best.value}
         OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
