@@ -79,6 +79,8 @@ FLAGS: dict[str, Callable[[Any], Any]] = {
     "SlurmCfg(exclusive)": lambda v: ss.SlurmCfg(exclusive=v),
     "SlurmCfg(fresh_step)": lambda v: ss.SlurmCfg(fresh_step=v),
     "SlurmCfg(share_imports)": lambda v: ss.SlurmCfg(share_imports=v),
+    "SlurmCfg(import_ahead)": lambda v: ss.SlurmCfg(import_ahead=v),
+    "LocalCfg(import_ahead)": lambda v: ss.LocalCfg(import_ahead=v),
     "SlurmCfg(requeue)": lambda v: ss.SlurmCfg(requeue=v),
     "Experiment(restore)": lambda v: check_arguments(print, None, None, v, False),
     "Experiment(overwrite)": lambda v: check_arguments(print, None, None, False, v),

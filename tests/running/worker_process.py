@@ -72,13 +72,17 @@ class WorkerProcess:
 
     def wait_for(self, kind: str) -> Record:
         """Return the next record, which must be of this kind."""
+        record = self.wait_for_any(repr(kind))
+        assert record["kind"] == kind, f"{record} instead of {kind!r}"
+        return record
+
+    def wait_for_any(self, what: str = "record") -> Record:
+        """Return the next record."""
         deadline = time.monotonic() + TIMEOUT_S
         while not self._waiting:
             if not self._read(deadline - time.monotonic()):
-                raise AssertionError(f"no {kind!r} came; standard error: {self.stderr.decode()}")
-        record = self._waiting.pop(0)
-        assert record["kind"] == kind, f"{record} instead of {kind!r}"
-        return record
+                raise AssertionError(f"no {what} came; standard error: {self.stderr.decode()}")
+        return self._waiting.pop(0)
 
     def wait_for_end(self) -> int:
         """Wait until the worker has ended; return its exit code."""

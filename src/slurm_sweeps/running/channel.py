@@ -107,6 +107,8 @@ class Record(TypedDict, total=False):
     cpu_s: float
     gpu_memory_mb: float
     is_alone: bool
+    modules: list[str]  # that a trial has loaded beyond its worker
+    own_imports: bool  # whether that is of no interest: each trial imports by itself
     stays: bool  # whether the trial's process waits for the next trial
     sender: int  # these two: see `encode_parts`
     part: int
@@ -141,6 +143,7 @@ KINDS = {
     # Trial to worker.
     "await": {"iteration"},  # a rank other than 0 waits for the decision on it
     "used": {"memory_mb", "cpu_s"},  # the last word of one whose process ends
+    "loaded": {"modules", "env"},  # what of libraries it has imported late: see `late_imports`
     "told": {"do"},  # the trial has read a decision to leave
     # Worker to trial.
     "shared": set(),  # a process that the trial has started calls too

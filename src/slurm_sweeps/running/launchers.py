@@ -214,7 +214,7 @@ class LocalLauncher(Launcher):
 
     def describe_slot(self, slot: int) -> Record:
         """Name the slot's GPUs and CPUs, where each has its own."""
-        place: Record = {}
+        place = _describe_imports(self._cfg)
         if gpus := self._deal_gpus(slot):
             place["env"] = {"CUDA_VISIBLE_DEVICES": gpus}
         if cpus := self._cfg.cpus:
@@ -230,6 +230,10 @@ class LocalLauncher(Launcher):
         if trial_pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(trial_pid, signal.SIGKILL)
+
+
+def _describe_imports(cfg: LocalCfg | SlurmCfg) -> Record:
+    return {} if cfg.import_ahead else {"own_imports": True}
 
 
 def allow_open_files(count: int) -> None:
@@ -318,6 +322,7 @@ class SlurmLauncher(Launcher):
         """Tell a slot's worker what it needs to describe trials in their environment."""
         share = self._shares[slot]
         digits = "".join(filter(str.isdigit, self._job.job_id))
+        imports = _describe_imports(self._cfg)
         step: dict[str, Any] = {
             "port_range": list(self._cfg.master_port_range),
             "slot": slot - self._first,
@@ -333,8 +338,9 @@ class SlurmLauncher(Launcher):
             node = self._job.find_node(share.nodes[0])
             cpus = node.count_step_cpus(1, share.cpus_per_task)
             step["visible_gpus"] = list(range(at * gpus, (at + 1) * gpus)) if gpus else None
-            return {"share": step, "bound_to": [at * cpus, cpus, len(neighbours) * cpus]}
-        return {"share": step}
+            bound_to = [at * cpus, cpus, len(neighbours) * cpus]
+            return {"share": step, "bound_to": bound_to, **imports}
+        return {"share": step, **imports}
 
     def note_step(self, step: str | None) -> None:
         """Let workers stay when the job has few steps left: the last ones have to last.

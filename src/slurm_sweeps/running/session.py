@@ -236,10 +236,16 @@ class Session:
             else {"iteration": iteration}
         )
 
-    def hang_up(self) -> None:
-        """Tell the worker that nothing more comes: all that is left of this process is its exit."""
+    def hang_up(self, loaded: Record | None = None) -> None:
+        """Tell the worker that nothing more comes: all that is left of this process is its exit.
+
+        Args:
+            loaded: What else it should know.
+        """
         if self.is_here:
             self._write_end_down()
+            if loaded is not None:
+                self._tell_worker(loaded)
             self._tell_worker({"kind": "used", **self.meter.read()})
             with contextlib.suppress(OSError):  # train may have closed it
                 self._link.shutdown(socket.SHUT_WR)

@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
@@ -35,6 +35,7 @@ from ..storage.layout import TrialLayout, build_rank_journal_path
 from .channel import Record, encode
 from .forking import disown
 from .journal import Journal, build_head
+from .late_imports import LateImports
 from .out_of_memory import is_out_of_memory
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
@@ -85,19 +86,27 @@ def rehearse(task: Task, link: socket.socket) -> None:
     _redirect("stdout", os.devnull, 1)
 
 
-def run_attempts(task: Task, link: socket.socket, train: Train) -> NoReturn:
+def run_attempts(
+    task: Task, link: socket.socket, train: Train, imports: LateImports | None = None
+) -> NoReturn:
     """Turn this process into the trial's, run `train`, tell the worker, end the process."""
     code, started_in = None, find_folder()
     try:
         while code is None:
-            code = _run_attempt(task, link, train, started_in)
+            code = _run_attempt(task, link, train, started_in, imports)
     except BaseException:  # noqa: BLE001 - the process border: nothing may escape a forked child
         traceback.print_exc()
     finally:
         os._exit(1 if code is None else code)
 
 
-def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str) -> int | None:
+def _run_attempt(
+    task: Task,
+    link: socket.socket,
+    train: Train,
+    started_in: str,
+    imports: LateImports | None,
+) -> int | None:
     """Run an attempt; return the code to exit with, None to wait for another trial."""
     run = hear_run(link)
     if run is None:
@@ -113,7 +122,11 @@ def _run_attempt(task: Task, link: socket.socket, train: Train, started_in: str)
     activate(session)
     cfg = decode_cfg(run["cfg"])  # what that says or raises is the trial's
     session.journal = _open_journal(run, task.rank)
-    code = _call(train, cfg, session)
+
+    def describe_imports() -> Record | None:
+        return None if imports is None else imports.describe(run["env"])
+
+    code = _call(train, cfg, session, describe_imports)
     take_environment(before)
     return code
 
@@ -174,7 +187,12 @@ def open_stream(fd: int) -> TextIO:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _call(train: Train, cfg: dict[str, Any], session: Session) -> int | None:
+def _call(
+    train: Train,
+    cfg: dict[str, Any],
+    session: Session,
+    describe_imports: Callable[[], Record | None],
+) -> int | None:
     """Run `train` and everything that a process does at its end; return the exit code.
 
     Returns:
@@ -192,7 +210,7 @@ def _call(train: Train, cfg: dict[str, Any], session: Session) -> int | None:
         with contextlib.suppress(Exception):  # train may have closed it
             print(end["traceback"], file=sys.stderr)
     finish_process()
-    session.hang_up()
+    session.hang_up(describe_imports() if end["how"] in ("completed", "pruned") else None)
     return (end.get("exit_code") or 0) & 0xFF
 
 
@@ -344,6 +362,7 @@ class Spawner:
         train_file: Where a fresh interpreter finds `train`, and its digest.
         own_fds: The worker's own file descriptors, which a fork must not keep.
         relay: Where children of its trials call, which has some more.
+        imports: What they import late, if that is of interest.
 
     Attributes:
         spare: The process that waits for the next trial, if there is one.
@@ -358,6 +377,7 @@ class Spawner:
         train_file: tuple[str, str],
         own_fds: tuple[int, ...],
         relay: Relay,
+        imports: LateImports | None = None,
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
@@ -367,6 +387,7 @@ class Spawner:
         self._train_file = train_file
         self._own_fds = own_fds
         self._relay = relay
+        self._imports = imports
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
         answer_with_stack()  # likewise: forks inherit it
@@ -410,6 +431,14 @@ class Spawner:
         """From now on, every trial gets a fresh interpreter."""
         self._loaded = self._loaded._replace(train=None)
         self.is_due = False
+        self._drop_spare()
+
+    def note_imports(self, handlers: Mapping[signal.Signals, Any]) -> None:
+        """From now on, fork what this process has imported meanwhile, and the handlers that set."""
+        self._loaded = self._loaded._replace(handlers={**self._loaded.handlers, **handlers})
+        self._drop_spare()
+
+    def _drop_spare(self) -> None:
         if self.spare is not None:
             self.note_end(self.spare.pid)  # that its link is closed ends it
 
@@ -450,7 +479,7 @@ class Spawner:
                     os.close(fd)
             if run is None:
                 rehearse(self._task, link)
-            run_attempts(self._task, link, self._loaded.train)
+            run_attempts(self._task, link, self._loaded.train, self._imports)
         except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
             traceback.print_exc()
         finally:

@@ -50,6 +50,7 @@ from .channel import (
 from .cpus import bind_to_cpus
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
+from .late_imports import LateImports
 from .limits import EACH_STACK_S, LOOK_S, MOST_STACKS, TimeLimits
 from .out_of_memory import count_oom_kills, tells_of_killed_child
 from .processes import (
@@ -319,6 +320,7 @@ class Worker(Parent):
         self._waiting: deque[Record] = deque()  # what the driver said and is to be done yet
         self._init: Record = {}
         self._spawner: Spawner | None = None
+        self._imports: LateImports | None = None
         self._place: StepPlace | None = None
         self._memory: StepMemory | None = None
         self._trial: RunningTrial | None = None
@@ -406,9 +408,11 @@ class Worker(Parent):
         if loaded.hazard:
             text = f"{loaded.hazard}: every trial gets a fresh interpreter instead of a fork"
             self._say({"kind": "notice", "text": text})
+        if loaded.train is not None and not (init.get("fresh") or init.get("own_imports")):
+            self._imports = LateImports()
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         train_file = (init["train"], init["digest"])
-        self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay)
+        self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay, self._imports)
         if self._place is not None:  # elsewhere, a pipe tells the end of its process
             self._alive_at = 0.0
             self._say_alive()  # from now on it is missed
@@ -428,6 +432,8 @@ class Worker(Parent):
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
             return  # `broken` was said; or a driver that lost count, which it will find out
+        if self._imports is not None and self._imports.is_due and self._spawner.forks:
+            self._import_late(self._imports, self._spawner)
         env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
@@ -447,6 +453,19 @@ class Worker(Parent):
             self._trial.limits = TimeLimits(self._init, self._clock())
         self._poll.register(child.link, select.POLLIN)
         self._say({"kind": "started", "number": run["number"], "pid": child.pid})
+
+    def _import_late(self, imports: LateImports, spawner: Spawner) -> None:
+        """Import what trials load late, once, and see whether this can be forked then."""
+        try:
+            text = imports.load()
+        except OSError:  # no process to try it in
+            return
+        spawner.note_imports(self._watch.listen())
+        if hazard := find_fork_hazard():  # which the fork that tried did not have
+            spawner.stop_forking()
+            text = f"{hazard}: every trial gets a fresh interpreter instead of a fork"
+        freeze_memory()
+        self._say({"kind": "notice", "text": text})
 
     def _wait_to_fork(self, run: Record, error: OSError) -> None:
         """There are too many processes: leave a trial until others have ended, perhaps."""
@@ -580,6 +599,8 @@ class Worker(Parent):
                 trial.child_failed = record
             elif kind == "ended":
                 trial.said = record
+            elif kind == "loaded" and not is_child and self._imports is not None:
+                self._imports.hear(record)
             elif kind == "used" and not is_child:
                 del record["kind"]  # what is left goes into another
                 trial.used = {**record, **trial.used}

@@ -50,6 +50,9 @@ class SlurmCfg:
             needs is imported once there and the workers of all slots are forked from that. Many
             slots then start in the time of one, and share its memory. Each trial keeps to its own
             CPUs and GPUs; the memory limit is that of all slots of the node together.
+        import_ahead: Have each worker import once what its trials were seen to load late of
+            libraries that it has loaded, as PyTorch's first optimizer does. If False each trial
+            goes on to import that by itself.
         requeue: Ask Slurm to queue the job again when it is told to end before the sweep is done.
             It then goes on with what it has begun, also without `restore`.
         outage_in_sec: How long Slurm may be away, or start nothing, until the sweep ends; workers
@@ -72,13 +75,14 @@ class SlurmCfg:
     mem: str | None = field(default=None, kw_only=True)
     fresh_step: bool | None = field(default=None, kw_only=True)
     share_imports: bool = field(default=False, kw_only=True)
+    import_ahead: bool = field(default=True, kw_only=True)
     requeue: bool = field(default=False, kw_only=True)
     outage_in_sec: float = field(default=1800.0, kw_only=True)
     master_port_range: tuple[int, int] = field(default=MASTER_PORT_RANGE, kw_only=True)
     jobs: Jobs | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("exclusive", "fresh_step", "share_imports", "requeue"):
+        for name in ("exclusive", "fresh_step", "share_imports", "import_ahead", "requeue"):
             self._take(name, check_flag)
         for name, least in (("nodes", 1), ("ntasks", 1), ("cpus_per_task", 1), ("gpus", 0)):
             self._take(name, check_integer, least)
@@ -160,6 +164,7 @@ class LocalCfg:
             left alone, every trial sees all.
         cpus: CPUs of each trial, which it keeps to, and the number of its threads. None: trials
             float over all CPUs, and share the number of threads evenly.
+        import_ahead: As for `SlurmCfg`.
 
     Raises:
         UsageError: A value makes no sense; the message names it and the remedy.
@@ -168,9 +173,11 @@ class LocalCfg:
 
     gpus: float = 0
     cpus: int | None = field(default=None, kw_only=True)
+    import_ahead: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         set_fields(self, gpus=_check_gpus(self.gpus))
+        set_fields(self, import_ahead=check_flag("LocalCfg", "import_ahead", self.import_ahead))
         if self.cpus is not None:
             set_fields(self, cpus=check_integer("LocalCfg", "cpus", self.cpus, least=1))
 
