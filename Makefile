@@ -34,9 +34,8 @@ test-heavy: $(VENV)/.made-heavy ## the tests that need JAX, TensorFlow, polars a
 
 chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)
-	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest -m unit $(ARGS)
-	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability tests/running/test_fork_libraries.py \
-	tests/views/test_report.py tests/cluster/test_submitted_jobs.py $(ARGS)
+	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest -m "unit or chaos" $(ARGS)
+	SLURM_SWEEPS_CHAOS=1 $(BIN)/python -m pytest tests/reliability $(ARGS)
 
 check: $(VENV)/.made-test ## ruff, mypy, and vulture for what nothing uses
 	$(BIN)/ruff check

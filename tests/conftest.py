@@ -74,7 +74,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark unit tests and those that use the cluster, and leave out what was not asked for.
 
-    That is, tests that need a GPU or heavy libraries, unless `-m` speaks of them.
+    That is, tests that need a GPU or heavy libraries, or take long, unless `-m` speaks of them.
     """
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
-    for marker in ("gpu", "heavy"):
+    for marker in ("gpu", "heavy", "chaos"):
         if item.get_closest_marker(marker) and marker not in config.getoption("-m"):
             return False
     which = config.getoption("--cluster")

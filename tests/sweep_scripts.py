@@ -9,8 +9,11 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cluster_tools.processes import leftover_processes, wait_until
 
@@ -18,6 +21,16 @@ TIMEOUT_S = 120.0
 
 #: More rounds than `make test` has time for: `make chaos`.
 IS_CHAOS = os.environ.get("SLURM_SWEEPS_CHAOS", "") not in ("", "0")
+
+
+def choose(cases: Iterable[Any], usual: Container[Any]) -> list[Any]:
+    """Make a test's parameters of its cases; those that are not usual are for `make chaos`."""
+    return [
+        case
+        if case in usual
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.chaos)
+        for case in cases
+    ]
 
 
 class Scripts:

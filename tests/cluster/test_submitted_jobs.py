@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sqlite3
@@ -203,7 +202,7 @@ def test_what_sbatch_refuses_is_told_in_its_own_words(
         assert not driver.jobs
 
 
-@pytest.mark.skipif("SLURM_SWEEPS_CHAOS" not in os.environ, reason="a minute long: make chaos")
+@pytest.mark.chaos  # takes a minute
 def test_nothing_is_begun_that_would_be_lost_and_the_job_goes_early(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from cluster_tools.jobs import FINAL_STATES
 from cluster_tools.processes import leftover_processes
+from sweep_scripts import choose
 
 Undisturbed = Callable[[Setting], Script]
 
@@ -88,9 +89,11 @@ JOBS = (
     Setting(PRUNERS[4], MODEL, checkpoints=True, roles=IN_JOB),
 )
 
-#: How many kills each gets: 50 in `make test`, 1,000 in `make chaos`.
-LOCAL = {**dict.fromkeys(ALL, 20), ORDERLY: 50} if IS_CHAOS else {**FEW, ORDERLY: 5}
-IN_JOBS = dict.fromkeys(JOBS, 46) if IS_CHAOS else {JOBS[0]: 10}
+#: How many kills each gets: 50 in `make test`, 1,000 in `make chaos`, which has all settings.
+SOME = {**FEW, ORDERLY: 5, JOBS[0]: 10}
+LOCAL = {**dict.fromkeys([*FEW, *ALL], 20), ORDERLY: 50}
+IN_JOBS = dict.fromkeys(JOBS, 46)
+KILLS = {**LOCAL, **IN_JOBS, **({} if IS_CHAOS else SOME)}
 
 #: So many sweeps are played at once: most of their time is waiting.
 AT_ONCE = 3
@@ -168,7 +171,7 @@ def plays(
         def make(name: str) -> Script:
             return Script(folder / str(setting) / name, SOURCE, **build_variables(setting))
 
-        return play_often(setting, LOCAL[setting], make, play)
+        return play_often(setting, KILLS[setting], make, play)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {each: pool.submit(start, each) for each in settings if each in LOCAL}
@@ -184,7 +187,7 @@ def assert_same_cfgs(played: Played, undisturbed: Undisturbed) -> None:
             assert [trial.cfg for trial in read_trials(script.database)] == cfgs
 
 
-@pytest.mark.parametrize("setting", list(LOCAL), ids=str)
+@pytest.mark.parametrize("setting", choose(LOCAL, SOME), ids=str)
 def test_chaos_on_this_machine(
     setting: Setting, plays: dict[Setting, Future[Played]], undisturbed: Undisturbed
 ) -> None:
@@ -240,7 +243,7 @@ def test_what_is_wrong_is_found(
 LOOP = "until {0}; do echo exit $?; done; touch over; until [ -e calm ]; do sleep 0.1; done; {0}"
 
 
-@pytest.mark.parametrize("setting", list(IN_JOBS), ids=str)
+@pytest.mark.parametrize("setting", choose(IN_JOBS, SOME), ids=str)
 def test_chaos_in_a_job(
     setting: Setting, cluster: SlurmCluster, tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
@@ -248,7 +251,7 @@ def test_chaos_in_a_job(
         variables = build_variables(setting)
         return SlurmSweep(cluster, tmp_path / name, "-N1", source=SOURCE, **variables)
 
-    print(played := play_often(setting, IN_JOBS[setting], make, play_job))
+    print(played := play_often(setting, KILLS[setting], make, play_job))
     assert_same_cfgs(played, undisturbed)
 
 

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from reliable_sweeps import IS_CHAOS, TRAIN, Script, read_attempts, read_curves, read_trials
+from reliable_sweeps import TRAIN, Script, read_attempts, read_curves, read_trials
 
 from slurm_sweeps.trial import Status
+from sweep_scripts import choose
 
 MakeScript = Callable[..., Script]
 
@@ -18,15 +19,9 @@ MakeScript = Callable[..., Script]
 SIGNALS = {"SIGTERM": 75, "SIGUSR1": 75, "SIGHUP": 75, "SIGINT": 130, "SIGINT SIGINT": 130}
 
 
-def choose_signals(*names: str) -> list[tuple[str, int]]:
-    return [(name, code) for name, code in SIGNALS.items() if IS_CHAOS or name in names]
-
-
-@pytest.mark.parametrize(
-    ("name", "code"), [each for each in choose_signals("SIGHUP", "SIGINT") if " " not in each[0]]
-)
-def test_trials_end_at_their_next_report(make_script: MakeScript, name: str, code: int) -> None:
-    number = signal.Signals[name]
+@pytest.mark.parametrize("name", choose(list(SIGNALS)[:-1], {"SIGHUP", "SIGINT"}))
+def test_trials_end_at_their_next_report(make_script: MakeScript, name: str) -> None:
+    number, code = signal.Signals[name], SIGNALS[name]
     script = make_script("sweep", TRAIN, TRAIN="log_until_told")
     with script.start() as driver:
         script.wait_for_files("out/sweep/*/last", 2)
@@ -124,10 +119,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("signals", "code"), choose_signals("SIGUSR1", "SIGINT SIGINT"))
-def test_a_signal_before_the_first_worker(make_script: MakeScript, signals: str, code: int) -> None:
+@pytest.mark.parametrize("signals", choose(SIGNALS, {"SIGUSR1", "SIGINT SIGINT"}))
+def test_a_signal_before_the_first_worker(make_script: MakeScript, signals: str) -> None:
     script = make_script("sweep", BEGIN)
-    said = script.run(code, SIGNALS=signals)
+    said = script.run(SIGNALS[signals], SIGNALS=signals)
     assert "Traceback" not in said
     assert (f"{signals}: starting nothing new; 0 running trials" in said) == (" " not in signals)
     assert read_trials(script.database) == []
@@ -156,11 +151,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("signals", "code"), choose_signals("SIGTERM", "SIGINT SIGINT"))
-def test_a_signal_during_the_last_flush(make_script: MakeScript, signals: str, code: int) -> None:
+@pytest.mark.parametrize("signals", choose(SIGNALS, {"SIGTERM", "SIGINT SIGINT"}))
+def test_a_signal_during_the_last_flush(make_script: MakeScript, signals: str) -> None:
     """All is kept, the script ends as it was told, and goes on from there."""
     script = make_script("sweep", END)
-    said = script.run(code, SIGNALS=signals)
+    said = script.run(SIGNALS[signals], SIGNALS=signals)
     assert "Traceback" not in said
     assert "went on" not in said
     assert (f"{signals}: the sweep was over already" in said) == (" " not in signals)

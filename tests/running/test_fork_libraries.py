@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 from worker_process import start_worker
 
-from sweep_scripts import IS_CHAOS
-
 #: How the notice goes on.
 FRESH = "every trial gets a fresh interpreter instead of a fork"
 
@@ -176,7 +174,8 @@ HEAVY = [
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(case, id=case.name) for case in USUAL + (MORE if IS_CHAOS else [])),
+        *(pytest.param(case, id=case.name) for case in USUAL),
+        *(pytest.param(case, id=case.name, marks=pytest.mark.chaos) for case in MORE),
         *(pytest.param(case, id=case.name, marks=pytest.mark.heavy) for case in HEAVY),
     ],
 )

@@ -195,7 +195,7 @@ def test_another_rank_ends_when_it_is_told_and_not_by_itself(
 
 
 @linux
-@pytest.mark.skipif("SLURM_SWEEPS_CHAOS" not in os.environ, reason="takes half a minute")
+@pytest.mark.chaos  # takes half a minute
 def test_a_worker_that_is_suspended_takes_none_of_the_time(tmp_path: Path) -> None:
     def train(_cfg: dict[str, Any]) -> None:
         began, mine = time.monotonic(), time.process_time()

@@ -18,7 +18,7 @@ from slurm_sweeps.trial import Status
 from slurm_sweeps.views.pictures import COLORS, SYMBOLS, slots
 from slurm_sweeps.views.report import read_plotly_js
 from slurm_sweeps.views.table import STYLES
-from sweep_scripts import IS_CHAOS
+from sweep_scripts import choose
 from views_samples import write_foreign, write_sample
 
 pytest.importorskip("plotly")
@@ -83,11 +83,8 @@ def test_plotly_takes_all_figures(write: Callable[[str], ss.Result], case: str) 
         json.loads(figure.to_json())  # and it can be written
 
 
-#: Without the one whose figures take longest, which are looked at above.
-REPORTED = [case for case in CASES if IS_CHAOS or case != "twenty parameters"]
-
-
-@pytest.mark.parametrize("case", REPORTED)
+# The one whose figures take longest is not usual: they are looked at above.
+@pytest.mark.parametrize("case", choose(CASES, CASES.keys() - {"twenty parameters"}))
 def test_a_report_of_anything(report: Callable[[str], Path], case: str) -> None:
     path = report(case)
     page = path.read_text(encoding="utf-8")
