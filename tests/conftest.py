@@ -25,6 +25,7 @@ from cluster_tools import (
 )
 from cluster_tools.processes import end_processes, leftover_processes
 from cluster_tools.requirement import require
+from sharing import run_shared
 from sweep_scripts import IS_CHAOS, Scripts
 
 # No test asserts on time: a busy machine must not make one fail. In continuous integration all
@@ -61,8 +62,9 @@ def pytest_runtest_teardown() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `tools/run-tests` part the tests in two."""
-    parser.addoption("--cluster", choices=["only", "none"], help="tests that use the cluster")
+    """Let `tools/run-tests` share the tests out."""
+    parser.addoption("--share", type=Path, metavar="FOLDER", help="with others that are given it")
+    parser.addoption("--cluster-first", action="store_true", help="of what is shared")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -89,8 +91,16 @@ def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
     for marker in ("gpu", "heavy", "chaos"):
         if item.get_closest_marker(marker) and marker not in config.getoption("-m"):
             return False
-    which = config.getoption("--cluster")
-    return which is None or (which == "only") == bool(item.get_closest_marker("cluster"))
+    return True
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run what is this process's share, where there is more than one."""
+    folder: Path | None = session.config.getoption("--share")
+    if folder is None or session.testsfailed or session.config.getoption("--collect-only"):
+        return None
+    run_shared(session, folder, session.config.getoption("--cluster-first"))
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -192,8 +192,9 @@ def test_orphans_of_a_crashed_run_are_ended() -> None:
     base = Path(crashed.stdout.strip())
     daemons = json.loads((base / "cluster.json").read_text())["daemons"]
     assert set(daemons) == {"munged", "slurmctld", "n1"}
-    assert base in stop_orphans()
-    assert not base.exists()
+    stop_orphans()
+    # Another run of tests on this machine may have been at it already.
+    wait_until(lambda: not base.exists(), 60, lambda: f"{base} is still there")
     assert leftover_processes(str(base)) == []
 
 

@@ -1,4 +1,4 @@
-"""The two processes of `make test`: their exit statuses, what is run once more, and Ctrl-C."""
+"""The processes of `make test`: their share, exit statuses, what is run once more, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ UNSTEADY = "test_cluster.py::test_unsteady"
 #: In the place of a Python: what is asked of pytest decides how it ends.
 STAND_IN = """#!/bin/sh
 case "$*" in
-    *--cluster=none*) echo others; exit ${CODE_OTHERS:-0} ;;
     *-k\\ crash*) kill -KILL $$ ;;
-    *) echo cluster; exit ${CODE_CLUSTER:-0} ;;
+    *--cluster-first*) echo cluster; exit ${CODE_CLUSTER:-0} ;;
+    *) echo others; exit ${CODE_OTHERS:-0} ;;
 esac
 """
 
@@ -70,17 +70,24 @@ def test_only_no_tests_is_forgiven_and_only_one(
 @pytest.mark.parametrize(
     ("arguments", "codes", "code", "said"),
     [
-        ((), {}, 0, ["others", "cluster"]),
-        ((), {"CODE_CLUSTER": "1"}, 1, ["others", "cluster"]),
+        ((), {}, 0, ["cluster", "others"]),
+        ((), {"CODE_CLUSTER": "1"}, 1, ["cluster", "others"]),
+        ((), {"CODE_OTHERS": "1"}, 1, ["cluster", "others"]),
         (("-q",), {"CODE_OTHERS": "2"}, 1, ["others"]),
-        (("-k", "crash"), {}, 1, ["others"]),
+        (("-k", "crash"), {}, 1, []),
     ],
 )
-def test_both_are_run(
-    tmp_path: Path, arguments: tuple[str, ...], codes: dict[str, str], code: int, said: list[str]
+def test_all_are_run(
+    tool: ModuleType,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    codes: dict[str, str],
+    code: int,
+    said: list[str],
 ) -> None:
     done = run(tmp_path, *arguments, **codes)
-    assert (done.returncode, done.stdout.split("\n")[:-1]) == (code, said)
+    expected = said + ["others"] * (tool.PROCESSES - 2) if len(said) == 2 else said
+    assert (done.returncode, done.stdout.split("\n")[:-1]) == (code, expected)
 
 
 def test_what_was_interrupted_is_not(tmp_path: Path) -> None:
@@ -108,12 +115,19 @@ def call(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[s
 
 #: A project of its own, whose tests in `test_cluster.py` are those of the cluster.
 CONFTEST = """
-def pytest_addoption(parser):
-    parser.addoption("--cluster")
+import pathlib, sys, pytest
+sys.path.append({tests!r})
+from sharing import run_shared
 
-def pytest_collection_modifyitems(config, items):
-    cluster = config.getoption("--cluster") == "only"
-    items[:] = [item for item in items if (item.path.name == "test_cluster.py") == cluster]
+def pytest_addoption(parser):
+    parser.addoption("--share", type=pathlib.Path)
+    parser.addoption("--cluster-first", action="store_true")
+
+def pytest_runtestloop(session):
+    share = session.config.getoption("--share")
+    if share is not None:
+        run_shared(session, share, session.config.getoption("--cluster-first"))
+        return True
 """
 TESTS = {
     "good": "def test_good(): pass\n",
@@ -126,14 +140,25 @@ TESTS = {
         "    assert there, 'the first time'\n"
     ),
     "crash": "def test_crash():\n    import os\n    os._exit(3)\n",
+    # Passes when both files are begun: by two processes, as neither test is over then.
+    "meet": (
+        "def test_meet(request):\n"
+        "    import time\n"
+        "    request.path.with_suffix('.there').touch()\n"
+        "    end = time.monotonic() + 50\n"
+        "    while len(list(request.path.parent.glob('*.there'))) < 2:\n"
+        "        assert time.monotonic() < end, 'one process has both'\n"
+        "        time.sleep(0.01)\n"
+    ),
 }
 
 
 def write_project(folder: Path, others: list[str], cluster: list[str]) -> None:
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = cluster\n")
+    (folder / "conftest.py").write_text(CONFTEST.format(tests=str(Path(__file__).parent)))
     (folder / "test_others.py").write_text("".join(TESTS[name] for name in others))
-    (folder / "test_cluster.py").write_text("".join(TESTS[name] for name in cluster))
+    marked = "import pytest\npytestmark = pytest.mark.cluster\n"
+    (folder / "test_cluster.py").write_text(marked + "".join(TESTS[name] for name in cluster))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +167,7 @@ def write_project(folder: Path, others: list[str], cluster: list[str]) -> None:
         (["good"], ["bad"], 1, []),
         (["good", "unsteady"], ["unsteady"], 0, ["test_others.py::test_unsteady", UNSTEADY]),
         (["bad", "unsteady"], ["good"], 1, ["test_others.py::test_unsteady"]),
-        (["crash"], ["unsteady"], 1, [UNSTEADY]),
+        (["meet", "crash"], ["meet", "unsteady"], 1, [UNSTEADY]),
     ],
 )
 def test_what_fails_once_is_named(
@@ -153,9 +178,35 @@ def test_what_fails_once_is_named(
     done = call(tmp_path, "--again", str(told), sys.executable)
     assert done.returncode == code, done.stdout + done.stderr
     lines = told.read_text().splitlines(keepends=True) if told.exists() else []
-    assert [line.strip() for line in lines] == named
+    assert sorted(line.strip() for line in lines) == sorted(named)
     if named:
         assert done.stdout.endswith("\nFailed once, passed when run again:\n" + "".join(lines))
+
+
+def test_each_test_is_run_once_and_what_its_file_shares_is_made_once(tmp_path: Path) -> None:
+    write_project(tmp_path, ["good"], ["good"])
+    names = ["one/test_a", "one/test_b", "two/test_c", "two/deep/test_d", "test_e"]
+    tell = (
+        f"    with open({str(tmp_path / 'told')!r}, 'a') as file:\n        print({{}}, file=file)\n"
+    )
+    for name in names:
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "import pytest\n@pytest.fixture(scope='module')\ndef shared():\n"
+            + tell.format(f"'{name} begins'")
+            + "    yield\n"
+            + tell.format(f"'{name} ends'")
+            + "@pytest.mark.parametrize('i', [1, 2])\ndef test(shared, i):\n"
+            + tell.format(f"'{name}', i")
+        )
+    done = call(tmp_path, sys.executable)
+    assert done.returncode == 0, done.stdout
+    told = (tmp_path / "told").read_text().splitlines()
+    for name in names:
+        own = [line.removeprefix(f"{name} ") for line in told if line.startswith(f"{name} ")]
+        assert own == ["begins", "1", "2", "ends"]
+    assert len(told) == 4 * len(names)
 
 
 def test_the_cluster_alone_is_treated_alike(tmp_path: Path) -> None:
@@ -197,13 +248,13 @@ def test_ci_names_them_at_its_very_end(tmp_path: Path) -> None:
         assert done.stdout.endswith("\nFailed once and passed when run again; mend them:\n" + said)
 
 
-def test_ctrl_c_is_waited_for(tmp_path: Path) -> None:
+def test_ctrl_c_is_waited_for(tool: ModuleType, tmp_path: Path) -> None:
     """Whoever takes a second to clean up has it; the terminal sends the signal to all."""
     stand_in = tmp_path / "python"
     stand_in.write_text(
         f"#!{sys.executable}\n"
-        "import pathlib, sys, time\n"
-        "name = 'others' if '--cluster=none' in sys.argv else 'cluster'\n"
+        "import os, pathlib, sys, time\n"
+        "name = 'cluster' if '--cluster-first' in sys.argv else str(os.getpid())\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "try:\n"
         "    (folder / f'{name}.there').touch()\n"
@@ -216,7 +267,11 @@ def test_ctrl_c_is_waited_for(tmp_path: Path) -> None:
     stand_in.chmod(0o755)
     command = [sys.executable, str(TOOL), str(stand_in)]
     process = subprocess.Popen(command, start_new_session=True)
-    wait_until(lambda: len(list(tmp_path.glob("*.there"))) == 2, 60, lambda: "they never begin")
+    wait_until(
+        lambda: len(list(tmp_path.glob("*.there"))) == tool.PROCESSES,
+        60,
+        lambda: "they never begin",
+    )
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 1
-    assert len(list(tmp_path.glob("*.cleaned"))) == 2
+    assert len(list(tmp_path.glob("*.cleaned"))) == tool.PROCESSES

@@ -163,6 +163,8 @@ def build_slurm_conf(
         "SlurmdUser=root",
         "AuthType=auth/munge",
         "CredType=cred/munge",
+        # What is named after jobs (ports, files in /tmp) must not meet that of another cluster.
+        f"FirstJobId={ports[0]}",
         f"AuthInfo=socket={socket}",
         f"StateSaveLocation={base}/state",
         f"SlurmdSpoolDir={base}/spool/%n",
