@@ -50,7 +50,8 @@ TRAIN = """
     first = json.loads(saved.read_text()) + 1 if saved.exists() else 1
     for epoch in range(first, 13):
         time.sleep(0.05)
-        saved.write_text(json.dumps(epoch))
+        saved.with_suffix(".new").write_text(json.dumps(epoch))
+        saved.with_suffix(".new").replace(saved)  # whole, whenever it is killed
         print(f"epoch {epoch} val_loss={args.lr / epoch}")
 """
 
