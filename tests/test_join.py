@@ -62,6 +62,7 @@ def ended(state: str, by: str | None = None) -> ExperimentRecord:
         (RUNNING, JOB, {}, Step.STAY),
         (RUNNING, None, {}, Step.OFFER),
         (RUNNING, with_state(JobState.GONE), {}, Step.OFFER),
+        (dataclasses.replace(RUNNING, state="completed"), None, {}, Step.STAY),  # others just look
         (RUNNING, with_state(JobState.REFUSED, "too small"), {}, Step.REFUSED),
         (RUNNING, with_state(JobState.RELEASED), {}, Step.END),
         (RUNNING, with_state(JobState.RELEASED, "its time is over"), {}, Step.YIELD),
@@ -105,6 +106,18 @@ def test_the_trials_python_must_be_there_and_the_same_for_who_may_drive() -> Non
         check_python({"python": "/no/python"}, can_drive=False)
     with pytest.raises(UsageError, match=r"that it joins Python 2\.7"):
         check_python({"python": sys.executable, "python_version": "2.7"}, can_drive=True)
+
+
+def test_who_may_drive_has_the_sweeps_environment(tmp_path: Path) -> None:
+    """Under whatever name, and by whatever way: a link to its folder is the same folder."""
+    folder = Path(sys.executable).parent
+    (tmp_path / "link").symlink_to(folder)
+    check_python({"python": str(tmp_path / "link" / Path(sys.executable).name)}, can_drive=True)
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    check_python({"python": str(other)}, can_drive=False)
+    with pytest.raises(UsageError, match=f"joins {other}, which may have other modules"):
+        check_python({"python": str(other)}, can_drive=True)
 
 
 def test_join_says_what_it_can_not_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,10 @@ class Driver:
     def wait_until_all_gone(self) -> None:
         wait_until(lambda: not self.jobs, 60, self.describe)
 
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
     def release(self) -> None:
         (self.here / "release").touch()
 
@@ -118,8 +122,7 @@ def drive(
     try:
         yield driver
     finally:
-        driver.process.kill()
-        driver.process.wait()
+        driver.kill()
         for job in driver.jobs:
             cluster.cancel(int(job))
 
@@ -170,17 +173,23 @@ def test_ctrl_c_ends_all_jobs(cluster: SlurmCluster, tmp_path: Path) -> None:
 def test_a_killed_driver_is_followed_by_another_and_else_leaves_no_job(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    """The next one takes the jobs over; when that is killed too, all go, and one that waits."""
+    """The next one takes over those that wait, and that run; at last all go, and one that waits."""
+    others = cluster.sbatch("sleep 600", "-N4", "--exclusive", cwd=tmp_path)
+    cluster.wait_state(others, ["RUNNING"], TIMEOUT_S)
     with drive(cluster, tmp_path, args=WIDE) as driver:
-        first = driver.wait_for_begun(4)
-        driver.process.kill()
-        driver.process.wait()
+        wait_for_queue(driver, PENDING=3)
+        waiting = set(driver.jobs)
+        driver.kill()
+        with drive(cluster, tmp_path, args=WIDE) as driver:
+            cluster.cancel(others)
+            first = driver.wait_for_begun(4)
+            assert set(first) < waiting == set(driver.jobs)
+            driver.kill()
         with drive(cluster, tmp_path, args=WIDE) as driver:
             begun = driver.wait_for_begun(8)
             assert set(begun) == set(first)
             wait_for_queue(driver, RUNNING=2, PENDING=1)
-            driver.process.kill()
-            driver.process.wait()
+            driver.kill()
             driver.wait_until_all_gone()
 
 

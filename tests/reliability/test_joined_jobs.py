@@ -213,17 +213,60 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
 
 def test_short_jobs_carry_a_sweep_to_its_end(cluster: SlurmCluster, tmp_path: Path) -> None:
     """Each is killed, whatever it is to the sweep, when its time is over."""
-    n_jobs, n_trials, life_s = (40, 300, 30) if IS_CHAOS else (8, 24, 6)
-    sweep = JoinedSweep(cluster, tmp_path, N_TRIALS=n_trials, PAUSE_S=1.0 if IS_CHAOS else 0.25)
+    n_jobs, n_trials, life_s, n_nodes = (40, 300, 30, 4) if IS_CHAOS else (8, 24, 6, 2)
+    sweep = JoinedSweep(cluster, tmp_path, N_TRIALS=n_trials, PAUSE_S=1.25 if IS_CHAOS else 0.25)
     command = f"timeout -s KILL {life_s} {sys.executable} -u {sweep.path}"
-    for at in range(n_jobs):  # four at once
-        sweep.submit(f"-wn{1 + at % 2}", "-c32", "--no-requeue", command=command)
+    for at in range(n_jobs):  # two at once on each node
+        sweep.submit(f"-wn{1 + at % n_nodes}", "-c32", "--no-requeue", command=command)
     sweep.wait_until_over()
     if count_status(sweep.database, Status.COMPLETED) < n_trials:
         sweep.wait_until_over(sweep.submit())
+    assert not [job for job in sweep.rows() if job.state.value == "waiting"], sweep.tell_all()
     assert_complete(sweep.database, n_trials, 4)
     used = Counter(attempt.job_id for attempt in read_attempts(sweep.database))
     assert len(used) > 1, sweep.tell_all()
+
+
+#: Slurm is asked often, and who is silent is soon doubted.
+DOUBTFUL = """
+import functools
+from slurm_sweeps.experiment import experiment
+from slurm_sweeps.running import driver, lent, slots
+
+lent.ASK_S, lent.ASK_SOON_S, driver.TRUST_S = 1, 1, 1
+slots.ALIVE_EVERY_S, slots.ASK_AFTER_S, slots.SILENT_S = 3, 7, 9
+experiment.Patience = functools.partial(experiment.Patience, term_grace_s=1, answer_s=1)
+"""
+
+
+def test_a_suspended_job_keeps_its_trials(cluster: SlurmCluster, tmp_path: Path) -> None:
+    """None is begun there, and one that is to leave has its time when the job goes on."""
+    sweep = JoinedSweep(cluster, tmp_path, DOUBTFUL + JOINED, N_TRIALS=16, PAUSE_S=0.5, GRACE_S=1)
+    sweep.submit("-wn1", "-n1")
+    sweep.wait_for_driver()
+    lent = sweep.lend("-wn2")
+    find = lambda: [a for a in read_attempts(sweep.database) if a.job_id == str(lent)]  # noqa: E731
+    sweep.wait(lambda: len(find()) >= 2, "no trials in the lent job")
+    cluster.run(["scontrol", "suspend", str(lent)])
+    sweep.wait(lambda: "stand still" in sweep.read(sweep.jobs[0]), "not seen")
+    there = [each for each in find() if each.status is Status.RUNNING]
+    assert 1 <= len(there) <= 2, sweep.tell_all()
+    sweep.wait(lambda: "nothing is heard from" in sweep.read(sweep.jobs[0]), "not missed")
+    with Database.open(sweep.database, timeout_s=30) as opened:
+        for each in there:
+            trial_id = read_trials(sweep.database)[each.number].trial_id
+            opened.add_request(opened.experiment(NAME).id, "prune", trial_id, time.time())
+    done = count_status(sweep.database, Status.COMPLETED)
+    sweep.wait_for(Status.COMPLETED, done + 3)  # six seconds and more, without that job
+    assert [each for each in find() if each.status is Status.RUNNING] == there, sweep.tell_all()
+    cluster.run(["scontrol", "resume", str(lent)])
+    assert set(sweep.wait_until_over().values()) == {("COMPLETED", 0)}, sweep.tell_all()
+    told = sweep.read(sweep.jobs[0])
+    assert f"job {lent} runs again" in told
+    assert "worker of slot" not in told, sweep.tell_all()  # none was given up
+    assert {a.attempt for a in read_attempts(sweep.database)} == {1}, sweep.tell_all()
+    assert count_status(sweep.database, Status.COMPLETED) == 16 - len(there), sweep.tell_all()
+    assert len(find()) > 2, sweep.tell_all()
 
 
 #: Trials say what they see; the first HOLD of them wait to be released.

@@ -12,6 +12,7 @@ seconds, what has been written down. What follows from that is decided by `decid
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +27,7 @@ from ..errors import (
     AllocationError,
     ExperimentNotFoundError,
     SlurmSweepsError,
+    StorageError,
     SweepFailedError,
     UsageError,
 )
@@ -35,7 +37,7 @@ from ..slurm.allocation import Allocation, describe_allocation
 from ..slurm.client import cancel_waiting_jobs, is_job_over, read_job_end
 from ..slurm.jobs import build_job_name
 from ..storage.database import Database
-from ..storage.jobs import Standing, look, tell_driver
+from ..storage.jobs import Standing, look, put_job, tell_driver
 from ..storage.layout import Layout
 from ..storage.lease import HEARTBEAT_INTERVAL_S, build_owner, is_gone
 from ..storage.records import JobRecord, JobState
@@ -105,7 +107,7 @@ def decide(
         return Step.DRIVE
     if silent_s > wait_s:
         return Step.LEFT
-    if not is_lent:
+    if not is_lent and experiment.state not in _ENDS:
         return Step.OFFER
     may_be_gone = silent_s > ASK_AFTER_S + ASK_LATER_S * found.rank
     return Step.ASK if can_drive and may_be_gone else Step.STAY
@@ -143,6 +145,16 @@ def check_python(settings: Mapping[str, Any], can_drive: bool) -> None:
             f"this script runs Python {get_python_version()} ({sys.executable}), and the sweep "
             f"that it joins Python {version} ({path}): start it with that one"
         )
+    if can_drive and path and not _is_same_environment(path, sys.executable):
+        raise UsageError(
+            f"this script runs {sys.executable}, and the sweep that it joins {path}, which may "
+            "have other modules: start it with that one, as it may come to drive the sweep"
+        )
+
+
+def _is_same_environment(one: str, other: str) -> bool:
+    """Whether two Pythons lie in one folder, under whatever names and mounts."""
+    return os.path.samefile(os.path.dirname(one), os.path.dirname(other))
 
 
 class Lender:
@@ -192,7 +204,8 @@ class Lender:
         with Database.open(self._layout.database) as database:
             experiment = database.experiment(name)
             check_python(experiment.settings, self._record.can_drive)
-            step = Step.OFFER
+            found = look(database, name, self._record)
+            step = self._choose(found)  # a sweep that is over is offered nothing
             while step.goes_on:
                 if step is Step.OFFER:
                     tell_driver(database, experiment.id, "lend", self._record)
@@ -205,8 +218,21 @@ class Lender:
                 if step.goes_on and self._wait(signals, found.look_s):
                     leaving = dataclasses.replace(self._record, state=JobState.LEAVING)
                     tell_driver(database, experiment.id, "leave", leaving)
+            if step is not Step.DRIVE:
+                self._sign_off(database, found)
         self._part(step, found)
         return step
+
+    def _sign_off(self, database: Database, found: Standing) -> None:
+        """Where no driver writes that this job has gone, do so."""
+        job, lease = found.job, found.experiment.lease
+        if job is not None and not job.state.is_over and (lease is None or self._is_silent()):
+            gone = dataclasses.replace(job, state=JobState.GONE, ended_at=time.time())
+            with contextlib.suppress(StorageError):
+                put_job(database, found.experiment.id, gone)
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard_at > self._wait_s
 
     def _choose(self, found: Standing) -> Step:
         """Decide what is next, and ask for the driver where that needs to be known."""

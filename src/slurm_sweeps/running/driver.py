@@ -237,7 +237,8 @@ class Driver:
         if not self._stopping:
             self._watch_time(now)
         if not self._stopping:
-            self._lent.tick()
+            if self._lent.tick():
+                self._fill_idle()
             self._advance_fit()
             self._start_workers(now)
             self._give_up_silent(now)
@@ -254,17 +255,20 @@ class Driver:
 
     def _spare_suspended(self, overdue: list[SlotState]) -> list[SlotState]:
         """Return the slots that are to be ended; the others' job may be suspended."""
-        doubtful = [slot for slot in overdue if self._slots.is_quiet(slot)]
-        if not doubtful or self._limit is None:
-            return overdue
-        runs = self._limit.runs(time.monotonic() - TRUST_S)
-        if runs:
-            return overdue
-        for slot in doubtful:  # until Slurm has answered, or again the time that they have
+        since = time.monotonic() - TRUST_S
+        spared = {s: self._runs(s, since) for s in overdue if self._slots.is_quiet(s)}
+        spared = {slot: runs for slot, runs in spared.items() if not runs}
+        for slot, runs in spared.items():  # until Slurm has answered, or the time they have again
             self._slots.expect_end(slot, self._clock() + TICK_S)
             if runs is False:
                 self._expect_end(slot, self._patience.prune_grace_s)
-        return [slot for slot in overdue if slot not in doubtful]
+        return [slot for slot in overdue if slot not in spared]
+
+    def _runs(self, slot: SlotState, since: float) -> bool | None:
+        """Whether a slot's job runs, see `JobClock.runs`."""
+        if slot.launcher.is_lent:
+            return self._lent.runs(slot, since)
+        return self._limit is None or self._limit.runs(since)
 
     def _note_gap(self) -> None:
         """After a gap in this loop, hold the lease anew, and believe no time left from before.
@@ -304,18 +308,17 @@ class Driver:
 
     def _give_up_silent(self, now: float) -> None:
         """Give up workers that are silent too long, unless their job is suspended."""
-        silent = [s for s in self._slots.find_silent(now) if not self._lent.is_held(s)]
+        silent = self._slots.find_silent(now)
         if not silent:
             return
-        self._silent_since = self._silent_since or time.monotonic()
-        runs = self._limit is None or self._limit.runs(self._silent_since)
-        if runs is None:
+        since = self._silent_since = self._silent_since or time.monotonic()
+        runs = {slot: self._runs(slot, since) for slot in silent}
+        if None in runs.values():
             return
         self._silent_since = None
-        if runs:
-            self._take_loss(self._slots.give_up(silent))
-        else:
-            self._slots.excuse_silence(now)
+        held = [s for s in self._slots.with_worker if self._runs(s, since) is False]
+        self._slots.excuse_silence(held, now)
+        self._take_loss(self._slots.give_up(slot for slot in silent if runs[slot]))
 
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
@@ -587,7 +590,7 @@ class Driver:
 
     def _fill(self, slot: SlotState) -> None:
         """Give a ready slot its next trial."""
-        if self._lent.is_closing(slot):
+        if not self._lent.takes_trials(slot):
             return
         left_s = self._lent.get_time_left(slot)
         trial = self._sweep.assign(time.time(), time.time, left_s)

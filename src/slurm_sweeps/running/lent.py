@@ -220,15 +220,21 @@ class Lent:
 
     # --- and go -----------------------------------------------------------------------------------
 
-    def is_closing(self, slot: SlotState) -> bool:
-        """Whether no further trial may begin in a slot."""
+    def takes_trials(self, slot: SlotState) -> bool:
+        """Whether a further trial may begin in a slot."""
         job = self._find(slot)
-        return job is not None and job.closing is not None
+        return job is None or not (job.closing or job.is_held)
 
-    def is_held(self, slot: SlotState) -> bool:
-        """Whether a slot's job has its nodes and doesn't run: nobody is heard from there."""
+    def runs(self, slot: SlotState, since: float) -> bool | None:
+        """Whether a slot's job runs: nobody is heard from one that has its nodes and doesn't.
+
+        As Slurm has said when it was asked after `since` (monotonic); None: it is asked, soon.
+        """
         job = self._find(slot)
-        return job is not None and job.is_held
+        if job is not None and self._heard_at <= since:
+            self._doubted_at = max(self._doubted_at, since)
+            return None
+        return job is None or not job.is_held
 
     def get_time_left(self, slot: SlotState) -> float:
         """Return for how long a trial may run in a slot, in seconds; infinite in the driver's own.
@@ -264,8 +270,8 @@ class Lent:
         was_told = ended.status is Status.INTERRUPTED or ended.signal == signal.SIGTERM
         return slot.launcher.is_lent and was_told
 
-    def tick(self) -> None:
-        """Do what is due by now.
+    def tick(self) -> bool:
+        """Do what is due by now; return whether a job takes trials again that did not.
 
         Raises:
             LaunchError: The driver is to submit jobs, and none can be had.
@@ -274,12 +280,17 @@ class Lent:
         if self._recruiter is not None:
             self._recruiter.look(now, self._count_work, bool(self._jobs))
         if not self._jobs:
-            return
+            return False
+        resumed = False
         if self._watch.asked_at > self._heard_at:
             self._heard_at = self._watch.asked_at
-            self._hear()
-        if now < self._look_at:
-            return
+            resumed = self._hear()
+        if now >= self._look_at:
+            self._look(now)
+        return resumed
+
+    def _look(self, now: float) -> None:
+        """See to each job, and have Slurm asked where that is due."""
         self._look_at = now + LOOK_S
         need_s, self.n_in_vain = self._sweep.find_need(), 0
         for job in list(self._jobs.values()):
@@ -287,9 +298,9 @@ class Lent:
         doubted = self._doubted_at > self._heard_at or self._slots.any_taken
         self._watch.refresh(ASK_SOON_S if doubted else ASK_S)
 
-    def _hear(self) -> None:
-        """Follow what Slurm says of all jobs."""
-        self._slots.any_taken = False
+    def _hear(self) -> bool:
+        """Follow what Slurm says of all jobs; return whether one runs again."""
+        resumed = self._slots.any_taken = False
         for job in list(self._jobs.values()):
             sight = self._watch.seen.get(job.record.job_id)
             if job.since > self._heard_at:
@@ -297,8 +308,23 @@ class Lent:
             if sight is None or not sight.is_there:
                 self._bury(job, "it has ended" if sight is None else f"it is {sight.state}")
             else:
-                job.is_held = sight.state != "RUNNING"
+                resumed |= self._note_state(job, sight.state)
                 self._note_end(job, sight)
+        return resumed
+
+    def _note_state(self, job: LentJob, state: str) -> bool:
+        """Follow whether a job is suspended: its trials stand still; return if it is no more."""
+        was_held, job.is_held = job.is_held, state != "RUNNING"
+        if job.is_held and not was_held:
+            count = sum(slot.trial is not None for slot in self._slots.list_lent(job.launcher))
+            self._notify(
+                f"job {job.record.job_id} is {state}: the {count} trials there stand still, and "
+                "go on when it does; none is begun there",
+                again=True,
+            )
+        elif was_held and not job.is_held:
+            self._notify(f"job {job.record.job_id} runs again", again=True)
+        return was_held and not job.is_held
 
     def _note_end(self, job: LentJob, sight: JobSight) -> None:
         job.ends_at = math.inf if sight.left_s is None else self._heard_at + sight.left_s

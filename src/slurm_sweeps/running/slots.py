@@ -575,9 +575,9 @@ class Slots:
         heard_at = min(slot.heard_at.values(), default=math.inf)
         return self._clock() - heard_at > 2 * ALIVE_EVERY_S
 
-    def excuse_silence(self, now: float) -> None:
+    def excuse_silence(self, slots: Iterable[SlotState], now: float) -> None:
         """Count silence from now on: nobody could be heard before, as in a suspended job."""
-        for slot in self.with_worker:
+        for slot in slots:
             slot.heard_at = dict.fromkeys(slot.heard_at, now)
             if slot.connection is not None and slot.connection.begun_at is not None:
                 slot.connection.begun_at = now

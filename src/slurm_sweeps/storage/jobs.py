@@ -119,6 +119,20 @@ def tell_driver(database: Database, experiment_id: int, kind: str, job: JobRecor
     _try_patiently(database, write)
 
 
+def put_job(database: Database, experiment_id: int, job: JobRecord) -> None:
+    """Write a job's record, where there is no driver to do so.
+
+    Raises:
+        DatabaseBusyError: The file was locked for minutes.
+    """
+
+    def write() -> None:
+        with database.writing() as connection:
+            write_job(connection, experiment_id, job)
+
+    _try_patiently(database, write)
+
+
 def _try_patiently(database: Database, write: Callable[[], None]) -> None:
     give_up_at, pause_s = time.monotonic() + _TRY_S, _FIRST_PAUSE_S
     database.set_timeout(0.0)  # who waits for the lock in SQLite keeps the driver from it
