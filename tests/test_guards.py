@@ -30,10 +30,11 @@ MAY_IMPORT["rules"] = {"errors", "checks"}
 MAY_IMPORT["search"] = {"errors", "trial", "checks"}
 MAY_IMPORT["samplers"] = {"errors", "trial", "checks", "search"}
 MAY_IMPORT["timing"] = set()
-MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "search", "samplers", "timing"}
+MAY_IMPORT["race"] = {"trial", "rules", "search", "samplers"}
+MAY_IMPORT["sweep"] = {*MAY_IMPORT["race"], "errors", "checks", "race", "timing"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
-MAY_IMPORT["replay"] = {"errors", "trial", "checks", "rules", "search", "samplers", "storage"}
+MAY_IMPORT["replay"] = {*MAY_IMPORT["race"], "errors", "checks", "race", "storage"}
 MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage", "slurm"}
 MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
 MAY_IMPORT["integrations"] = {"errors", "storage", "running"}
@@ -123,6 +124,7 @@ PURE = [
     "rules",
     "search",
     "samplers",
+    "race.py",
     "sweep.py",
     "timing.py",
     "slurm",

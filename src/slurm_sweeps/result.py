@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .replay.verify import Verdict
     from .replay.whatif import WhatIf
     from .rules.protocol import PrunerPlan
+    from .views.compare import Comparison
     from .views.pictures.data import SweepData
 
 MODES = ("min", "max")
@@ -154,7 +155,10 @@ class Result:
     ) -> Trial:
         """Find the trial with the best value of a metric, whatever became of it.
 
-        A trial that is infeasible is never the best.
+        A trial that is infeasible is never the best. Where the cfg has a `Repeat`, configurations
+        are compared: the best has the best mean among those with at least half as many runs as any
+        has, of runs that have completed or come to a high rung. Of its trials the best one is
+        returned, with that mean as its `value`.
 
         Args:
             metric: The metric's name; by default the experiment's.
@@ -196,7 +200,16 @@ class Result:
             metric, mode = choose_goal(experiment, metric, mode)
             with database.reading():
                 key, sight = experiment.id, look_at_driver(experiment, time.time())
-                ranking = read_ranking(database, key, metric, mode, limit, scope, completed_only)
+                ranking = read_ranking(
+                    database,
+                    key,
+                    metric,
+                    mode,
+                    limit,
+                    scope,
+                    completed_only,
+                    experiment.settings.get("repeat"),
+                )
                 if not ranking:
                     raise UsageError(self._format_unlogged(metric, database, key, completed_only))
                 return [
@@ -239,6 +252,45 @@ class Result:
         trial = self.best_trial(metric, mode, scope, completed_only)
         copy_trial(trial, self._layout, Path(path))
         return Path(path)
+
+    def compare(
+        self, top: int = 5, metric: str | None = None, mode: str | None = None
+    ) -> Comparison:
+        """Compare the best configurations of a sweep with a `Repeat`, by all of their runs.
+
+        Needs SciPy: `pip install 'slurm-sweeps[model]'`. Differences to the best are paired: those
+        of runs with the same value of the Repeat. The best was chosen by the same runs that it is
+        compared by, which flatters it a little.
+
+        Args:
+            top: How many configurations; 1 or more.
+            metric: As in `best_trial`.
+            mode: See there.
+
+        Returns:
+            What came out; printed, it is a table and a sentence.
+
+        Raises:
+            UsageError: The cfg has no Repeat, nothing was logged yet, or SciPy is missing.
+        """
+        from .views.compare import compare
+        from .views.summary import read_configurations
+
+        limit = check_integer("compare", "top", top, 1)
+        with self._open() as database:
+            experiment = database.experiment(self.experiment)
+            repeat = experiment.settings.get("repeat")
+            if repeat is None:
+                raise UsageError(
+                    f"experiment {self.experiment!r} has run each configuration once: give its cfg "
+                    "a Repeat, such as 'seed': ss.Repeat(5), to compare them by several runs"
+                )
+            metric, mode = choose_goal(experiment, metric, mode)
+            with database.reading():
+                found = read_configurations(database, experiment.id, metric, mode, repeat)
+                if not found:
+                    raise UsageError(self._format_unlogged(metric, database, experiment.id, False))
+        return compare(found[:limit], metric)
 
     def front(self, completed_only: bool = False) -> list[Trial]:
         """Find the trials that no other one dominates, where the sweep has several objectives.
@@ -321,7 +373,8 @@ class Result:
             wrong = list_wrong(database.fetch, record.id)
             described = record.settings.get("asha")
             plan = build_plan(described) if described else None
-            story = read_story(database, record, plan.metric if plan else None)
+            races = record.settings["metric"] if record.settings.get("repeat") else None
+            story = read_story(database, record, plan.metric if plan else races)
             return verify(story, plan, wrong)
 
     def sensitivity(self, metric: str | None = None) -> Sensitivity:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from .checks import Goal
 from .errors import OUT_OF_MEMORY, UsageError
+from .race import RacingPruner, RacingSampler
 from .rules.asha import AshaPruner
 from .rules.feasible import Bound, is_infeasible
 from .rules.protocol import Decision, PromotingPruner, Pruner
@@ -560,7 +561,8 @@ class Sweep:
 
     def _pop_doubt(self) -> tuple[str, ...]:
         """Pass on what the pruner has to say of its own rule."""
-        doubt = self._pruner.pop_doubt() if isinstance(self._pruner, AshaPruner) else None
+        pruner = self._pruner
+        doubt = pruner.pop_doubt() if isinstance(pruner, AshaPruner | RacingPruner) else None
         return () if doubt is None else (doubt,)
 
     # --- a trial ended ------------------------------------------------------------------------
@@ -576,6 +578,7 @@ class Sweep:
             self._note_span(trial, status, now - trial.began_at)
         self._move(trial, status)
         self._tell_sampler(trial)
+        self._exhausted &= not isinstance(self._sampler, RacingSampler)  # somebody may lead now
         if status is Status.PAUSED and self._promoter is not None:
             self._paused[number] = trial
             self._promoter.pause(number)

@@ -265,6 +265,18 @@ def flatten_cfg(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def split_cfg(cfg: Mapping[str, Any], path: str) -> tuple[str, Any]:
+    """Return what all runs of a configuration have in common, as a key, and what this one has.
+
+    Args:
+        cfg: A trial's, as it was made or as JSON holds it: both have the same key.
+        path: The dotted name of its `Repeat`.
+    """
+    flat = flatten_cfg(cfg)
+    value = flat.pop(path)
+    return canonical_json(flat), value
+
+
 def _get_status(trial: Trial) -> Status | None:
     recorded: Status | None = trial.__dict__.get("_status")
     if trial.process is None or (recorded is not None and recorded.is_final):

@@ -20,7 +20,7 @@ from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
 from .stop_retry_rm import remove, retry, stop
 from .trial_logs import logs, show_trial
-from .verify_whatif import sensitivity, verify, whatif
+from .verify_whatif import compare, sensitivity, verify, whatif
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +42,7 @@ for command in (
     show,
     watch,
     best,
+    compare,
     show_trial,
     logs,
     export,

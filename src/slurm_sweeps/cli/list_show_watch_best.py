@@ -241,7 +241,14 @@ def best(
         metric, mode = choose_goal(store.experiment, metric, mode)
         sight = look_at_driver(store.experiment, time.time())
         ranking = read_ranking(
-            store.database, store.experiment.id, metric, mode, top, scope, completed
+            store.database,
+            store.experiment.id,
+            metric,
+            mode,
+            top,
+            scope,
+            completed,
+            store.experiment.settings.get("repeat"),
         )
     if not ranking:
         raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
@@ -260,5 +267,6 @@ def best(
     for number, each in enumerate(found):
         click.echo("---\n" if number else "", nl=False)
         value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
+        value += f", mean of {each['runs']} runs" if each["runs"] > 1 else ""
         print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
         click.echo(format_yaml(each["cfg"]))

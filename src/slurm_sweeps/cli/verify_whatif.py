@@ -1,4 +1,4 @@
-"""The verbs that ask stored reports once more: `verify`, `whatif` and `sensitivity`."""
+"""The verbs that ask what is stored once more: `verify`, `whatif`, `compare`, `sensitivity`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ def sensitivity(name: str, local_dir: Path, metric: str | None, as_json: bool) -
         print_json({**dataclasses.asdict(found), "pairs": pairs})
     else:
         print_lines(str(found).splitlines())
+
+
+@click.command()
+@on_experiment
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@json_option
+def compare(name: str, local_dir: Path, top: int, as_json: bool) -> None:
+    """Compare the best configurations of a sweep with a Repeat, by all of their runs.
+
+    Mean, spread and interval of each, and its paired difference to the best.
+    """
+    comparison = Result(name, local_dir).compare(top)
+    if as_json:
+        print_json(dataclasses.asdict(comparison))
+    else:
+        print_lines(str(comparison).splitlines())
 
 
 #: An option for a rule; without a value its defaults are meant.

@@ -21,6 +21,8 @@ from ..checks import (
 )
 from ..errors import UsageError, UsageTypeError
 from ..rules.protocol import PrunerPlan
+from ..samplers import HOW_TO_NAME_A_GOAL
+from ..search.repeat import Repeats
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..track.feed import Tracker, check_tracker
 from .keep import Keep
@@ -174,6 +176,30 @@ def check_keep(keep: Any, goals: Sequence[Goal]) -> Keep | None:
         names = [goal.metric for goal in goals]
         raise UsageError(f"Experiment: keep={keep!r} goes by one metric, and there are {names!r}")
     return keep
+
+
+def check_repeats(
+    repeats: Repeats | None, goals: Sequence[Goal], pruner: PrunerPlan | None, keep: Any
+) -> None:
+    """Check that configurations that are run several times can be compared by one metric."""
+    if repeats is None:
+        return
+    where = f"cfg[{repeats.path!r}] is a Repeat, by whose runs configurations are compared"
+    names = [goal.metric for goal in goals]
+    if not names:
+        raise UsageError(f"{where}, and nobody says by what: {HOW_TO_NAME_A_GOAL}")
+    if len(names) > 1:
+        raise UsageError(f"{where} by one metric, and the experiment has {names!r}: name one")
+    if pruner is not None and pruner.metric != names[0]:
+        raise UsageError(
+            f"{where} by one metric: {pruner!r} goes by another than the experiment, which is "
+            f"after {names[0]!r}; let both go by the same"
+        )
+    if keep is not None:
+        raise UsageError(
+            f"{where}, so that none is out of the race for good, and keep={keep!r} would delete "
+            "what may become the best: leave it out"
+        )
 
 
 def check_trackers(track: Any) -> None:

@@ -39,6 +39,7 @@ from ..running.session import fail, is_in_child
 from ..running.train import check_travels, describe_size, pickle_train
 from ..samplers import SamplerPlan
 from ..search.draws import check_where, fill_points
+from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..slurm.allocation import Allocation
 from ..slurm.client import end_steps_of_slots
@@ -64,6 +65,7 @@ from .arguments import (
     check_arguments,
     check_backend,
     check_keep,
+    check_repeats,
     check_summary,
     check_trackers,
     choose_goals,
@@ -193,8 +195,11 @@ class Experiment:
         seed = check_seed("Experiment", seed)
         self._train = train
         space = SearchSpace(cfg, where)
-        rarity = check_where(space)
-        fill_points(points_to_evaluate, space, 0)  # say early what makes no sense
+        repeats = find_repeats(space)
+        check_repeats(repeats, goals, asha, keep)
+        proposed = space if repeats is None else repeats.space
+        rarity = check_where(proposed)
+        fill_points(points_to_evaluate, proposed, 0)  # say early what makes no sense
         known: Sequence[Known] = ()
         self._notices: list[str] = [] if rarity is None else [rarity]
         if isinstance(train, Program):
@@ -202,14 +207,14 @@ class Experiment:
             slurm_cfg = choose_steps(train.launch, slurm_cfg)
         if warm_start is not None:
             names = tuple(goal.metric for goal in goals)
-            known = read_warm_start(warm_start, space, names, self._notices.append)
-        skipped = read_skipped(skip, space, self._notices.append) if skip else {}
+            known = read_warm_start(warm_start, proposed, names, self._notices.append)
+        skipped = read_skipped(skip, proposed, self._notices.append) if skip else {}
         points = tuple(points_to_evaluate)
         self._keep = check_keep(keep, goals)
         self._snapshot = check_flag("Experiment", "snapshot", snapshot)
         bounds = check_feasible(feasible)
         self._search = Search(
-            space, goals, asha, sampler, seed, points, tuple(known), bounds, skipped
+            space, goals, asha, sampler, seed, points, tuple(known), bounds, skipped, repeats
         )
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()

@@ -23,6 +23,8 @@ from typing import Any
 from .. import __version__
 from ..checks import Goal
 from ..errors import UsageError
+from ..race import Race, build_pruner, build_sampler, find_counting_rung
+from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import Bound, is_infeasible
 from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import (
@@ -39,6 +41,7 @@ from ..samplers import (
     bind_sampler,
 )
 from ..search.draws import fill_points
+from ..search.repeat import Repeats
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
 from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
@@ -77,6 +80,12 @@ class Search:
     known: tuple[Known, ...] = ()  # from an earlier sweep
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
     skipped: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by id, not to be run
+    repeats: Repeats | None = None  # where configurations are run several times
+
+    @property
+    def proposed(self) -> SearchSpace:
+        """The space of what the sampler proposes: `space`, where nothing is run several times."""
+        return self.space if self.repeats is None else self.repeats.space
 
     @property
     def goal(self) -> Goal | None:
@@ -102,6 +111,7 @@ class Search:
             "asha": describe_pruner(self.pruner) if self.pruner else None,
             "draws": self._describe_draws(),
             "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
+            "repeat": self._describe_repeat(),
         }
 
     @property
@@ -121,6 +131,11 @@ class Search:
         """Raise UsageError for a run that would never end, or never know that it has."""
         if cfg.target is not None and self.goal is None:
             raise UsageError(f"target={cfg.target!r} needs a metric: {HOW_TO_NAME_A_GOAL}")
+        if cfg.target is not None and self.repeats:
+            raise UsageError(
+                f"target={cfg.target!r} can be reached by one lucky run, where cfg has a Repeat to "
+                "judge configurations by several: leave it out, or pass time_budget_in_sec"
+            )
         if cfg.target is not None and self._several:
             raise UsageError(
                 f"target={cfg.target!r} is of one metric, and the experiment has several, "
@@ -148,15 +163,24 @@ class Search:
         self.check_same(record.name, settings)
         is_seeded = settings.get("is_seeded", self.seed is not None)
         metric, mode = self.goal or (None, None)
-        problem = Problem(self.space, settings["seed"], metric, mode, is_seeded, self._several)
+        problem = Problem(self.proposed, settings["seed"], metric, mode, is_seeded, self._several)
         pruner = self.pruner.build_pruner() if self.pruner else None
         sampler = self._build_sampler(problem)
         # All points of a grid, unless another sampler draws from it.
         n_trials = self._limit_to_new(cfg.n_trials)
         if isinstance(sampler, GridSampler):
-            n_trials = sampler.n_left
+            n_trials = self._count_grid_trials(sampler.n_left, cfg.n_trials)
         elif isinstance(sampler, DesignSampler):
             n_trials = sampler.n_left + len(self.points)
+        allows = None if isinstance(sampler, CAREFUL) else self.space.allows
+        race = self._build_race()
+        if race is not None and self.repeats is not None:
+            if isinstance(sampler, DesignSampler):
+                raise UsageError(
+                    f"cfg[{self.repeats.path!r}] is a Repeat, and {self.sampler!r} runs each point "
+                    "of its design once: leave one of them out"
+                )
+            pruner, sampler = build_pruner(race, pruner), build_sampler(sampler, race, self.repeats)
         sweep = Sweep(
             SweepCfg(
                 n_trials,
@@ -170,14 +194,14 @@ class Search:
                 feasible=self.feasible,
                 learns_memory=cfg.out_of_memory == "infeasible",
                 goals=self._several,
-                allows=None if isinstance(sampler, CAREFUL) else self.space.allows,
+                allows=allows,
             ),
             sampler,
             pruner,
             self._fill_points(settings["seed"]),
             partial(self._complete, settings["seed"]),
         )
-        trials = self._restore(sweep, pruner, database, record, notify)
+        trials = self._restore(sweep, pruner, race, database, record, notify)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -191,28 +215,58 @@ class Search:
         database.set_settings(record.id, settings, owner, time.time())
         return sweep
 
+    def _build_race(self) -> Race | None:
+        if self.repeats is None or self.goal is None:
+            return None
+        counts_at = self._find_counting_rung()
+        return Race(self.repeats.path, self.repeats.values, self.goal.sign, counts_at)
+
+    def _describe_repeat(self) -> dict[str, Any] | None:
+        if self.repeats is None:
+            return None
+        return {"path": self.repeats.path, "counts_at": self._find_counting_rung()}
+
+    def _find_counting_rung(self) -> int | None:
+        """Return from which iteration on a run counts in the race; None: once it has completed."""
+        rule = self.pruner
+        if not isinstance(rule, ASHA | Hyperband):
+            return None
+        return find_counting_rung(rule.rungs, rule.max_t, rule.reduction_factor)
+
+    @property
+    def _n_runs(self) -> int:
+        """How many runs a configuration can have."""
+        return 1 if self.repeats is None else len(self.repeats.values)
+
+    def _count_grid_trials(self, n_points: int, n_trials: int | None) -> int:
+        """Return how many trials a grid has: each point one, and further runs if there are any."""
+        most = n_points * self._n_runs
+        return most if n_trials is None else min(max(n_trials, n_points), most)
+
     def _limit_to_new(self, n_trials: int | None) -> int | None:
         """Return how many trials there can be where some of a finite space's are skipped."""
-        size = self.space.size
+        space = self.proposed
+        size = space.size
         if size is None or size > MOST_COUNTED or not self.skipped:
             return n_trials
-        allowed = (cfg for cfg in map(self.space.at, range(size)) if self.space.allows(cfg))
-        left = sum(compute_trial_id(cfg) not in self.skipped for cfg in allowed)
+        allowed = (cfg for cfg in map(space.at, range(size)) if space.allows(cfg))
+        left = sum(compute_trial_id(cfg) not in self.skipped for cfg in allowed) * self._n_runs
         return left if n_trials is None else min(n_trials, left)
 
     def _fill_points(self, seed: int) -> Sequence[dict[str, Any]]:
-        points = fill_points(self.points, self.space, seed)
+        points = fill_points(self.points, self.proposed, seed)
         return [cfg for cfg in points if compute_trial_id(cfg) not in self.skipped]
 
     def _complete(self, seed: int, part: Any, number: int) -> dict[str, Any]:
         """Make a configuration of a part that somebody adds; the same for the same number."""
-        (cfg,) = fill_points([part], self.space, compute_trial_seed(seed, number), "the cfg")
+        (cfg,) = fill_points([part], self.proposed, compute_trial_seed(seed, number), "the cfg")
         return cfg
 
     def _restore(
         self,
         sweep: Sweep,
         pruner: Pruner | None,
+        race: Race | None,
         database: Database,
         record: ExperimentRecord,
         notify: Callable[[str], None],
@@ -221,6 +275,9 @@ class Search:
         trials = read_trials(database, record.id)
         if trials:
             states = list(self._revive(database, record.id, trials))
+            if race is not None:
+                for state in states:
+                    race.note(state.number, state.cfg)
             beyond = _find_infeasible(database, record.id, trials, self.feasible)
             judged = _replay(database, record.id, states, pruner, sweep.cfg, beyond)
             closed = {
@@ -285,7 +342,7 @@ class Search:
                 f"{why} {points - n_trials} of the {points} points of the grids in cfg, so that "
                 f"{n_trials} are run"
             )
-        elif self._is_grid and asked not in (None, points):
+        elif self._is_grid and asked not in (None, points) and self._n_runs == 1:
             yield (
                 f"the grids in cfg have {points} points, each of which is run once, whatever "
                 f"n_trials ({asked}) says; sampler=ss.samplers.Random() draws n_trials of them"

@@ -26,6 +26,7 @@ from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import AtLeast, AtMost
 from ..rules.median import MedianStopping
 from ..search.choices import Choice, Grid
+from ..search.repeat import Repeat
 from ..search.search_space import join_path
 from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 from ..slurm.config import LocalCfg, SlurmCfg
@@ -51,7 +52,7 @@ BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
 BOUNDS = {"at_most": AtMost, "at_least": AtLeast}
 SPACES: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Uniform, LogUniform, Integer, LogInteger, Normal, Quantized, Choice, Grid)
+    for kind in (Uniform, LogUniform, Integer, LogInteger, Normal, Quantized, Choice, Grid, Repeat)
 }
 
 
@@ -100,11 +101,13 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         if kind is None:
             return {k: build_space(each, join_path(place, str(k))) for k, each in value.items()}
         inner = build_space(value[kind], join_path(place, kind))
-        if kind in ("choice", "grid") and isinstance(inner, list):
+        if kind in ("choice", "grid", "repeat") and isinstance(inner, list):
             inner = [inner]
         with at(place):
             by_name = isinstance(inner, dict)
-            return _build(kind, SPACES[kind], inner) if by_name else SPACES[kind](*inner)
+            if by_name:
+                return _build(kind, SPACES[kind], inner)
+            return SPACES[kind](*(inner if isinstance(inner, list) else [inner]))
 
     for key in told:
         if key not in KEYS:

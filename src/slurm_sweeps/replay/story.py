@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..errors import UsageError
+from ..race import Race, build_pruner
 from ..rules.asha import ASHA, Hyperband
 from ..rules.median import MedianStopping
-from ..rules.protocol import PrunerPlan
+from ..rules.protocol import Pruner, PrunerPlan
+from ..search.described import build_template
+from ..search.repeat import find_repeats
+from ..search.search_space import SearchSpace
 from ..storage.database import Database
 from ..storage.records import AttemptRecord, ExperimentRecord, TrialRecord
 from ..storage.rows import read_attempts, read_trials, read_values
@@ -86,6 +91,25 @@ def read_story(
         frozenset(filter(None, asked)),
         any(each.kind == "add" for each in requests),
     )
+
+
+def build_judge(story: Story, plan: PrunerPlan) -> Pruner:
+    """Return the rule as it judges a sweep: where configurations have several runs, by these."""
+    rule, race = plan.build_pruner(), build_race(story)
+    return rule if race is None else build_pruner(race, rule)
+
+
+def build_race(story: Story) -> Race | None:
+    """Return the configurations of a sweep with a Repeat, of all of its trials; else None."""
+    repeat = story.settings.get("repeat")
+    if repeat is None:
+        return None
+    repeats = find_repeats(SearchSpace(build_template(story.settings["space"])))
+    sign = -1 if story.settings["mode"] == "max" else 1
+    race = Race(repeat["path"], repeats.values if repeats else (), sign, repeat["counts_at"])
+    for trial in story.trials:
+        race.note(trial.number, json.loads(trial.cfg_json))
+    return race
 
 
 def _list_turns(attempts: Sequence[AttemptRecord]) -> Iterator[Turn]:

@@ -19,10 +19,11 @@ from .. import samplers
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..samplers import Observation, Problem, bind_sampler
 from ..search.described import build_template
+from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord
-from ..trial import Status, canonical_json, compute_trial_id
-from .story import Report, Story
+from ..trial import Status, canonical_json, compute_trial_id, split_cfg
+from .story import Report, Story, build_judge, build_race
 
 #: What an attempt may count as that was told so; to leave for good is the graver.
 _OBEYED = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
@@ -89,9 +90,12 @@ def verify(story: Story, plan: PrunerPlan | None, wrong: Sequence[tuple[str, str
                 f"trial {trial.trial_id}: number {trial.number} of this seed is drawn as "
                 f"{canonical_json(drawn)}, and is stored as {trial.cfg_json}"
             )
+    unsure = _find_unsure(story)
+    if not unsure:
+        differences += _race_again(story)
     if plan is None:
         return Verdict(tuple(differences), 0, 0, n_cfgs)
-    judge = _Judge(plan, _find_unsure(story))
+    judge = _Judge(plan, unsure)
     judge.play(story)
     differences += judge.compare(story)
     return Verdict(tuple(differences), judge.n_reports, judge.n_unsure, n_cfgs)
@@ -114,16 +118,41 @@ def _draw_again(story: Story) -> Iterator[tuple[TrialRecord, dict[str, Any]]]:
     if draws is None or story.has_added:
         return
     space = SearchSpace(build_template(story.settings["space"]))
+    trials = story.trials
+    if repeats := find_repeats(space):
+        space = repeats.space
+        first = repeats.values[0]  # what is drawn has this one
+        trials = [t for t in trials if split_cfg(json.loads(t.cfg_json), repeats.path)[1] == first]
     plan = getattr(samplers, draws["sampler"])(**draws["arguments"])
     sampler = bind_sampler(plan, Problem(space, story.settings["seed"]))
-    for trial in story.trials[: draws["points"]]:  # the user's own: taken as tried
+    for trial in trials[: draws["points"]]:  # the user's own: taken as tried
         cfg = space.revive(json.loads(trial.cfg_json))
         sampler.tell(Observation(trial.number, cfg, trial.status))
-    for trial in story.trials[draws["points"] :]:
+    for trial in trials[draws["points"] :]:
         drawn = sampler.ask(0.0)
         if drawn is None:
             return
         yield trial, drawn
+
+
+def _race_again(story: Story) -> Iterator[str]:
+    """Yield a sentence for each run that a configuration was given without leading then."""
+    race = build_race(story)
+    if race is None:
+        return
+    trials = {trial.number: trial for trial in story.trials}
+    race.forget_given()
+    for event in story.events:
+        if isinstance(event, Report):
+            race.note_value(event.number, event.iteration, event.value)
+        elif event.status is not Status.RUNNING:
+            race.note_status(event.number, event.status)
+        elif event.attempt == 1 and not race.give(event.number):
+            trial = trials[event.number]
+            yield (
+                f"trial {trial.trial_id}: it is a further run of a configuration that did not lead "
+                "when it began"
+            )
 
 
 @dataclass
@@ -155,7 +184,7 @@ class _Judge:
 
     def play(self, story: Story) -> None:
         """Let the rule hear all reports."""
-        pruner = self.plan.build_pruner()
+        pruner = build_judge(story, self.plan)
         promoter = pruner if isinstance(pruner, PromotingPruner) else None
         infeasible = {t.number for t in story.trials if t.status is Status.INFEASIBLE}
         last = {event.number: event for event in story.events if isinstance(event, Report)}

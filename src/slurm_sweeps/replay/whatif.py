@@ -9,7 +9,7 @@ from ..errors import UsageError
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..storage.records import TrialRecord
 from ..trial import Status
-from .story import Report, Story
+from .story import Report, Story, build_judge
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def judge_again(story: Story, plan: PrunerPlan) -> WhatIf:
     Raises:
         UsageError: The rule pauses trials.
     """
-    pruner = plan.build_pruner()
+    pruner = build_judge(story, plan)
     if isinstance(pruner, PromotingPruner):
         raise UsageError(
             f"{plan!r} pauses trials, and when one would have gone on depends on which slots would "

@@ -311,6 +311,12 @@ class AshaPruner:
         """Decide on a trial as it stands now, without a report of its own."""
         return self._judge(self._standings.get(trial, _Standing()))
 
+    def judge_at(self, trial: Hashable, iteration: int) -> Decision:
+        """Decide on a trial as it would be at an iteration: at the rungs up to that one alone."""
+        standing = self._standings.get(trial, _Standing())
+        n_entered = bisect(self._levels, iteration + standing.offset)
+        return self._judge(_Standing(standing.offset, standing.entries[:n_entered]))
+
     def _judge(self, standing: _Standing) -> Decision:
         if len(standing.entries) == len(self._levels):
             return Decision.GO_ON
@@ -427,8 +433,14 @@ class HyperbandPruner:
 
     def report(self, trial: Hashable, iteration: int, value: Any) -> Decision:
         """Take in a value and decide on the trial that reported it; see `Pruner.report`."""
-        bracket = self._brackets[bisect(self._bounds, _spread(trial))]
-        return bracket.report(trial, iteration, value)
+        return self._find_bracket(trial).report(trial, iteration, value)
+
+    def judge_at(self, trial: Hashable, iteration: int) -> Decision:
+        """Decide on a trial as it would be at an iteration; see `AshaPruner.judge_at`."""
+        return self._find_bracket(trial).judge_at(trial, iteration)
+
+    def _find_bracket(self, trial: Hashable) -> AshaPruner:
+        return self._brackets[bisect(self._bounds, _spread(trial))]
 
 
 def _spread(trial: Hashable) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .choices import Choice, Grid
+from .repeat import Repeat
 from .spaces import (
     SPACE_KEY,
     Integer,
@@ -19,7 +20,7 @@ from .spaces import (
 #: The spaces by the names under which they describe themselves.
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Uniform, LogUniform, Normal, Integer, LogInteger, Quantized, Choice, Grid)
+    for kind in (Uniform, LogUniform, Normal, Integer, LogInteger, Quantized, Choice, Grid, Repeat)
 }
 
 

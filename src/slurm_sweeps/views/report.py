@@ -27,6 +27,7 @@ from ..errors import StorageError, UsageError
 from ..replay.sensitivity import Sensitivity, is_study
 from ..storage.records import TrialRecord
 from ..trial import Status
+from .compare import compare, format_row
 from .formats import (
     format_number,
     format_provenance,
@@ -56,6 +57,9 @@ _KEY_CHARS = 40
 #: Digits of numbers in the table: more than are shown, so that what the page's script rounds again
 #: is rounded right.
 _DIGITS = 8
+
+#: Configurations that are compared by their runs.
+MAX_COMPARED = 10
 
 #: Cfg keys in the table; those that vary come first.
 _MAX_CFG = 60
@@ -123,11 +127,15 @@ def _build_page(data: SweepData, folder: Path) -> str:
     }
     ranking = data.ranking
     front = compute_front(data) if data.objectives else []
+    configurations = data.configurations[:MAX_COMPARED]
+    compared = compare(configurations, data.metric or "") if configurations else None
     counts = {status: data.statuses.count(status.value) for status in Status}
     return environment.from_string(_read("report.html")).render(
         data=data,
         ranking=ranking,
         front=front,
+        compared=compared,
+        compared_cells=[format_row(row) for row in compared.rows] if compared else [],
         winner_yaml=format_yaml(json.loads(data.trials[ranking[0]].cfg_json)) if ranking else "",
         done=sum(count for status, count in counts.items() if status.is_done),
         broken=sum(count for status, count in counts.items() if status.is_broken),

@@ -35,6 +35,7 @@ from ..storage.records import (
     TrialRecord,
 )
 from ..trial import Status, flatten_cfg
+from .compare import Runs, rank_configurations
 from .formats import clean, format_age, format_number, list_parameters
 from .front import list_objectives, read_front
 
@@ -69,11 +70,12 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The best value so far."""
+    """The best value so far; of several runs of a configuration their mean, and the best trial."""
 
     trial_id: str
     value: float
     iteration: int
+    runs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +272,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         objectives = list_objectives(settings)
         front = read_front(database, record.id, objectives)
         if not objectives and metric is not None and mode is not None:
-            ranking = read_ranking(database, record.id, metric, mode, max(1, n_rows))
+            most, repeat = max(1, n_rows), settings.get("repeat")
+            ranking = read_ranking(database, record.id, metric, mode, most, repeat=repeat)
         best = [trial for trial, _ in ranking] or [
             trial
             for number in islice(front, n_rows)
@@ -445,10 +448,13 @@ def read_ranking(
     limit: int,
     scope: str = "best",
     completed_only: bool = False,
+    repeat: Mapping[str, Any] | None = None,
 ) -> list[tuple[TrialRecord, Best]]:
     """Read the trials with the best finite values of a metric, the best first.
 
     Args:
+        repeat: What the settings say of the `Repeat`, if there is one: configurations are ranked
+            then, and of each its best trial is returned, with the mean of its runs.
         scope: "best" goes by each trial's best value, "last" by its last one.
         completed_only: Leave out all but completed trials.
 
@@ -457,6 +463,43 @@ def read_ranking(
     """
     if scope not in SCOPES:
         raise UsageError(f"scope must be 'best' or 'last', got {scope!r}")
+    if repeat is not None:
+        found = read_configurations(
+            database, experiment_id, metric, mode, repeat, scope, completed_only
+        )
+        return [
+            (each.best[0], Best(each.best[0].trial_id, each.mean, each.best[2], each.n))
+            for each in found[:limit]
+        ]
+    return _read_best_trials(database, experiment_id, metric, mode, limit, scope, completed_only)
+
+
+def read_configurations(
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    repeat: Mapping[str, Any],
+    scope: str = "best",
+    completed_only: bool = False,
+) -> list[Runs]:
+    """Read and rank configurations of several runs; see `read_ranking` for the arguments."""
+    count = sum(rows.count_trials(database, experiment_id).values())
+    found = _read_best_trials(database, experiment_id, metric, mode, count, scope, completed_only)
+    return rank_configurations(
+        ((trial, best.value, best.iteration) for trial, best in found), repeat, mode
+    )
+
+
+def _read_best_trials(
+    database: Database,
+    experiment_id: int,
+    metric: str,
+    mode: str,
+    limit: int,
+    scope: str,
+    completed_only: bool,
+) -> list[tuple[TrialRecord, Best]]:
     ranking, by_last = [], scope == "last"
     for aggregate in rows.read_best(
         database,

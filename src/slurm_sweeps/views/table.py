@@ -144,6 +144,7 @@ def _draw_body(
     best = summary.best
     if best is not None:
         where = f"at iteration {best.iteration}, trial {best.trial_id}"
+        where += f", mean of {best.runs} runs" if best.runs > 1 else ""
         said = clean(f"best {summary.metric} {format_number(best.value)} {where}")
         lines.append(Text(indent + said, "bold"))
     if (front := format_front(summary)) is not None:

@@ -15,6 +15,7 @@ from ...storage import rows
 from ...storage.database import Database
 from ...storage.records import AttemptRecord, ExperimentRecord, RunRecord, TrialRecord
 from ...trial import Status, flatten_cfg
+from ..compare import Runs, rank_configurations
 from ..formats import Parameter, list_parameters
 from ..front import list_objectives
 from ..summary import get_best, look_at_driver, read_runs
@@ -99,7 +100,21 @@ class SweepData:
         """The positions of the trials that have a best value, the best first."""
         known = np.flatnonzero(np.isfinite(self.best))
         keys = -self.best[known] if self.mode == "max" else self.best[known]
-        return known[np.argsort(keys, kind="stable")].tolist()  # type: ignore[no-any-return]
+        ranked: list[int] = known[np.argsort(keys, kind="stable")].tolist()
+        first = [self.trials.index(runs.best[0]) for runs in self.configurations]
+        return list(dict.fromkeys([*first, *ranked]))
+
+    @property
+    def configurations(self) -> list[Runs]:
+        """Where configurations are run several times, these, the best first."""
+        repeat = self.experiment.settings.get("repeat")
+        if repeat is None or self.mode is None:
+            return []
+        known = np.flatnonzero(np.isfinite(self.best)).tolist()
+        found = (
+            (self.trials[at], float(self.best[at]), int(self.best_iteration[at])) for at in known
+        )
+        return rank_configurations(found, repeat, self.mode)
 
 
 def read_sweep_data(
