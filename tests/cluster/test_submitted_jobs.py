@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,8 @@ import slurm_sweeps as ss
 from slurm_sweeps.running import recruiter
 from slurm_sweeps.storage import writer
 
-recruiter.WAIT_S, writer.HEARTBEAT_INTERVAL_S = 5, 1  # instead of 45 and 10 seconds
+# Instead of 45, 15 and 10 seconds.
+recruiter.WAIT_S, recruiter.POLL_S, writer.HEARTBEAT_INTERVAL_S = {wait_s}, 3, 1
 HERE = pathlib.Path({folder!r})
 
 def train(cfg):
@@ -69,6 +70,7 @@ class Driver:
             "setup": [],
             "n_trials": 6,
             "trial_s": 60,
+            "wait_s": 5,
         } | cfg
         (folder / "sweep.py").write_text(SWEEP.format(**cfg))
         self.output = folder / "driver.txt"
@@ -114,7 +116,7 @@ class Driver:
         (self.here / "release").touch()
 
 
-@contextmanager
+@contextlib.contextmanager
 def drive(
     cluster: SlurmCluster, folder: Path, around: Sequence[str] = (), **cfg: object
 ) -> Iterator[Driver]:
@@ -176,21 +178,26 @@ def test_a_killed_driver_is_followed_by_another_and_else_leaves_no_job(
     """The next one takes over those that wait, and that run; at last all go, and one that waits."""
     others = cluster.sbatch("sleep 600", "-N4", "--exclusive", cwd=tmp_path)
     cluster.wait_state(others, ["RUNNING"], TIMEOUT_S)
-    with drive(cluster, tmp_path, args=WIDE) as driver:
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Driver:
+            return stack.enter_context(drive(cluster, tmp_path, args=WIDE, wait_s=12))
+
+        driver = begin()
         wait_for_queue(driver, PENDING=3)
         waiting = set(driver.jobs)
         driver.kill()
-        with drive(cluster, tmp_path, args=WIDE) as driver:
-            cluster.cancel(others)
-            first = driver.wait_for_begun(4)
-            assert set(first) < waiting == set(driver.jobs)
-            driver.kill()
-        with drive(cluster, tmp_path, args=WIDE) as driver:
-            begun = driver.wait_for_begun(8)
-            assert set(begun) == set(first)
-            wait_for_queue(driver, RUNNING=2, PENDING=1)
-            driver.kill()
-            driver.wait_until_all_gone()
+        driver = begin()
+        cluster.cancel(others)
+        first = driver.wait_for_begun(4)
+        assert set(first) < waiting == set(driver.jobs)
+        driver.kill()
+        driver = begin()
+        begun = driver.wait_for_begun(8)
+        assert set(begun) == set(first)
+        wait_for_queue(driver, RUNNING=2, PENDING=1)
+        driver.kill()
+        driver.wait_until_all_gone()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +216,20 @@ def test_what_sbatch_refuses_is_told_in_its_own_words(
         last = driver.output.read_text().splitlines()[-1]
         assert re.search(f"LaunchError: sbatch submits no job: .*{words}.* Mend SlurmCfg", last)
         assert not driver.jobs
+
+
+def test_jobs_that_fail_and_can_not_say_why_are_told_of(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """As on nodes that don't see the experiment's folder: what a job prints can't be kept there."""
+    with drive(cluster, tmp_path, args=f"{ARGS} --begin=now+4") as driver:
+        wait_for_queue(driver, PENDING=3)
+        for job in driver.jobs:
+            log = tmp_path / "slurm-sweeps" / "hired" / "jobs" / f"job-{job}.log"
+            log.symlink_to("nowhere/log")
+        told = rf"job {job} has ended .* failed \(JobLaunchFailure\), and printed nothing: do all"
+        find = lambda: re.search(told, driver.output.read_text())  # noqa: E731
+        wait_until(find, TIMEOUT_S, driver.describe)
 
 
 @pytest.mark.chaos  # takes a minute

@@ -363,11 +363,21 @@ def test_a_job_that_can_not_be_used_says_why(cluster: SlurmCluster, tmp_path: Pa
     small, unknown = sweep.lend(), sweep.lend(name="sweap")
     (tmp_path / "older.py").write_text(sweep.path.read_text().replace('"x"', '"y"'))
     older = sweep.submit("--gres=gpu:1", command=f"{sys.executable} {tmp_path / 'older.py'}")
-    wrong = [small, unknown, older]
+    (tmp_path / "python").symlink_to(sys.executable)  # an environment of its own
+    seen = f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
+    apart = sweep.submit("--gres=gpu:1", command=f"env {seen} {tmp_path / 'python'} {sweep.path}")
+    old = "from slurm_sweeps.storage import schema\nschema.VERSION -= 1\n"
+    (tmp_path / "release_before.py").write_text(old + sweep.path.read_text())
+    behind = sweep.submit(
+        "--gres=gpu:1", command=f"{sys.executable} {tmp_path / 'release_before.py'}"
+    )
+    wrong = [small, unknown, older, apart, behind]
     ends = sweep.wait_until_over(*wrong)
     assert {state for state, _ in ends.values()} == {"FAILED"}, sweep.tell_all()
     assert "can't be used by the driver of 'sweep'" in sweep.read(small)
     assert "did you mean 'sweep'" in sweep.read(unknown)
     assert "was begun with another search space" in sweep.read(older)
+    assert f"this script runs {tmp_path / 'python'}, and the sweep that it" in sweep.read(apart)
+    assert "was written by a newer slurm_sweeps" in sweep.read(behind)
     (tmp_path / "release").touch()
     assert sweep.wait_until_over(sweep.jobs[0]) == {sweep.jobs[0]: ("COMPLETED", 0)}

@@ -188,9 +188,11 @@ def test_no_words_of_sbatch() -> None:
 def test_jobs_in_the_queue() -> None:
     text = (
         "12 PENDING Resources\n9 PENDING Priority\n7 RUNNING None\n11 COMPLETING None\n"
-        "10 SUSPENDED None\n13 CONFIGURING None\n"
+        "10 SUSPENDED None\n13 CONFIGURING None\n14 FAILED JobLaunchFailure\n15 CANCELLED None\n"
     )
-    assert parse_job_queue(text) == JobQueue(("9", "12", "13"), ("7", "10"), "Priority")
+    assert parse_job_queue(text) == JobQueue(
+        ("9", "12", "13"), ("7", "10"), "Priority", {"14": "JobLaunchFailure"}
+    )
     assert parse_job_queue("") == JobQueue()
 
 

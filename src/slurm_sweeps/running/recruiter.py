@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,7 +221,8 @@ class Recruiter:
             return
         before, self._known = self._known, {*found.queue.ids, *found.submitted} - {*found.cancelled}
         goes_on = lends or bool(self._known)
-        self._judge_ended(before - {*found.cancelled} - self._known, now, goes_on)
+        ended = before - {*found.cancelled} - self._known
+        self._judge_ended(ended, found.queue.failed, now, goes_on)
         if found.refusal:
             text = f"sbatch submits no job: {found.refusal}"
             if not goes_on and not may_be_accepted_later(found.refusal):
@@ -235,18 +236,21 @@ class Recruiter:
                 f"no job of this sweep runs: they wait in the queue ({found.queue.reason})"
             )
 
-    def _judge_ended(self, ended: Collection[str], now: float, goes_on: bool) -> None:
-        """Count jobs that were of no use; one that has printed nothing never began."""
+    def _judge_ended(
+        self, ended: Collection[str], failed: Mapping[str, str], now: float, goes_on: bool
+    ) -> None:
+        """Count jobs that were of no use; one that has neither printed nor failed never began."""
         for job_id in sorted(ended, key=int):
             log = self._layout.job_log(job_id)
-            if job_id in self._useful or not log.exists():
+            if job_id in self._useful or not (log.exists() or job_id in failed):
                 continue
             self._useless += 1
             self._submit_at = now + double(FIRST_PAUSE_S, LONGEST_PAUSE_S, self._useless)
-            text = (
-                f"job {job_id} has ended before any trial began in it; the end of {log}: "
-                f"{_read_tail(log)}"
-            )
+            said = f"the end of {log}: {_read_tail(log)}"
+            if not log.exists():  # where a node doesn't see the folder nothing can be printed
+                said = f"it has failed ({failed[job_id]}), and printed nothing: do all nodes "
+                said += f"see {log.parent}?"
+            text = f"job {job_id} has ended before any trial began in it; {said}"
             if self._useless >= MAX_USELESS and not goes_on:
                 raise LaunchError(f"{self._useless} jobs in a row were of no use: {text}; {_GO_ON}")
             self._notify(text)

@@ -22,7 +22,7 @@ from functools import partial
 from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
 from .jobs import (
-    QUEUE_FORMAT,
+    QUEUE_OPTIONS,
     JobQueue,
     parse_job_id,
     parse_job_queue,
@@ -369,7 +369,7 @@ def submit_job(argv: Sequence[str]) -> Submission:
 
 def read_job_queue(name: str) -> JobQueue | None:
     """Ask for this user's jobs of a name; None if Slurm can't be asked."""
-    options = ("--noheader", f"--user={os.getuid()}", f"--name={name}", QUEUE_FORMAT)
+    options = ("--noheader", f"--user={os.getuid()}", f"--name={name}", *QUEUE_OPTIONS)
     reply = ask(os.environ, "squeue", *options)
     return None if reply.problem else parse_job_queue(reply.text)
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..checks import check_integer, set_fields
 from ..errors import AllocationError, UsageTypeError
@@ -220,33 +220,39 @@ class JobQueue:
         waiting: Those that have not begun, oldest first.
         running: Those that have, and have not ended.
         reason: Why the oldest one waits, in Slurm's word.
+        failed: Those that have failed within the last minutes, with the reason in Slurm's word.
     """
 
     waiting: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     reason: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ids(self) -> set[str]:
-        """All of them."""
+        """All that have not ended."""
         return {*self.waiting, *self.running}
 
 
-#: How jobs are asked for, and what `parse_job_queue` reads.
-QUEUE_FORMAT = "--format=%i %T %r"
+#: How jobs are asked for, and what `parse_job_queue` reads. Slurm knows those that have ended for
+#: some minutes (MinJobAge).
+QUEUE_OPTIONS = ("--states=all", "--format=%i %T %r")
 
 _RUNNING = {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
-_OVER = {"COMPLETING", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "PREEMPTED", "NODE_FAIL"}
+_FAILED = {"FAILED", "BOOT_FAIL", "NODE_FAIL", "OUT_OF_MEMORY", "LAUNCH_FAILED"}
+_OVER = {"COMPLETING", "COMPLETED", "CANCELLED", "TIMEOUT", "PREEMPTED", "DEADLINE", "REVOKED"}
 
 
 def parse_job_queue(text: str) -> JobQueue:
-    """Read what squeue prints in `QUEUE_FORMAT`; jobs that are ending are left out."""
+    """Read what squeue prints with `QUEUE_OPTIONS`; jobs that are ending are left out."""
     jobs = sorted(
         re.findall(r"^(\d+) (\w+) ?(.*)$", text, re.MULTILINE), key=lambda job: int(job[0])
     )
-    waiting = {job: reason for job, state, reason in jobs if state not in _RUNNING | _OVER}
+    known = _RUNNING | _OVER | _FAILED
+    waiting = {job: reason for job, state, reason in jobs if state not in known}
     running = tuple(job for job, state, _ in jobs if state in _RUNNING)
-    return JobQueue(tuple(waiting), running, next(iter(waiting.values()), ""))
+    failed = {job: reason for job, state, reason in jobs if state in _FAILED}
+    return JobQueue(tuple(waiting), running, next(iter(waiting.values()), ""), failed)
 
 
 @dataclass(frozen=True, slots=True)
