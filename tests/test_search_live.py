@@ -344,3 +344,39 @@ def test_other_samplers_with_real_trials(tmp_path: Path, sampler: Any) -> None:
     assert len(trials) == 30
     assert len({trial.cfg["x"] for trial in trials}) == 30
     assert {trial.status for trial in trials} == {Status.COMPLETED, Status.PRUNED}
+
+
+@pytest.mark.parametrize("sampler", [None, ss.samplers.Optuna(), ss.samplers.Sobol(12)])
+def test_a_sweep_begins_with_its_guesses_and_goes_on_as_an_undisturbed_one(
+    tmp_path: Path, sampler: Any
+) -> None:
+    def train(cfg: dict[str, Any]) -> float:
+        return float((cfg["x"] - 0.3) ** 2)
+
+    opt = ss.Choice(["a", "b"], prior="b")
+    space = {"x": ss.Uniform(0, 1, prior=ss.Prior(0.3, "high")), "opt": opt}
+    drawn = []
+    for name, steps in (("whole", [12]), ("parts", [5, 12])):
+        for n_trials in steps:
+            experiment = ss.Experiment(
+                train,
+                space,
+                name=name,
+                local_dir=tmp_path,
+                metric="value",
+                mode="min",
+                sampler=sampler,
+                seed=3,
+                restore="auto",
+            )
+            result = experiment.run(n_trials, 1, summarize_cfg_and_metrics=False)
+        drawn.append([trial.cfg for trial in result.trials])
+        assert result.verify()
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 12
+    # A design is a study, for which a guess is no matter.
+    is_study = isinstance(sampler, ss.samplers.Sobol)
+    assert (drawn[0][0] == {"x": 0.3, "opt": "b"}) != is_study
+    space = {**space, "x": ss.Uniform(0, 1, prior=0.4)}
+    with pytest.raises(ss.UsageError, match=r"was Uniform\(0.0, 1.0, prior=Prior\(0.3, 'high'\)\)"):
+        ss.Experiment(train, space, name="parts", local_dir=tmp_path, restore=True).run(12)

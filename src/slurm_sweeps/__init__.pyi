@@ -41,6 +41,7 @@ from .running.session import trial_id as trial_id
 from .running.session import trial_seed as trial_seed
 from .search.choices import Choice as Choice
 from .search.choices import Grid as Grid
+from .search.priors import Prior as Prior
 from .search.repeat import Repeat as Repeat
 from .search.spaces import Integer as Integer
 from .search.spaces import LogInteger as LogInteger

@@ -33,6 +33,9 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
       c: {choice: [{name: sgd, m: {uniform: [0, 1]}}, {name: adam}]}
       d: {quantized: [{uniform: [0, 1]}, 0.1]}
       e: {grid: [1, 2]}
+      f: {loguniform: [1e-5, 1e-1], prior: 1e-3}
+      g: {choice: [{name: sgd}, {name: adam}], prior: {name: adam}, confidence: high}
+      h: {integer: {low: 1, high: 4}, prior: 2}
       choice: 3
     """
     experiment, _ = read_sweep_file(write(tmp_path, text.replace("\n    ", "\n")))
@@ -42,6 +45,11 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         "c": ss.Choice([{"name": "sgd", "m": ss.Uniform(0, 1)}, {"name": "adam"}]),
         "d": ss.Quantized(ss.Uniform(0, 1), 0.1),
         "e": ss.Grid([1, 2]),
+        "f": ss.LogUniform(1e-5, 1e-1, prior=1e-3),
+        "g": ss.Choice(
+            [{"name": "sgd"}, {"name": "adam"}], prior=ss.Prior({"name": "adam"}, "high")
+        ),
+        "h": ss.Integer(1, 4, prior=2),
         "choice": 3,
     }
 
@@ -65,6 +73,8 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("command: run\nlaunch: mpi", 'line 2: .*launch must be "srun" or None'),
         ("command: run\nshell: true\nfiles: {a: b}", "line 3: .*can't read the template"),
         ("command: run\ncfg:\n  a: {log_uniform: [1, 2]}", "line 3: .*did you mean 'loguniform'"),
+        ("command: run\ncfg:\n  a: {uniform: [0, 1], prior: 2}", "line 3: .*prior=2 is no guess"),
+        ("command: run\ncfg:\n  a: {uniform: [0, 1], confidence: low}", "line 3: .*needs a prior"),
         ("command: run\ncfg:\n  a: {uniform: 3}", "line 3: uniform needs its arguments"),
         (
             "command: run\nasha: {metric: l, mod: min}",

@@ -43,6 +43,7 @@ MIXED = {
 }
 FINITE = {"a": Integer(1, 4), "b": Choice(["x", {"c": LogInteger(1, 3)}]), "d": {"e": 5}}
 GRIDDED = {"a": Grid([1, 2]), "b": Grid(["x", {"u": Uniform(0, 1)}]), "x": Uniform(0, 1)}
+GUESSED = {"x": Uniform(0, 1, prior=0.3), "o": Choice(["a", {"m": Integer(1, 9, prior=2)}])}
 
 EVERY = pytest.mark.parametrize(
     ("plan", "template"),
@@ -51,6 +52,8 @@ EVERY = pytest.mark.parametrize(
         (samplers.Random(), FINITE),
         (samplers.Random(), GRIDDED),
         (samplers.Random(), {"constant": 1}),
+        (samplers.Random(), GUESSED),
+        (samplers.Random(quasi=True), GUESSED),
         (samplers.Random(quasi=True), MIXED),
         (samplers.Random(quasi=True), FINITE),
         (samplers.Random(quasi=True), GRIDDED),

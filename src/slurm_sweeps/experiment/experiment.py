@@ -38,7 +38,7 @@ from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
 from ..running.train import check_travels, describe_size, pickle_train
 from ..samplers import SamplerPlan
-from ..search.draws import check_where, fill_points
+from ..search.draws import check_where, fill_points, list_guesses
 from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..slurm.allocation import Allocation
@@ -200,6 +200,7 @@ class Experiment:
         proposed = space if repeats is None else repeats.space
         rarity = check_where(proposed)
         fill_points(points_to_evaluate, proposed, 0)  # say early what makes no sense
+        list_guesses(proposed, 0)
         known: Sequence[Known] = ()
         self._notices: list[str] = [] if rarity is None else [rarity]
         if isinstance(train, Program):

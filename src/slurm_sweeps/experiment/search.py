@@ -40,7 +40,7 @@ from ..samplers import (
     SamplerPlan,
     bind_sampler,
 )
-from ..search.draws import fill_points
+from ..search.draws import fill_points, list_guesses
 from ..search.repeat import Repeats
 from ..search.search_space import SearchSpace, describe_difference
 from ..storage.database import Database
@@ -125,7 +125,15 @@ class Search:
         if not isinstance(sampler, Grid | Random | Design) or self.known or self.space.where:
             return None
         kind, arguments = type(sampler).__name__, dataclasses.asdict(sampler)
-        return {"sampler": kind, "arguments": arguments, "points": len(self.points)}
+        return {"sampler": kind, "arguments": arguments, "points": self._count_points()}
+
+    def _count_points(self) -> int:
+        """How many configurations are run before the sampler is asked."""
+        return len(self._list_guesses(0)) + len(self.points)
+
+    def _list_guesses(self, seed: int) -> list[dict[str, Any]]:
+        """Return what the spaces' guesses come to; a design is a study, and takes none."""
+        return [] if isinstance(self.sampler, Design) else list_guesses(self.proposed, seed)
 
     def check_run(self, cfg: RunCfg) -> None:
         """Raise UsageError for a run that would never end, or never know that it has."""
@@ -254,7 +262,8 @@ class Search:
         return left if n_trials is None else min(n_trials, left)
 
     def _fill_points(self, seed: int) -> Sequence[dict[str, Any]]:
-        points = fill_points(self.points, self.proposed, seed)
+        given = fill_points(self.points, self.proposed, seed)
+        points = [*self._list_guesses(seed), *given]
         return [cfg for cfg in points if compute_trial_id(cfg) not in self.skipped]
 
     def _complete(self, seed: int, part: Any, number: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A sweep of a program, told in a YAML file: the same names and values as in Python.
 
-A space is a key with its arguments, `{loguniform: [1e-5, 1e-1]}`; rules and samplers likewise.
+A space is a key with its arguments, `{loguniform: [1e-5, 1e-1]}`, and perhaps a guess beside it,
+`{loguniform: [1e-5, 1e-1], prior: 1e-3, confidence: high}`; rules and samplers likewise.
 Errors name the line.
 """
 
@@ -26,6 +27,7 @@ from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import AtLeast, AtMost
 from ..rules.median import MedianStopping
 from ..search.choices import Choice, Grid
+from ..search.priors import Prior
 from ..search.repeat import Repeat
 from ..search.search_space import join_path
 from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
@@ -49,6 +51,8 @@ BUILDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "model": ("sampler", samplers.Model),
     "optuna": ("sampler", samplers.Optuna),
 }
+#: What may stand beside a space.
+OF_PRIOR = {"prior", "confidence"}
 BOUNDS = {"at_most": AtMost, "at_least": AtLeast}
 SPACES: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind
@@ -104,10 +108,10 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         if kind in ("choice", "grid", "repeat") and isinstance(inner, list):
             inner = [inner]
         with at(place):
-            by_name = isinstance(inner, dict)
-            if by_name:
-                return _build(kind, SPACES[kind], inner)
-            return SPACES[kind](*(inner if isinstance(inner, list) else [inner]))
+            prior = _read_prior(value)
+            if isinstance(inner, dict):
+                return _build(kind, SPACES[kind], inner | prior)
+            return SPACES[kind](*(inner if isinstance(inner, list) else [inner]), **prior)
 
     for key in told:
         if key not in KEYS:
@@ -188,7 +192,7 @@ def _find_kind(value: dict[Any, Any]) -> str | None:
         UsageError: It is written as one that there is not, or without its arguments.
     """
     kind, written = next(iter(value.items()), (None, None))
-    if len(value) != 1 or not isinstance(kind, str):
+    if not {*value} - {kind} <= OF_PRIOR or not isinstance(kind, str):
         return None
     if kind in SPACES:
         if isinstance(written, list | dict):
@@ -201,6 +205,15 @@ def _find_kind(value: dict[Any, Any]) -> str | None:
             "(A list that is the same in all trials: put a second key beside it)"
         )
     return None
+
+
+def _read_prior(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the guess that is written beside a space, as an argument of it."""
+    if "prior" not in value:
+        if "confidence" in value:
+            raise UsageError("confidence needs a prior beside it: {prior: 1e-3, confidence: high}")
+        return {}
+    return {"prior": Prior(value["prior"], value.get("confidence", "medium"))}
 
 
 def build_arguments(

@@ -17,6 +17,7 @@ import numpy as np
 from ..checks import check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
+from .priors import place_prior
 from .search_space import compile_options
 from .spaces import Space
 from .tree import Leaf, OptionsNode
@@ -87,12 +88,19 @@ class Choice(OptionSpace):
     Args:
         options: A list, tuple or other sequence of any values; numpy scalars become Python's.
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
+        prior: An option that is a good guess, or a `Prior`, which has a confidence too.
 
     Raises:
-        UsageError: No options; an option holds a Grid or keys that JSON can't hold; or two
-            different options can't be told apart by their names.
+        UsageError: No options; the guess is none of them; an option holds a Grid or keys that JSON
+            can't hold; or two different options can't be told apart by their names.
         UsageTypeError: `options` is no sequence.
     """
+
+    prior: Any = field(default=None, kw_only=True)  # a Prior once made
+
+    def __post_init__(self) -> None:
+        OptionSpace.__post_init__(self)
+        place_prior(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

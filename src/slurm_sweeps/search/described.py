@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .choices import Choice, Grid
+from .priors import Prior
 from .repeat import Repeat
 from .spaces import (
     SPACE_KEY,
@@ -32,7 +33,11 @@ def build_template(described: Any) -> Any:
         return described
     if SPACE_KEY not in described:
         return {key: build_template(each) for key, each in described.items()}
+    if described[SPACE_KEY] == Prior.__name__:
+        return Prior(*described["args"])
     kind = _KINDS[described[SPACE_KEY]]
     names = [each.name for each in dataclasses.fields(kind) if each.init and each.name != "seed"]
     arguments = map(build_template, described["args"])
-    return kind(**dict(zip(names, arguments, strict=False)), seed=described["seed"])
+    named = {name: build_template(v) for name, v in described.items() if name in ("prior", "base")}
+    given = dict(zip(names, arguments, strict=False)) | named
+    return kind(**given, seed=described["seed"])

@@ -1,7 +1,8 @@
 """Random configurations by trial: the same for trial n, whatever was drawn before.
 
-`Streams` are the random numbers, `Draw` makes configurations of them, `fill_points` those that the
-user wants tried first, of which a part may be left open. `Unseen` sees to it that no point is tried
+`Streams` are the random numbers, `Draw` makes configurations of them, near the guesses of the
+spaces or anywhere. `fill_points` makes those that the user wants tried first, of which a part may
+be left open, `list_guesses` the one of all guesses. `Unseen` sees to it that no point is tried
 twice.
 
 Points are told apart by a digest of their canonical JSON. What is drawn with a continuous number in
@@ -25,6 +26,7 @@ import numpy as np
 
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
+from .priors import compute_share
 from .search_space import SearchSpace
 from .tree import Leaf
 
@@ -96,6 +98,9 @@ class Draw(Drawing):
         self._rngs: dict[Leaf, np.random.Generator] = {}
         self._fixed: Mapping[Leaf, float] = {}
         self._stays = False
+        has_guesses = any(leaf.space.prior for leaf in space.leaves)
+        self._turns = Streams(seed, "near the guesses") if has_guesses else None
+        self._is_near = False
 
     def go_to(
         self, number: int, fixed: Mapping[Leaf, float] | None = None, stays: bool = False
@@ -107,6 +112,8 @@ class Draw(Drawing):
         self.rng = self._common.go_to(number)
         self._rngs = {leaf: streams.go_to(number) for leaf, streams in self._own}
         self._fixed, self._stays = fixed or {}, stays
+        if self._turns is not None:
+            self._is_near = self._turns.go_to(number).random() < compute_share(number)
 
     def draw(self) -> dict[str, Any]:
         cfg = super().draw()
@@ -116,7 +123,10 @@ class Draw(Drawing):
 
     def _pick(self, leaf: Leaf) -> float:
         fixed = self._fixed.get(leaf)
-        return self._rngs.get(leaf, self.rng).random() if fixed is None else fixed
+        u = self._rngs.get(leaf, self.rng).random() if fixed is None else fixed
+        if self._is_near and (prior := leaf.space.prior) is not None:
+            return prior.pull(u, leaf.n_options)
+        return u
 
 
 #: How often a configuration that `where` refuses is drawn anew.
@@ -285,6 +295,29 @@ def fill_points(
         _fill(point, name or f"points_to_evaluate[{i}]", space, streams.go_to(i))
         for i, point in enumerate(points)
     )
+
+
+def list_guesses(space: SearchSpace, seed: int) -> list[dict[str, Any]]:
+    """Return the configuration that takes all guesses; none where no space has one.
+
+    What has no guess is drawn, the same in every process.
+
+    Raises:
+        UsageError: `where` refuses it, whatever is drawn.
+    """
+    if not any(leaf.space.prior for leaf in space.leaves):
+        return []
+    rng = Streams(seed, "guess").go_to(0)
+
+    def pick(leaf: Leaf) -> float:
+        drawn = rng.random()
+        return leaf.space.prior.unit if leaf.space.prior else drawn
+
+    for _ in range(_N_FILLS):
+        cfg = space.build(pick)
+        if space.allows(cfg):
+            return [cfg]
+    raise UsageError(f"where refuses what the priors guess, {cfg!r}: mend one of them")
 
 
 def _fill(point: Any, name: str, space: SearchSpace, rng: np.random.Generator) -> dict[str, Any]:

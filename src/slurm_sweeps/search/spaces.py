@@ -15,6 +15,7 @@ their neighbours, which rounding a float would make half as likely.
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,8 @@ import numpy as np
 
 from ..checks import as_fraction, check_integer, check_real, check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
+from ..trial import canonical_json
+from .priors import Prior, place_prior
 
 #: Marks a space in a description, where a dict could else be one of the user's.
 SPACE_KEY = "$space"
@@ -42,6 +45,8 @@ class Space(ABC):
     options: tuple[Any, ...] | None = None
     #: Whether all options are to be tried, each once, instead of drawn.
     is_grid: ClassVar[bool] = False
+    #: A guess of a good value.
+    prior: Prior | None = None
 
     @property
     @abstractmethod
@@ -90,12 +95,23 @@ def describe_space(name: str, arguments: list[Any], seed: int | None) -> dict[st
     return {SPACE_KEY: name, "args": arguments, "seed": seed}
 
 
+def describe_prior(prior: Prior | None) -> dict[str, Any]:
+    """Return what a guess adds to the description of its space; nothing where there is none."""
+    if prior is None:
+        return {}
+    value = json.loads(canonical_json(prior.value))
+    is_plain = prior.confidence == "medium"
+    return {
+        "prior": value if is_plain else describe_space("Prior", [value, prior.confidence], None)
+    }
+
+
 def format_description(described: Any) -> str:
     """Write what `describe` returned as the user would write the space."""
     if isinstance(described, dict) and SPACE_KEY in described:
         arguments = [format_description(argument) for argument in described["args"]]
         named = ((k, v) for k, v in described.items() if k not in (SPACE_KEY, "args"))
-        arguments += [f"{name}={value!r}" for name, value in named if value is not None]
+        arguments += [f"{k}={format_description(v)}" for k, v in named if v is not None]
         return f"{described[SPACE_KEY]}({', '.join(arguments)})"
     if isinstance(described, dict):
         items = (f"{k!r}: {format_description(v)}" for k, v in described.items())
@@ -118,9 +134,9 @@ class NumberSpace(Space):
 
     def describe(self) -> dict[str, Any]:
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.init}  # type: ignore[arg-type] # all are dataclasses
-        seed = given.pop("seed")
+        seed, prior = given.pop("seed"), given.pop("prior", None)
         arguments = [v.describe() if isinstance(v, Space) else v for v in given.values()]
-        return describe_space(type(self).__name__, arguments, seed)
+        return describe_space(type(self).__name__, arguments, seed) | describe_prior(prior)
 
     def revive(self, json_value: Any) -> Any:
         is_number = isinstance(json_value, (int, float)) and not isinstance(json_value, bool)
@@ -153,6 +169,7 @@ class _Interval(NumberSpace, Generic[Number]):
     low: Number
     high: Number
     seed: int | None = None
+    prior: Any = field(default=None, kw_only=True)  # a Prior once made
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
@@ -165,6 +182,7 @@ class _Interval(NumberSpace, Generic[Number]):
             raise UsageError(f"{owner} needs low <= high, got low={low!r}, high={high!r}")
         self._check(owner, "high - low", high - low)
         set_fields(self, low=low, high=high, seed=check_seed(owner, self.seed))
+        place_prior(self)
 
     @staticmethod
     @abstractmethod
@@ -216,9 +234,10 @@ class Uniform(_Interval[float]):
         low: Smallest value.
         high: Largest value.
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
+        prior: A guess of a good value, or a `Prior`, which has a confidence too.
 
     Raises:
-        UsageError: low > high, or a bound is not finite.
+        UsageError: The guess is out of the bounds, low > high, or a bound is not finite.
         UsageTypeError: A bound is not a number.
     """
 
@@ -241,9 +260,10 @@ class LogUniform(_Interval[float]):
         low: Smallest value, above 0.
         high: Largest value.
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
+        prior: A guess of a good value, or a `Prior`, which has a confidence too.
 
     Raises:
-        UsageError: low > high, low <= 0, or a bound is not finite.
+        UsageError: low > high, low <= 0, a bound is not finite, or the guess is out of them.
         UsageTypeError: A bound is not a number.
     """
 
@@ -304,9 +324,10 @@ class Integer(_IntegerInterval):
         low: Smallest value.
         high: Largest value.
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
+        prior: A guess of a good value, or a `Prior`, which has a confidence too.
 
     Raises:
-        UsageError: low > high.
+        UsageError: The guess is out of the bounds, low > high.
         UsageTypeError: A bound is not an integer.
     """
 
@@ -321,9 +342,10 @@ class LogInteger(_IntegerInterval):
         low: Smallest value, 1 or more.
         high: Largest value.
         seed: Gives this space a repeatable stream of its own, whatever the sweep's seed.
+        prior: A guess of a good value, or a `Prior`, which has a confidence too.
 
     Raises:
-        UsageError: low > high, or low <= 0.
+        UsageError: The guess is out of the bounds, low > high, or low <= 0.
         UsageTypeError: A bound is not an integer.
     """
 
@@ -366,6 +388,8 @@ class Quantized(NumberSpace):
     0.30000000000000004. With `base="low"` they are counted from the lower bound, as by `step=`
     elsewhere: 1, 3, 5, … of `Quantized(Integer(1, 9), 2, base="low")`.
 
+    A guess is said in `space`; the multiple that is nearest takes its place.
+
     Args:
         space: A Uniform, LogUniform, Integer, LogInteger or Normal.
         step: What all values are multiples of, above 0.
@@ -383,6 +407,7 @@ class Quantized(NumberSpace):
     step: float
     seed: int | None = None
     base: str = field(default="zero", kw_only=True)
+    prior: Prior | None = field(init=False, compare=False, default=None)
     _base: float = field(init=False, compare=False, default=0)
     _first: int = field(init=False, compare=False, default=0)
     _last: int | None = field(init=False, compare=False, default=None)
@@ -402,6 +427,10 @@ class Quantized(NumberSpace):
         set_fields(self, _digits=max(map(_count_digits, (step, self._base))))
         if not isinstance(self.space, Normal):
             self._count_multiples(self.space.low, self.space.high)
+            if guess := self.space.prior:
+                nearest = self.from_unit(self.to_unit(guess.value))
+                set_fields(self, prior=Prior(nearest, guess.confidence))
+                place_prior(self)
 
     def _read_base(self) -> float:
         if self.base != "low":

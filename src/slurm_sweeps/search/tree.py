@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from ..errors import UsageError
 from ..trial import canonical_json
-from .spaces import Space, describe_space
+from .spaces import Space, describe_prior, describe_space
 
 #: Answers with a number in [0, 1] for a leaf.
 Pick = Callable[["Leaf"], float]
@@ -164,7 +164,9 @@ class Leaf:
         return self.space.size
 
     def build(self, pick: Pick) -> Any:
-        return self.space.from_unit(pick(self))
+        u, prior = pick(self), self.space.prior
+        # A guess is to come as it was written, not as 0.0010000000000000002.
+        return self.space.from_unit(u) if prior is None or u != prior.unit else prior.value
 
     def at(self, index: int) -> Any:
         return self.space.at(index)
@@ -242,7 +244,8 @@ class OptionsNode:
     def describe(self) -> dict[str, Any]:
         options = [option.describe() for option in self.options]
         space = self.leaf.space
-        return describe_space(type(space).__name__, [options], space.seed)
+        described = describe_space(type(space).__name__, [options], space.seed)
+        return described | describe_prior(space.prior)
 
 
 #: Into how many parts of one constant, and of all of them, spaces are looked for.

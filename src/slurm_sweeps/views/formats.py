@@ -241,7 +241,8 @@ def _collect(
 
 def _list_arguments(part: Mapping[str, Any]) -> list[Any]:
     """What a space was made with; a space of a foreign kind may describe itself by names."""
-    named = [value for key, value in part.items() if key not in (_SPACE_KEY, "seed", "args")]
+    others = (_SPACE_KEY, "seed", "args", "prior")
+    named = [value for key, value in part.items() if key not in others]
     return [*part.get("args", ()), *named]
 
 
@@ -303,6 +304,7 @@ def format_space(part: Any) -> str:
     """Write a described space as in a script: `LogUniform(1e-5, 0.1)`."""
     if isinstance(part, Mapping) and _SPACE_KEY in part:
         arguments = [format_space(value) for value in _list_arguments(part)]
+        arguments += [f"prior={format_space(part['prior'])}"] if "prior" in part else []
         return f"{part[_SPACE_KEY]}({', '.join(arguments)})"
     if isinstance(part, list):
         return f"[{', '.join(format_space(each) for each in part)}]"
