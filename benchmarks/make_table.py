@@ -2,10 +2,14 @@
 
     python benchmarks/make_table.py digits.npz
     python benchmarks/make_table.py noisy.npz --data noisy-digits --configurations 500 --epochs 81
+    python benchmarks/make_table.py seeds.npz --data noisy-digits --repeats 5
 
 Each of the configurations, drawn at random, trains a small neural network with scikit-learn to the
 end; so a thousand take some ten minutes on two cores. It is an ordinary sweep: inside a Slurm
 allocation it takes all of that, and one that was interrupted goes on where it stopped.
+
+With `--repeats` each configuration is trained with so many seeds, which `replay_seeds.py` needs:
+beside `loss`, that of seed 0, the table then has `losses`, [n, repeats, epochs].
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import argparse
 import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +72,23 @@ DATA: dict[str, Callable[[], tuple[Array, Array]]] = {
 }
 
 
-def train(cfg: dict[str, Any], data: str, epochs: int) -> None:
-    """Train one network; log its validation loss, and what each epoch has taken, in seconds."""
+def train(cfg: dict[str, Any], data: str, epochs: int, repeats: int) -> None:
+    """Train a network for each seed; log validation losses, and an epoch's mean time in seconds."""
+    curves = [list(train_network(cfg, data, epochs, seed)) for seed in range(repeats)]
+    for epoch, of_seeds in enumerate(zip(*curves, strict=True), start=1):
+        losses = {name_loss(seed): loss for seed, (loss, _) in enumerate(of_seeds)}
+        ss.log({**losses, "seconds": float(np.mean([taken for _, taken in of_seeds]))}, epoch)
+
+
+def name_loss(seed: int) -> str:
+    """Name the metric of a seed's network."""
+    return f"loss-{seed}" if seed else "loss"
+
+
+def train_network(
+    cfg: dict[str, Any], data: str, epochs: int, seed: int
+) -> Iterator[tuple[float, float]]:
+    """Yield a network's validation loss after each epoch, and what that has taken, in seconds."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier
@@ -83,10 +102,10 @@ def train(cfg: dict[str, Any], data: str, epochs: int) -> None:
         beta_1=cfg["beta_1"],
         alpha=cfg["weight_decay"],
         batch_size=cfg["batch_size"],
-        random_state=0,
+        random_state=seed,
     )
     loss = 0.0
-    for epoch in range(1, epochs + 1):
+    for _ in range(epochs):
         began = time.thread_time()
         try:
             if np.isfinite(loss):
@@ -94,10 +113,10 @@ def train(cfg: dict[str, Any], data: str, epochs: int) -> None:
                 loss = log_loss(y_val, network.predict_proba(x_val), labels=network.classes_)
         except ValueError:  # it has diverged: all that follows is the same
             loss = np.nan
-        ss.log({"loss": loss, "seconds": time.thread_time() - began}, epoch)
+        yield loss, time.thread_time() - began
 
 
-def read_table(result: ss.Result, epochs: int) -> dict[str, Array]:
+def read_table(result: ss.Result, epochs: int, repeats: int) -> dict[str, Array]:
     """Read the arrays of a table from a sweep; see `replay_table.Table`.
 
     Trials that have not reported every epoch, as one that is still to run, are left out.
@@ -106,13 +125,16 @@ def read_table(result: ss.Result, epochs: int) -> dict[str, Array]:
     trials = [t for t in result.trials if len(t.metrics.get("loss", {})) == epochs]
     curves, seconds, units = [], [], []
     for trial in trials:
-        curves.append([trial.metrics["loss"][epoch] for epoch in range(1, epochs + 1)])
+        of_seeds = [trial.metrics[name_loss(seed)] for seed in range(repeats)]
+        curves.append([[curve[at] for at in range(1, epochs + 1)] for curve in of_seeds])
         taken = [trial.metrics["seconds"][epoch] for epoch in range(1, epochs + 1)]
-        seconds.append(np.median(taken[: np.isfinite(curves[-1]).sum() or 1]))
+        seconds.append(np.median(taken[: np.isfinite(curves[-1][0]).sum() or 1]))
         unit = space.to_units(trial.cfg)
         units.append([unit[leaf] for leaf in space.leaves])
+    losses = np.array(curves, np.float32)
     return {
-        "loss": np.array(curves, np.float32),
+        "loss": losses[:, 0],
+        **({"losses": losses} if repeats > 1 else {}),
         "seconds_per_epoch": np.array(seconds, np.float32),
         "unit": np.array(units, np.float32),
         "names": np.array([leaf.path for leaf in space.leaves]),
@@ -128,18 +150,19 @@ def main() -> None:
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--configurations", type=int, default=1_000)
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=1, help="seeds of each configuration")
     options = parser.parse_args()
     if options.table.suffix != ".npz" or not options.table.parent.is_dir():
         parser.error(f"{options.table} must end in .npz, in a folder that is there")
     sweep = ss.Experiment(
-        functools.partial(train, data=options.data, epochs=options.epochs),
+        functools.partial(train, data=options.data, epochs=options.epochs, repeats=options.repeats),
         CFG,
         f"table-{options.table.stem}-{options.data}-{options.epochs}",
         restore="auto",
         seed=0,
     )
     result = sweep.run(n_trials=options.configurations, summary_interval_in_sec=30)
-    arrays = read_table(result, options.epochs)
+    arrays = read_table(result, options.epochs, options.repeats)
     n, n_all = len(arrays["loss"]), len(result.trials)
     if not n:
         parser.exit(1, f"{options.table} was not written: no trial has reported every epoch\n")

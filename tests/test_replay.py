@@ -104,6 +104,18 @@ def test_a_table_that_a_sweep_has_made(tmp_path: Path) -> None:
         assert b"must end in .npz, in a folder that is there" in raised.value.stderr
 
 
+def test_seeds_are_replayed_in_three_ways(table: Path) -> None:
+    """Without noise each is as good with one seed as with all; with more time none is worse."""
+    command = [sys.executable, str(BENCHMARKS / "replay_seeds.py"), str(table)]
+    command += ["--budget", "0.5", "3", "--seeds", "2", "--noise", "0"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
+    assert [row[2].strip() for row in rows] == ["one", "all", "race"]
+    for row in rows:
+        early, late = (float(cell.split("±")[0]) for cell in row[3:5])
+        assert 0 <= late <= early
+
+
 def test_a_comparison_keeps_what_it_does_not_replay(table: Path, tmp_path: Path) -> None:
     """Results of another table and of another contender stay; its own are made anew."""
     folder = tmp_path / "mine"
