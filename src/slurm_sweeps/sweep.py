@@ -48,6 +48,9 @@ MIN_SINGLES = 2
 #: So often a sampler that does not know what is allowed is asked for a trial.
 MAX_ASKS = 1000
 
+#: Rules that may doubt themselves.
+DOUBTING = AshaPruner, RacingPruner
+
 #: This many names of metrics are kept to tell what was logged instead of the one that is needed.
 MAX_NAMES = 20
 
@@ -562,7 +565,7 @@ class Sweep:
     def _pop_doubt(self) -> tuple[str, ...]:
         """Pass on what the pruner has to say of its own rule."""
         pruner = self._pruner
-        doubt = pruner.pop_doubt() if isinstance(pruner, AshaPruner | RacingPruner) else None
+        doubt = pruner.pop_doubt() if isinstance(pruner, DOUBTING) else None
         return () if doubt is None else (doubt,)
 
     # --- a trial ended ------------------------------------------------------------------------
