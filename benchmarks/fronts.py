@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from replay import SweepTuner, read_unit
-from replay_simulation import Simulation, add_options
+from replay_simulation import TableGame, add_options
 from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
@@ -95,13 +95,13 @@ def measure(
     cfg = SweepCfg(len(table.unit), GOALS[0], slots=workers, goals=GOALS, judged_by=NAMES)
     pruner = plan.build_pruner() if plan else None
     tuner = FrontTuner(table, Sweep(cfg, bind_sampler(sampler, problem), pruner))
-    simulation = Simulation(table, tuner, workers, delay_s)
+    game = TableGame(table, tuner, workers, delay_s)
     whole = compute_hypervolume(
         normalize(table, np.column_stack((np.nanmin(table.loss, axis=1), table.seconds)))
     )
     shares = []
     for budget in budgets:
-        simulation.run([budget])
+        game.run([budget])
         found = normalize(table, np.array(list(tuner.points.values())).reshape(-1, 2))
         shares.append(100 * compute_hypervolume(found) / whole)
     return shares

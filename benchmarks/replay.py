@@ -135,8 +135,9 @@ class SweepTuner:
         answer = self._sweep.report(number, epoch, {"loss": value}, now)
         return answer.decision is Decision.GO_ON
 
-    def end(self, number: int, completed: bool) -> None:
-        self._sweep.end(number, Ended(Status.COMPLETED if completed else Status.PRUNED))
+    def end(self, number: int, completed: bool) -> Status:
+        ended = Ended(Status.COMPLETED if completed else Status.PRUNED)
+        return self._sweep.end(number, ended).status
 
 
 def read_unit(cfg: dict[str, Any]) -> Array:

@@ -9,7 +9,6 @@ one with checkpoints does.
 from __future__ import annotations
 
 import argparse
-import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from replay_table import Array, Server, Table
+
+from slurm_sweeps.replay.simulation import Simulation
 
 
 class Tuner(Protocol):
@@ -31,7 +32,7 @@ class Tuner(Protocol):
     def report(self, number: int, epoch: int, value: float, now: float) -> bool:
         """Take a report; say whether the trial goes on."""
 
-    def end(self, number: int, completed: bool) -> None:
+    def end(self, number: int, completed: bool) -> object:
         """Take note that a trial has ended, by itself or because it was told to."""
 
 
@@ -44,8 +45,8 @@ class _Run:
     epoch: int = 0
 
 
-class Simulation:
-    """One replay.
+class TableGame:
+    """One replay, played by `slurm_sweeps.replay.simulation`.
 
     Args:
         table: The learning curves.
@@ -60,8 +61,7 @@ class Simulation:
         self._delay_s = delay_s
         self._server = Server(table)
         self._runs: dict[int, _Run] = {}
-        self._idle = list(range(workers))
-        self._events: list[tuple[float, int, _Run]] = []
+        self._simulation = Simulation(self, workers)
         self.best = math.inf
         self.n_reports = 0
 
@@ -73,15 +73,22 @@ class Simulation:
     def run(self, budgets: Sequence[float]) -> list[float]:
         """Return the regret at each budget, ascending, in units of one full training."""
         regrets = []
-        self._fill(0.0)
         for budget in budgets:
-            end_s = budget * self._table.full_training_s
-            while self._events and self._events[0][0] <= end_s:
-                self._step(*heapq.heappop(self._events))
+            self._simulation.run(budget * self._table.full_training_s)
             regrets.append(self._table.compute_regret(self.best))
         return regrets
 
-    def _step(self, now: float, slot: int, run: _Run) -> None:
+    def start(self, slot: int, now: float) -> tuple[_Run, float] | None:
+        job = self._tuner.assign(slot, now)
+        if job is None:
+            return None
+        number, unit = job
+        run = self._runs.get(number)
+        if run is None:
+            run = self._runs[number] = _Run(number, self._server.take(unit))
+        return run, self._expect_report(now, run)
+
+    def go_on(self, run: _Run, now: float) -> float | None:
         run.epoch += 1
         value = float(self._table.loss[run.row, run.epoch - 1])
         self.n_reports += 1
@@ -90,26 +97,12 @@ class Simulation:
         goes_on = self._tuner.report(run.number, run.epoch, value, now)
         completed = run.epoch == self._table.n_epochs
         if goes_on and not completed:
-            self._expect_report(now, slot, run)
-        else:
-            self._tuner.end(run.number, completed)
-            self._idle.append(slot)
-        self._fill(now)  # a report can let a paused trial go on, too
+            return self._expect_report(now, run)
+        self._tuner.end(run.number, completed)
+        return None
 
-    def _fill(self, now: float) -> None:
-        while self._idle:
-            job = self._tuner.assign(self._idle[-1], now)
-            if job is None:
-                return
-            number, unit = job
-            run = self._runs.get(number)
-            if run is None:
-                run = self._runs[number] = _Run(number, self._server.take(unit))
-            self._expect_report(now, self._idle.pop(), run)
-
-    def _expect_report(self, now: float, slot: int, run: _Run) -> None:
-        due = now + self._delay_s + float(self._table.seconds[run.row])
-        heapq.heappush(self._events, (due, slot, run))
+    def _expect_report(self, now: float, run: _Run) -> float:
+        return now + self._delay_s + float(self._table.seconds[run.row])
 
 
 def replay(
@@ -124,8 +117,8 @@ def replay(
         labels: The names of the sampler and the pruner.
         options: With `workers`, `delay` and `budget`, as `add_options` has read them.
     """
-    simulation = Simulation(table, tuner, options.workers, options.delay)
-    yield from state(table, seed, labels, options, simulation.run(sorted(options.budget)))
+    game = TableGame(table, tuner, options.workers, options.delay)
+    yield from state(table, seed, labels, options, game.run(sorted(options.budget)))
 
 
 def state(

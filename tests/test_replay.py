@@ -206,9 +206,9 @@ def simulate(table: Path, sampler: str, budget: float, monkeypatch: pytest.Monke
     curves = module.read_table(table)
     options = module.build_parser().parse_args([str(table), "--sampler", sampler])
     tuner = module.build_tuner(curves, options, seed=0)
-    simulation = simulated.Simulation(curves, tuner, options.workers)
-    simulation.run([budget])
-    return curves, tuner._sweep._sampler, [run.row for run in simulation._runs.values()]
+    game = simulated.TableGame(curves, tuner, options.workers)
+    game.run([budget])
+    return curves, tuner._sweep._sampler, [run.row for run in game._runs.values()]
 
 
 def test_the_sampler_is_told_what_an_epoch_takes(

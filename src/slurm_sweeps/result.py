@@ -14,12 +14,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checks import Goal, check_goal, check_integer
+from .checks import Goal, check_goal, check_integer, check_real
 from .errors import ExperimentNotFoundError, StorageError, UsageError
 from .storage import rows
 from .storage.database import Database
@@ -31,6 +32,7 @@ from .trial import Status, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .replay.forecast import Forecast
     from .replay.sensitivity import Sensitivity
     from .replay.verify import Verdict
     from .replay.whatif import WhatIf
@@ -354,6 +356,55 @@ class Result:
         with self._open() as database:
             record = database.experiment(self.experiment)
             return judge_again(read_story(database, record, rule.metric), rule)
+
+    def forecast(
+        self,
+        slots: int | Sequence[int] | None = None,
+        hours: float | Sequence[float] | None = None,
+        *,
+        seed: int = 0,
+    ) -> Forecast:
+        """Say what more time and more slots will bring, with bands of 80 %.
+
+        The sweep is played on, some 25 to 100 times, with its own curves and paces, drawn again.
+
+        Args:
+            slots: How many trials run at once, each number in turn, 1 or more; None: as many as
+                do now.
+            hours: After how many hours from now on it is looked at, each more than 0. As many
+                trials begin as there is time for; a grid has no more than its points.
+            seed: Of what is drawn, 0 or more. The same sweep and seed give the same answer.
+
+        Returns:
+            What is likely: first until the sweep is done as it was set up, where that is to come,
+            then after the hours. Printed, it is a table.
+
+        Raises:
+            UsageError: Fewer than 10 trials have reported, or none has come to its end; the sweep
+                is done, and no hours are said; it is after several metrics or none, or has a
+                `Repeat`; its rule is one of your own, which isn't stored; or so much is asked that
+                it would take minutes.
+        """
+        from .replay.forecast import forecast, list_metrics
+        from .replay.story import read_story
+        from .storage.jobs import read_jobs
+        from .views.summary import add_slots, look_at_driver
+
+        wanted = [slots] if isinstance(slots, int) else list(slots or ())
+        wanted = [check_integer("forecast", "slots", each, 1) for each in wanted]
+        times = [hours] if isinstance(hours, int | float) else list(hours or ())
+        for each in times:
+            if check_real("forecast", "hours", each) <= 0:
+                raise UsageError(f"forecast: hours must be more than 0, got {each!r}")
+        seed = check_integer("forecast", "seed", seed, 0)
+        with self._open() as database:
+            record = database.experiment(self.experiment)
+            names = list_metrics(record.settings)[-1]
+            sight = look_at_driver(record, time.time())
+            sight = add_slots(sight, read_jobs(database, record.id))
+            story = read_story(database, record, names if len(names) > 1 else names[0])
+        story = replace(story, trials=[sight.settle(trial) for trial in story.trials])
+        return forecast(story, sight.last_sign, wanted or [sight.slots or 1], times, seed)
 
     def verify(self) -> Verdict:
         """Derive what is stored once more from the reports and the seed, and compare.

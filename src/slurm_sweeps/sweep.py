@@ -733,7 +733,7 @@ class Sweep:
         for trial in trials:
             self._draw_up_to(trial.number)
             self._count_repetition(compute_trial_id(trial.cfg))
-            self.drawn = trial.number + 1
+            self.drawn = max(self.drawn, trial.number + 1)
             if trial.number not in retold:
                 self._tell_sampler(trial)
             self._prospects.note_restored(trial)

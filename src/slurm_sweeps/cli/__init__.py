@@ -15,6 +15,7 @@ from .add import add
 from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
+from .forecast import forecast
 from .join_jobs import jobs, join
 from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
@@ -50,6 +51,7 @@ for command in (
     whatif,
     verify,
     sensitivity,
+    forecast,
     join,
     jobs,
     stop,

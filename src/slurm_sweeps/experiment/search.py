@@ -215,6 +215,8 @@ class Search:
             "seed": settings["seed"],
             "is_seeded": is_seeded,
             "n_trials": n_trials,
+            "time_budget_s": cfg.time_budget_s,
+            "target": cfg.target,
             "slots": slots,
         }
         if not sweep.is_done:  # else no run begins

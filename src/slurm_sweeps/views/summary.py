@@ -282,7 +282,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         shown = _choose_shown(database, record.id, best, n_rows)
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         jobs = read_jobs(database, record.id)
-        sight = _add_slots(look_at_driver(record, now), jobs)
+        sight = add_slots(look_at_driver(record, now), jobs)
         found = [
             _build_row(sight.settle(trial), known, settings, sight)
             for trial, known in zip(shown, aggregates, strict=True)
@@ -381,7 +381,7 @@ def look_at_driver(record: ExperimentRecord, now: float) -> Sight:
     )
 
 
-def _add_slots(sight: Sight, jobs: Iterable[JobRecord]) -> Sight:
+def add_slots(sight: Sight, jobs: Iterable[JobRecord]) -> Sight:
     """Count the slots that other jobs than the driver's lend."""
     lent = [job.slots for job in jobs if job.state in (JobState.LENDING, JobState.LEAVING)]
     return (
