@@ -277,12 +277,12 @@ def test_the_house_stays_small() -> None:
     and configurations that are added (1,300), limits, memory and CPUs of a trial (900), snapshots,
     provenance, what is kept and what runs at the end (900), stored reports judged again (700),
     spaces that an objective defines as it runs (400). And then: seeds that race and are compared,
-    forecasts, designs and indices for studies, guesses as priors, spaces that are extended, imports
-    that trials share (2,500).
+    forecasts by playing on (1,100), designs and indices for studies, guesses as priors, spaces that
+    are extended, imports that trials share (4,000 in all).
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
     assert 50 < len(SOURCES) <= 160, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 34_500, f"{lines} lines"
+    assert 5_000 < lines <= 36_000, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:
