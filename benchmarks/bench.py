@@ -22,7 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import results
-from environments import OPTUNA, RAY_TUNE, SYNE_TUNE, make_environment
+from environments import (
+    HYPERQUEUE,
+    JOBLIB,
+    OPTUNA,
+    ORIGINAL,
+    RAY_TUNE,
+    SUBMITIT,
+    SYNE_TUNE,
+    make_environment,
+)
 from results import Run
 
 HERE = Path(__file__).resolve().parent
@@ -59,8 +68,6 @@ class Peer:
     is_quick: bool = True
 
 
-ORIGINAL = ("slurm-sweeps==0.1.3", "numpy==2.4.6", "pandas==3.1.1")
-
 PEERS = (
     Peer(results.OURS, "ours.py", n_trivial=1000, n_program=1000),
     Peer(
@@ -95,7 +102,7 @@ PEERS = (
     Peer(
         "submitit, local",
         "submitit_local.py",
-        ("submitit==1.5.3",),
+        SUBMITIT,
         n_trivial=20,
         n_readme=40,
         n_readme_quick=20,
@@ -122,17 +129,25 @@ PEERS = (
     Peer(
         "HyperQueue, LocalCluster",
         "hyperqueue_local.py",
-        ("hyperqueue==0.27.0", "cloudpickle==3.1.2"),
-        n_trivial=100,
+        HYPERQUEUE,
+        n_trivial=2000,  # its client asks once a second whether they are done
         n_program=2000,
         n_readme=60,
         reports=False,
         is_quick=False,
     ),
     Peer(
+        "joblib (loky)",
+        "joblib_loky.py",
+        JOBLIB,
+        n_trivial=2000,
+        n_program=1000,
+        reports=False,
+    ),
+    Peer(
         "GNU parallel",
         "gnu_parallel.py",
-        ("submitit==1.5.3",),
+        SUBMITIT,
         n_trivial=0,
         n_program=1000,
         n_readme=0,
@@ -141,7 +156,7 @@ PEERS = (
     Peer(
         "bare fork",
         "bare.py",
-        ("submitit==1.5.3",),
+        SUBMITIT,
         (("BENCH_BARE", "fork"),),
         n_trivial=2000,
         n_readme=0,
@@ -150,7 +165,7 @@ PEERS = (
     Peer(
         "bare python -c",
         "bare.py",
-        ("submitit==1.5.3",),
+        SUBMITIT,
         (("BENCH_BARE", "python"),),
         n_trivial=200,
         n_readme=0,
@@ -179,7 +194,7 @@ def main() -> None:
         return  # what is written is whole
     lines = [json.dumps(asdict(run)) + "\n" for run in runs]
     (HERE / "results.jsonl").write_text("".join(lines))
-    sizes = {p.name: measure_size(pythons[p.name]) for p in peers if p.n_readme}
+    sizes = {p.name: measure_size(p, pythons[p.name]) for p in peers if p.n_readme}
     (HERE / "RESULTS.md").write_text(results.format_results(runs, sizes, options.quick, HERE))
 
 
@@ -257,7 +272,7 @@ def run_one(peer: Peer, python: Path, argv: list[str], number: int, folder: str)
     return Run(peer.name, name, number, value, unit, said, round(load, 1), error)
 
 
-def measure_size(python: Path) -> results.Size:
+def measure_size(peer: Peer, python: Path) -> results.Size:
     """Count what a peer installs: distributions and bytes, without pip and setuptools."""
     code = (
         "import importlib.metadata as m, json, os\n"
@@ -268,7 +283,7 @@ def measure_size(python: Path) -> results.Size:
     )
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
     count, size = json.loads(done.stdout)
-    return results.Size(count, size)
+    return results.Size(count, size, ", ".join(peer.packages))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,15 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slurm-sweeps-bench"
 
-OPTUNA = ("optuna==4.6.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
+#: The newest of PyPI on 2026-11-27. GNU parallel is the machine's own.
+OPTUNA = ("optuna==5.0.0", "numpy==2.4.6", "SQLAlchemy==2.1.9")
 RAY_TUNE = ("ray[tune]==2.60.0", "numpy==2.4.6", "pandas==3.1.1")
 SYNE_TUNE = ("syne-tune[basic]==0.16.0", "numpy==2.4.6", "pandas==3.1.1")
+SUBMITIT = ("submitit==1.5.4",)
+HYPERQUEUE = ("hyperqueue==0.27.0", "cloudpickle==3.1.3")
+JOBLIB = ("joblib==1.6.0",)
+#: What this project was before it was written anew.
+ORIGINAL = ("slurm-sweeps==0.1.3", "numpy==2.4.6", "pandas==3.1.1")
 #: Its quantile regression imports the hub, though it needs nothing from there.
 SYNE_TUNE_MODELS = (*SYNE_TUNE, "huggingface-hub==2.4.0")
 

@@ -87,6 +87,8 @@ PRUNERS: dict[str, Callable[[int], Pruner | None]] = {
 #: What the objects of each peer need; see `replay_peers.py`.
 PEERS = {
     "optuna-tpe": OPTUNA,
+    "optuna-tpe-independent": OPTUNA,
+    "optuna-tpe-multivariate": OPTUNA,
     "optuna-random": OPTUNA,
     "syne-cqr": SYNE_TUNE_MODELS,
     "syne-bore": SYNE_TUNE_MODELS,

@@ -64,8 +64,8 @@ class OptunaTuner:
         self._states = optuna.trial.TrialState
         pruner = optuna.pruners.SuccessiveHalvingPruner(1, REDUCTION_FACTOR)
         self._points = RandomPoints(table, seed) if sampler == "random" else None
-        name = "RandomSampler" if sampler == "random" else sampler
-        proposes = getattr(optuna.samplers, name)(seed=seed)
+        name, options = OPTUNA_SAMPLERS[sampler]
+        proposes = getattr(optuna.samplers, name)(seed=seed, **options)
         self._study = optuna.create_study(sampler=proposes, pruner=pruner)
         self._names = name_axes(table)
         self._n_rows = len(table.unit)
@@ -185,8 +185,18 @@ class RayTuner:
             self._scheduler.on_trial_remove(None, self._trials[number])
 
 
+#: The class, and its arguments besides the seed.
+OPTUNA_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "random": ("RandomSampler", {}),
+    "tpe": ("TPESampler", {}),
+    "tpe-independent": ("TPESampler", {"multivariate": False}),
+    "tpe-multivariate": ("TPESampler", {"multivariate": True}),
+}
+
 TUNERS: dict[str, tuple[type[Any], str]] = {
-    "optuna-tpe": (OptunaTuner, "TPESampler"),
+    "optuna-tpe": (OptunaTuner, "tpe"),
+    "optuna-tpe-independent": (OptunaTuner, "tpe-independent"),
+    "optuna-tpe-multivariate": (OptunaTuner, "tpe-multivariate"),
     "optuna-random": (OptunaTuner, "random"),
     "syne-cqr": (SyneTuner, "cqr"),
     "syne-bore": (SyneTuner, "bore"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import statistics
 import subprocess
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ class Size:
 
     distributions: int
     bytes: int
+    pinned: str = ""  # the packages that were asked for, with their versions
 
 
 TITLES = {
@@ -67,6 +69,7 @@ def _format_head(runs: list[Run], quick: bool, folder: Path) -> str:
         f"- load average before each run: {min(loads)} to {max(loads)} (the runs' own included)\n"
         "- min / median / max of the rounds; `x ours` is the median of the ratios to this "
         "project's figure in the same round\n"
+        "- a row again: `python benchmarks/bench.py` with what its last column says\n"
     )
 
 
@@ -91,7 +94,7 @@ def _format_measure(name: str, runs: list[Run]) -> str:
     kind = name.split()[0]
     title, better = TITLES[kind]
     lines = [f"## {title}{name.removeprefix(kind)} ({better})\n"]
-    lines += [_format_row("", "min", "median", "max", "x ours", "more"), "|---" * 6 + "|"]
+    lines += [_format_row("", "min", "median", "max", "x ours", "more", "again"), "|---" * 7 + "|"]
     ours = {run.round: run.value for run in mine if run.peer == OURS}
     for peer in dict.fromkeys(run.peer for run in mine):
         lines.append(_format_peer(peer, [run for run in mine if run.peer == peer], ours))
@@ -101,7 +104,7 @@ def _format_measure(name: str, runs: list[Run]) -> str:
 def _format_peer(peer: str, runs: list[Run], ours: dict[int, float | None]) -> str:
     values = [run.value for run in runs if run.value is not None]
     if not values:
-        return _format_row(peer, "failed", "", "", "", runs[0].error or "")
+        return _format_row(peer, "failed", "", "", "", runs[0].error or "", _format_again(runs[0]))
     ratios = [
         run.value / base for run in runs if run.value is not None and (base := ours.get(run.round))
     ]
@@ -112,7 +115,13 @@ def _format_peer(peer: str, runs: list[Run], ours: dict[int, float | None]) -> s
         f"{max(values):.3g} {unit}",
         f"{statistics.median(ratios):.3g}" if ratios else "",
         _format_more([run.more for run in runs if run.value is not None]),
+        _format_again(runs[0]),
     )
+
+
+def _format_again(run: Run) -> str:
+    names = [OURS, *([run.peer] if run.peer != OURS else [])]
+    return f"`--measure {run.measure.split()[0]} --only {shlex.join(names)}`"
 
 
 def _format_more(more: list[dict[str, float]]) -> str:
@@ -121,9 +130,14 @@ def _format_more(more: list[dict[str, float]]) -> str:
 
 
 def _format_sizes(sizes: dict[str, Size]) -> str:
-    lines = ["## Installed\n", _format_row("", "distributions", "MB"), "|---|---|---|"]
+    lines = [
+        "## Installed\n",
+        _format_row("", "asked for", "distributions", "MB"),
+        "|---" * 4 + "|",
+    ]
     for peer, size in sizes.items():
-        lines.append(_format_row(peer, str(size.distributions), f"{size.bytes / 1e6:.0f}"))
+        megabytes = f"{size.bytes / 1e6:.0f}"
+        lines.append(_format_row(peer, size.pinned, str(size.distributions), megabytes))
     return "\n".join(lines) + "\n"
 
 

@@ -36,9 +36,11 @@ def test_ratios_are_taken_within_a_round_and_failures_are_told(modules: tuple[An
         run("broken", 1, None, "ImportError: no such thing"),
     ]
     text = results.format_results(runs, {"other": results.Size(3, 5_000_000)}, True, BENCHMARKS)
-    assert "| other | 3 ms | 4 ms | 20 ms | 3 |  |" in text
-    assert "| broken | failed |  |  |  | ImportError: no such thing |" in text
-    assert "| other | 3 | 5 |" in text
+    again = "`--measure report --only 'slurm-sweeps, this checkout' {}`"
+    assert f"| other | 3 ms | 4 ms | 20 ms | 3 |  | {again.format('other')} |" in text
+    why = "ImportError: no such thing"
+    assert f"| broken | failed |  |  |  | {why} | {again.format('broken')} |" in text
+    assert "| other |  | 3 | 5 |" in text
     assert "## One report and its verdict by ASHA after 0 rows (less is better)" in text
 
 

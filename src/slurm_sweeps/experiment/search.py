@@ -6,7 +6,9 @@ earlier trials, and the rule hears all their metrics again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import heapq
 import json
 import math
@@ -209,7 +211,8 @@ class Search:
             self._fill_points(settings["seed"]),
             partial(self._complete, settings["seed"]),
         )
-        trials = self._restore(sweep, pruner, race, database, record, notify)
+        with _paused_collector():  # of all that is read nothing is garbage
+            trials = self._restore(sweep, pruner, race, database, record, notify)
         settings |= {
             **self.describe(),
             "seed": settings["seed"],
@@ -440,6 +443,17 @@ class Search:
         )
         # What was reported comes before what was seen at the same time: it led to that.
         return heapq.merge(reported, sorted(events, key=_get_time), key=_get_time)
+
+
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _get_time(event: PastEvent) -> float:
