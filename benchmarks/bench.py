@@ -130,7 +130,7 @@ PEERS = (
         "HyperQueue, LocalCluster",
         "hyperqueue_local.py",
         HYPERQUEUE,
-        n_trivial=2000,  # its client asks once a second whether they are done
+        n_trivial=2000,  # its client looks once a second
         n_program=2000,
         n_readme=60,
         reports=False,
