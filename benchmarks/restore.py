@@ -87,7 +87,7 @@ def write(folder: str, trials: int, iterations: int) -> None:
         experiment = database.experiment(NAME)
         with Writer(database.path, experiment.id) as writer:
             for number, (lr, momentum, layers) in enumerate(draws[1:], start=1):
-                cfg = {"lr": lr, "momentum": momentum, "layers": 1 + int(8 * layers)}
+                cfg = {"lr": 10 ** (-5 * lr), "momentum": momentum, "layers": 1 + int(8 * layers)}
                 writer.put(build_trial(number, cfg))
                 for iteration in range(1, iterations + 1):
                     loss = {"loss": lr + 1 / iteration}
