@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from search_cases import number_spaces, small_finite, templates, through_json
 from slurm_sweeps.errors import UsageError, UsageTypeError
 from slurm_sweeps.search.choices import Choice, Grid
-from slurm_sweeps.search.search_space import SearchSpace, describe_difference
+from slurm_sweeps.search.search_space import SearchSpace, list_differences
 from slurm_sweeps.search.spaces import Integer, LogUniform, Uniform
 from slurm_sweeps.trial import canonical_json
 
@@ -181,7 +181,7 @@ def test_grid_points_are_in_row_major_order() -> None:
 def test_a_space_does_not_differ_from_its_stored_self(template: dict[str, Any]) -> None:
     space = SearchSpace(template)
     assert through_json(space.describe()) == through_json(space.describe())
-    assert describe_difference(through_json(space.describe()), space.describe()) is None
+    assert not [*list_differences(through_json(space.describe()), space.describe())]
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,11 @@ def test_a_difference_is_one_sentence(
     old: dict[str, Any], new: dict[str, Any], sentence: str
 ) -> None:
     stored = through_json(SearchSpace(old).describe())
-    assert describe_difference(stored, SearchSpace(new).describe()) == sentence
+    assert next(list_differences(stored, SearchSpace(new).describe())) == sentence
 
 
 def test_a_description_that_is_none_differs_too() -> None:
-    assert describe_difference(None, {}) == "cfg was None and is now {}"
+    assert [*list_differences(None, {})] == ["cfg was None and is now {}"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ from .arguments import (
     choose_steps,
 )
 from .claim import Claim
+from .extend import choose_changed
 from .join import Lender, Step, describe_job
 from .keep import Keep, Keeper
 from .on_end import OnEnd
@@ -143,6 +144,10 @@ class Experiment:
         where: A function of a configuration, as `train` gets it, that says whether it may be tried:
             one that it refuses is drawn again, whichever the sampler is. It is called in this
             process, and must say the same of the same configuration each time.
+        changed_space: The `cfg` of an experiment that is restored may have grown: wider ranges,
+            more options, new parameters. "extend", or a dict, nested as `cfg` is, that says what
+            new parameters were in the earlier trials, `{"momentum": 0.9}`; these stay, and inform
+            sampler and rule. None: the space must be the one that it was begun with.
         join: Let any number of Slurm jobs that run this script share the work. The first one drives
             the sweep, each other lends it its nodes, and takes its place when its job has ended. It
             restores what exists, as `restore="auto"`. `run` returns in the job that drove the sweep
@@ -182,6 +187,7 @@ class Experiment:
         snapshot: bool = False,
         feasible: Mapping[str, AtMost | AtLeast] | None = None,
         where: Callable[[dict[str, Any]], Any] | None = None,
+        changed_space: str | Mapping[str, Any] | None = None,
         join: bool = False,
         backend: None = None,
     ) -> None:
@@ -193,6 +199,7 @@ class Experiment:
         restore = restore or ("auto" if join else False)
         self._join = join
         seed = check_seed("Experiment", seed)
+        changed = choose_changed(changed_space, restore)
         self._train = train
         space = SearchSpace(cfg, where)
         repeats = find_repeats(space)
@@ -215,7 +222,17 @@ class Experiment:
         self._snapshot = check_flag("Experiment", "snapshot", snapshot)
         bounds = check_feasible(feasible)
         self._search = Search(
-            space, goals, asha, sampler, seed, points, tuple(known), bounds, skipped, repeats
+            space,
+            goals,
+            asha,
+            sampler,
+            seed,
+            points,
+            tuple(known),
+            bounds,
+            skipped,
+            repeats,
+            changed,
         )
         self._layout = Layout(local_dir, name)
         self._slurm_cfg = slurm_cfg or SlurmCfg()

@@ -42,9 +42,10 @@ from ..samplers import (
     SamplerPlan,
     bind_sampler,
 )
-from ..search.draws import fill_points, list_guesses
+from ..search.draws import describe_where, fill_points, list_guesses
+from ..search.extension import check_extends
 from ..search.repeat import Repeats
-from ..search.search_space import SearchSpace, describe_difference
+from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
 from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
@@ -60,6 +61,7 @@ from ..storage.rows import (
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
+from .extend import extend, keep_draws, list_refused, told_what_to_do
 from .warm_start import Known
 
 #: Samplers that propose only what `where` allows.
@@ -83,6 +85,7 @@ class Search:
     feasible: Mapping[str, Bound] = field(default_factory=dict)  # by metric
     skipped: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by id, not to be run
     repeats: Repeats | None = None  # where configurations are run several times
+    changed: Mapping[str, Any] | None = None  # the space may have grown: new values of old trials
 
     @property
     def proposed(self) -> SearchSpace:
@@ -112,6 +115,7 @@ class Search:
             "objectives": [list(goal) for goal in self._several] or None,
             "asha": describe_pruner(self.pruner) if self.pruner else None,
             "draws": self._describe_draws(),
+            "where": describe_where(self.space.where),
             "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
             "repeat": self._describe_repeat(),
         }
@@ -124,7 +128,8 @@ class Search:
     def _describe_draws(self) -> dict[str, Any] | None:
         """Write down how configurations are drawn, where seed and number alone decide that."""
         sampler = self.sampler or (Grid() if self.space.grids else Random())
-        if not isinstance(sampler, Grid | Random | Design) or self.known or self.space.where:
+        is_informed = self.known or self.skipped or self.space.where
+        if not isinstance(sampler, Grid | Random | Design) or is_informed:
             return None
         kind, arguments = type(sampler).__name__, dataclasses.asdict(sampler)
         return {"sampler": kind, "arguments": arguments, "points": self._count_points()}
@@ -170,7 +175,8 @@ class Search:
             UsageError: What is stored was begun with another space or seed.
         """
         settings = dict(record.settings)
-        self.check_same(record.name, settings)
+        if self.check_same(record.name, settings):
+            settings = extend(database, record, owner, self.space, self.changed or {}, notify)
         is_seeded = settings.get("is_seeded", self.seed is not None)
         metric, mode = self.goal or (None, None)
         problem = Problem(self.proposed, settings["seed"], metric, mode, is_seeded, self._several)
@@ -213,8 +219,12 @@ class Search:
         )
         with _paused_collector():  # of all that is read nothing is garbage
             trials = self._restore(sweep, pruner, race, database, record, notify)
+        now = self.describe()
+        for text in list_refused(settings, now, self.space, trials):
+            notify(text)
+        now["draws"] = keep_draws(settings.get("draws"), now["draws"], len(trials))
         settings |= {
-            **self.describe(),
+            **now,
             "seed": settings["seed"],
             "is_seeded": is_seeded,
             "n_trials": n_trials,
@@ -375,19 +385,28 @@ class Search:
         if wanted != 1:
             yield from list_constant_lists(self.space.template, not self.space.leaves)
 
-    def check_same(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raise UsageError where an experiment was begun with another space or seed."""
-        difference = describe_difference(settings["space"], self.space.describe())
-        if difference:
+    def check_same(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Return whether an experiment was begun with a smaller space, which may grow.
+
+        Raises:
+            UsageError: It was begun with another space or seed.
+        """
+        differences = [*list_differences(settings["space"], self.space.describe())]
+        if differences and self.changed is None:
             raise UsageError(
-                f"experiment {name!r} was begun with another search space: {difference}. "
-                "Restore it with the same space, pass overwrite=True, or choose another name"
+                f"experiment {name!r} was begun with another search space: {differences[0]}. "
+                'Restore it with the same space, or with changed_space="extend" where it has only '
+                "grown; or pass overwrite=True, or choose another name"
             )
         if self.seed is not None and self.seed != settings["seed"]:
             raise UsageError(
                 f"experiment {name!r} was begun with seed={settings['seed']}, not "
                 f"{self.seed}: leave seed out when restoring, or pass overwrite=True"
             )
+        if differences:
+            with told_what_to_do(name):
+                check_extends(settings["space"], self.space, self.changed or {})
+        return bool(differences)
 
     def _revive(
         self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]

@@ -17,9 +17,11 @@ grew: a resumed sweep goes on as an undisturbed one does.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -177,6 +179,29 @@ def check_where(space: SearchSpace) -> str | None:
         f"({n_allowed / MAX_DRAWS:.2%}), so that each takes many draws: narrow the search space to "
         "what it allows, if that can be said in ranges"
     )
+
+
+def describe_where(where: Any) -> str | None:
+    """Return a text that says whether a `where` is still the same, whatever its lines look like.
+
+    Of what a function refers to plain values count. Another Python's is another text.
+    """
+    code = getattr(where, "__code__", None)
+    if code is None:
+        return None if where is None else type(where).__qualname__
+    found = inspect.getclosurevars(where)
+    values = {**found.globals, **found.nonlocals, "": where.__defaults__}
+    plain = {k: v for k, v in values.items() if isinstance(v, bool | int | float | str | tuple)}
+    text = f"{_list_code(code)} {sorted(plain.items())}"
+    return f"{where.__qualname__} {hashlib.blake2s(text.encode(), digest_size=6).hexdigest()}"
+
+
+def _list_code(code: CodeType) -> list[Any]:
+    """What a function does, without where it stands."""
+    consts = [_list_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    # A set's order is another one in each process.
+    plain = [sorted(map(repr, each)) if isinstance(each, frozenset) else each for each in consts]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, plain]
 
 
 #: How often a point that is known already is drawn anew before another way is taken.

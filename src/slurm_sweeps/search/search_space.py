@@ -44,6 +44,7 @@ class SearchSpace:
         names: The dotted names of all values that a configuration may have.
         grids: The leaves that are Grids.
         size: How many different configurations there are; None if they can't be counted to an end.
+        root: The template as nodes.
 
     Raises:
         UsageTypeError: `template` is no dict, or holds a class of spaces where one of its
@@ -68,13 +69,13 @@ class SearchSpace:
         self.template = template
         self.where = where
         try:
-            self._node = compile_template(template)
+            self.root = compile_template(template)
         except RecursionError:
             raise UsageError("cfg is nested without an end: a part of it holds itself") from None
         self.names = list_names(template)
-        self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self._node))
+        self.leaves: tuple[Leaf, ...] = tuple(_walk_leaves(self.root))
         self.grids = tuple(leaf for leaf in self.leaves if leaf.space.is_grid)
-        self.size = self._node.size
+        self.size = self.root.size
 
     @property
     def n_grid_points(self) -> int:
@@ -101,7 +102,7 @@ class SearchSpace:
 
         The leaves are asked for in order; those in options that were not picked are not asked for.
         """
-        return self._as_own(self._node.build(pick))
+        return self._as_own(self.root.build(pick))
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a configuration; grids are drawn like choices, and the spaces' seeds left aside."""
@@ -109,7 +110,7 @@ class SearchSpace:
 
     def at(self, index: int) -> dict[str, Any]:
         """Return the configuration number `index` (0 <= index < size) of a finite space."""
-        return self._as_own(self._node.at(index))
+        return self._as_own(self.root.at(index))
 
     def revive(self, json_cfg: Any) -> dict[str, Any]:
         """Return the configuration written as `json_cfg`: the inverse of `canonical_json`.
@@ -119,7 +120,7 @@ class SearchSpace:
         Raises:
             UsageError: It is no configuration of this space; the message says where.
         """
-        return self._as_own(self._node.read(json_cfg, {}))
+        return self._as_own(self.root.read(json_cfg, {}))
 
     def allows(self, cfg: dict[str, Any]) -> bool:
         """Whether `where` is true of a configuration.
@@ -144,12 +145,12 @@ class SearchSpace:
             UsageError: It is no configuration of this space; the message says where.
         """
         units: dict[Leaf, float] = {}
-        self._node.read(json.loads(canonical_json(cfg)), units)
+        self.root.read(json.loads(canonical_json(cfg)), units)
         return units
 
     def describe(self) -> dict[str, Any]:
         """Return what defines this space, as JSON can hold it, to store and to compare."""
-        described: dict[str, Any] = self._node.describe()
+        described: dict[str, Any] = self.root.describe()
         return described
 
     def _as_own(self, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -289,22 +290,22 @@ def _write_key(key: Any, path: str) -> str:
     return text
 
 
-def describe_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """Return one sentence on the first difference of two descriptions, None if there is none."""
+def list_differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yield a sentence on each difference of two descriptions."""
     if canonical_json(old) == canonical_json(new):
-        return None
+        return
     if not (_is_mapping(old) and _is_mapping(new)):
         then, now = format_description(old), format_description(new)
-        return f"cfg{format_place(path)} was {then} and is now {now}"
+        yield f"cfg{format_place(path)} was {then} and is now {now}"
+        return
     for key in old | new:
         place = join_path(path, key)
         if key not in new:
-            return f"cfg{format_place(place)} was {format_description(old[key])} and is gone"
-        if key not in old:
-            return f"cfg{format_place(place)} is new: {format_description(new[key])}"
-        if sentence := describe_difference(old[key], new[key], place):
-            return sentence
-    return None
+            yield f"cfg{format_place(place)} was {format_description(old[key])} and is gone"
+        elif key not in old:
+            yield f"cfg{format_place(place)} is new: {format_description(new[key])}"
+        else:
+            yield from list_differences(old[key], new[key], place)
 
 
 def _is_mapping(described: Any) -> bool:

@@ -227,10 +227,19 @@ class Database:
         return found
 
     def set_settings(
-        self, experiment_id: int, settings: Mapping[str, Any], owner: LeaseOwner, now: float
+        self,
+        experiment_id: int,
+        settings: Mapping[str, Any],
+        owner: LeaseOwner,
+        now: float,
+        cfgs: Mapping[int, str] | None = None,
     ) -> None:
-        """Replace the settings of an experiment."""
+        """Replace the settings of an experiment, and with them cfgs of trials, by number."""
         with self.writing(experiment_id, owner, now) as connection:
+            connection.executemany(
+                "UPDATE trials SET cfg = ? WHERE experiment_id = ? AND number = ?",
+                [(cfg, experiment_id, number) for number, cfg in (cfgs or {}).items()],
+            )
             connection.execute(
                 "UPDATE experiments SET settings = ? WHERE id = ?",
                 (json.dumps(dict(settings)), experiment_id),
