@@ -41,7 +41,7 @@ CFGS: list[dict[str, object]] = [
 ]
 ERROR = TrialError("ValueError", "boom", "Traceback …")
 RECORDS: list[Record] = [
-    make_trial(0, CFGS[0], host="node1"),
+    make_trial(0, CFGS[0], host="node1", memory_mb=512.0, cpu_s=1.5),
     make_trial(1, CFGS[1], status=Status.FAILED, error=ERROR, attempt=2),
     make_trial(2, CFGS[2], status=Status.RUNNING, end_time=None),
     log(0, 1, loss=3.0, acc=0.1),
@@ -176,6 +176,9 @@ def test_no_best_trial_before_anything_is_logged(tmp_path: Path) -> None:
 # Frames
 
 
+USAGE = ["memory_mb", "cpu_sec", "gpu_memory_mb"]
+
+
 def test_to_dataframe(result: Result) -> None:
     frame = result.to_dataframe()
 
@@ -186,6 +189,7 @@ def test_to_dataframe(result: Result) -> None:
         "end_time",
         "runtime",
         "iterations",
+        *USAGE,
         "cfg/lr",
         "cfg/opt.name",
         "cfg/opt.decay.rate",
@@ -205,6 +209,8 @@ def test_to_dataframe(result: Result) -> None:
     assert frame["runtime"].iloc[0] == timedelta(seconds=90.25)
     assert frame["runtime"].iloc[2] > timedelta(days=365)  # it has been running since 2001
     assert frame["iterations"].tolist() == [3, 2, 0]
+    assert frame[USAGE].iloc[0].tolist()[:2] == [512.0, 1.5]
+    assert frame[USAGE].isna().sum().tolist() == [2, 2, 3]
     assert frame["cfg/lr"].tolist() == [0.1, 0.2, 0.3]
     assert frame["cfg/opt.name"].fillna("-").tolist() == ["adam", "sgd", "-"]
     assert frame["cfg/layers"].iloc[1] == [1, 2]
@@ -249,6 +255,7 @@ def test_frames_of_nothing(tmp_path: Path) -> None:
         "end_time",
         "runtime",
         "iterations",
+        *USAGE,
     ]
     assert len(result.to_dataframe()) == 0
     assert len(result.metrics_dataframe()) == 0

@@ -468,6 +468,8 @@ class Result:
             - `runtime`, timedelta: from start to end, or to now for a running trial; of one that
               was interrupted as its driver was killed, to the driver's last sign of life
             - `iterations`, int: how many iterations it has logged
+            - `memory_mb`, `cpu_sec`, `gpu_memory_mb`, float: what the latest attempt used, its peak
+              in MiB and its CPU time in seconds; NaN if unknown
             - `cfg/<key>`: the configuration, keys of nested dicts joined by dots
             - `last/<metric>`, `min/<metric>`, `max/<metric>`, float: the value at the last
               iteration, the lowest and the highest finite one; NaN if it was not logged

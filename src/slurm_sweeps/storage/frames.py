@@ -35,6 +35,7 @@ def build_trials_frame(
     return pd.DataFrame(
         _build_head(trials, now)
         | {"iterations": _count_iterations(keys, aggregates)}
+        | _build_usage(trials)
         | _build_cfg_columns([trial[-1] for trial in trials])
         | _build_metric_columns(keys, aggregates, modes)
     )
@@ -52,6 +53,11 @@ def _build_head(trials: Sequence[TrialRow], now: float) -> dict[str, Any]:
         "end_time": _build_times(end),
         "runtime": pd.to_timedelta(np.where(runs, now, end) - start, unit="s"),
     }
+
+
+def _build_usage(trials: Sequence[TrialRow]) -> dict[str, npt.NDArray[np.float64]]:
+    places = {"memory_mb": 5, "cpu_sec": 6, "gpu_memory_mb": 7}
+    return {name: np.array([t[at] for t in trials], dtype=float) for name, at in places.items()}
 
 
 def _build_times(seconds: npt.NDArray[np.float64]) -> pd.DatetimeIndex:

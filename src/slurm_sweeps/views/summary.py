@@ -344,12 +344,13 @@ class Sight:
 
     def settle_row(self, row: rows.TrialRow) -> rows.TrialRow:
         """The same for a trial's row of a table."""
-        number, trial_id, status, start, end, cfg = row
+        number, trial_id, status, start, end, memory_mb, cpu_s, gpu_memory_mb, cfg = row
         if status != Status.RUNNING.value:
             return row
         run = AttemptRecord(number, status=Status.RUNNING, start_time=start, end_time=end)
         settled = self.settle(run)
-        return number, trial_id, settled.status.value, start, settled.end_time, cfg
+        status, end = settled.status.value, settled.end_time
+        return number, trial_id, status, start, end, memory_mb, cpu_s, gpu_memory_mb, cfg
 
     def settle_counts(self, counts: Mapping[Status, int]) -> dict[Status, int]:
         """The same for the numbers of trials; no more than the slots have room for do run."""
