@@ -188,18 +188,22 @@ def read_foreign_imports(tree: ast.Module) -> Iterator[str]:
             yield (node.module or "").split(".")[0]
 
 
-HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing", "asyncio"]
+#: What a process that only reports does without.
+SLOW = ["argparse", "dataclasses", "inspect", "ctypes", "shutil", "logging"]
+HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing", "asyncio", *SLOW]
 
 
 @pytest.mark.parametrize(
     ("code", "may"),
     [
         ("import slurm_sweeps", set()),
-        ("import slurm_sweeps.running.worker", set()),
+        ("import slurm_sweeps.running.worker", {*SLOW}),
         # What every trial does first; its process is a fork of one that has loaded the worker.
         ("import slurm_sweeps; slurm_sweeps.log", set()),
+        # What programs of any language call for each report: it is started anew each time.
+        ("import slurm_sweeps.__main__, slurm_sweeps.programs.log_line", set()),
         ("import slurm_sweeps; slurm_sweeps.Experiment, slurm_sweeps.Uniform", {*HEAVY}),
-        ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich"}),
+        ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich", *SLOW}),
     ],
 )
 @pytest.mark.processes

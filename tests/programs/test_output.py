@@ -6,12 +6,14 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import slurm_sweeps as ss
+from slurm_sweeps.programs.log_line import log_line
 from slurm_sweeps.programs.output import (
     CHUNK,
     File,
@@ -129,3 +131,26 @@ def test_a_file_of_the_programs_own(tmp_path: Path, name: str) -> None:
 def test_a_file_without_a_name() -> None:
     with pytest.raises(ss.UsageTypeError, match="path must be a name"):
         ss.File("")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("loss=0.5 b=-1e3 --iteration 5", 0, "iteration 5: loss=0.5, b=-1000\n"),
+        ("--iter=0 loss=nan", 0, "iteration 0: loss=nan\n"),
+        ("--help", 0, "usage: slurm-sweeps log NAME=VALUE"),
+        ("loss --iteration 1", 2, "'loss' is no metric: write NAME=NUMBER, like loss=0.31"),
+        ("loss=low --iteration 1", 2, "loss=low is no number: write NAME=NUMBER, like loss=0.31"),
+        ("loss=1 --iteration x", 2, "--iteration=x is no whole number: write NAME=NUMBER"),
+        ("loss=1 --iteration", 2, "--iteration= is no whole number"),
+        ("loss=1 --iteration -1", 2, "iteration"),
+        ("loss=1 --step 4", 2, "'--step' is no metric"),
+        ("loss=1", 2, "write NAME=NUMBER, once or more often, and --iteration N"),
+        ("--iteration 1", 2, "write NAME=NUMBER, once or more often, and --iteration N"),
+    ],
+)
+def test_the_command_that_programs_call(words: str, code: int, said: str, capfd: Any) -> None:
+    """Outside a trial it prints what it would report."""
+    assert log_line(words.split()) == code
+    printed = capfd.readouterr()
+    assert said in (printed.err if code else printed.out)

@@ -17,6 +17,7 @@ import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentNotFoundError
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.formats import list_parameters
@@ -126,8 +127,7 @@ def test_a_killed_driver_of_this_host_is_known_at_once(tmp_path: Path) -> None:
 
 def test_an_unknown_experiment(tmp_path: Path) -> None:
     layout = write_sample(tmp_path)
-    other = dataclasses.replace(layout)
-    object.__setattr__(other, "name", "samples")
+    other = Layout(layout.local_dir, "samples")
     with (
         Database.open(layout.database, read_only=True) as database,
         pytest.raises(ExperimentNotFoundError, match="did you mean 'sample'"),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import gc
 import os
@@ -23,10 +22,13 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OUT_OF_MEMORY
 from .channel import Record
+
+if TYPE_CHECKING:
+    import ctypes
 
 #: Signals that a process brings upon itself: a crash, which is a failure of `train`.
 CRASHES = (
@@ -111,6 +113,8 @@ def _load_libc() -> ctypes.CDLL | None:
     """Return the C library where it has prctl (Linux), else None."""
     if not sys.platform.startswith("linux"):
         return None
+    import ctypes  # not in what a trial has started, which only reports
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)  # looked up once, not in each fork
     return libc

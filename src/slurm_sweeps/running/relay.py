@@ -18,7 +18,6 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
 from ..errors import SlurmSweepsError
@@ -28,15 +27,23 @@ from .channel import MALFORMED, Decoder, Record, encode
 TRIAL_VARIABLE = "SLURM_SWEEPS_TRIAL"
 
 
-@dataclass(slots=True)
 class Caller:
-    """Who calls `log` in a trial, as the worker holds it: its own process, or a child."""
+    """Who calls `log` in a trial, as the worker holds it: its own process, or a child.
 
-    link: socket.socket
-    child: int = 0  # its number among those that call, from 1; 0 is the trial's own process
-    decoder: Decoder = field(default_factory=Decoder)
-    awaits: int | None = None  # in ranks other than 0: the iteration whose decision is asked for
-    decisions: deque[Record] = field(default_factory=lambda: deque(maxlen=10_000))
+    Args:
+        link: The socket to it.
+        child: Its number among those that call, from 1; 0 is the trial's own process.
+
+    Attributes:
+        awaits: In ranks other than 0: the iteration whose decision is asked for.
+    """
+
+    def __init__(self, link: socket.socket, child: int = 0) -> None:
+        self.link = link
+        self.child = child
+        self.decoder = Decoder()
+        self.awaits: int | None = None
+        self.decisions: deque[Record] = deque(maxlen=10_000)
 
     def tell(self, record: Record) -> None:
         """Say something to the process, which may have ended, or closed the socket."""

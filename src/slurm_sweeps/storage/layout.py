@@ -17,7 +17,6 @@ Nothing here touches the disk but what finds files.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +103,6 @@ def _build_log_name(stream: str, rank: int) -> str:
     return f"{stream}.{rank}.log" if rank else f"{stream}.log"
 
 
-@dataclass(frozen=True, slots=True, init=False)
 class Layout:
     """The files of one experiment.
 
@@ -120,14 +118,13 @@ class Layout:
 
     DATABASE = "slurm-sweeps.db"
 
-    local_dir: Path
-    name: str
+    __slots__ = ("local_dir", "name")
 
     def __init__(self, local_dir: str | os.PathLike[str] | None, name: str) -> None:
         if local_dir is None:
             local_dir = os.environ.get(DIR_VARIABLE) or DEFAULT_DIR
-        object.__setattr__(self, "local_dir", Path(local_dir))
-        object.__setattr__(self, "name", check_name(name))
+        self.local_dir = Path(local_dir)
+        self.name = check_name(name)
 
     @property
     def database(self) -> Path:
