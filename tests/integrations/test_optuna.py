@@ -164,7 +164,7 @@ def test_what_cant_be_done_is_said_by_the_trial(scripts: Scripts) -> None:
         2: "choices are None, bool, int, float or str",
         3: "the study is the experiment, in the driver: read it with ss.Result",
         4: "pruned",
-        5: "the objective returned several values: return one",
+        5: "the objective returned 2 values, and from_optuna knows directions of 1: give",
         6: "metric 'value' must be a real number, not builtins.NoneType",
     }
     assert {*ends} == {*said}
@@ -175,7 +175,7 @@ def test_what_cant_be_done_is_said_by_the_trial(scripts: Scripts) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"direction": "min"}, 'direction is "minimize" or "maximize", got \'min\''),
+        ({"direction": "min"}, 'direction is "minimize" or "maximize", or a list, got \'min\''),
         ({"study_name": "a"}, "instead of study_name there is name="),
         ({"storage": "sqlite:///a.db"}, "instead of storage there is local_dir="),
         ({"directions": ["minimize"]}, "instead of directions there is direction="),
@@ -198,3 +198,36 @@ def test_in_an_allocation(cluster: SlurmCluster, tmp_path: Path) -> None:
     trials = ss.Result("kinds", tmp_path / "slurm-sweeps").trials
     assert len(trials) == 30
     assert all({"x", "kind", "oldest"} <= trial.cfg.keys() for trial in trials)
+
+
+SEVERAL = """
+import slurm_sweeps as ss
+
+def objective(trial):
+    x, y = trial.suggest_float("x", 0, 5), trial.suggest_float("y", 0, 3)
+    values = 4 * x**2 + 4 * y**2, -((x - 5) ** 2) - (y - 5) ** 2
+    for step in (1, 2, 3):
+        ss.log(dict(zip(("value_0", "value_1"), values)), step)
+    return values
+
+if __name__ == "__main__":
+    rule = ss.ASHA(["value_0", "value_1"], ["min", "max"], reduction_factor=2)
+    study = ss.from_optuna(
+        objective, ["minimize", "maximize"], name="several", seed=1, restore="auto", asha=rule
+    )
+    study.run(n_trials=12)
+    study.run(n_trials=16)
+"""
+
+
+def test_several_objectives(scripts: Scripts) -> None:
+    scripts.run(SEVERAL)
+    result = ss.Result("several", scripts.folder / "slurm-sweeps")
+    assert len(result.trials) == 16
+    assert {trial.status.value for trial in result.trials} == {"completed", "pruned"}
+    front = result.front()
+    points = [[m[max(m)] for m in (t.metrics or {}).values()] for t in front]
+    assert len(front) > 1
+    assert points == sorted(points)  # each is better in one, and worse in the other
+    with pytest.raises(ss.UsageError, match="as many names are needed as directions, got metric="):
+        ss.from_optuna(lambda _: 1, ["minimize"] * 2, metric="loss")

@@ -7,7 +7,7 @@ Nothing of Optuna is imported here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import yaml as _  # noqa: F401 - `format_cfg` needs it: hosts load it once for all trials
@@ -32,28 +32,32 @@ MISSING = {
 class Objective:
     """The `train` of an objective."""
 
-    def __init__(self, objective: Callable[[Any], Any], metric: str) -> None:
+    def __init__(self, objective: Callable[[Any], Any], names: Sequence[str]) -> None:
         self._objective = objective
-        self._metric = metric
+        self._names = names
 
     def __call__(self, cfg: dict[str, Any]) -> dict[str, float]:
         """Call the objective with a trial; its value is the trial's last report.
 
         Raises:
             TrialPruned: The objective has raised Optuna's.
-            UsageError: It has returned several values.
+            UsageError: It has returned more values than there are directions, or fewer.
             Exception: What it has raised.
         """
         try:
-            value = self._objective(OptunaTrial(self._metric))
+            value = self._objective(OptunaTrial(self._names))
         except Exception as error:
             kind = type(error)
             if kind.__name__ == "TrialPruned" and kind.__module__.startswith("optuna"):
                 raise TrialPruned(str(error) or "the objective has pruned it") from None
             raise
-        if isinstance(value, tuple | list):
-            raise UsageError("the objective returned several values: return one")
-        return {self._metric: value}
+        values = value if isinstance(value, tuple | list) else (value,)
+        if len(values) != len(self._names):
+            raise UsageError(
+                f"the objective returned {len(values)} values, and from_optuna knows directions "
+                f"of {len(self._names)}: give it one for each"
+            )
+        return dict(zip(self._names, values, strict=True))
 
 
 class OptunaTrial:
@@ -64,8 +68,8 @@ class OptunaTrial:
         user_attrs: What `set_user_attr` was told; also in `user_attrs.json` in the trial's folder.
     """
 
-    def __init__(self, metric: str) -> None:
-        self._metric = metric
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._is_pruned = False
         self.params: dict[str, Any] = {}
         self.user_attrs: dict[str, Any] = {}
@@ -126,9 +130,15 @@ class OptunaTrial:
         Raises:
             TrialPruned: It was to be pruned at the report before.
             TrialInterrupted: As `log`.
+            UsageError: There are several objectives, of which it tells one.
         """
+        if len(self._names) > 1:
+            raise UsageError(
+                "trial.report tells of one objective, as in Optuna, and there are several: call "
+                f"ss.log with all of them, {list(self._names)!r}"
+            )
         try:
-            log({self._metric: value}, step)
+            log({self._names[0]: value}, step)
         except TrialPruned:
             if self._is_pruned:
                 raise
