@@ -77,7 +77,9 @@ def train(cfg: dict) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
-            EarlyStopping("val_loss", patience=3),
+            # By default it checks at the end of an epoch, where a trial that goes on would fail:
+            # Lightning ends the epoch of the checkpoint without its validation.
+            EarlyStopping("val_loss", patience=3, check_on_train_epoch_end=False),
             ModelCheckpoint(
                 ss.checkpoint_dir(),
                 filename="best",

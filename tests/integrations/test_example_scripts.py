@@ -1,7 +1,6 @@
 """Examples whose trials are one process each, run as they are: what they print in the end is true.
 
-Those with several ranks, and how Lightning goes on, are in `tests/ranks`; the one with two
-objectives is in `test_objectives`.
+Those with several ranks are in `tests/ranks`, the one with two objectives in `test_objectives`.
 """
 
 from __future__ import annotations
@@ -116,10 +115,13 @@ def test_torch_in_a_space_with_branches_and_steps(scripts: Scripts) -> None:
 
 
 @pytest.mark.heavy
-def test_lightning_with_early_stopping(scripts: Scripts) -> None:
+def test_lightning_with_early_stopping_after_a_kill(scripts: Scripts) -> None:
     source = read_example("lightning_early_stopping", "torch", "lightning")
+    kill_when(scripts, source, "last.ckpt")
     trials = run_example(scripts, "lightning-early-stopping", source, "6")
     check_early_stopping(trials, 27)
+    again = check_that_some_went_on(trials)
+    assert any("Restored all states from the che" in read_log(t, "stderr.log") for t in again)
     for trial in trials:
         assert trial.checkpoint_dir is not None
         assert {file.name for file in trial.checkpoint_dir.iterdir()} <= {"best.ckpt", "last.ckpt"}
