@@ -35,13 +35,17 @@ def run_shared(session: pytest.Session, folder: Path, cluster_first: bool) -> No
 
 
 def _order(items: Iterable[pytest.Item], cluster_first: bool) -> list[list[pytest.Item]]:
-    """Part them into files, those of unit tests last: they are short, and fill what is left."""
+    """Part them into files, those of unit tests last: they are short, and fill what is left.
+
+    The others begin at the end, where ranks and reliability are, whose files take longest.
+    """
     files = [list(own) for _, own in itertools.groupby(items, lambda item: item.path)]
 
     def rank(file: list[pytest.Item]) -> tuple[bool, bool]:
         marks = {mark.name for item in file for mark in item.iter_markers()}
         return "unit" in marks, ("cluster" in marks) != cluster_first
 
+    files.reverse()
     return sorted(files, key=rank)
 
 

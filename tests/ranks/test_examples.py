@@ -37,7 +37,7 @@ def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
     shutil.copy(EXAMPLES / "lightning_ddp.py", folder)
     script = (EXAMPLES / "lightning_ddp.slurm").read_text()
     assert '"$@"' in script
-    smaller = script.replace('"$@"', "--trials 6 --epochs 32")
+    smaller = script.replace('"$@"', "--trials 3 --epochs 32")
     job = ("--ntasks-per-node=2", "--mem-per-cpu=500M", f"--export=ALL,PYTHON={sys.executable}")
     return cluster.sbatch(smaller, *job, cwd=folder)
 
@@ -56,7 +56,7 @@ def test_lightning_goes_on_after_an_interruption(cluster: SlurmCluster, tmp_path
     job_id = start_lightning_example(cluster, tmp_path)
     assert cluster.wait_job(job_id, TIMEOUT_S).exit_code == 0, cluster.job_output(job_id)
     result = read_result(tmp_path, "lightning-ddp")
-    assert len(result.trials) == 6
+    assert len(result.trials) == 3
     assert set(count(result)) <= ENDED
     logs = [log.read_text() for log in tmp_path.glob("slurm-sweeps/lightning-ddp/*/stderr.log")]
     assert any("Restored all states from the checkpoint" in log for log in logs)
@@ -65,10 +65,10 @@ def test_lightning_goes_on_after_an_interruption(cluster: SlurmCluster, tmp_path
 
 @pytest.mark.usefixtures("frameworks")
 def test_plain_torch(cluster: SlurmCluster, tmp_path: Path) -> None:
-    arguments = ("--nodes", "2", "--tasks", "4", "--trials", "3")
+    arguments = ("--nodes", "2", "--tasks", "4", "--trials", "2")
     run_sweep(cluster, tmp_path, EXAMPLES / "pytorch_ddp.py", *arguments, job=ONE_SLOT)
     result = read_result(tmp_path, "pytorch-ddp")
-    assert len(result.trials) == 3
+    assert len(result.trials) == 2
     assert set(count(result)) <= ENDED
     assert all(set(trial.metrics["world_size"].values()) == {4.0} for trial in result.trials)
 

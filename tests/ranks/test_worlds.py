@@ -14,7 +14,7 @@ from cluster_tools import SlurmCluster
 from slurm_sweeps import Result, Trial
 
 #: `make chaos` asks for more.
-ROUNDS = int(os.environ.get("SLURM_SWEEPS_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SLURM_SWEEPS_ROUNDS", "2"))
 
 
 def assert_right_world(world: list[dict[str, str]], nodes: int, ntasks: int) -> None:
