@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,22 @@ def test_without_the_extra_it_says_what_to_install(
     for make in [getattr(result, name) for name in names]:
         with pytest.raises(ss.UsageError, match=r"pip install 'slurm-sweeps\[report\]'"):
             make()
+
+
+def test_a_report_into_what_is_no_file(tmp_path: Path, write: Callable[[str], ss.Result]) -> None:
+    """As /dev/null, which root could well replace by a file; and a link is not replaced either."""
+    result = write("one")
+    pipe, page, link = (tmp_path / name for name in ("pipe", "page.html", "link.html"))
+    os.mkfifo(pipe)
+    link.symlink_to(page)
+    with ThreadPoolExecutor(1) as threads:
+        read = threads.submit(pipe.read_text)
+        result.report(pipe)
+        assert read.result(60).startswith("<!doctype html>")
+    result.report(link)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert page.is_file()
 
 
 def test_a_report_that_can_not_be_written(

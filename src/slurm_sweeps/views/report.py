@@ -78,11 +78,16 @@ def check_installed(*modules: str) -> None:
 def write_report(data: SweepData, folder: Path, path: Path) -> None:
     """Write the page of a sweep, at once: a browser that loads it never sees half of it.
 
+    What is no file, such as a pipe or /dev/null, is written into, and a link stays one.
+
     Raises:
         StorageError: The file can't be written.
     """
-    page = _build_page(data, folder)
+    page, path = _build_page(data, folder), path.resolve()
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(page, encoding="utf-8")
+            return
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
