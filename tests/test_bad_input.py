@@ -413,6 +413,16 @@ def test_a_driver_inside_a_job_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not any(tmp_path.iterdir())
 
 
+def test_a_sampler_that_is_refused_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    grid = ss.samplers.Optuna(optuna.samplers.GridSampler({"x": [1]}))
+    with refuse(ss.UsageError, "GridSampler", "ss.Grid"):
+        build(tmp_path, sampler=grid, metric="loss", mode="min").run()
+    with pytest.raises(ss.ExperimentNotFoundError):
+        ss.Result("mine", tmp_path)
+    assert len(run_one(tmp_path).trials) == 1
+
+
 # --- the train function ---------------------------------------------------------------------------
 
 

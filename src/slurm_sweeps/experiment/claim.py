@@ -143,7 +143,7 @@ class Claim:
                 record = database.experiment(self._name)
                 seen_at = record.updated_at if found is None else found.updated_at
                 yield database, dataclasses.replace(record, updated_at=seen_at), owner
-            except (TrainError, LaunchError):
+            except (UsageError, TrainError, LaunchError):
                 if is_new and not read_trials(database, key, limit=1):  # it must not be in the way
                     database.delete_experiment(key, owner, time.time())
                     self._restore = asked
