@@ -18,14 +18,13 @@ shifts the whole curve by a normal number of `--noise` times the median less the
 from __future__ import annotations
 
 import argparse
-import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from replay import SweepTuner
-from replay_simulation import Simulation, add_options
+from replay_simulation import TableGame, add_options
 from replay_table import Array, Server, Table, read_table
 
 import slurm_sweeps as ss
@@ -153,13 +152,13 @@ def replay_way(
         played = Table(table.name, losses[:, seed % n_seeds], table.seconds, table.unit)
     runs = n_seeds if way == "race" else 1
     tuner = RepeatTuner(played, runs, options.workers, seed)
-    simulation = SeedsSimulation(played, tuner, options.workers, options.delay)
-    simulation.serve(SeedServer(Table(table.name, table.loss, table.seconds, table.unit), runs))
-    for row in simulation.play([b * table.full_training_s for b in sorted(options.budget)]):
+    game = SeedsGame(played, tuner, options.workers, options.delay)
+    game.serve(SeedServer(Table(table.name, table.loss, table.seconds, table.unit), runs))
+    for row in game.play([b * table.full_training_s for b in sorted(options.budget)]):
         yield 100.0 if row is None else 100 * float((truth[row] - lowest) / (median - lowest))
 
 
-class SeedsSimulation(Simulation):
+class SeedsGame(TableGame):
     """A replay that says which configuration is chosen."""
 
     def serve(self, server: Server) -> None:
@@ -168,10 +167,8 @@ class SeedsSimulation(Simulation):
 
     def play(self, ends_s: Sequence[float]) -> Iterator[int | None]:
         """Yield the row of the choice at each time, ascending."""
-        self._fill(0.0)
         for end_s in ends_s:
-            while self._events and self._events[0][0] <= end_s:
-                self._step(*heapq.heappop(self._events))
+            self._simulation.run(end_s)
             yield self._tuner.choose({run.number: run.row for run in self._runs.values()})  # type: ignore[attr-defined]
 
 

@@ -19,7 +19,7 @@ import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from hydra_plugins.hydra_slurm_sweeps._config import SlurmSweepsConf
 from hydra_plugins.hydra_slurm_sweeps._params import build_space
-from hydra_plugins.hydra_slurm_sweeps.sweeper import _read_goal
+from hydra_plugins.hydra_slurm_sweeps.sweeper import SAMPLERS, _read_goal
 from slurm_sweeps.experiment.sweep_file import BUILDS, OF_EXPERIMENT, OF_PROGRAM, OF_RUN
 from sweep_scripts import Scripts
 
@@ -307,7 +307,7 @@ def test_its_version_is_that_of_slurm_sweeps() -> None:
 
 
 def test_all_that_a_sweep_file_may_say_may_stand_there() -> None:
-    of_the_app = {"cfg", "random", "model", "optuna", "backend", *OF_PROGRAM}
+    of_the_app = {"cfg", *SAMPLERS, "backend", *OF_PROGRAM}
     assert {field.name for field in dataclasses.fields(SlurmSweepsConf)} == {
         *({*OF_EXPERIMENT, *OF_RUN, *BUILDS} - of_the_app),
         *("_target_", "params", "sampler", "direction"),

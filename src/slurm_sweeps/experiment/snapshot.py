@@ -188,7 +188,7 @@ def _copy(root: Path, target: Path, layout: Layout) -> list[str]:
 def _compare(root: Path, layout: Layout) -> Iterator[str]:
     """Say what of a repository differs from its copy."""
     copied = (path for path in layout.code.rglob("*") if path.is_symlink() or path.is_file())
-    names = {path.relative_to(layout.code) for path in copied}
+    names = {p.relative_to(layout.code) for p in copied if p.parent.name != "__pycache__"}
     names.update(_list_tracked(root, layout))
     differ = sorted(name for name in names if not _is_same(root / name, layout.code / name))
     if differ:

@@ -576,9 +576,12 @@ class Slots:
         return self._clock() - heard_at > 2 * ALIVE_EVERY_S
 
     def excuse_silence(self, slots: Iterable[SlotState], now: float) -> None:
-        """Count silence from now on: nobody could be heard before, as in a suspended job."""
+        """Count silence from now on: nobody could be heard before, as in a suspended job.
+
+        They stay quiet all the same, so that what is overdue there is not ended unasked.
+        """
         for slot in slots:
-            slot.heard_at = dict.fromkeys(slot.heard_at, now)
+            slot.heard_at = dict.fromkeys(slot.heard_at, now - 2 * ALIVE_EVERY_S)
             if slot.connection is not None and slot.connection.begun_at is not None:
                 slot.connection.begun_at = now
 

@@ -557,6 +557,11 @@ class Worker(Parent):
         elif data and self._trial is not None:
             self._take_records(self._trial, caller, data)
 
+    def _hear_callers(self) -> None:
+        """Take in what children have said before their trial ended: its own link may come first."""
+        for fd in list(self._relay.callers):
+            self._serve_caller(fd)
+
     def _hang_up(self, fd: int) -> None:
         self._poll.unregister(fd)
         self._relay.hang_up(fd)
@@ -701,6 +706,7 @@ class Worker(Parent):
         with contextlib.suppress(OSError):
             while data := trial.own.link.recv(65536):  # what it said before it ended
                 self._take_records(trial, trial.own, data)
+        self._hear_callers()
         with contextlib.suppress(KeyError):
             self._poll.unregister(trial.own.link)
         trial.own.link.close()
@@ -723,8 +729,7 @@ class Worker(Parent):
         Returns:
             False if it must end: it was told to leave, or to be made to, in the last moment.
         """
-        for fd in list(self._relay.callers):
-            self._serve_caller(fd)
+        self._hear_callers()
         is_told = trial.told or trial.ending or trial.begins_anew or trial.child_failed
         if self._spawner is None or is_told or self._init.get("fresh"):
             with contextlib.suppress(OSError):
@@ -757,6 +762,7 @@ class Worker(Parent):
         The kernel takes its time for that; meanwhile the driver finds the next trial. One that may
         be started again, perhaps in another slot, must have gone before that is known.
         """
+        self._hear_callers()
         said = trial.said
         if said is None or said["how"] not in ("completed", "pruned"):
             return

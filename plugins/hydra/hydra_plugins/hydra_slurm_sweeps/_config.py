@@ -32,7 +32,8 @@ class SlurmSweepsConf:
     asha: Any = None
     hyperband: Any = None
     median_stopping: Any = None
-    #: "random", "model", "optuna", `{random: {quasi: true}}`, or an object by its `_target_`.
+    #: "random", "model", "optuna", `{random: {quasi: true}}`, `{sobol: {n: 64}}` or another design
+    #: with its size, or an object by its `_target_`.
     sampler: Any = None
     #: Arguments of `ss.SlurmCfg`, `ss.LocalCfg`, `ss.Keep`.
     slurm: Any = None
@@ -42,6 +43,7 @@ class SlurmSweepsConf:
     name: Any = None
     local_dir: Any = None
     restore: Any = None
+    changed_space: Any = None
     overwrite: Any = None
     seed: Any = None
     points_to_evaluate: Any = None

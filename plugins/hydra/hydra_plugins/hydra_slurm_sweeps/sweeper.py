@@ -33,7 +33,7 @@ MOST_COMPOSED = 50
 
 #: The keys of rules; the samplers that have names.
 RULES = ("asha", "hyperband", "median_stopping")
-SAMPLERS = ("random", "model", "optuna")
+SAMPLERS = ("random", "model", "optuna", "sobol", "latin_hypercube", "saltelli")
 
 #: What hydra-optuna-sweeper calls the modes.
 DIRECTIONS = {"minimize": "min", "maximize": "max"}
