@@ -267,8 +267,8 @@ def play_job(chaos: Chaos) -> None:
     )
     chaos.wait(lambda: not leftover_processes(sweep.mark), "something is left of it")
     assert sweep.wait().exit_code == 0, chaos.describe()
-    before = ""
-    for part in sweep.printed().split("\nexit ")[1:]:
+    before, *parts = sweep.printed().split("\nexit ")
+    for part in parts:
         code = int(part.partition("\n")[0])
         check_end(chaos, code if code < 128 else 128 - code, before)
         before = part
