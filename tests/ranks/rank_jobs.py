@@ -39,8 +39,14 @@ def run_sweep(
     job_id = start_sweep(cluster, folder, script, *args, job=job)
     end = cluster.wait_job(job_id, timeout_s)
     output = cluster.job_output(job_id)
-    assert end.exit_code == code, output
+    assert end.exit_code == code, "\n".join([output, *read_errors(folder)])
     return output
+
+
+def read_errors(folder: Path) -> list[str]:
+    """Read the ends of what trials have written to standard error, with the files' names."""
+    paths = sorted(folder.glob("slurm-sweeps/*/*/stderr*.log"))
+    return [f"{path}:\n{text[-2000:]}" for path in paths if (text := path.read_text())]
 
 
 def read_result(folder: Path, name: str) -> Result:
