@@ -16,7 +16,7 @@ from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.running.channel import append_to
 from slurm_sweeps.running.deadlines import Patience
 from slurm_sweeps.running.launchers import LocalLauncher
-from slurm_sweeps.running.slots import EXIT_S, Slots, SlotState, SlotStatus
+from slurm_sweeps.running.slots import EXIT_S, SILENT_S, Slots, SlotState, SlotStatus
 from slurm_sweeps.running.train import pickle_train, write_train
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.sweep import TrialState
@@ -197,6 +197,18 @@ def test_who_says_ready_twice_gets_no_second_trial(pool: Pool) -> None:
     pool.slots.begin(slot, TrialState(3, "0" * 12, 0, {}))
     assert not pool.slots.note_ready(slot, {})
     assert slot.status is SlotStatus.BUSY
+
+
+def test_who_is_excused_for_silence_stays_quiet(pool: Pool) -> None:
+    """As in a suspended job: what is overdue there must not be ended before Slurm was asked."""
+    pool.slots.lend(LocalLauncher(1, pool.layout))
+    (slot,) = pool.start_all()
+    pool.slots.note_alive(slot, {"kind": "alive"})
+    assert not pool.slots.is_quiet(slot)
+    now = time.monotonic()
+    assert pool.slots.find_silent(now + SILENT_S + 1) == [slot]
+    pool.slots.excuse_silence([slot], now)
+    assert pool.slots.is_quiet(slot)
 
 
 def test_a_host_has_its_time_for_what_it_does_at_exit(
