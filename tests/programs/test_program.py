@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import shutil
 import signal
@@ -113,6 +114,22 @@ def test_an_argparse_script_goes_on_after_its_driver_was_killed(scripts: Scripts
     assert [trial.status for trial in trials] == ["completed"] * 4
     for trial in trials:
         assert max(trial.metrics["loss"]) == 12
+
+
+def test_a_program_that_gets_term_before_its_trial_does_has_not_failed(scripts: Scripts) -> None:
+    """Slurm sends it to all processes of a job, in no order; here the driver is the last."""
+    source = """
+    import slurm_sweeps as ss
+    train = ss.Program("bash -c 'echo $$ > pid.new; mv pid.new pid; sleep 600'", metrics="jsonl")
+    ss.Experiment(train, {"x": ss.Uniform(0, 1)}, "sweep", "out").run(1)
+    """
+    with scripts.start(source) as driver:
+        (pid,) = scripts.wait_for_file("out/sweep/*/pid")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 75
+    (trial,) = ss.Result("sweep", scripts.folder / "out").trials
+    assert trial.status == "interrupted"
 
 
 def test_a_pruned_program_is_gone_with_its_children(tmp_path: Path) -> None:

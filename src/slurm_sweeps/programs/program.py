@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,10 @@ LOOK_S = 0.1
 
 #: How long a program has to end by itself after an error of ours, in seconds.
 GRACE_S = 10.0
+
+#: A program that was ended by TERM may have got it from Slurm, before this process did: how long
+#: to wait for word that the trial is to leave, in seconds.
+TERM_S = 2.0
 
 #: What an error tells of the last lines that a program printed, in lines and in bytes.
 LAST_LINES, LAST_BYTES = 10, 4_000
@@ -204,6 +209,7 @@ class Program:
                     log(metrics, iteration)
                 if not is_over:
                     leave_if_told()
+        _hear_why(process.returncode)
         self._judge(process.returncode, folder, logs)
         found = [metrics for metrics, _ in final.read(is_over=True)]
         if mine and not (live.count or found) and (self.metrics or self.result):
@@ -397,6 +403,21 @@ def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:
     if isinstance(wanted, re.Pattern):
         return f"no line that it printed matches {wanted.pattern!r}"
     return "no line that it printed is a JSON object with a number"
+
+
+def _hear_why(code: int) -> None:
+    """Leave if a program has not ended well since its trial is to leave: that is no failure.
+
+    Slurm sends TERM to all processes of a step, in no order.
+    """
+    if code == 0:
+        return
+    was_sent_term = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    deadline = time.monotonic() + (TERM_S if was_sent_term else 0.0)
+    leave_if_told()
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        leave_if_told()
 
 
 def _describe_last(logs: Mapping[Path, int]) -> str:
