@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import Goal
 from ..errors import OUT_OF_MEMORY, UsageError
@@ -35,9 +35,11 @@ from ..storage.records import (
     TrialRecord,
 )
 from ..trial import Status, flatten_cfg
-from .compare import Runs, rank_configurations
 from .formats import clean, format_age, format_number, list_parameters
 from .front import list_objectives, read_front
+
+if TYPE_CHECKING:
+    from .compare import Runs
 
 #: What an attempt used: memory in MiB, CPU time in seconds.
 USAGE = ("memory_mb", "cpu_s", "gpu_memory_mb")
@@ -485,6 +487,8 @@ def read_configurations(
     completed_only: bool = False,
 ) -> list[Runs]:
     """Read and rank configurations of several runs; see `read_ranking` for the arguments."""
+    from .compare import rank_configurations  # only sweeps with a Repeat need it
+
     count = sum(rows.count_trials(database, experiment_id).values())
     found = _read_best_trials(database, experiment_id, metric, mode, count, scope, completed_only)
     return rank_configurations(
