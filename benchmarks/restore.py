@@ -29,9 +29,9 @@ import numpy as np
 import slurm_sweeps as ss
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
-from slurm_sweeps.storage.records import ReportRecord, StateRecord, TrialRecord
+from slurm_sweeps.storage.records import ReportRecord, StateRecord
 from slurm_sweeps.storage.writer import Writer
-from slurm_sweeps.trial import Status, compute_trial_id
+from storage import build_trial
 
 NAME = "large"
 SPACE = {"lr": ss.LogUniform(1e-5, 1), "momentum": ss.Uniform(0, 1), "layers": ss.Integer(1, 8)}
@@ -95,21 +95,6 @@ def write(folder: str, trials: int, iterations: int) -> None:
                 if number % WAVE == 0:
                     writer.flush()
             writer.put(StateRecord("stopped"))
-
-
-def build_trial(number: int, cfg: dict[str, Any]) -> TrialRecord:
-    """Describe one that has completed."""
-    return TrialRecord(
-        number=number,
-        trial_id=compute_trial_id(cfg),
-        repetition=0,
-        cfg_json=json.dumps(cfg),
-        status=Status.COMPLETED,
-        slot=0,
-        host="node",
-        start_time=1.7e9 + number,
-        end_time=1.7e9 + number + 60,
-    )
 
 
 def look(folder: str, view: list[str]) -> None:

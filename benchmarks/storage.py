@@ -65,7 +65,9 @@ def build_waves(trials: int, iterations: int, metrics: int) -> Iterator[list[Rec
     random = np.random.default_rng(0)
     names = ["loss", *(f"metric {index}" for index in range(1, metrics))]
     for first in range(0, trials, SLOTS):
-        wave: list[Record] = [build_trial(n) for n in range(first, min(first + SLOTS, trials))]
+        wave: list[Record] = [
+            build_trial(n, build_cfg(n)) for n in range(first, min(first + SLOTS, trials))
+        ]
         numbers = range(first, first + len(wave))
         for iteration in range(iterations):
             values = random.random((len(numbers), metrics)).tolist()
@@ -75,9 +77,13 @@ def build_waves(trials: int, iterations: int, metrics: int) -> Iterator[list[Rec
         yield wave
 
 
-def build_trial(number: int) -> TrialRecord:
-    """A trial with a cfg of four keys."""
-    cfg = {"lr": number * 1e-6, "batch_size": 64, "opt": {"name": "adam", "decay": 0.1}}
+def build_cfg(number: int) -> dict[str, Any]:
+    """A cfg of four keys."""
+    return {"lr": number * 1e-6, "batch_size": 64, "opt": {"name": "adam", "decay": 0.1}}
+
+
+def build_trial(number: int, cfg: dict[str, Any]) -> TrialRecord:
+    """A trial that has completed."""
     return TrialRecord(
         number=number,
         trial_id=compute_trial_id(cfg),
@@ -116,7 +122,7 @@ def feel_writer(layout: Layout, busy: bool, seconds: float = 5.0) -> None:
         experiment = database.create_experiment(layout.name, SETTINGS, time.time())
         with Writer(database.path, experiment.id) as writer:
             for number in range(SLOTS):
-                writer.put(build_trial(number))
+                writer.put(build_trial(number, build_cfg(number)))
             end = time.perf_counter() + seconds
             number = iteration = 0
             while (now := time.perf_counter()) < end:

@@ -66,6 +66,10 @@ class Design(ABC):
             yield f"{size - left} of the {size} points of samplers.{self!r} {why}: {left} are run"
 
 
+def _import_qmc(design: Design) -> Any:
+    return import_extra("scipy.stats", f"samplers.{design!r}", "SciPy", "model").qmc
+
+
 def _doubt_power(design: Design) -> Iterator[str]:
     """Say of a Sobol sequence that it is balanced after a power of two only."""
     if design.n & (design.n - 1):
@@ -95,9 +99,8 @@ class Sobol(Design):
     """
 
     def draw_units(self, space: SearchSpace, seed: int) -> Array:
-        stats = import_extra("scipy.stats", f"samplers.{self!r}", "SciPy", "model")
         rng = np.random.default_rng(seed)
-        sequence = stats.qmc.Sobol(len(space.leaves), scramble=True, seed=rng)
+        sequence = _import_qmc(self).Sobol(len(space.leaves), scramble=True, seed=rng)
         units: Array = sequence.random_base2((self.n - 1).bit_length())[: self.n]
         return units
 
@@ -123,9 +126,8 @@ class LatinHypercube(Design):
     """
 
     def draw_units(self, space: SearchSpace, seed: int) -> Array:
-        stats = import_extra("scipy.stats", f"samplers.{self!r}", "SciPy", "model")
         rng = np.random.default_rng(seed)
-        units: Array = stats.qmc.LatinHypercube(len(space.leaves), seed=rng).random(self.n)
+        units: Array = _import_qmc(self).LatinHypercube(len(space.leaves), seed=rng).random(self.n)
         return units
 
 
