@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cluster_tools.config import (
@@ -27,6 +28,9 @@ from cluster_tools.environment import clean_environ, find_free_ports
 from cluster_tools.files import make_folders, write_conf
 from cluster_tools.jobs import FINAL_STATES, JobEnd, parse_records
 from cluster_tools.processes import job_processes, send_signal
+
+#: How long what slurmctld has logged is news, in seconds.
+NEWS_S = 1.0
 
 
 class SlurmCluster:
@@ -257,7 +261,7 @@ class SlurmCluster:
         """
         try:
             self.daemons.wait(
-                lambda: self.job(job_id)["JobState"] in states,
+                self._at_news(lambda: self.job(job_id)["JobState"] in states),
                 timeout_s,
                 f"job {job_id} is not yet {' or '.join(states)}",
             )
@@ -266,6 +270,26 @@ class SlurmCluster:
             message = f"{error}\n{self._show_queue()}\n--- its output\n{output}"
             raise ClusterError(message) from None
         return self.job(job_id)["JobState"]
+
+    def _at_news(self, check: Callable[[], object]) -> Callable[[], bool]:
+        """Ask Slurm for `NEWS_S` after slurmctld has logged something, else once in that time.
+
+        Each question is a process of its own, and no job begins or ends without a word in the log.
+        """
+        log, size, told_at, asked_at = self.layout.log("slurmctld"), -1, 0.0, 0.0
+
+        def ask() -> bool:
+            nonlocal size, told_at, asked_at
+            now, before = time.monotonic(), size
+            size = log.stat().st_size
+            if size != before:
+                told_at = now
+            if now - max(told_at, asked_at) < NEWS_S <= now - told_at:
+                return False
+            asked_at = now
+            return bool(check())
+
+        return ask
 
     def wait_job(self, job_id: int, timeout_s: float) -> JobEnd:
         """Wait until the job has ended, requeues included.

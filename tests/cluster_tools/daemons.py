@@ -27,8 +27,6 @@ from cluster_tools.processes import (
     wait_until,
 )
 
-#: Between two questions to Slurm; each is a process of its own.
-COMMAND_POLL_S = 0.15
 FOLDER_PREFIX = "slurm-sweeps-cluster-"
 
 
@@ -126,7 +124,7 @@ class Daemons:
             return bool(check())
 
         try:
-            wait_until(is_ready, timeout_s, lambda: what, poll_s=COMMAND_POLL_S)
+            wait_until(is_ready, timeout_s, lambda: what)
         except TimeoutError as error:
             tails = "\n".join(f"--- {name}\n{self.tail(name)}" for name in self._children)
             raise ClusterError(f"{error}\n{tails}") from None

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-POLL_S = 0.05
+
+#: Between two looks at what is waited for: so long, in seconds, and so many times as long as a look
+#: takes. Some go through all processes, or start one; whoever waits must not take the CPUs from
+#: those that are waited for.
+POLL_S, PAUSE_FACTOR = 0.05, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +120,20 @@ def wait_until(
     check: Callable[[], object],
     timeout_s: float,
     describe: Callable[[], str],
-    *,
-    poll_s: float = POLL_S,
 ) -> None:
-    """Ask `check` every `poll_s` seconds until it is true.
+    """Ask `check` every `POLL_S` seconds, less often if that takes long, until it is true.
 
     Raises:
         TimeoutError: It is not after `timeout_s` seconds; with what `describe` says then.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline = began + timeout_s
     while not check():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"after {timeout_s:g} s: {describe()}")
-        time.sleep(poll_s)
+        time.sleep(max(POLL_S, PAUSE_FACTOR * (now - began)))
+        began = time.monotonic()
 
 
 def send_signal(process: ProcessInfo, signum: int) -> None:
