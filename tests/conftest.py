@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from hypothesis import settings
 
@@ -85,6 +86,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.unit)
     config.hook.pytest_deselected(items=[i for i in items if not _is_chosen(i, config)])
     items[:] = [item for item in items if _is_chosen(item, config)]
+    # What a test's sweep runs goes by value: no host has to import that file, and pytest with it.
+    for module in {item.module for item in items if isinstance(item, pytest.Function)}:
+        cloudpickle.register_pickle_by_value(module)
 
 
 def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
