@@ -1,11 +1,10 @@
-"""One Lightning trial with Lightning's own plugin for Slurm, whose requeueing is on by default."""
+"""Lightning trials with Lightning's own plugin for Slurm, whose requeueing is on by default."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
-import time
-from pathlib import Path
 
 import lightning
 import torch
@@ -14,18 +13,26 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 import slurm_sweeps as ss
 from slurm_sweeps.integrations.lightning import SlurmSweepsCallback
 
+#: Who gets each signal that the trial gets, and doesn't ignore it as that does.
+WITNESS = """
+import pathlib, signal
+signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+pathlib.Path("training").touch()
+signal.sigwait([signal.SIGUSR1])
+"""
+
 
 class Module(lightning.LightningModule):
-    """Waits in its first step until the signal was sent."""
+    """Waits in its first step until the signal has come."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
 
     def training_step(self, batch, _index):
-        Path("training").touch()
-        while not Path("sent").exists():
-            time.sleep(0.05)
+        if self.global_step == 0:
+            subprocess.run([sys.executable, "-c", WITNESS], check=True)
         return self.layer(batch[0]).sum()
 
     def validation_step(self, _batch, _index):
@@ -35,9 +42,9 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(_cfg: dict, unprotected: bool) -> None:
+def train(cfg: dict) -> None:
     """Train two epochs."""
-    if unprotected:
+    if cfg["unprotected"]:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -52,14 +59,5 @@ def train(_cfg: dict, unprotected: bool) -> None:
     trainer.fit(Module(), loader, loader)
 
 
-def main(unprotected: bool) -> None:
-    """Run the sweep."""
-    import functools
-
-    ss.Experiment(
-        functools.partial(train, unprotected=unprotected), {}, name="requeue", restore="auto"
-    ).run()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1] == "unprotected")
+    ss.Experiment(train, {"unprotected": ss.Grid([False, True])}, name="requeue").run()

@@ -13,9 +13,9 @@ from cluster_tools import SlurmCluster, wait_until
 from frameworks import require_package
 from slurm_sweeps import Result
 
-# Importing torch takes each rank many seconds where the machine has few cores.
+# One slot: importing torch takes each rank many seconds where the machine has few cores.
 ONE_SLOT = ("-N2", "--ntasks-per-node=2", "-t5")
-ONE_NODE = ("-N1", "-n2", "-t5")
+ONE_NODE = ("-N1", "-n1", "-t5")
 #: All may be pruned: of a few trials each can be the second best at some rung.
 ENDED = {"completed", "pruned"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,7 +38,12 @@ def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
     script = (EXAMPLES / "lightning_ddp.slurm").read_text()
     assert '"$@"' in script
     smaller = script.replace('"$@"', "--trials 3 --epochs 32")
-    job = ("--ntasks-per-node=2", "--mem-per-cpu=500M", f"--export=ALL,PYTHON={sys.executable}")
+    job = (
+        "-N1",
+        "--ntasks-per-node=2",
+        "--mem-per-cpu=500M",
+        f"--export=ALL,PYTHON={sys.executable}",
+    )
     return cluster.sbatch(smaller, *job, cwd=folder)
 
 
