@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 #: Before 23.11 cgroup.conf knows no `CgroupPlugin=disabled`; after it, no `CgroupAutomount`.
 FIRST_VERSION_WITH_CGROUP_DISABLED = (23, 11)
@@ -163,8 +164,9 @@ def build_slurm_conf(
         "SlurmdUser=root",
         "AuthType=auth/munge",
         "CredType=cred/munge",
-        # What is named after jobs (ports, files in /tmp) must not meet that of another cluster.
-        f"FirstJobId={ports[0]}",
+        # What is named after jobs (ports, files in /tmp) must not meet that of another cluster, nor
+        # what an earlier one has left: of MPI programs that were killed, memory under /dev/shm.
+        f"FirstJobId={1 + crc32(base.encode()) % 60_000_000}",
         f"AuthInfo=socket={socket}",
         f"StateSaveLocation={base}/state",
         f"SlurmdSpoolDir={base}/spool/%n",
