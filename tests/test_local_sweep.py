@@ -76,7 +76,9 @@ def test_a_whole_sweep(tmp_path: Path) -> None:
     )
 
 
-def test_what_it_took_is_the_same_whoever_looks_later(tmp_path: Path) -> None:
+def test_what_it_took_is_the_same_whoever_looks_later(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run(tmp_path, name="took", n_trials=2)
 
     def read_elapsed() -> float | None:
@@ -87,6 +89,8 @@ def test_what_it_took_is_the_same_whoever_looks_later(tmp_path: Path) -> None:
     took = read_elapsed()
     run(tmp_path, name="took", n_trials=2, restore=True)  # it is done already
     assert read_elapsed() == took
+    said = f"there is nothing to do: all trials of 'took' are done, 2, and kept in {tmp_path} "
+    assert said in capfd.readouterr().out
 
 
 def test_the_frames(tmp_path: Path) -> None:

@@ -272,7 +272,9 @@ def test_a_first_bug_leaves_nothing_behind(
 
     with pytest.raises(ss.SweepFailedError, match="go on with restore=True, which runs them again"):
         run(build_one("lr"), 8)
-    assert "'slurm-sweeps retry e --failed'" in call("show", "e", "--local-dir", tmp_path)
+    shown = call("show", "e", "--local-dir", tmp_path)
+    assert "the next run with restore tries failed trials again" in shown
+    assert "retry" not in shown
     result = run(build_one("x"), 8)
     assert [trial.status for trial in result.trials] == [Status.COMPLETED] * 8
     assert "that failed are run again" in read_said(capfd)
@@ -297,7 +299,9 @@ def test_trials_that_failed_among_others_stay_and_how_to_retry_them_is_said(
     capfd.readouterr()
     result = run(build(tmp_path, train, {"a": ss.Grid([0, 1])}, restore=True), None)
     assert [trial.attempt for trial in result.trials] == [1, 1]
-    assert "1 failed trials stay as they are; to run them again, say" in read_said(capfd)
+    assert "1 failed trial stays as it is: 'slurm-sweeps retry e --failed' marks" in read_said(
+        capfd
+    )
 
 
 def relu(x: float) -> float:

@@ -23,6 +23,11 @@ class SlurmSweepsError(Exception):
     """The root of all errors that slurm_sweeps raises on purpose."""
 
 
+def say_count(number: int, one: str, many: str | None = None) -> str:
+    """Say how many there are of something: "1 trial", "3 trials"; `many` where an s won't do."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def raises_short(
     function: Callable[_Arguments, _Returned],
 ) -> Callable[_Arguments, _Returned]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checks import Goal, check_goal, check_integer, check_real
-from .errors import ExperimentNotFoundError, StorageError, UsageError
+from .errors import ExperimentNotFoundError, StorageError, UsageError, raises_short
 from .storage import rows
 from .storage.database import Database
 from .storage.faults import describe_old
@@ -428,6 +428,7 @@ class Result:
             story = read_story(database, record, plan.metric if plan else races)
             return verify(story, plan, wrong)
 
+    @raises_short
     def sensitivity(self, metric: str | None = None) -> Sensitivity:
         """Estimate how far a metric depends on each parameter: first-order and total indices.
 
@@ -570,6 +571,7 @@ class Result:
 
         return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
 
+    @raises_short
     def plot_sensitivity(self, metric: str | None = None) -> Any:
         """Plot the indices that `sensitivity` estimates; a plotly Figure."""
         from .views.pictures.sensitivity import draw_sensitivity, read_sensitivity

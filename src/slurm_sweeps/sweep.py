@@ -294,7 +294,8 @@ class Prospects:
     def _describe_failures(self) -> str:
         errors = self._first_errors
         common = Counter((error.type, error.message) for error in errors).most_common(1)
-        text = f"the first {self._failed} trials have all failed and none has logged a metric"
+        have = "trial has" if self._failed == 1 else f"{self._failed} trials have all"
+        text = f"the first {have} failed and none has logged a metric"
         if not common:
             return f"{text}; see their stderr.log"
         (kind, message), shared = common[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,19 @@ def test_a_study_that_went_on_has_the_points_of_its_design(swept: tuple[Path, st
     assert [each.total for each in found.indices.values()] == its["ST"].tolist()
     names = [bar.name for bar in result.plot_sensitivity().data]
     assert names == ["first-order", "total"]
+
+
+def test_without_salib_there_is_one_sentence(
+    swept: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "SALib.analyze.sobol", None)
+    monkeypatch.setitem(sys.modules, "SALib.analyze.rbd_fast", None)
+    result = ss.Result("saltelli", swept[0])
+    for ask in (result.plot_sensitivity, result.sensitivity):
+        with pytest.raises(ss.UsageError, match=r"pip install 'slurm-sweeps\[sensitivity\]'") as e:
+            ask()
+        assert e.value.__cause__ is None
+        assert len(traceback.extract_tb(e.value.__traceback__)) < 4
 
 
 def test_a_study_of_points_that_are_spread(swept: tuple[Path, str], tmp_path: Path) -> None:

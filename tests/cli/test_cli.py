@@ -179,7 +179,7 @@ def test_an_ambiguous_prefix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["show", "watch", "best", "export", "report", "stop", "rm"])
 def test_an_unknown_experiment_gets_the_nearest(folder: Path, verb: str) -> None:
-    result = call(folder, verb, "sampel", code=2)
+    result = call(folder, verb, "sampel", *["--no-wait"] * (verb == "watch"), code=2)
     assert "there is no experiment 'sampel'" in result.stderr
     assert "did you mean 'sample'?" in result.stderr
 
@@ -250,7 +250,7 @@ def test_a_foreign_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
         ["show", "foreign", "--columns", f"host,gpus,error,{NASTY}"],
         ["best", "foreign"],
         ["trial", "foreign", "0123456789a1"],
-        ["watch", "foreign"],
+        ["watch", "foreign", "--no-wait"],
     ]
     for arguments in calls:
         code = 1 if arguments[0] == "watch" else 0
@@ -341,8 +341,8 @@ def test_stop_needs_a_driver(folder: Path) -> None:
 
 def test_retry(folder: Path) -> None:
     ids = read_ids(folder)
-    assert "1 trials are run again" in call(folder, "retry", "sample", "--failed").stdout
-    assert "1 trials are run again" in call(folder, "retry", "sample", ids[2][:8]).stdout
+    assert "1 failed trial is marked" in call(folder, "retry", "sample", "--failed").stdout
+    assert "1 failed trial is marked" in call(folder, "retry", "sample", ids[2][:8]).stdout
     with Database.open(folder / "slurm-sweeps.db") as database:
         marks = database.requests(database.experiment("sample").id)
     assert [(mark.kind, mark.argument) for mark in marks] == [("retry", ids[2])] * 2
@@ -372,12 +372,16 @@ def test_rm_spares_a_sweep_that_runs(folder: Path) -> None:
 
 
 def test_watch_ends_with_the_sweep(folder: Path) -> None:
-    assert "sample: completed" in call(folder, "watch", "sample").stdout
+    said = call(folder, "watch", "sample").stdout
+    assert "sample: completed" in said
+    assert re.search(r"'sample' is over: completed, \d of \d done", said)
 
 
 def test_watch_of_a_stopped_sweep_tells_so(tmp_path: Path) -> None:
     write_sample(tmp_path, statuses=STATUSES, state="stopped")
-    assert "sample: stopped" in call(tmp_path, "watch", "sample", code=1).stdout
+    said = call(tmp_path, "watch", "sample", "--no-wait", code=1).stdout
+    assert "sample: stopped" in said
+    assert "no driver is at work on 'sample': stopped" in said
 
 
 @pytest.mark.processes

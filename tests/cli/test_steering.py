@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,7 +78,8 @@ def test_prune_one_then_stop_then_retry(scripts: Scripts) -> None:
         assert driver.poll() is None
 
         failed = find(folder, Status.FAILED)[0].trial_id
-        call(folder, "retry", "steered", "--failed")
+        said = call(folder, "retry", "steered", "--failed")
+        assert "1 failed trial is marked: the next run with restore tries" in said
         assert "the driver is told: experiment 'steered'" in call(folder, "stop", "steered")
         text, _ = driver.communicate(timeout=60)
         assert driver.returncode == 75, text
@@ -85,7 +87,15 @@ def test_prune_one_then_stop_then_retry(scripts: Scripts) -> None:
     assert "stop request: starting nothing new" in text
     assert call(folder, "list", "--json").count('"state": "stopped"') == 1
 
+    interrupted = find(folder, Status.INTERRUPTED)[0].trial_id
     scripts.run(SWEEP.replace("STOP", "3"))
+    told = json.loads(call(folder, "trial", "steered", interrupted, "--json"))
+    times = [each["end_time"] - each["start_time"] for each in told["attempts"]]
+    assert len(times) == 2
+    assert told["runtime_s"] == pytest.approx(sum(times))
+    shown = json.loads(call(folder, "show", "steered", "--json"))["trials"]
+    assert told["runtime_s"] in [each["runtime_s"] for each in shown]
+    assert "run 2: took" in call(folder, "show", "steered")
     retried = {trial.trial_id: trial for trial in find(folder, Status.COMPLETED)}
     assert retried[failed].attempt == 2
     assert [trial.trial_id for trial in find(folder, Status.PRUNED)] == [victim]
@@ -104,13 +114,13 @@ def test_watch_and_follow_until_the_end(scripts: Scripts) -> None:
             finally:
                 process.kill()
 
-    with scripts.start(SWEEP.replace("STOP", "100_000")) as driver:
+    with (
+        start(watched, "watch", "steered", "--interval", "0.2") as watch,
+        scripts.start(SWEEP.replace("STOP", "100_000")) as driver,
+    ):
         wait_for(folder, lambda: any(t.metrics for t in find(folder, Status.RUNNING)))
         trial_id = next(t.trial_id for t in find(folder, Status.RUNNING) if t.metrics)
-        with (
-            start(followed, "logs", "steered", trial_id, "--follow") as follow,
-            start(watched, "watch", "steered", "--interval", "0.2") as watch,
-        ):
+        with start(followed, "logs", "steered", trial_id, "--follow") as follow:
             wait_for(folder, lambda: "iteration 1\n" in followed.read_text())
             wait_for(folder, lambda: "steered: running" in watched.read_text())
             (folder / "enough").touch()

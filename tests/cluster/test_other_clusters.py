@@ -92,7 +92,7 @@ def test_a_sweep_runs_as_many_trials_as_the_job_has_tasks(
     wait_for_trials(other_cluster, tmp_path, job_id, 16)
     (tmp_path / "release").touch()
     assert other_cluster.wait_job(job_id, 60).exit_code == 0
-    assert "16 trials share 8 core(s) of n1" in other_cluster.job_output(job_id)
+    assert "16 trials share 8 cores of n1" in other_cluster.job_output(job_id)
 
 
 @pytest.mark.parametrize("name", ["SLURM_HINT=nomultithread", "SLURM_THREADS_PER_CORE=1"])

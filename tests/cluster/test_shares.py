@@ -152,7 +152,7 @@ def test_more_slots_than_gpus_share_them_evenly(cluster: SlurmCluster, tmp_path:
     assert_as_planned(answer)
     assert [devices for _, devices in answer.gpus()] == ["0", "1"] * 4
     assert len(answer.notices) == 1
-    assert "8 trials share 2 GPU(s) of n1" in answer.notices[0]
+    assert "8 trials share 2 GPUs of n1" in answer.notices[0]
 
 
 def test_trials_without_gpus_run_beside_each_other_in_a_gpu_job(

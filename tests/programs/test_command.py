@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -111,8 +113,8 @@ def test_a_command_that_is_none(command: object, shell: bool, message: str) -> N
 
 def test_a_name_that_no_trial_has() -> None:
     with pytest.raises(ss.UsageError, match=r"\{rate\} is not in the cfg, which has lr, net.width"):
-        check_names(["rate"], ["lr", "net.width"])
-    check_names(["net", "lr", "trial_id", "checkpoint_dir", "args"], ["lr", "net.width"])
+        check_names("command", ["rate"], ["lr", "net.width"])
+    check_names("command", ["net", "lr", "trial_id", "checkpoint_dir", "args"], ["lr", "net.width"])
     with pytest.raises(ss.UsageError, match=r"has no 'net\.depth'"):
         fill("{net.depth}", flatten(CFG))
     with pytest.raises(ss.UsageError, match="Unknown format code"):
@@ -171,7 +173,7 @@ def test_what_the_command_leaves_out_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": "loss=(.*)"}, "no named group"),
+        ({"metrics": r"loss=(\S+)"}, r"metrics='loss=\(\\S\+\)' has no named group"),
         ({"metrics": "(?P<loss>"}, "no regular expression"),
         ({"metrics": r"(?P<iteration>\d+)"}, "no named group that is a metric"),
         ({"metrics": 3}, "must be a regular expression"),
@@ -195,6 +197,33 @@ def test_a_program_that_srun_launches_has_a_job_step_for_each_trial(tmp_path: Pa
         ss.Experiment(train, {}, local_dir=tmp_path, slurm_cfg=ss.SlurmCfg(fresh_step=False))
     with pytest.raises(ss.UsageError, match='launch must be "srun" or None, got 3'):
         ss.Program("run", launch=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "missing"),
+    [
+        ("no-such-program x", {}, "'no-such-program' neither on PATH nor in"),
+        ("/no/such/program", {}, "'/no/such/program' on this host"),
+        ("./run.sh", {}, "'./run.sh' neither in .* nor in the new folder that each trial runs in"),
+        ("python trian.py --lr {lr}", {}, "'trian.py' neither in"),
+        ("python -u trian.py", {"cwd": "/tmp"}, "'trian.py' neither in .* nor in /tmp"),
+        ("python there.py", {}, None),
+        ("python {args}", {}, None),
+        ("python -W ignore x.py", {}, None),
+        ("echo out.py", {}, None),
+        ("./run.sh", {"files": {"run.sh": "there.py"}}, None),
+        ("./run.sh", {"cwd": "{trial_dir}/x"}, None),
+        ("no-such-program", {"shell": True}, None),
+        ("true", {"env": {"PATH": "/nowhere"}}, "'true' neither on PATH"),
+    ],
+)
+def test_what_is_not_there_is_missed(
+    tmp_path: Path, command: str, options: dict[str, Any], missing: str | None
+) -> None:
+    (tmp_path / "there.py").touch()
+    said = ss.Program(command, folder=tmp_path, **options).find_missing()
+    assert (said is None) == (missing is None), said
+    assert missing is None or re.search(f"^command: there is no {missing}", said or "")
 
 
 def test_the_interpreter_is_not_taken_for_a_file_beside_the_script() -> None:

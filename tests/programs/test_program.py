@@ -248,20 +248,19 @@ def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
     assert "programs/program.py" not in trial.error.traceback
 
 
-@pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        ("no-such-program-here x", "can't start .* it is not on PATH, and not in"),
-        ("/bin/sh show.sh data.csv", "write '.*/data.csv' for the one beside the script"),
-    ],
-)
-def test_paths_that_are_not_in_the_trials_folder(tmp_path: Path, command: str, told: str) -> None:
+def test_a_path_that_is_not_in_the_trials_folder(tmp_path: Path) -> None:
     (tmp_path / "data.csv").touch()
     (tmp_path / "show.sh").write_text('cat "$1"')
-    train = ss.Program(command, folder=tmp_path)
+    train = ss.Program("/bin/sh show.sh data.csv", folder=tmp_path)
     result = run(tmp_path, train, {}, 1, fail_fast=False, asha=None)
     assert result.trials[0].error is not None
+    told = "write '.*/data.csv' for the one beside the script"
     assert re.search(told, result.trials[0].error.message)
+
+
+def test_a_program_that_is_not_there_is_missed_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(ss.UsageError, match="command: there is no 'no-such-program'"):
+        run(tmp_path, ss.Program("no-such-program x"), {}, 1, asha=None)
 
 
 def test_environment_and_folder(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import slurm_sweeps as ss
+from slurm_sweeps.cli import main
 from slurm_sweeps.cli.run_file import EXAMPLE
-from slurm_sweeps.experiment.sweep_file import read_sweep_file, told_with_line
+from slurm_sweeps.experiment.sweep_file import read_sweep_file, say_as_in_file, told_with_line
 
 
 def write(folder: Path, text: str) -> Path:
@@ -68,7 +70,8 @@ def test_spaces_are_those_of_python(tmp_path: Path) -> None:
         ("command: run\nslurm: {tasks: 1}", "line 2: .*tasks"),
         ("command: run\nslurm:\n  jobs: {most: 0}", "line 3: Jobs: most must be 1 or more, got 0"),
         ("command: run\nslurm: {jobs: 20}", r"line 2: SlurmCfg\(jobs=20\): give ss.Jobs"),
-        ("command: run {lr}\ncfg:\n  rate: 1", r"\{lr\} is not in the cfg"),
+        ("cfg:\n  rate: 1\ncommand: run {lr}", r"line 3: .*\{lr\} is not in the cfg, which has"),
+        ("cfg: {a: 1}\ncommand: run\nenv: {X: '{b}'}", r"line 3: .*in env, \{b\} is not in"),
         ("command: run\nmetrics: loss", "line 2: .*no named group"),
         ("command: run\nlaunch: mpi", 'line 2: .*launch must be "srun" or None'),
         ("command: run\nshell: true\nfiles: {a: b}", "line 3: .*can't read the template"),
@@ -102,6 +105,42 @@ def test_what_is_wrong_with_a_run_is_told_with_its_line(tmp_path: Path) -> None:
     experiment, arguments = read_sweep_file(path)
     with pytest.raises(ss.UsageError, match=r"line 2: .*n_trials"), told_with_line(path):
         experiment.run(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("python", "yaml"),
+    [
+        (
+            "Mend train and go on with restore=True, or pass fail_fast=False to go on",
+            "Mend the program and go on with 'slurm-sweeps run s.yaml', or write fail_fast: false "
+            "to go on",
+        ),
+        ("Room is short; restore=True goes on", "Room is short; 'slurm-sweeps run s.yaml' goes on"),
+        ("'a' exists: pass restore=True to go on", "'a' exists: write restore: true to go on"),
+        ("write ss.Choice([1, 'x']), or ss.Grid, to", "write {choice: [1, 'x']}, or grid, to"),
+        ("run(n_trials=100) tries 100", "n_trials: 100 tries 100"),
+        ("SlurmCfg(gpus=0) uses all nodes", "slurm: {gpus: 0} uses all nodes"),
+        (
+            "'run.py seed=3 --mode=x' ended with code 3",
+            "'run.py seed=3 --mode=x' ended with code 3",
+        ),
+    ],
+)
+def test_messages_have_the_words_of_the_file(python: str, yaml: str) -> None:
+    assert say_as_in_file(Path("s.yaml"), python) == yaml
+
+
+@pytest.mark.processes
+def test_a_run_speaks_in_the_words_of_its_file(tmp_path: Path) -> None:
+    """A notice and an error, as they come out of a run that has failed."""
+    cfg, run = "{a: {uniform: [0, 1]}, b: [1, 2]}", "n_trials: 8\nmax_concurrent_trials: 2"
+    path = write(tmp_path, f"command: 'false'\ncfg: {cfg}\n{run}")
+    done = CliRunner().invoke(main, ["run", str(path)])
+    assert done.exit_code == 1
+    assert "write {choice: [1, 2]}, or grid, to try each" in done.output
+    assert f"go on with 'slurm-sweeps run {path}', which runs them again" in done.output
+    assert "=True" not in done.output
+    assert "fail_fast: false" in done.output
 
 
 def test_a_plain_part_may_be_named_like_a_space(tmp_path: Path) -> None:

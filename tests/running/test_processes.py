@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process
-from slurm_sweeps.running.processes import judge
+from slurm_sweeps.running.processes import build_argv, judge
 
 COMPLETED = {"kind": "ended", "how": "completed"}
 FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError", "message": "no"}
@@ -156,3 +156,13 @@ assert processes.list_children() == []
 @pytest.mark.processes
 def test_a_child_that_does_not_end_is_not_waited_for_for_ever() -> None:
     subprocess.run([sys.executable, "-c", UNENDING], timeout=60, check=True)
+
+
+@pytest.mark.processes
+def test_another_python_at_the_path_of_the_drivers_says_so() -> None:
+    argv = [
+        word.replace(str(sys.version_info[:2]), "(2, 7)") for word in build_argv("print('ran')")
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{sys.executable} is another Python than the driver's\n"

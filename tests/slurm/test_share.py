@@ -249,7 +249,7 @@ def test_that_cores_are_shared_is_said() -> None:
     plan = plan_slots(make_job(16, 16, 1), SlurmCfg())
     assert {slot.step_cpus_per_task for slot in plan.slots} == {16}
     assert plan.notices == (
-        "16 trials share 8 core(s) of n0 and float over its CPUs, since cores are only given "
+        "16 trials share 8 cores of n0 and float over its CPUs, since cores are only given "
         "whole; a smaller max_concurrent_trials, or more CPUs for the job, give each its own",
     )
 
@@ -278,7 +278,7 @@ def test_gpus_are_dealt_out_where_there_are_fewer_than_slots() -> None:
         (4, 32, 4000)
     }
     assert plan.notices == (
-        "8 trials share 3 GPU(s) of n1: they are dealt out in turn by CUDA_VISIBLE_DEVICES, and "
+        "8 trials share 3 GPUs of n1: they are dealt out in turn by CUDA_VISIBLE_DEVICES, and "
         "the trials of a node float over its CPUs; with SlurmCfg(gpus=1) a trial has GPUs of its "
         "own, and fewer run at once",
     )
@@ -306,7 +306,7 @@ def test_idle_gpus_are_told() -> None:
     plan = plan_slots(node_with_gpus(3, tasks=2), SlurmCfg())
     assert [slot.gpus for slot in plan.slots] == [1, 1]
     assert plan.notices == (
-        "1 GPU(s) of the job stay idle: they do not divide evenly among 2 trials, which get 1 a "
+        "1 GPU of the job stays idle: they do not divide evenly among 2 trials, which get 1 a "
         "node; say SlurmCfg(gpus=...)",
     )
 
@@ -568,7 +568,7 @@ def test_sharing_local_cpus_is_said() -> None:
     count, said = count_local_slots(8, 1, LocalCfg(cpus=3, gpus=0.5), 4)
     assert count == 4
     assert said == (
-        "4 trials share 1 GPUs, dealt out in turn by CUDA_VISIBLE_DEVICES; for 0.5 of a GPU each "
+        "4 trials share 1 GPU, dealt out in turn by CUDA_VISIBLE_DEVICES; for 0.5 of a GPU each "
         "set max_concurrent_trials=2",
         "4 trials of 3 CPUs share 8; for CPUs of their own set max_concurrent_trials=2",
     )

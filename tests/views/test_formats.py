@@ -19,6 +19,7 @@ from slurm_sweeps.views.formats import (
     format_value,
     shorten,
     shorten_name,
+    wrap_words,
 )
 
 
@@ -110,6 +111,14 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
 
 def test_lines_keep_their_indentation() -> None:
     assert clean_lines("a:\n    b\x1b[2J\u202ec") == "a:\n    b [2J c"
+
+
+def test_lines_are_broken_between_words_alone() -> None:
+    path = "/a/path/that/is-longer-than-a-line"
+    text = f"one two three {path} four\n  File of a traceback, which is not broken\n\nend"
+    assert wrap_words(text, 12).split("\n") == [
+        *("one two", "three", path, "four", "  File of a traceback, which is not broken", "", "end")
+    ]
 
 
 def test_sparkline() -> None:

@@ -280,7 +280,7 @@ def test_failures_are_grouped(tmp_path: Path) -> None:
 
 def test_too_few_trials_to_say_what_mattered(tmp_path: Path) -> None:
     found = compute_importance(read(tmp_path, [Status.COMPLETED] * (MIN_TRIALS - 1)))
-    assert found.reason == "too few trials: 29 have a value, 30 are needed"
+    assert found.reason == "too few trials: 29 of 30 that are needed have a value"
     assert not found.names
 
 

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -17,6 +18,10 @@ import pytest
 from cluster_tools.processes import wait_until
 from cluster_tools.requirement import require
 from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.layout import Layout
+from slurm_sweeps.storage.lease import build_owner
+from slurm_sweeps.storage.records import StateRecord
+from slurm_sweeps.storage.writer import write_records
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.screens import (
     LiveView,
@@ -24,6 +29,7 @@ from slurm_sweeps.views.screens import (
     PlainScreen,
     TerminalScreen,
     choose_screen,
+    draw_html,
 )
 from slurm_sweeps.views.summary import Summary, read_summary
 from views_samples import NASTY, START, write_foreign, write_sample
@@ -60,6 +66,19 @@ def test_a_file_gets_plain_lines_and_nothing_twice() -> None:
     assert stream.getvalue().count("β sweep: running, 3 of 9 done (33%)") == 1
     assert "a message\n" in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_gets_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = io.StringIO()
+    TerminalScreen(stream, True).notify("a message that says something")
+    assert stream.getvalue() == "a message that says\nsomething\n"
+
+
+def test_a_notebook_s_own_colour_is_that_of_plain_text() -> None:
+    page = draw_html(SUMMARY, True, START)
+    assert "running" in page
+    assert "color: #000000" not in page  # it could not be read on a dark page
 
 
 def test_a_stream_that_knows_no_greek() -> None:
@@ -260,6 +279,35 @@ experiment.run(2, 2)
     first, _, last = ([str(each) for each in cell.outputs] for cell in notebook.cells)
     assert any("statuses {'interrupted'}" in output for output in first)
     assert any("cell: completed, 2 of 2 done" in output for output in last)
+
+
+def test_watch_waits_for_a_driver_and_between_two_jobs(tmp_path: Path) -> None:
+    layout, waited = Layout(tmp_path, "sample"), []
+
+    def set_state(state: str) -> None:
+        with Database.open(layout.database) as database:
+            key = database.experiment("sample").id
+            write_records(database, key, [StateRecord(state, "time limit")])
+            database.take_lease(key, build_owner(), time.time(), None)
+
+    class Stream(io.StringIO):
+        """Has happen what is waited for; a driver that was seen at work then ends."""
+
+        def write(self, text: str) -> int:
+            if "waiting for a driver to begin" in text:
+                waited.append(text)
+                if len(waited) == 1:
+                    write_sample(tmp_path, statuses=[Status.COMPLETED], state="stopped")
+                else:
+                    set_state("running")
+            elif "sample: running" in text:
+                set_state("stopped" if len(waited) == 2 else "failed")
+            return super().write(text)
+
+    view = LiveView(layout.database, "sample", interval_s=0.01, stream=Stream())
+    assert view.watch().state == "failed"
+    begun = ["there is no database", "stopped: waiting", "stopped (time limit): waiting"]
+    assert [told.startswith(words) for told, words in zip(waited, begun, strict=True)] == [True] * 3
 
 
 def test_watching_costs_the_database_little(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import difflib
 import json
 import math
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -26,7 +27,7 @@ from ..storage.database import Database
 from ..storage.layout import DEFAULT_DIR, DIR_VARIABLE, Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..storage.rows import read_trials
-from ..views.formats import clean, clean_lines
+from ..views.formats import clean, clean_lines, wrap_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -45,7 +46,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SlurmSweepsError as error:
-            click.echo(clean_lines(f"slurm-sweeps: {error}"), err=True)
+            click.echo(_fit(clean_lines(f"slurm-sweeps: {error}"), sys.stderr), err=True)
             sys.exit(2 if isinstance(error, UsageError) else 1)
 
     def resolve_command(
@@ -117,7 +118,12 @@ def find_trial(store: Store, prefix: str) -> TrialRecord:
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines, each in one line and without what steers a terminal."""
     for line in lines:
-        click.echo(clean_lines(line.replace("\n", " ")))
+        click.echo(_fit(clean_lines(line.replace("\n", " ")), sys.stdout))
+
+
+def _fit(text: str, stream: TextIO) -> str:
+    """Break what is too long for a terminal between words, which it would not do by itself."""
+    return wrap_words(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
 def print_columns(lines: Iterable[Sequence[str]]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import SlurmSweepsError
+from ..errors import SlurmSweepsError, say_count
 from ..running.cpus import count_cpus
 from ..running.host import build_host_argv
 from ..running.launchers import find_gpus
@@ -129,8 +129,9 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
             yield Finding(
                 "allocation",
                 "note",
-                f"not inside a Slurm job: a sweep runs {count_cpus()} trials at once here, one a "
-                f"CPU; {len(find_gpus())} GPUs are visible; LocalCfg(gpus=…) deals them out",
+                f"not inside a Slurm job: a sweep runs {say_count(count_cpus(), 'trial')} at once "
+                f"here, one a CPU; of GPUs {len(find_gpus())} can be seen, which LocalCfg(gpus=…) "
+                "deals out",
             )
             return
         plan = plan_slots(allocation, cfg)
@@ -138,9 +139,8 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
         yield Finding("allocation", "bad", str(error))
         return
     nodes = ", ".join(node.name for node in allocation.nodes)
-    yield Finding(
-        "allocation", "ok", f"job {allocation.job_id} on {nodes}: {len(plan.slots)} trials at once"
-    )
+    trials = say_count(len(plan.slots), "trial")
+    yield Finding("allocation", "ok", f"job {allocation.job_id} on {nodes}: {trials} at once")
     yield Finding("share of a trial", "ok", _format_share(plan.slots[0]))
     yield from _doubt_share(plan.slots)
     host = build_host_argv(world_size=cfg.ntasks)

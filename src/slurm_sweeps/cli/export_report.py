@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SlurmSweepsError, StorageError, UsageError
+from ..errors import SlurmSweepsError, StorageError, UsageError, say_count
 from ..result import Result
 from .common import on_experiment, open_store
 
@@ -79,7 +79,7 @@ def _send(name: str, local_dir: Path, kind: str, target: str | None, metrics: bo
     except Exception as error:  # of any library, or a network
         what = f"{type(error).__name__}: {error}"
         raise StorageError(f"{name!r} can't be sent to {tracker!r}: {what}") from error
-    click.echo(f"sent news of {count} trials to {tracker!r}", err=True)
+    click.echo(f"sent news of {say_count(count, 'trial')} to {tracker!r}", err=True)
 
 
 def _write(frame: pd.DataFrame, output: Path) -> None:

@@ -191,22 +191,32 @@ def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) 
 @click.option("--interval", type=click.FloatRange(0.1), default=5.0, show_default=True)
 @click.option("--rows", type=click.IntRange(0), help="By default as many as there is room for.")
 @columns_option
+@click.option("--no-wait", is_flag=True, help="End where no driver is at work.")
 def watch(
-    name: str, local_dir: Path, interval: float, rows: int | None, columns: bool | list[str]
+    name: str,
+    local_dir: Path,
+    interval: float,
+    rows: int | None,
+    columns: bool | list[str],
+    no_wait: bool,
 ) -> None:
-    """Show the live table of a running experiment until it ends.
+    """Show the live table of an experiment until it is over; wait for its driver where none runs.
 
-    Ends with 0 when the sweep was completed, by time or target too, else with 1.
+    It is over when it is completed, by time or target too: then this ends with 0. It ends with 1
+    when the driver has failed meanwhile, or a person has stopped it.
     """
     from ..views.screens import LiveView
 
     path = build_database_path(local_dir)
     view = LiveView(path, name, interval_s=interval, rows=rows, columns=columns)
     try:
-        summary = view.watch()
+        summary = view.watch(waits=not no_wait)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(0 if summary.state == "completed" else 1)
+    is_completed = summary.state == "completed"
+    said = f"{name!r} is over" if is_completed else f"no driver is at work on {name!r}"
+    click.echo(f"{said}: {format_state(summary)}, {format_share(summary)}")
+    sys.exit(0 if is_completed else 1)
 
 
 @click.command()

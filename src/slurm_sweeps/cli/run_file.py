@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import SlurmSweepsError
 from .common import prefer_own
 
 EXAMPLE = """\
@@ -46,11 +47,15 @@ says overwrite: true. It runs on this machine, or inside of a Slurm job on that 
     help="The folder of the database, whatever the file says.",
 )
 def run_file(path: Path, local_dir: Path | None) -> None:
-    from ..experiment.sweep_file import read_sweep_file, told_with_line
+    from ..experiment.sweep_file import read_sweep_file, say_as_in_file, told_with_line
 
-    experiment, arguments = read_sweep_file(path, local_dir)
-    with told_with_line(path):
-        result = experiment.run(**arguments)
+    try:
+        experiment, arguments = read_sweep_file(path, local_dir)
+        with told_with_line(path):
+            result = experiment.run(**arguments)
+    except SlurmSweepsError as error:
+        error.args = (say_as_in_file(path, str(error)),)
+        raise
     click.echo(result.best_trial())
 
 

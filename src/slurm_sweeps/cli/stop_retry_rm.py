@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import SlurmSweepsError, UsageError
+from ..errors import SlurmSweepsError, UsageError, say_count
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
@@ -76,7 +76,7 @@ def wait_until_seen(store: Store) -> bool:
 @click.argument("trials", metavar="[ID]...", nargs=-1, shell_complete=complete_trial)
 @click.option("--failed", is_flag=True, help="All that have failed.")
 def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> None:
-    """Mark failed trials to be run again by the next restore.
+    """Mark failed trials, to be tried again by the next run with restore.
 
     Trials that were lost or interrupted are run again without a mark.
     """
@@ -94,7 +94,8 @@ def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> 
                 )
         for record in records:
             store.database.add_request(store.experiment.id, "retry", record.trial_id, time.time())
-    click.echo(f"{len(records)} trials are run again by the next restore (restore=True)")
+    marked = say_count(len(records), "failed trial is", "failed trials are")
+    click.echo(f"{marked} marked: the next run with restore tries the marked ones again")
 
 
 @click.command("rm")
@@ -105,7 +106,8 @@ def remove(name: str, local_dir: Path, yes: bool) -> None:
     with open_store(local_dir, name, write=True) as store:
         database, asked, folder = store.database, store.experiment, store.layout.folder
         trials = sum(count_trials(database, asked.id).values())
-        question = f"Delete experiment {name!r}, its {trials} trials and the folder {folder}?"
+        found = say_count(trials, "trial")
+        question = f"Delete experiment {name!r}, its {found} and the folder {folder}?"
         if not yes and not click.confirm(question):
             raise click.exceptions.Exit(1)
         owner = build_owner()

@@ -15,7 +15,7 @@ import click
 from ..errors import StorageError
 from ..storage.layout import TrialLayout
 from ..storage.records import AttemptRecord, TrialRecord
-from ..storage.rows import read_metrics_of_trial, read_trial
+from ..storage.rows import read_earlier_s, read_metrics_of_trial, read_trial
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
 from ..views.summary import compute_runtime_s, look_at_driver, read_runs
@@ -51,7 +51,8 @@ def show_trial(name: str, trial: str, local_dir: Path, as_json: bool) -> None:
         attempts = read_runs(store.database, store.experiment, now, record.number)
         metrics = read_metrics_of_trial(store.database, store.experiment.id, record.number)
         files = store.layout.trial(record.trial_id)
-        runtime_s = compute_runtime_s(record, sight.last_sign)
+        earlier = read_earlier_s(store.database, store.experiment.id, record.number)
+        runtime_s = compute_runtime_s(record, sight.last_sign, earlier)
     if not as_json:
         print_lines(_format(record, runtime_s, attempts, metrics, files))
         return

@@ -31,7 +31,7 @@ from ..rules.feasible import AtLeast, AtMost, check_feasible
 from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
-from ..running.driver import STOP_REQUEST, TARGET, TIME_BUDGET, Driver
+from ..running.driver import TARGET, TIME_BUDGET, Driver
 from ..running.launchers import Launcher, open_launcher, requeue, watch_time_limit
 from ..running.lent import Lending
 from ..running.script import describe_left_out, end_if_under_way
@@ -48,6 +48,7 @@ from ..storage.database import Database
 from ..storage.jobs import read_jobs
 from ..storage.layout import Layout
 from ..storage.records import (
+    BY_A_PERSON,
     ExperimentRecord,
     JobState,
     LeaseOwner,
@@ -239,6 +240,8 @@ class Experiment:
         self._local_cfg = local_cfg or LocalCfg()
         self._claim = Claim(self._layout, restore, overwrite, self._search.describe)
         self._claim.check()
+        #: How messages are worded; a sweep file has words of its own.
+        self._say: Callable[[str], str] = str
 
     @property
     def name(self) -> str:
@@ -356,6 +359,7 @@ class Experiment:
             rows=nr_of_rows_in_summary,
             columns=summarize_cfg_and_metrics,
             report=self._layout.report if report else None,
+            say=self._say,
         )
         with contextlib.closing(view):
             with ending.run_after(view.notify), StopSignals() as signals:
@@ -428,7 +432,7 @@ class Experiment:
                     max_silence_s=cfg.max_silence_s,
                 )
                 doubts = self._search.list_doubts(cfg.n_trials, sweep.cfg.n_trials)
-                size = filter(None, [describe_size(len(train))])
+                size = filter(None, [describe_size(len(train)), self._find_missing(launcher)])
                 del train  # it may be large, and is in its file
                 notices = (*self._notices, *code.notices, *launcher.notices, *doubts, *size)
                 most = cfg.max_concurrent_trials
@@ -459,6 +463,7 @@ class Experiment:
                     writer.put(StateRecord("completed"))
                     writer.flush()
                 view.show_once()
+                view.notify(self._say_nothing_to_do(sweep.drawn))
                 if self._join and launcher.job_id and record.state == "completed":
                     view.notify(f"the sweep {self.name!r} is over: job {launcher.job_id} ends")
                     raise SweepStopped(0)
@@ -469,6 +474,20 @@ class Experiment:
             view.notify(f"{late[0].name}: the sweep was over already, and is kept")
             stopped_by = late[0].name
         return stopped_by
+
+    def _find_missing(self, launcher: Launcher) -> str | None:
+        """Say that a program is not on this host, which is for its nodes to know; raise if none."""
+        missing = self._train.find_missing() if isinstance(self._train, Program) else None
+        if missing and launcher.allocation is None and self._slurm_cfg.jobs is None:
+            raise UsageError(missing)
+        return missing and f"{missing}; if the nodes have none either, every trial fails"
+
+    def _say_nothing_to_do(self, count: int) -> str:
+        more = "" if self._search.is_of_fixed_size else "a larger n_trials runs more, "
+        return (
+            f"there is nothing to do: all trials of {self.name!r} are done, {count}, and kept in "
+            f"{self.local_dir} ('slurm-sweeps show {self.name}'); {more}another name begins anew"
+        )
 
     @contextlib.contextmanager
     def _hold(
@@ -559,8 +578,7 @@ class Experiment:
     def _leave(self, stopped_by: str, notify: Callable[[str], None]) -> NoReturn:
         """End the script of a sweep that was stopped; have its job queued again if asked to."""
         job_id = os.environ.get("SLURM_JOB_ID")
-        wanted = stopped_by in ("SIGINT", STOP_REQUEST)  # by a person, who wants it to end
-        if job_id and self._slurm_cfg.requeue and not wanted:
+        if job_id and self._slurm_cfg.requeue and stopped_by not in BY_A_PERSON:
             requeue(job_id, self._slurm_cfg.outage_in_sec, notify)
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 

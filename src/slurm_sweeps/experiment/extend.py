@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError, UsageTypeError
+from ..errors import UsageError, UsageTypeError, say_count
 from ..search.extension import read_older
 from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
@@ -78,7 +78,7 @@ def extend(
                 raise UsageError(f"trial {trial.trial_id}: {error}") from None
         if cfg != stored:
             cfgs[trial.number] = canonical_json(cfg)
-    text = f"after {len(trials)} trials: {changes}"
+    text = f"after {say_count(len(trials), 'trial')}: {changes}"
     settings = {
         **record.settings,
         "space": space.describe(),

@@ -32,7 +32,6 @@ from ..errors import (
     UsageError,
 )
 from ..running.background import StopSignals
-from ..running.driver import STOP_REQUEST
 from ..slurm.allocation import Allocation, describe_allocation
 from ..slurm.client import cancel_waiting_jobs, is_job_over, read_job_end
 from ..slurm.jobs import build_job_name
@@ -40,7 +39,7 @@ from ..storage.database import Database
 from ..storage.jobs import Standing, look, put_job, tell_driver
 from ..storage.layout import Layout
 from ..storage.lease import HEARTBEAT_INTERVAL_S, build_owner, is_gone
-from ..storage.records import JobRecord, JobState
+from ..storage.records import BY_A_PERSON, JobRecord, JobState
 from .arguments import get_python_version
 
 #: A driver that has written nothing for so long, in seconds, may be gone; each job asks so much
@@ -52,9 +51,6 @@ WAIT_S = 600.0
 
 #: How long one that was told to end waits for the driver to let it go, in seconds.
 LEAVE_S = 90.0
-
-#: Who has stopped a sweep so wants it to end.
-BY_A_PERSON = ("SIGINT", STOP_REQUEST)
 
 
 class Step(Enum):

@@ -24,7 +24,7 @@ from typing import Any
 
 from .. import __version__
 from ..checks import Goal
-from ..errors import UsageError
+from ..errors import UsageError, say_count
 from ..race import Race, build_pruner, build_sampler, find_counting_rung
 from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import Bound, is_infeasible
@@ -60,6 +60,7 @@ from ..storage.rows import (
 )
 from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
+from ..views.formats import say_how_to_retry
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
 from .extend import extend, keep_draws, list_refused, told_what_to_do
 from .warm_start import Known
@@ -125,6 +126,11 @@ class Search:
         """Whether all points of a grid are run, unless another sampler draws from it."""
         return isinstance(self.sampler, Grid) or (self.sampler is None and bool(self.space.grids))
 
+    @property
+    def is_of_fixed_size(self) -> bool:
+        """Whether what is tried says how many trials there are, and not `n_trials`."""
+        return self._is_grid or isinstance(self.sampler, Design)
+
     def _describe_draws(self) -> dict[str, Any] | None:
         """Write down how configurations are drawn, where seed and number alone decide that."""
         sampler = self.sampler or (Grid() if self.space.grids else Random())
@@ -157,7 +163,7 @@ class Search:
                 f"{[goal.metric for goal in self.goals]!r}: leave it out, or name one metric"
             )
         ends = (cfg.n_trials, cfg.time_budget_s, cfg.target)
-        if ends == (None, None, None) and not (self._is_grid or isinstance(self.sampler, Design)):
+        if ends == (None, None, None) and not self.is_of_fixed_size:
             raise UsageError("n_trials=None never ends: pass time_budget_in_sec or target too")
 
     def build_sweep(
@@ -317,17 +323,16 @@ class Search:
             failed = {each.number for each in trials if each.status is Status.FAILED}
             if failed - unfinished and not logged and _have_all_failed(trials):
                 unfinished |= failed
+                these = say_count(len(failed), "trial that failed is", "trials that failed are")
                 notify(
-                    f"nothing was logged before, and no trial has come to its end: the "
-                    f"{len(failed)} that failed are run again"
+                    "nothing was logged before, and no trial has come to its end: the "
+                    f"{these} run again"
                 )
             past = self._read_past(database, record.id, trials) if sweep.student else ()
             sweep.restore(states, unfinished, logged, past)
             if left := sum(state.status is Status.FAILED for state in states):
-                notify(
-                    f"{left} failed trials stay as they are; to run them again, say "
-                    f"'slurm-sweeps retry {record.name} --failed' before the next restore"
-                )
+                stay = ("failed trial stays as it is", "failed trials stay as they are")
+                notify(f"{say_count(left, *stay)}: {say_how_to_retry(record.name)}")
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:

@@ -76,6 +76,8 @@ OF_EXPERIMENT = _list_arguments(
     *BUILDS,
     *(argument for argument, _ in BUILDS.values()),
 )
+#: Those that are nothing else in a program's command.
+_ARGUMENTS = [name for name in (*OF_EXPERIMENT, *OF_RUN, *_list_arguments(SlurmCfg)) if "_" in name]
 KEYS = {*OF_PROGRAM, *OF_RUN, *OF_EXPERIMENT, *BUILDS}
 
 
@@ -135,16 +137,45 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         arguments["local_dir"] = local_dir
     if not arguments.get("overwrite"):
         arguments.setdefault("restore", "auto")
-    with at("cfg", *OF_EXPERIMENT):
+    with at("cfg", "command", "cwd", "env", *OF_EXPERIMENT):
         experiment = Experiment(train, **arguments)
+    experiment._say = partial(say_as_in_file, path)
     return experiment, {key: told[key] for key in OF_RUN if key in told}
 
 
 @contextlib.contextmanager
 def told_with_line(path: Path) -> Iterator[None]:
     """Have an error that the sweep of a file raises, when it begins, name the line."""
-    with _told_with_line(path, _load(path)[1], "", *OF_RUN, errors=(UsageError, UsageTypeError)):
+    of_run, errors = ("command", *OF_RUN), (UsageError, UsageTypeError)
+    with _told_with_line(path, _load(path)[1], "", *of_run, errors=errors):
         yield
+
+
+def say_as_in_file(path: Path, text: str) -> str:
+    """Say in a sweep file's words what a message says in Python's, for who has written none."""
+    for pattern, words in _WORDS.items():
+        text = re.sub(pattern, words, text)
+    return text.replace(_AGAIN, f"'slurm-sweeps run {path}'")
+
+
+#: What a message of ours says in Python, and its words in a file; what is begun goes on by itself.
+_AGAIN = "\0again"
+_WORDS: dict[str, str | Callable[[re.Match[str]], str]] = {
+    r"\b[Pp]ass (?=\w+=)": "write ",
+    r"write restore=True": "write restore: true",
+    r"\brestore=True": _AGAIN,
+    r"\b([Mm])end train\b": r"\1end the program",
+    r"\bss\.(?=(Slurm|Local)Cfg|Jobs|Keep)": "",
+    r"\brun\(([^()]*)\)": r"\1",
+    r"\b(Slurm|Local)Cfg\(([^()]*)\)": lambda found: (
+        f"{found[1].lower()}: {{{found[2].replace('=', ': ')}}}"
+    ),
+    r"\bss\.(Choice|Grid)\(([^()]*)\)": lambda found: f"{{{found[1].lower()}: {found[2]}}}",
+    r"\bss\.(Choice|Grid)\b": lambda found: found[1].lower(),
+    rf"(?<![-\w.'])({'|'.join(_ARGUMENTS)})=(?=[\w.\"])": r"\1: ",
+    r"\b(overwrite|snapshot|join|seed|keep)=(?=True|False|None)": r"\1: ",
+    r"(?<=: )(True|False)\b": lambda found: found[1].lower(),
+}
 
 
 @contextlib.contextmanager

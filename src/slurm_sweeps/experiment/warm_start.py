@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, UsageTypeError
+from ..errors import UsageError, UsageTypeError, say_count
 from ..result import Result
 from ..search.search_space import SearchSpace, join_path
 from ..search.spaces import Space
@@ -110,7 +110,8 @@ def read_skipped(
                 others += 1
             else:
                 found[compute_trial_id(cfg)] = cfg
-    other = f"; {others} trials are of another search space" if others else ""
+    other = f"; {say_count(others, 'trial is', 'trials are')} of another search space"
+    other *= bool(others)
     tell(f"skip: {len(found)} configurations were tried before and are not run again{other}")
     return found
 

@@ -7,9 +7,12 @@ shell's command. Where a shell is wanted, each value is quoted for it.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import shutil
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +20,10 @@ from ..errors import UsageError, UsageTypeError
 
 #: What a command may name besides the cfg's own names.
 OWN_NAMES = ("trial_id", "trial_dir", "checkpoint_dir", "attempt")
+
+#: What runs a script, the first word behind it, and what such a script's name ends with.
+INTERPRETER = re.compile(r"(python|pypy)[\d.]*|Rscript|julia|perl|ruby|node|(ba)?sh")
+SCRIPTS = (".py", ".R", ".r", ".jl", ".pl", ".rb", ".js", ".sh")
 
 #: All of the cfg as options.
 ARGS = "args"
@@ -72,15 +79,45 @@ def _parse(text: str) -> Iterator[tuple[str, str | None, str | None, str | None]
         ) from None
 
 
-def check_names(used: Iterable[str], known: Iterable[str]) -> None:
-    """Raise UsageError if a command or template names what no trial will have."""
+def check_names(argument: str, used: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError if a command, say, names what no trial will have."""
     names = {*known, *OWN_NAMES, ARGS}
     for name in used:
         if name not in names and not any(each.startswith(f"{name}.") for each in names):
             raise UsageError(
-                f"Program: {{{name}}} is not in the cfg, which has {', '.join(sorted(known))}; "
-                f"besides there are {', '.join(OWN_NAMES)} and {ARGS}"
+                f"Program: in {argument}, {{{name}}} is not in the cfg, which has "
+                f"{', '.join(sorted(known)) or 'no names'}; besides there are "
+                f"{', '.join(OWN_NAMES)} and {ARGS}"
             )
+
+
+def find_missing(
+    words: Sequence[str], cwd: Path | None, made: Container[str], path: str | None
+) -> str | None:
+    """Return the program, or the script that it interprets, if that is no file on this host.
+
+    Args:
+        words: The command, as `find_program` leaves it.
+        cwd: Where it runs; None for the trial's folder, where only what is `made` can be.
+        made: Files that are written there first.
+        path: Where programs are looked for, if not on PATH.
+    """
+    program, *rest = words
+    rest = [word for word in rest[:2] if word != "-u"][:1]
+    if not INTERPRETER.fullmatch(PurePosixPath(program).name):
+        rest = []
+    for word in (program, *(word for word in rest if PurePosixPath(word).suffix in SCRIPTS)):
+        if list_names(word) or os.path.normpath(word) in made:
+            continue
+        if word is program and "/" not in word:
+            is_there = shutil.which(word, path=path) is not None
+        elif cwd is None and not os.path.isabs(word):
+            is_there = False
+        else:
+            is_there = Path(cwd or "/", word).exists()
+        if not is_there:
+            return word
+    return None
 
 
 def flatten(cfg: Mapping[str, Any], path: str = "") -> dict[str, Any]:

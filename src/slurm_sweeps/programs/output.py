@@ -146,13 +146,13 @@ def check_metrics(owner: str, metrics: Any) -> str | re.Pattern[str] | File | No
         pattern = re.compile(metrics)
     except re.error as error:
         raise UsageError(
-            f"Program: {owner}={metrics!r} is no regular expression: {error}"
+            f"Program: {owner}='{metrics}' is no regular expression: {error}"
         ) from None
     if not isinstance(pattern.pattern, str):
         raise UsageTypeError(f"Program: {owner} must be a pattern of text, got {metrics!r}")
     if not set(pattern.groupindex) - {ITERATION}:
         raise UsageError(
-            f"Program: {owner}={pattern.pattern!r} has no named group that is a metric: write "
+            f"Program: {owner}='{pattern.pattern}' has no named group that is a metric: write "
             r"'loss=(?P<loss>\S+)'"
         )
     return pattern

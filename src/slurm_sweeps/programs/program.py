@@ -40,6 +40,7 @@ from .command import (
     fill,
     fill_shell,
     fill_words,
+    find_missing,
     find_program,
     flatten,
     format_value,
@@ -156,9 +157,12 @@ class Program:
         Raises:
             UsageError: A name is used that no trial will have.
         """
-        texts = (*self._words, self.cwd or "", *self.env.values())
-        used = {name for text in texts for name in list_names(text)}
-        check_names(used, known)
+        places = {"command": self._words, "cwd": (self.cwd or "",), "env": self.env.values()}
+        used = set()
+        for argument, texts in places.items():
+            names = [name for text in texts for name in list_names(text)]
+            check_names(argument, names, known)
+            used |= {*names}
         if "args" in used or self._templates:
             return None
         unused = sorted(
@@ -172,6 +176,24 @@ class Program:
             f"the command does not use {', '.join(unused)}: the program finds them in cfg.json in "
             "its trial's folder"
         )
+
+    def find_missing(self) -> str | None:
+        """Say that the program or its script is not on this host; None if it is, or can't be told.
+
+        A relative path is judged where the trials run: in folders that are new.
+        """
+        cwd, path = self.cwd or "", self.env.get("PATH")
+        if self.shell or list_names(f"{cwd}{path or ''}") or (cwd and not Path(cwd).is_absolute()):
+            return None
+        word = find_missing(self._words, Path(cwd) if cwd else None, self._templates, path)
+        if word is None:
+            return None
+        where = f"neither in {self.folder} nor in {cwd or 'the new folder that each trial runs in'}"
+        if Path(word).is_absolute():
+            where = "on this host"
+        elif "/" not in word and word == self._words[0]:
+            where = f"neither on PATH nor in {self.folder}"
+        return f"command: there is no {word!r} {where}"
 
     def __call__(self, cfg: dict[str, Any]) -> dict[str, float]:
         """Run the program with a trial's cfg, as `train` is called.
@@ -401,7 +423,7 @@ def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:
     if isinstance(wanted, File):
         return f"there is none in {wanted.path}"
     if isinstance(wanted, re.Pattern):
-        return f"no line that it printed matches {wanted.pattern!r}"
+        return f"no line that it printed matches '{wanted.pattern}'"
     return "no line that it printed is a JSON object with a number"
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import Goal
-from ..errors import UsageError
+from ..errors import UsageError, say_count
 from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import Observation
 from ..sweep import Ended, Sweep, SweepCfg, TrialState
@@ -224,10 +224,10 @@ class Start:
         reported = [courses[number] for number in self.sources if len(courses[number].lows)]
         self.n_whole = sum(course.end is Status.COMPLETED for course in reported)
         if len(reported) < MIN_TRIALS or not self.n_whole:
+            have = say_count(len(reported), "trial has", "trials have")
             raise UsageError(
-                f"{len(reported)} trials have reported {self.goal.metric!r}, and {self.n_whole} of "
-                f"them have come to their end: a forecast needs {MIN_TRIALS}, and one that has, so "
-                "ask again later"
+                f"{have} reported {self.goal.metric!r}, {self.n_whole} of them to the end: a "
+                f"forecast needs {MIN_TRIALS}, one of them to the end, so ask again later"
             )
         self._reports_each = sum(len(course.lows) for course in reported) / len(self.sources)
         self._report_s = sum(float(course.clock[-1]) for course in reported) / (
@@ -465,9 +465,10 @@ class _Play:
 
 def _format(forecast: Forecast) -> Iterator[str]:
     best = "no finite one" if forecast.best is None else f"{forecast.best:.4g}"
+    trials = say_count(forecast.n_trials, "trial")
     yield (
-        f"The best {forecast.metric} of {forecast.n_trials} trials, {forecast.n_whole} of which "
-        f"have come to their end, is {best}."
+        f"The best {forecast.metric} of {trials}, {forecast.n_whole} of which came to the end, is "
+        f"{best}."
     )
     done = [each for each in forecast.outlooks if each.asked_h is None]
     then = [each for each in forecast.outlooks if each.asked_h is not None]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import samplers
-from ..errors import UsageError
+from ..errors import UsageError, say_count
 from ..samplers.designs import build_point, describe_units, digest
 from ..samplers.protocol import import_extra
 from ..search.described import build_template
@@ -207,10 +207,8 @@ def _analyze_sample(
 ) -> Sensitivity:
     analysis = import_extra("SALib.analyze.rbd_fast", "sensitivity", "SALib", "sensitivity")
     if len(rows) < MIN_TRIALS:
-        raise UsageError(
-            f"{len(rows)} completed trials have a finite value of {metric!r}; {MIN_TRIALS} are "
-            "needed"
-        )
+        have = say_count(len(rows), "completed trial has", "completed trials have")
+        raise UsageError(f"{have} a finite value of {metric!r}; {MIN_TRIALS} are needed")
     problem = describe_units(space)
     of = analysis.analyze(problem, rows, values, **_BOOTSTRAP)
     columns = (map(float, of[key]) for key in ("S1", "S1_conf"))

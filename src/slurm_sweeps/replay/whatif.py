@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ..errors import UsageError, say_count
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..storage.records import TrialRecord
 from ..trial import Status
@@ -79,8 +79,8 @@ class WhatIf:
             lines.append(f"The best trial, {self.winner.trial_id}, would have {fate}.")
         if self.unknown:
             lines.append(
-                f"{len(self.unknown)} trials that were stopped in fact would have gone on: how "
-                "far, and to what value, can't be known."
+                f"{say_count(len(self.unknown), 'trial that was', 'trials that were')} stopped in "
+                "fact would have gone on: how far, and to what value, can't be known."
             )
         return "\n".join(lines)
 

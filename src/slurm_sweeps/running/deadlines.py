@@ -70,6 +70,13 @@ class StopPlan:
     grace_s: float  # until trials that have not left are ended by their workers
     kill_s: float  # until workers that have not answered are killed
 
+    def describe(self, count: int) -> str:
+        """Say what so many running trials have left."""
+        if not count:
+            return "no trial is running"
+        have, their = ("trial has", "its") if count == 1 else ("trials have", "their")
+        return f"{count} running {have} {self.grace_s:.0f} s to reach {their} next report"
+
 
 def plan_stop(patience: Patience, time_left_s: float) -> StopPlan:
     """Divide the time that is wanted, or that is left until Slurm kills everything."""

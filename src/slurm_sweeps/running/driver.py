@@ -27,7 +27,7 @@ from ..errors import StorageError, SweepFailedError, TrainError, UsageError
 from ..rules.protocol import Decision
 from ..slurm.client import JobClock
 from ..storage.layout import Layout
-from ..storage.records import ReportRecord, Request, TrialRecord
+from ..storage.records import STOP_REQUEST, ReportRecord, Request, TrialRecord
 from ..storage.writer import Writer
 from ..sweep import Answer, Ended, Sweep, TrialState
 from ..trial import Status, canonical_json, compute_trial_seed, make_storable
@@ -40,9 +40,6 @@ from .limits import STACKS_S
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import check_there, describe_cfg
 from .usage import FIELDS, Gauge, sum_usage
-
-#: What a sweep was stopped by when someone asked for it from outside.
-STOP_REQUEST = "stop request"
 
 #: Said of a worker that nobody has told to go.
 ENDED = "ended by itself"
@@ -394,8 +391,7 @@ class Driver:
         self.stopped_by = reason
         hint = " (Ctrl-C again ends them at once)" if reason == "SIGINT" else ""
         self._notify(
-            f"{reason}: starting nothing new; {len(self._sweep.running)} running trials have "
-            f"{plan.grace_s:.0f} s to reach their next report{hint}",
+            f"{reason}: starting nothing new; {plan.describe(len(self._sweep.running))}{hint}",
             again=True,
         )
         self._stop(plan)

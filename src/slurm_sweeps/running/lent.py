@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import AllocationError
+from ..errors import AllocationError, say_count
 from ..slurm.allocation import Allocation, revive_allocation
 from ..slurm.client import JobWatch
 from ..slurm.config import SlurmCfg
@@ -186,7 +186,8 @@ class Lent:
         self._put(used)
         if self._recruiter is not None:
             self._recruiter.note_job(job.job_id, count)
-        self._notify(f"job {job.job_id} lends {job.nodes}: {count} more trials at once", again=True)
+        more = say_count(count, "more trial", "more trials")
+        self._notify(f"job {job.job_id} lends {job.nodes}: {more} at once", again=True)
         for text in launcher.notices:
             self._notify(text)
 
@@ -317,9 +318,10 @@ class Lent:
         was_held, job.is_held = job.is_held, state != "RUNNING"
         if job.is_held and not was_held:
             count = sum(slot.trial is not None for slot in self._slots.list_lent(job.launcher))
+            stand = say_count(count, "trial there stands", "trials there stand")
             self._notify(
-                f"job {job.record.job_id} is {state}: the {count} trials there stand still, and "
-                "go on when it does; none is begun there",
+                f"job {job.record.job_id} is {state}: {stand} still until it goes on; none is "
+                "begun there",
                 again=True,
             )
         elif was_held and not job.is_held:
@@ -379,8 +381,8 @@ class Lent:
         busy = [slot for slot in self._slots.list_lent(job.launcher) if slot.trial is not None]
         plan = plan_stop(self._patience, job.ends_at - time.monotonic())
         self._notify(
-            f"job {job.record.job_id}: {why}; its {len(busy)} running trials have "
-            f"{plan.grace_s:.0f} s to reach their next report, and go on elsewhere",
+            f"job {job.record.job_id}: {why}; {plan.describe(len(busy))}; what is "
+            "interrupted there goes on elsewhere",
             again=True,
         )
         job.record = dataclasses.replace(job.record, state=JobState.LEAVING)
@@ -403,7 +405,8 @@ class Lent:
         """A job has gone, with all that ran there."""
         lost = self._remove(job)
         self._keep_end(job.record, JobState.GONE, why)
-        again = f"; {lost} trials that ran there are run again" if lost else ""
+        ran = say_count(lost, "trial that ran there is", "trials that ran there are")
+        again = f"; {ran} run again" if lost else ""
         self._notify(
             f"job {job.record.job_id} lends {job.record.nodes} no more: {why}{again}", True
         )

@@ -85,6 +85,10 @@ def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
     return {**end, "how": "lost", "message": f"the trial's process was killed by {name}"}
 
 
+#: Said where the path of this interpreter leads to one of another version, on another node.
+_OTHER_PYTHON = " is another Python than the driver's"
+
+
 def build_argv(code: str, *argv: str) -> list[str]:
     """Return the command for a Python of ours: it runs `code` with the import path of this one.
 
@@ -93,8 +97,10 @@ def build_argv(code: str, *argv: str) -> list[str]:
     """
     # "" is the current folder, which is another one in a trial; and some put Path objects there.
     path = [os.fspath(entry) or os.getcwd() for entry in sys.path]
-    safe = ["-P"] if sys.version_info >= (3, 11) else []
-    return [sys.executable, *safe, "-c", f"import sys; sys.path[:] = {path!r}; {code}", *argv]
+    safe, version = ["-P"] if sys.version_info >= (3, 11) else [], tuple(sys.version_info[:2])
+    check = f"sys.version_info[:2] == {version} or sys.exit(sys.executable + {_OTHER_PYTHON!r})"
+    code = f"import sys; sys.path[:] = {path!r}; {check}; {code}"
+    return [sys.executable, *safe, "-c", code, *argv]
 
 
 #: Code for `build_argv` that runs a module of this room. What that imports stays to the end: the

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import AllocationError
+from ..errors import AllocationError, say_count
 from .allocation import Allocation, Node
 from .config import Demand, LocalCfg, SlurmCfg, build_demand
 from .step import Slot, format_gpus
@@ -102,7 +102,8 @@ def _fit_steps(plan: Plan, allocation: Allocation, cfg: SlurmCfg) -> Plan:
     slots = tuple(replace(slot, index=index) for index, slot in enumerate(fitting))
     if not slots:
         raise AllocationError(f"{name} of this cluster allows not one job step of a trial")
-    text = f"{len(slots)} trials run at once: {name} of this cluster allows no more job steps"
+    run = say_count(len(slots), "trial runs", "trials run")
+    text = f"{run} at once: {name} of this cluster allows no more job steps"
     return replace(plan, slots=slots, notices=(*plan.notices, text))
 
 
@@ -253,7 +254,7 @@ class _Ledger:
             )
         if self.cpus < self.asked:
             notices.append(
-                f"each task gets {self.cpus} CPUs so that {len(self.places)} trials run at once: "
+                f"each task gets {say_count(self.cpus, 'CPU')} so that {self._say_run()} at once: "
                 f"with {self.asked} not all would fit, because cores are only given whole; "
                 f"SlurmCfg(cpus_per_task={self.asked}) gives that to fewer trials"
             )
@@ -262,6 +263,9 @@ class _Ledger:
             notices.append(self._explain_cap())
         return notices
 
+    def _say_run(self) -> str:
+        return say_count(len(self.places), "trial runs", "trials run")
+
     def _explain_cap(self) -> str:
         demand = self.demand
         wanted = f"the job's {self.job.ntasks} tasks would make {self.wanted}"
@@ -269,7 +273,7 @@ class _Ledger:
             wanted = f"max_concurrent_trials={self.wanted}"
         gpus = f" and {demand.gpus} GPUs" if demand.gpus else ""
         return (
-            f"{len(self.places)} trials run at once: {wanted}, but no more fit the job when each "
+            f"{self._say_run()} at once: {wanted}, but no more fit the job when each "
             f"gets {demand.tasks} x {self.cpus} CPUs{gpus} on a node (cores are only given whole); "
             f"smaller SlurmCfg(cpus_per_task=..., gpus=..., mem=...) make room for more"
         )
@@ -380,23 +384,26 @@ class _Shares:
         notices = []
         if self.ledger.shares_cores:
             node, used = self._find_fullest({at: self.nodes[at].cores for at in self.used})
+            cores = say_count(node.cores, "core")
             notices.append(
-                f"{used} trials share {node.cores} core(s) of {node.name} and float over its CPUs, "
-                f"since cores are only given whole; a smaller max_concurrent_trials, or more CPUs "
-                f"for the job, give each its own"
+                f"{used} trials share {cores} of {node.name} and float over its CPUs, since cores "
+                "are only given whole; a smaller max_concurrent_trials, or more CPUs for the job, "
+                "give each its own"
             )
         if self.shares_gpus:
             node, used = self._find_fullest({at: self.nodes[at].gpus for at in self.used})
+            gpus = say_count(node.gpus, "GPU")
             notices.append(
-                f"{used} trials share {node.gpus} GPU(s) of {node.name}: they are dealt out in "
+                f"{used} trials share {gpus} of {node.name}: they are dealt out in "
                 f"turn by CUDA_VISIBLE_DEVICES, and the trials of a node float over its CPUs; with "
                 f"SlurmCfg(gpus={self.demand.nodes}) a trial has GPUs of its own, and fewer run "
                 f"at once"
             )
         idle = sum(self.nodes[node].gpus - self.gpus * load for node, load in self.load.items())
         if idle and self.gpus and self.demand.gpus is None and not notices:
+            stay = say_count(idle, "GPU of the job stays", "GPUs of the job stay")
             notices.append(
-                f"{idle} GPU(s) of the job stay idle: they do not divide evenly among "
+                f"{stay} idle: they do not divide evenly among "
                 f"{len(self.places)} trials, which get {self.gpus} a node; say SlurmCfg(gpus=...)"
             )
         return notices
@@ -439,13 +446,15 @@ def count_local_slots(
     notices = []
     if cfg.gpus and count > by_gpus:
         each = "GPUs of their own" if cfg.gpus >= 1 else f"{cfg.gpus} of a GPU each"
+        devices = say_count(gpus, "GPU")
         notices.append(
-            f"{count} trials share {gpus} GPUs, dealt out in turn by CUDA_VISIBLE_DEVICES; for "
+            f"{count} trials share {devices}, dealt out in turn by CUDA_VISIBLE_DEVICES; for "
             f"{each} set max_concurrent_trials={by_gpus}"
         )
     if cfg.cpus and count > by_cpus:
+        wanted = say_count(cfg.cpus, "CPU")
         notices.append(
-            f"{count} trials of {cfg.cpus} CPUs share {cpus}; for CPUs of their own set "
+            f"{count} trials of {wanted} share {cpus}; for CPUs of their own set "
             f"max_concurrent_trials={by_cpus}"
         )
     return count, tuple(notices)

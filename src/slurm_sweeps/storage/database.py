@@ -451,9 +451,10 @@ def _format_not_found(name: str, path: Path, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         message += f"did you mean {close[0]!r}? "
+    there = "There" if close else "there"
     shown = ", ".join(repr(each) for each in names[:_SHOWN_NAMES])
     more = ", …" if len(names) > _SHOWN_NAMES else ""
-    return f"{message}There are: {shown}{more}"
+    return f"{message}{there} {'is' if len(names) == 1 else 'are'}: {shown}{more}"
 
 
 def format_locked(name: str, path: Path, lease: Lease, now: float) -> str:

@@ -12,6 +12,12 @@ from typing import Any
 
 from ..trial import Status, TrialError
 
+#: What a sweep was stopped by when someone asked for it from outside.
+STOP_REQUEST = "stop request"
+
+#: What ends a sweep because a person wants it to end.
+BY_A_PERSON = ("SIGINT", STOP_REQUEST)
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:

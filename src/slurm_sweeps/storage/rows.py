@@ -198,6 +198,31 @@ def count_errors(database: Database, experiment_id: int, kind: str) -> dict[Stat
     return {Status(status): count for status, count in rows}
 
 
+def read_earlier_s(
+    database: Database, experiment_id: int, number: int | None = None
+) -> dict[int, float]:
+    """Read how long the attempts before the latest one ran together, by the trial's number.
+
+    Trials of one attempt are left out.
+    """
+    which, bound = ("", ()) if number is None else ("AND trials.number = ?", (number,))
+    return dict(
+        database.fetch(
+            "SELECT trials.number, total(end_time - start_time) FROM trials JOIN attempts USING "
+            "(experiment_id, number) WHERE experiment_id = ? AND trials.attempt > 1 "
+            f"AND attempts.attempt < trials.attempt {which} GROUP BY trials.number",
+            (experiment_id, *bound),
+        )
+    )
+
+
+def count_driver_runs(database: Database, experiment_id: int) -> int:
+    """Count the drivers that have worked on an experiment, one after the other."""
+    sql = "SELECT count(*) FROM runs WHERE experiment_id = ?"
+    ((count,),) = database.fetch(sql, (experiment_id,))
+    return int(count)
+
+
 def read_last_end(database: Database, experiment_id: int) -> float | None:
     """When the attempt that ended last ended, in seconds since 1970; None if none has."""
     sql = "SELECT max(end_time) FROM attempts WHERE experiment_id = ?"

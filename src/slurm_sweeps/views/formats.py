@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,11 @@ def format_age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def say_how_to_retry(name: str) -> str:
+    """Say what runs failed trials again: `retry` marks them, `restore` tries the marked ones."""
+    return f"'slurm-sweeps retry {name} --failed' marks them for the next run with restore"
+
+
 def format_provenance(told: Mapping[str, Any]) -> str:
     """Write in a line of what code a driver ran, and where; empty where nothing is known."""
     git = told.get("git") or {}
@@ -138,6 +144,18 @@ def clean(text: str) -> str:
 def clean_lines(text: str) -> str:
     """Return a text of several lines with each of them clean, and its indentation kept."""
     return "\n".join(_CONTROL.sub(" ", line).rstrip() for line in text.split("\n"))
+
+
+def wrap_words(text: str, width: int) -> str:
+    """Break lines that are too long between words; longer words, paths say, stay in one piece.
+
+    So do lines that are indented, as those of a traceback are.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        parts = textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+        lines += parts if parts and not line[0].isspace() else [line]
+    return "\n".join(lines)
 
 
 def shorten(text: str, width: int) -> str:

@@ -46,7 +46,7 @@ from .pictures.importance import compute_importance, draw_importance
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.sensitivity import draw_sensitivity, read_sensitivity
 from .pictures.slots import compute_occupation, draw_slots
-from .summary import USAGE, compute_runtime_s, describe_error, find_reason
+from .summary import USAGE, describe_error, find_reason
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
@@ -230,11 +230,9 @@ def compute_savings(data: SweepData) -> Savings:
     known = int(data.iterations[completed].max(initial=0))
     length = known or max(data.asha.get("max_t") or 0, longest)
     missing = np.where(pruned, np.maximum(0, length - data.iterations), 0)
-    runtimes_s = np.array(
-        [compute_runtime_s(trial, data.last_sign) or 0.0 for trial in data.trials]
-    )
+    runtimes_s = np.array([runtime_s or 0.0 for runtime_s in data.runtimes_s])
     pace_s = np.zeros(len(data.trials))
-    np.divide(np.maximum(0.0, runtimes_s), data.iterations, out=pace_s, where=data.iterations > 0)
+    np.divide(runtimes_s, data.iterations, out=pace_s, where=data.iterations > 0)
     return Savings(run, run + int(missing.sum()), float((missing * pace_s).sum()))
 
 
@@ -261,12 +259,11 @@ def build_table(data: SweepData, ranking: Sequence[int]) -> dict[str, Any]:
         `columns` (name, whether it holds numbers), `rows` (lists of cells), `best` (the best
         trial's id) and `colors` (of each status).
     """
-    runtimes = [compute_runtime_s(trial, data.last_sign) for trial in data.trials]
     columns: list[tuple[str, Sequence[Any]]] = [
         ("trial", [trial.trial_id for trial in data.trials]),
         ("status", data.statuses),
         ("iterations", write_numbers(data.iterations)),
-        ("seconds", write_numbers(runtimes, _DIGITS)),
+        ("seconds", write_numbers(data.runtimes_s, _DIGITS)),
     ]
     if data.metric is not None and data.mode is not None:
         at_iteration = [at if at >= 0 else None for at in data.best_iteration.tolist()]

@@ -17,18 +17,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from ..errors import StorageError
+from ..errors import ExperimentNotFoundError, SlurmSweepsError, StorageError
 from ..running.background import Background
 from ..storage.database import Database
+from ..storage.faults import EmptyDatabaseError
 from ..storage.layout import Layout
-from .formats import clean_lines
-from .summary import Summary, read_summary
+from ..storage.records import BY_A_PERSON
+from .formats import clean_lines, wrap_words
+from .summary import Summary, format_state, read_summary
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -58,6 +60,9 @@ _ROWS = 10
 
 #: The most characters of a line in a file.
 _PLAIN_WIDTH = 100
+
+#: What `watch` says while no driver is at work.
+_WAITING = "waiting for a driver to begin (Ctrl-C ends this, --no-wait does not wait)"
 
 _STREAM_ERRORS = (OSError, ValueError)  # a ValueError is a closed file
 
@@ -162,7 +167,8 @@ class TerminalScreen:
     def notify(self, text: str) -> None:
         """Print above the table."""
         with contextlib.suppress(*_STREAM_ERRORS):
-            self._console.print(clean_lines(text), markup=False, soft_wrap=True)
+            lines = wrap_words(clean_lines(text), self._console.size.width)
+            self._console.print(lines, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the table where it is, with the cursor below it."""
@@ -281,6 +287,7 @@ class LiveView:
         columns: True for all cfg and metric columns that fit, False for none, or the names of some.
         stream: Where to write; None for standard output, or the cell of a notebook.
         report: A file to keep an HTML report in, None for no report.
+        say: Rewords the messages.
 
     Raises:
         UsageError: A report is asked for, and what it is made with is not installed.
@@ -296,7 +303,9 @@ class LiveView:
         columns: bool | Sequence[str] = True,
         stream: TextIO | None = None,
         report: Path | None = None,
+        say: Callable[[str], str] = str,
     ) -> None:
+        self._say = say
         self._layout = Layout(database.parent, name)
         self._interval_s = interval_s
         self._rows = rows
@@ -314,7 +323,7 @@ class LiveView:
 
     def notify(self, text: str) -> None:
         """Show a message, from any thread, which does not wait for it."""
-        self._terminal.put(partial(self._screen.notify, text))
+        self._terminal.put(partial(self._screen.notify, self._say(text)))
 
     def close(self) -> None:
         """Wait until all is shown, as long as anything is within `TERMINAL_S`; then no more."""
@@ -376,21 +385,62 @@ class LiveView:
         most_s = REDRAW_S if self._screen.is_animated else self._interval_s
         return max(took_s / READ_SHARE, min(self._interval_s, most_s))
 
-    def watch(self) -> Summary:
+    def watch(self, waits: bool = True) -> Summary:
         """Show the sweep from the calling thread until it is over; return its last summary.
+
+        Where no driver is at work, and the sweep isn't completed, the next one is waited for; not
+        when one that was seen at work has failed, or a person has stopped it.
+
+        Args:
+            waits: False ends, or raises, where no driver is at work.
 
         Raises:
             ExperimentNotFoundError: There is no such experiment.
             StorageError: The database can't be read at all.
         """
-        with Database.open(self._layout.database, read_only=True) as store:
-            store.experiment(self._layout.name)
+        self._wait_until_there(waits)
+        was_at_work = is_told = False
         try:
             while True:
                 began = time.monotonic()
                 summary = self.refresh()
-                if summary is not None and (summary.is_over or summary.silent_s is not None):
-                    return summary
+                if summary is not None and summary.is_at_work:
+                    was_at_work, is_told = True, False
+                elif summary is not None:
+                    if not waits or _is_at_end(summary, was_at_work):
+                        return summary
+                    if not is_told:
+                        self._screen.notify(f"{format_state(summary)}: {_WAITING}")
+                    is_told = True
                 self._stop.wait(max(0.1, self._choose_pause_s(time.monotonic() - began)))
         finally:
             self._screen.close()
+
+    def _wait_until_there(self, waits: bool) -> None:
+        is_told = False
+        while (problem := self._find_absence()) is not None:
+            if not waits:
+                raise problem
+            if not is_told:
+                self._screen.notify(f"{problem}: {_WAITING}")
+            is_told = True
+            self._stop.wait(self._interval_s)
+
+    def _find_absence(self) -> SlurmSweepsError | None:
+        """Say that the experiment is not there yet; raise what else is wrong."""
+        try:
+            with Database.open(self._layout.database, read_only=True) as store:
+                store.experiment(self._layout.name)
+        except (ExperimentNotFoundError, EmptyDatabaseError) as error:
+            return error
+        except StorageError as error:
+            if self._layout.database.exists():
+                raise
+            return error
+        return None
+
+
+def _is_at_end(summary: Summary, was_at_work: bool) -> bool:
+    """Whether a sweep without a driver is over, or ended for good while somebody looked on."""
+    is_for_good = summary.state == "failed" or summary.ended_by in BY_A_PERSON
+    return summary.state == "completed" or (was_at_work and is_for_good)

@@ -86,7 +86,7 @@ class Row:
 
     Args:
         iteration: Its latest iteration, None before its first report.
-        runtime_s: How long its latest attempt ran, or runs by now.
+        runtime_s: How long it has run by now, all of its attempts together.
         best: Its best value of the sweep's metric; None if it is infeasible.
         cfg: Its cfg, nested keys joined by dots.
         metrics: The last value of each metric.
@@ -139,6 +139,7 @@ class Summary:
         counts: How many trials have each status.
         out_of_memory: How many of them ran out of memory, of each status.
         n_trials: How many there are to be; None where that isn't known yet.
+        n_runs: How many drivers have worked on it, one after the other.
         slots: How many run at once; None where that isn't known yet.
         jobs: What the Slurm jobs are to it that have had a part in it.
         started_at: When this run began, in seconds since 1970.
@@ -162,6 +163,7 @@ class Summary:
     counts: Mapping[Status, int] = field(default_factory=dict)
     out_of_memory: Mapping[Status, int] = field(default_factory=dict)
     n_trials: int | None = None
+    n_runs: int = 1
     slots: int | None = None
     jobs: Sequence[JobState] = ()
     started_at: float | None = None
@@ -191,6 +193,11 @@ class Summary:
     def is_over(self) -> bool:
         """Whether its driver has ended, as far as it could say so."""
         return self.state not in ("created", "running")
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its driver is there, and was heard of lately."""
+        return not self.is_over and self.silent_s is None
 
     def compute_elapsed_s(self, now: float) -> float | None:
         """How long this run has taken by `now`, in seconds."""
@@ -285,8 +292,12 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         jobs = read_jobs(database, record.id)
         sight = add_slots(look_at_driver(record, now), jobs)
+        earlier: dict[int, float] = {}
+        for trial in shown:
+            if trial.attempt > 1:
+                earlier |= rows.read_earlier_s(database, record.id, trial.number)
         found = [
-            _build_row(sight.settle(trial), known, settings, sight)
+            _build_row(sight.settle(trial), known, settings, sight, earlier)
             for trial, known in zip(shown, aggregates, strict=True)
         ]
         space = list_parameters(settings.get("space"), (row.cfg for row in found))
@@ -298,6 +309,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             counts=sight.settle_counts(rows.count_trials(database, record.id)),
             out_of_memory=rows.count_errors(database, record.id, OUT_OF_MEMORY),
             n_trials=settings.get("n_trials"),
+            n_runs=rows.count_driver_runs(database, record.id),
             slots=sight.slots,
             jobs=[job.state for job in jobs],
             started_at=settings.get("started_at"),
@@ -562,10 +574,11 @@ def read_rows(
     for name in rows.read_metric_ids(database, experiment.id):
         for aggregate in rows.read_aggregates(database, experiment.id, name):
             known.setdefault(aggregate.number, {})[name] = aggregate
+    earlier = rows.read_earlier_s(database, experiment.id)
     # What is stored as running may be interrupted.
     trials = rows.read_trials(database, experiment.id, statuses=chosen | {Status.RUNNING})
     return [
-        _build_row(trial, known.get(trial.number, {}), settings, sight)
+        _build_row(trial, known.get(trial.number, {}), settings, sight, earlier)
         for trial in map(sight.settle, trials)
         if trial.status in chosen
     ]
@@ -576,6 +589,7 @@ def _build_row(
     aggregates: Mapping[str, Aggregate],
     settings: Mapping[str, Any],
     sight: Sight,
+    earlier: Mapping[int, float],
 ) -> Row:
     own = aggregates.get(settings.get("metric") or "")
     best = None if own is None else get_best(own, settings.get("mode"))
@@ -583,7 +597,7 @@ def _build_row(
         trial_id=trial.trial_id,
         status=trial.status,
         iteration=max((each.last_iteration for each in aggregates.values()), default=None),
-        runtime_s=compute_runtime_s(trial, sight.last_sign),
+        runtime_s=compute_runtime_s(trial, sight.last_sign, earlier),
         best=None if best is None or trial.status is Status.INFEASIBLE else best[0],
         cfg=flatten_cfg(json.loads(trial.cfg_json)),
         metrics={name: each.last_value for name, each in aggregates.items()},
@@ -594,13 +608,22 @@ def _build_row(
     )
 
 
-def compute_runtime_s(trial: TrialRecord, last_sign: float) -> float | None:
-    """How long the latest attempt of a trial ran, or has run by its driver's last sign of life."""
+def compute_runtime_s(
+    trial: TrialRecord, last_sign: float, earlier: Mapping[int, float]
+) -> float | None:
+    """How long a trial ran, or has run by its driver's last sign of life, in all of its attempts.
+
+    Args:
+        earlier: How long those before the latest ran, of `read_earlier_s`.
+    """
+    before_s = earlier.get(trial.number)
     if trial.start_time is None:
-        return None
+        return before_s
     if trial.end_time is not None:
-        return trial.end_time - trial.start_time
-    return max(0.0, last_sign - trial.start_time) if trial.status is Status.RUNNING else None
+        return trial.end_time - trial.start_time + (before_s or 0.0)
+    if trial.status is not Status.RUNNING:
+        return before_s
+    return max(0.0, last_sign - trial.start_time) + (before_s or 0.0)
 
 
 def _find_failures(database: Database, experiment_id: int, layout: Layout) -> list[Failure]:

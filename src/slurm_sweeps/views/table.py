@@ -27,6 +27,7 @@ from .formats import (
     format_number,
     format_value,
     is_number,
+    say_how_to_retry,
     shorten,
     shorten_name,
 )
@@ -96,19 +97,20 @@ def format_summary(
 
 
 def _format_time(summary: Summary, now: float) -> str:
-    """Elapsed time, and the time left as far as it can be told."""
+    """The time of this run, the how manyth it is, and what is left as far as that can be told."""
     elapsed_s, left_s = summary.compute_elapsed_s(now), summary.compute_left_s(now)
     if elapsed_s is None:
         return ""
     took = "took" if summary.is_over else "elapsed"
-    text = f"{took} {format_duration(elapsed_s)}"
+    run = f"run {summary.n_runs}: " if summary.n_runs > 1 else ""
+    text = f"{run}{took} {format_duration(elapsed_s)}"
     return text if left_s is None else f"{text}, about {format_duration(left_s)} left"
 
 
 def _draw_head(summary: Summary, width: int, now: float) -> Text:
     """Name and state on the left, times on the right."""
     right, state = _format_time(summary, now), format_state(summary)
-    style = "red" if summary.silent_s is not None or summary.state == "failed" else "default"
+    style = "red" if summary.silent_s is not None or summary.state == "failed" else ""
     name = Text(clean(summary.name), "bold")
     name.truncate(max(8, width - len(right) - len(state) - 4), overflow="ellipsis")
     text = Text(no_wrap=True, overflow="ellipsis").append_text(name).append(_GAP)
@@ -164,8 +166,10 @@ def _draw_body(
         at = len(lines) - len(failures) + 1
         lines.insert(at, Text(f"{indent}  {log}", "dim", overflow="fold"))
         if summary.is_over and summary.counts.get(Status.FAILED):
-            said = f"'slurm-sweeps retry {summary.name} --failed' has the next restore run them"
-            lines.append(Text(clean(f"{indent}  {said} again"), "dim", overflow="fold"))
+            said = say_how_to_retry(summary.name)
+            if not summary.metrics and not summary.counts.get(Status.COMPLETED):
+                said = "nothing was logged: the next run with restore tries failed trials again"
+            lines.append(Text(clean(said), "dim", overflow="fold"))
     return lines
 
 

@@ -74,6 +74,16 @@ class SweepData:
         return [trial.status.value for trial in self.trials]
 
     @property
+    def runtimes_s(self) -> list[float | None]:
+        """How long each trial ran, or has run by now, all of its attempts together."""
+        found: dict[int, float] = {}
+        for each in self.attempts:
+            end = self.last_sign if each.status is Status.RUNNING else each.end_time
+            if each.start_time is not None and end is not None:
+                found[each.number] = found.get(each.number, 0.0) + max(0.0, end - each.start_time)
+        return [found.get(trial.number) for trial in self.trials]
+
+    @property
     def infeasible(self) -> list[int]:
         """The positions of the trials that can't be the best."""
         return [at for at, t in enumerate(self.trials) if t.status is Status.INFEASIBLE]

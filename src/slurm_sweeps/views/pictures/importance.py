@@ -54,7 +54,7 @@ def compute_importance(data: SweepData) -> Importance:
     if not axes:
         reason = "no parameter varies"
     elif len(known) < MIN_TRIALS:
-        reason = f"too few trials: {len(known)} have a value, {MIN_TRIALS} are needed"
+        reason = f"too few trials: {len(known)} of {MIN_TRIALS} that are needed have a value"
     elif importlib.util.find_spec("sklearn") is None:
         reason = "this needs scikit-learn: pip install 'slurm-sweeps[report]'"
     elif len(np.unique(data.best[known])) < 2:
