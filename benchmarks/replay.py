@@ -22,8 +22,8 @@ takes its time even if it is the right one and begins at once.
 `--prior good` gives each axis a guess, that of a row drawn from the best 1 % of the table, `--prior
 bad` that of one from the worst 10 %: what guesses are worth, and what wrong ones cost.
 
-`--peer optuna-tpe` drives the sampler and the pruner, or the scheduler, of another library instead,
-with the same workers, time and rows.
+`--peer optuna-tpe-multivariate` drives the sampler and the pruner, or the scheduler, of another
+library instead, with the same workers, time and rows; its results name its version.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ PRUNERS: dict[str, Callable[[int], Pruner | None]] = {
 
 #: What the objects of each peer need; see `replay_peers.py`.
 PEERS = {
-    "optuna-tpe": OPTUNA,
     "optuna-tpe-independent": OPTUNA,
     "optuna-tpe-multivariate": OPTUNA,
     "optuna-random": OPTUNA,
@@ -219,7 +218,8 @@ def replay_peer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     env = os.environ | {"PYTHONPATH": str(HERE.parent / "src")}
     with subprocess.Popen(words, stdout=PIPE, text=True, env=env) as process:
         assert process.stdout is not None
-        yield from map(json.loads, process.stdout)
+        for line in process.stdout:
+            yield {**json.loads(line), "version": PEERS[options.peer][0]}
     if process.returncode:
         sys.exit(process.returncode)
 

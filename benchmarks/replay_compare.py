@@ -6,8 +6,9 @@ Every contender is replayed on every table with 4 and with 36 workers by `replay
 `--limit` seconds on one table no further seed is begun, so slow ones have fewer; how many is said.
 Two are no contenders but bounds: "foresight" is the model, told how each trial will end with its
 first report; "clairvoyance" has the right trial begin at once, and no search can do better. All
-results are lines of `search.jsonl`. Those of peers, whose versions are pinned, are taken from there
-where they are; `--again` makes them anew. `--into FOLDER` keeps results of other tables apart.
+results are lines of `search.jsonl`, with the commit or the version that made them. Those of peers
+are taken from there where they are of the version that is pinned; `--again` makes them anew.
+`--into FOLDER` keeps results of other tables apart.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from subprocess import PIPE
 from typing import Any
 
 import numpy as np
+from replay import PEERS
 
 HERE = Path(__file__).resolve().parent
 #: Budgets by the number of workers, in full trainings' mean time.
@@ -80,7 +82,8 @@ CONTENDERS = (
     Contender("*clairvoyance*", "clairvoyance", "none", is_bound=True),
     Contender("random, Hyperband", "random", "hyperband"),
     Contender("random, median", "random", "median"),
-    Contender("Optuna: TPE, its halving", "optuna-tpe"),
+    Contender("Optuna: TPE, its halving", "optuna-tpe-multivariate"),
+    Contender("Optuna: TPE, multivariate=False, its halving", "optuna-tpe-independent"),
     Contender("Optuna: random, its halving", "optuna-random"),
     Contender("Ray Tune: random, its ASHA", "ray-random"),
     Contender("Syne Tune: quantile regression, its ASHA", "syne-cqr"),
@@ -98,17 +101,10 @@ Regrets = dict[tuple[str, str, int], dict[int, list[float]]]
 def main() -> None:
     """Replay what is missing, keep the results, write the tables."""
     options = parse_options()
+    options.commit = find_commit()
     results = options.into / "search.jsonl"
     kept = read_results(results)
-    have = set(map(identify, kept))
-    tasks = [
-        (contender, table, workers)
-        for contender in CONTENDERS
-        if not options.only or contender.names & set(options.only)
-        for workers in BUDGETS
-        for table in options.tables
-        if contender.is_made_anew or options.again or (contender, table.stem, workers) not in have
-    ]
+    tasks = list_tasks(options, kept)
     lines, failed = kept, False
     with ThreadPoolExecutor(options.jobs) as pool:
         every = pool.map(lambda task: replay(*task, options), tasks)
@@ -121,6 +117,21 @@ def main() -> None:
     (options.into / "SEARCH.md").write_text(format_results(lines))
     if failed:
         sys.exit("some replays failed, see above: their old results, if there are any, stay")
+
+
+def list_tasks(
+    options: argparse.Namespace, kept: list[dict[str, Any]]
+) -> list[tuple[Contender, Path, int]]:
+    """Return what is to be replayed: who, on which table, with how many workers."""
+    have = {identify(line) for line in kept if line.get("version") == find_version(line["sampler"])}
+    return [
+        (contender, table, workers)
+        for contender in CONTENDERS
+        if not options.only or contender.names & set(options.only)
+        for workers in BUDGETS
+        for table in options.tables
+        if contender.is_made_anew or options.again or (contender, table.stem, workers) not in have
+    ]
 
 
 def parse_options() -> argparse.Namespace:
@@ -150,6 +161,11 @@ def find_contender(line: dict[str, Any]) -> Contender | None:
     return next((c for c in CONTENDERS if (c.sampler, c.pruner) in ways), None)
 
 
+def find_version(sampler: str) -> str | None:
+    """Return which version of a peer is replayed, as `optuna==5.0.0`; None of this project."""
+    return PEERS[sampler][0] if sampler in PEERS else None
+
+
 def identify(line: dict[str, Any]) -> tuple[Contender | None, str, int]:
     """Say what of a result is made anew together: contender, table and workers."""
     return find_contender(line), line["table"], line["workers"]
@@ -165,7 +181,7 @@ def replay(
     with subprocess.Popen([str(word) for word in command], stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         for text in process.stdout:
-            lines.append(json.loads(text))
+            lines.append({"version": options.commit, **json.loads(text)})
             if time.monotonic() - began > options.limit and len(lines) % len(budgets) == 0:
                 process.terminate()
                 break
@@ -202,7 +218,7 @@ def format_results(lines: list[dict[str, Any]]) -> str:
     parts = [
         "# How good the searches are",
         "Written by `make replay`; see replay_compare.py for what is done.",
-        f"- {datetime.now(timezone.utc):%Y-%m-%d}, commit {find_commit()}\n"
+        f"- written {datetime.now(timezone.utc):%Y-%m-%d}\n"
         f"- tables: {', '.join(tables)}\n"
         "- regret in percent: (best validation loss reported so far - the table's minimum) / "
         "(median final loss - minimum), mean ± standard error over seeds\n"
@@ -210,6 +226,7 @@ def format_results(lines: list[dict[str, Any]]) -> str:
         "- bounds, not ways to search: foresight is the model, told of each trial's whole curve "
         "with its first report; clairvoyance begins at once with the row that is best at that "
         "budget, and nothing can do better",
+        format_versions(lines),
     ]
     for workers, budgets in BUDGETS.items():
         rows = [c for c in CONTENDERS if all((c.name, t, workers) in regrets for t in tables)]
@@ -220,6 +237,17 @@ def format_results(lines: list[dict[str, Any]]) -> str:
         rows = [c for c in CONTENDERS if any((c.name, t, workers) in regrets for t in tables)]
         parts += format_tables(rows, tables, workers, budgets, regrets)
     return "\n\n".join(parts) + "\n"
+
+
+def format_versions(lines: list[dict[str, Any]]) -> str:
+    """Write what has given the results: a commit of this project, or a peer's version."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for line in lines:
+        contender = find_contender(line)
+        if contender is not None and "version" in line:
+            found[line["version"]].add(contender.name.strip("*"))
+    made = [f"- {version}: {'; '.join(sorted(rows))}" for version, rows in sorted(found.items())]
+    return "\n".join(["What made them:\n", *made])
 
 
 def group_results(lines: list[dict[str, Any]]) -> Regrets:

@@ -188,13 +188,11 @@ class RayTuner:
 #: The class, and its arguments besides the seed.
 OPTUNA_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("RandomSampler", {}),
-    "tpe": ("TPESampler", {}),
     "tpe-independent": ("TPESampler", {"multivariate": False}),
     "tpe-multivariate": ("TPESampler", {"multivariate": True}),
 }
 
 TUNERS: dict[str, tuple[type[Any], str]] = {
-    "optuna-tpe": (OptunaTuner, "tpe"),
     "optuna-tpe-independent": (OptunaTuner, "tpe-independent"),
     "optuna-tpe-multivariate": (OptunaTuner, "tpe-multivariate"),
     "optuna-random": (OptunaTuner, "random"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -247,7 +248,7 @@ def test_a_peer_s_objects_are_driven_by_the_same_simulator(table: Path) -> None:
     assert all(line.keys() == KEYS for line in lines)
     assert {line["pruner"] for line in lines} == {"SuccessiveHalvingPruner"}
     assert all(line["regret"] < 0.1 for line in lines if line["budget"] == 12)
-    assert replay_peer("optuna-tpe") == replay_peer("optuna-tpe")
+    assert replay_peer("optuna-tpe-independent") == replay_peer("optuna-tpe-independent")
 
 
 def test_a_peer_s_rule_is_given_the_points_that_the_random_sampler_draws(
@@ -302,6 +303,25 @@ def test_searches_are_compared_in_one_table(monkeypatch: pytest.MonkeyPatch) -> 
     assert "its ASHA | +15.0 ± 3.5 | +0.0 ± 0.0 | +15.0 ± 3.5 | 2 |" in text
     assert "its ASHA | 80.0 | 40.0 | 40.0 | 4.0 / 4.0 / 4.0 | 1.33 / 1.33 / 2.67 | 1 |" in text
     assert "| **model, ASHA** | 60 / 15 / 7.5 | 60 / 15 / 7.5 |" in text
+    sys.modules.pop("replay_compare")
+
+
+def test_peers_of_another_version_are_replayed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    replay_compare = import_module("replay_compare")
+    peer, table = "optuna-tpe-independent", Path("toy.npz")
+    options = argparse.Namespace(only=[peer], tables=[table], again=False)
+    line = {"table": "toy", "sampler": peer, "pruner": "its own", "workers": 4, "budget": 1.0}
+    line |= {"seed": 0, "regret": 0.5}
+    pin = replay_compare.find_version(peer)
+    pinned, older = ([{**line, "version": version}] for version in (pin, "optuna==4.6.0"))
+    for kept, workers in ((pinned, [36]), (older, [4, 36]), ([], [4, 36])):
+        tasks = replay_compare.list_tasks(options, kept)
+        assert [task[0].sampler for task in tasks] == [peer] * len(workers)
+        assert [task[1:] for task in tasks] == [(table, n) for n in workers]
+    text = replay_compare.format_results(pinned + older)
+    row = "Optuna: TPE, multivariate=False, its halving"
+    assert f"- optuna==4.6.0: {row}\n- {pin}: {row}\n" in text
     sys.modules.pop("replay_compare")
 
 
