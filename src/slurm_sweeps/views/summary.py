@@ -249,7 +249,8 @@ def describe_lack(summary: Summary) -> str | None:
         return f"all values of {metric} are NaN or infinite"
     if names or not summary.counts.get(Status.COMPLETED):
         return None
-    return 'nothing was logged: train reports with ss.log({"loss": 0.1}, iteration)'
+    how = 'train reports with ss.log({"loss": 0.1}, iteration), a program by its metrics'
+    return f"nothing was logged: {how}"
 
 
 def format_front(summary: Summary) -> str | None:
