@@ -1,4 +1,4 @@
-"""Scripts for the tests of this folder, of which nothing may be left in the end."""
+"""Scripts for the tests of this folder: no process may be left, and `verify` finds nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from reliable_sweeps import Runs, Script
+from reliable_sweeps import Runs, Script, assert_derived
 
 from cluster_tools.processes import leftover_processes
 
@@ -25,9 +25,13 @@ def make_script(tmp_path: Path) -> Iterator[Callable[..., Script]]:
     for script in scripts:
         script.kill_all()
     assert not left, f"processes were left: {left}"
+    for script in scripts:
+        assert_derived(script.database)
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
+def runs(tmp_path: Path) -> Iterator[Runs]:
     """Sweeps in this process."""
-    return Runs(tmp_path / "out")
+    runs = Runs(tmp_path / "out")
+    yield runs
+    assert_derived(runs.database)

@@ -253,6 +253,13 @@ def assert_sound(database: Path) -> None:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
+def assert_derived(database: Path) -> None:
+    """What was decided and drawn follows from the reports and the seed, if there is a sweep."""
+    if read_trials(database):
+        verdict = ss.Result(NAME, database.parent).verify()
+        assert verdict, str(verdict)
+
+
 def assert_complete(database: Path, n_trials: int, iterations: int) -> None:
     """Each trial of `SWEEP` has one final record, and not one of its metrics is missing."""
     import json

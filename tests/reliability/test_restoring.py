@@ -26,7 +26,7 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import SILENT_S
 from slurm_sweeps.storage.records import LeaseOwner, TrialRecord
 from slurm_sweeps.storage.rows import write_records
-from slurm_sweeps.trial import Status
+from slurm_sweeps.trial import Status, compute_trial_id
 
 MakeScript = Callable[..., Script]
 
@@ -201,7 +201,8 @@ def begin_as_job(
     with Database.open(runs.database, create=True) as database:
         settings = {"space": SearchSpace(space).describe(), "seed": 1, "job_id": "17"}
         database.create_experiment(NAME, settings, time.time())
-        done = TrialRecord(0, "a" * 12, 0, '{"x":0.5}', status=Status.COMPLETED)
+        trial_id = compute_trial_id({"x": 0.5})
+        done = TrialRecord(0, trial_id, 0, '{"x":0.5}', status=Status.COMPLETED)
         write_records(database, 1, [done])
     monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
