@@ -35,7 +35,7 @@ def train(cfg):
         time.sleep(0.01)
 
 if __name__ == "__main__":
-    cfg = {"lr": ss.Uniform(0, 1), "seed": ss.Repeat([11, 22, 33])}
+    cfg = {"lr": ss.Uniform(0, 1, prior=ss.Prior(0.02, "high")), "seed": ss.Repeat([11, 22, 33])}
     rule = ss.ASHA("loss", "min", 2, max_t=4)
     sweep = ss.Experiment(train, cfg, "race", asha=rule, seed=1, restore="auto")
     result = sweep.run(30, max_concurrent_trials=2)
@@ -68,9 +68,11 @@ def test_a_killed_sweep_goes_on_with_the_race_and_its_answers_agree(tmp_path: Pa
         runs.setdefault(key, []).append(seed)
     assert all(seeds == [11, 22, 33][: len(seeds)] for seeds in runs.values())
     assert max(map(len, runs.values())) == 3
+    assert trials[0].cfg == {"lr": 0.02, "seed": 11}  # what is guessed, and it is run again
+    assert len(next(iter(runs.values()))) > 1
     verdict = result.verify()
     assert verdict, str(verdict)
-    assert verdict.cfgs == len(runs)
+    assert verdict.cfgs == len(runs) - 1  # but for the guess
     best = result.best_trial()
     top = result.compare(3).rows[0]
     assert top.n >= 2
