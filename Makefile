@@ -8,7 +8,7 @@ ARGS ?=
 BIN = $(VENV)/bin
 
 .PHONY: help demo test test-unit test-slurm24 test-gpu test-heavy chaos check fmt bench bench-quick replay cluster \
-	cluster-stop docs pictures dist slurm screens clean
+	cluster-stop docs pictures dist slurm bytecode screens clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -16,13 +16,13 @@ help: ## this list
 demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 	$(BIN)/python examples/digits.py
 
-test: check slurm screens ## everything: static checks, then all tests, with a real Slurm where it can be had
+test: check slurm screens bytecode ## everything: static checks, then all tests, with a real Slurm where it can be had
 	$(PYTHON) tools/run-tests $(AGAIN) $(BIN)/python $(ARGS)
 
 test-unit: $(VENV)/.made-test ## the tests that start no process, with fewer examples; in half a minute
 	$(BIN)/python -m pytest -m unit --hypothesis-profile=quick $(ARGS)
 
-test-slurm24: $(VENV)/.made-test slurm ## the tests that use a Slurm, on another release of it (24.11)
+test-slurm24: $(VENV)/.made-test slurm bytecode ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || SLURM_SWEEPS_SLURM=$$folder \
 	$(PYTHON) tools/run-tests --only-cluster $(AGAIN) $(BIN)/python $(ARGS); }
 
@@ -74,6 +74,9 @@ dist: $(VENV)/.made-dist ## build sdist and wheel, and try them in empty environ
 
 slurm: # install Debian's packages where root may
 	@tools/need-slurm
+
+bytecode: $(VENV)/.made-test # or each of many processes compiles the source, where PYTHONDONTWRITEBYTECODE is set
+	@$(BIN)/python -m compileall -q src plugins
 
 screens: # install a browser, tmux, R and a C compiler, which tests use, where root may
 	@tools/need-screens

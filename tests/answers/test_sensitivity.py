@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from SALib.analyze import rbd_fast, sobol
 
 import slurm_sweeps as ss
+from frameworks import require_module
 from search_cases import number_spaces, small_finite, through_json
 from slurm_sweeps.cli import main
 from slurm_sweeps.replay.sensitivity import Sensitivity, compute_sensitivity
@@ -123,7 +123,7 @@ def test_a_hole_takes_its_base_point_with_it() -> None:
     space = SearchSpace(ANGLES)
     rows = np.array([ishigami(cfg) for cfg in run_all(plan, ANGLES)]).reshape(64, 5)
     whole = np.delete(rows, [1, 93 // 5], axis=0).ravel()
-    its = sobol.analyze(
+    its = require_module("SALib.analyze.sobol").analyze(
         describe_units(space), whole, calc_second_order=False, num_resamples=200, seed=1
     )
     assert [each.first for each in found.indices.values()] == its["S1"].tolist()
@@ -283,7 +283,7 @@ def test_a_study_that_went_on_has_the_points_of_its_design(swept: tuple[Path, st
     rows = np.array(values).reshape(64, 5)
     whole = rows[np.isfinite(rows).all(axis=1)]
     assert found.n_used == len(whole) < 64
-    its = sobol.analyze(
+    its = require_module("SALib.analyze.sobol").analyze(
         describe_units(SearchSpace(ANGLES)),
         whole.ravel(),
         calc_second_order=False,
@@ -323,7 +323,9 @@ def test_a_study_of_points_that_are_spread(swept: tuple[Path, str], tmp_path: Pa
     units = [space.to_units(t.cfg) for t in sample]
     rows = np.array([[u[leaf] for leaf in space.leaves] for u in units])
     values = np.array([t.metrics["value"][1] for t in sample])  # type: ignore[index]
-    its = rbd_fast.analyze(describe_units(space), rows, values, num_resamples=200, seed=1)
+    its = require_module("SALib.analyze.rbd_fast").analyze(
+        describe_units(space), rows, values, num_resamples=200, seed=1
+    )
     assert [each.first for each in found.indices.values()] == [*map(float, its["S1"])]
     with pytest.raises(ss.UsageError, match="'loss' was not logged; logged are"):
         result.sensitivity("loss")
