@@ -1,18 +1,21 @@
 """What short jobs are good for: a sweep in jobs of a minute, each with two slots and trials of 5 s.
 
-Starts a Slurm of its own (as root, with Debian's packages), hands in a job every few seconds, all
-of which join one sweep without end, and prints a line of JSON: how long after a job's start its
-first trial was at its first line, how long no trial reported when a driver's job had come to its
-end and the next one took over, and which share of the slots' time, from Slurm's start of a job to
-its end, went into trials that completed. All nodes are this one machine: starting Python is what
-takes most of the time here.
+Starts a Slurm of its own (as root, with Debian's packages), has a job begin every few seconds, all
+of which work on one sweep without end, and prints a line of JSON for each way: how long after a
+job's start its first trial was at its first line, how long no trial reported when a driver's job
+had come to its end and the next one took over, and what became of the slots' time, from Slurm's
+start of a job to its end: which share went into trials that completed, into others, and was lost
+before a slot's first trial, between two, and after its last. All nodes are this one machine:
+starting Python is what takes most of the time here.
 
-    PYTHONPATH=tests python benchmarks/lent_jobs.py [--jobs 20] [--hyperqueue PYTHON]
+    PYTHONPATH=tests python benchmarks/lent_jobs.py [--jobs 20] [--ways array] [--hyperqueue PYTHON]
 
-PYTHON is one that has the package hyperqueue. That has no `hq`, and so neither its automatic
-allocation nor workers that join the server of another process: only a server with workers of its
-own. So each job has its own server, with as many tasks as it can take, which spares HyperQueue the
-way between jobs and a server. Its figure is to be read as the most that it could reach.
+Ways: `array`, jobs that run the same script, of which one drives; `outside`, a driver outside of
+them that submits them all; `hyperqueue`, with PYTHON, one that has the package hyperqueue. That has
+no `hq`, and so neither its automatic allocation nor workers that join the server of another
+process: only a server with workers of its own. So each job has its own server, with as many tasks
+as it can take, which spares HyperQueue the way between jobs and a server. Its figure is to be read
+as the most that it could reach. Its tasks run until Slurm kills them.
 """
 
 from __future__ import annotations
@@ -20,15 +23,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import signal
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster_tools import SlurmCluster
+from cluster_tools.jobs import FINAL_STATES
 
 JOB = ("-N1", "-n2", "-c1", "--mem=1G", "-t1", "--requeue")
 SLOTS = 2
@@ -45,6 +52,7 @@ def work(report):
         print(began, file=file, flush=True)
         for step in range({REPORTS}):
             time.sleep({TRIAL_S / REPORTS})
+            os.utime(file.name)
             report(step)
         print(time.time(), file=file)
 """
@@ -56,8 +64,12 @@ def train(cfg):
     work(lambda step: ss.log({{"loss": cfg["x"]}}, step))
 
 if __name__ == "__main__":
-    space = {{"x": ss.Uniform(0, 1)}}
-    ss.Experiment(train, space, "short", metric="loss", mode="min", join=True).run(100_000)
+    space, options = {{"x": ss.Uniform(0, 1)}}, {{"join": True}}
+    if len(sys.argv) > 1:  # a driver outside of its jobs
+        note = "[ -e $MARKS/$SLURM_JOB_ID ] || date +%s.%N > $MARKS/$SLURM_JOB_ID"
+        jobs = ss.Jobs(int(sys.argv[1]), "{" ".join(JOB)}", [note])
+        options = {{"slurm_cfg": ss.SlurmCfg(jobs=jobs)}}
+    ss.Experiment(train, space, "short", metric="loss", mode="min", **options).run(100_000)
 """
 
 TASK = f"""{WORK}
@@ -79,8 +91,8 @@ with LocalCluster(worker_config=WorkerConfig(cores={SLOTS})) as cluster:
 
 def run(cluster: SlurmCluster, folder: Path, argv: str, jobs: int, every_s: float) -> list[int]:
     """Hand in a job every few seconds; wait until all have come to their end."""
-    (folder / "marks").mkdir()
     marks = folder / "marks"
+    marks.mkdir()
     script = f"date +%s.%N > {marks}/$SLURM_JOB_ID\nexport MARKS={marks}\nexec {argv}"
     ids = []
     for _ in range(jobs):
@@ -91,21 +103,58 @@ def run(cluster: SlurmCluster, folder: Path, argv: str, jobs: int, every_s: floa
     return ids
 
 
+def run_outside(
+    cluster: SlurmCluster, folder: Path, argv: str, jobs: int, at_once: int
+) -> list[int]:
+    """Let a driver submit its jobs, until so many are over; return those."""
+    marks = folder / "marks"
+    marks.mkdir()
+    env = {**cluster.env, "MARKS": str(marks)}
+    command = [*argv.split(), str(at_once)]
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL) as driver:
+        ids: list[int] = []
+        while len(ids) < jobs:
+            time.sleep(1.0)
+            begun = sorted(int(mark.name) for mark in marks.iterdir() if mark.name.isdigit())
+            ids = [job for job in begun if cluster.job(job)["JobState"] in FINAL_STATES]
+        driver.send_signal(signal.SIGINT)
+    return ids
+
+
 def measure(cluster: SlurmCluster, folder: Path, ids: list[int]) -> dict[str, object]:
     """Read from the marks of trials, and Slurm's word on jobs, what these came to."""
-    lent_s = done_s = 0.0
-    firsts = []
+    firsts: list[float] = []
+    spent: Counter[str] = Counter()
     for job in ids:
         began, ended = float((folder / "marks" / str(job)).read_text()), _read_end(cluster, job)
-        lent_s += SLOTS * (ended - began)
-        marks = [mark.read_text().split() for mark in (folder / "marks").glob(f"{job}.*")]
-        firsts += [min(float(mark[0]) for mark in marks) - began] if marks else []
-        done_s += sum(float(mark[1]) - float(mark[0]) for mark in marks if len(mark) == 2)
+        whole_s = SLOTS * (ended - began)
+        trials = [_read_mark(mark) for mark in (folder / "marks").glob(f"{job}.*")]
+        starts = sorted(start for start, _, _ in trials)
+        ends = sorted(end for _, end, _ in trials)
+        firsts += [start - began for start in starts[:1]]
+        # A slot that has run nothing has lost all of its time before its first trial.
+        before_s = sum(start - began for start in starts[:SLOTS])
+        before_s += max(0, SLOTS - len(trials)) * (ended - began)
+        parts = {
+            "in complete trials": sum(end - start for start, end, done in trials if done),
+            "in others": sum(end - start for start, end, done in trials if not done),
+            "before the first": before_s,
+            "after the last": sum(ended - end for end in ends[-SLOTS:]),
+        }
+        spent.update({**parts, "between two": whole_s - sum(parts.values()), "whole": whole_s})
+    whole_s = spent.pop("whole")
     return {
         "jobs": len(ids),
+        "slot_s_per_job": round(whole_s / len(ids), 1),
         "first_line_s": round(statistics.median(firsts), 2),
-        "share": round(done_s / lent_s, 3),
+        "shares": {what: round(seconds / whole_s, 3) for what, seconds in spent.items()},
     }
+
+
+def _read_mark(mark: Path) -> tuple[float, float, bool]:
+    """Return when a trial began, when it was last seen, and whether it came to its end."""
+    times = [float(line) for line in mark.read_text().split()]
+    return (times[0], times[1], True) if len(times) > 1 else (times[0], mark.stat().st_mtime, False)
 
 
 def _read_end(cluster: SlurmCluster, job: int) -> float:
@@ -122,29 +171,33 @@ def find_gaps(database: Path) -> Iterator[float]:
 
 
 def main() -> None:
-    """Run ours, then theirs."""
+    """Run each way, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--every", type=float, default=4.0, help="seconds between two jobs")
+    parser.add_argument("--ways", nargs="+", default=["array"], choices=["array", "outside"])
     parser.add_argument("--hyperqueue", type=Path, metavar="PYTHON")
+    parser.add_argument("--source", type=Path, default=Path(__file__).resolve().parents[1] / "src")
     options = parser.parse_args()
-    source = Path(__file__).resolve().parents[1] / "src"
+    at_once = round(60 / options.every)
+    ways = options.ways + ["hyperqueue"] * (options.hyperqueue is not None)
     with SlurmCluster(label="lent_jobs") as cluster, tempfile.TemporaryDirectory() as made:
-        ours, theirs = Path(made, "ours"), Path(made, "theirs")
-        for folder, name, text in (
-            (ours, "sweep.py", OURS),
-            (theirs, "serve.py", THEIRS),
-            (theirs, "task.py", TASK),
-        ):
-            folder.mkdir(exist_ok=True)
-            (folder / name).write_text(text)
-        argv = f"env PYTHONPATH={source} {sys.executable} sweep.py"
-        ids = run(cluster, ours, argv, options.jobs, options.every)
-        gaps = [round(gap, 1) for gap in find_gaps(ours / "slurm-sweeps" / "slurm-sweeps.db")]
-        print(json.dumps({"way": "ours", **measure(cluster, ours, ids), "gaps_s": gaps}))
-        if options.hyperqueue:
-            ids = run(cluster, theirs, f"{options.hyperqueue} serve.py", 3, options.every)
-            print(json.dumps({"way": "hyperqueue", **measure(cluster, theirs, ids)}))
+        for way in ways:
+            folder = Path(made, way)
+            folder.mkdir()
+            for name, text in (("sweep.py", OURS), ("serve.py", THEIRS), ("task.py", TASK)):
+                (folder / name).write_text(text)
+            argv = f"env PYTHONPATH={options.source} {sys.executable} sweep.py"
+            if way == "outside":
+                ids = run_outside(cluster, folder, argv, options.jobs, at_once)
+            else:
+                argv = argv if way == "array" else f"{options.hyperqueue} serve.py"
+                ids = run(cluster, folder, argv, options.jobs, options.every)
+            found = {"way": way, **measure(cluster, folder, ids)}
+            if way != "hyperqueue":
+                database = folder / "slurm-sweeps" / "slurm-sweeps.db"
+                found["gaps_s"] = [round(gap, 1) for gap in find_gaps(database)]
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

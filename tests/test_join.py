@@ -23,7 +23,7 @@ from slurm_sweeps.experiment.join import (
     decide,
 )
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.jobs import Standing
+from slurm_sweeps.storage.jobs import Standing, look, put_job
 from slurm_sweeps.storage.records import (
     ExperimentRecord,
     JobRecord,
@@ -69,6 +69,9 @@ def ended(state: str, by: str | None = None) -> ExperimentRecord:
         (RUNNING, with_state(JobState.RELEASED), {"told_s": 1.0}, Step.YIELD),
         # The driver's job has ended.
         (FREE, JOB, {}, Step.DRIVE),
+        (FREE, JOB, {"rank": 1}, Step.STAY),  # another one lasts longer
+        (FREE, JOB, {"rank": 1, "silent_s": ASK_LATER_S}, Step.DRIVE),  # and doesn't come
+        (FREE, None, {"rank": 1}, Step.OFFER),
         (ended("stopped", "SIGTERM"), JOB, {}, Step.DRIVE),
         (ended("stopped", "time limit"), JOB, {}, Step.DRIVE),
         (FREE, JOB, {"can_drive": False}, Step.STAY),
@@ -97,6 +100,23 @@ def test_what_a_job_that_lends_does_next(
     experiment: ExperimentRecord, job: JobRecord | None, said: dict[str, Any], step: Step
 ) -> None:
     assert choose(experiment, job, **said) is step
+
+
+def test_who_lasts_longest_is_the_first_to_drive(tmp_path: Path) -> None:
+    """Of those that last as long, who came first; who only lends is before nobody."""
+    ends = {"1": 5e9, "2": 6e9, "3": 6e9, "4": None, "5": 7e9}
+    jobs = [
+        dataclasses.replace(JOB, job_id=name, ends_at=end, since=float(name), can_drive=name != "5")
+        for name, end in ends.items()
+    ]
+    with Database.open(tmp_path / "jobs.db", create=True) as database:
+        key = database.create_experiment("big", {}, 0.0).id
+        for job in jobs:
+            put_job(database, key, job)
+        found = {job.job_id: look(database, "big", job) for job in jobs}
+    ranks = {name: standing.rank for name, standing in found.items()}
+    assert ranks == {"4": 0, "2": 1, "3": 2, "1": 3, "5": 1}
+    assert found["4"].look_s < 1.0 <= found["5"].look_s  # who is next looks often
 
 
 def test_the_trials_python_must_be_there_and_the_same_for_who_may_drive() -> None:

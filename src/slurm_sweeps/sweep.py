@@ -422,6 +422,20 @@ class Sweep:
     def _estimate(self, trial: TrialState) -> float:
         return self._times.estimate(trial.pace.seconds, trial.lost_s)
 
+    @property
+    def minds_ends(self) -> bool:
+        """Whether trials need the time to their end, where that is known; else to a report."""
+        return self._times.tells_ends
+
+    def may_end(self, trial: TrialState, now: float, within_s: float) -> bool:
+        """Whether a running trial should end by itself within so many seconds, as far as is known.
+
+        Nothing is, of one that goes on from a checkpoint.
+        """
+        if trial.began_at is None or (trial.attempt > 1 and self._times.resumes):
+            return False
+        return self._times.may_end(now - trial.began_at, trial.lost_s, within_s)
+
     def _promote(self, left_s: float) -> TrialState | None:
         """Let a paused trial go on that has come to be among the best."""
         trial = self._find_promotable()

@@ -74,6 +74,27 @@ class Times:
         """An attempt was lost after so long."""
         self._lost.add(seconds)
 
+    @property
+    def tells_ends(self) -> bool:
+        """Whether what a trial needs is the time to its end, and not nothing is known of that."""
+        return not self.resumes and self._spans.read() is not None
+
+    def may_end(self, ran_s: float, lost_s: float, within_s: float) -> bool:
+        """Whether a trial that has begun anew should end by itself within so many seconds.
+
+        One that has run for longer than it was taken to need may do so for a while.
+
+        Args:
+            ran_s: For how long it has run.
+            lost_s: The longest of its attempts that were lost.
+            within_s: How long it may go on, in seconds.
+        """
+        span_s = self._spans.read()
+        if span_s is None:
+            return False
+        need_s = max(span_s, BEYOND_LOST * lost_s)
+        return ran_s < BEYOND_LOST * need_s and need_s - ran_s <= within_s
+
     def estimate_new(self) -> float:
         """Return what a trial needs of which nothing is known but that it is like the others.
 

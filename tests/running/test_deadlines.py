@@ -12,6 +12,7 @@ from slurm_sweeps.running.deadlines import (
     Patience,
     StopPlan,
     compute_end_margin,
+    compute_last_margin,
     plan_stop,
 )
 
@@ -39,6 +40,8 @@ def test_trials_leave_before_workers_are_killed_before_slurm_does(
 def test_a_short_job_is_not_spent_on_its_end() -> None:
     assert compute_end_margin(PATIENCE, 3600.0) == 78.0
     assert compute_end_margin(PATIENCE, 100.0) == 25.0
+    assert compute_last_margin(PATIENCE, 100.0) == 8.0  # TERM, KILL, and the driver's own
+    assert compute_last_margin(PATIENCE, 20.0) == compute_end_margin(PATIENCE, 20.0) == 5.0
 
 
 def test_time_in_which_a_loop_is_held_up_does_not_pass() -> None:

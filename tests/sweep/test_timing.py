@@ -97,6 +97,43 @@ def test_of_the_first_trials_nothing_is_known() -> None:
     assert times.estimate_new() == times.estimate(None, 400.0) == 500.0
 
 
+@pytest.mark.parametrize(
+    ("ran_s", "lost_s", "within_s", "may"),
+    [
+        (60.0, 0.0, 40.0, True),
+        (60.0, 0.0, 39.0, False),
+        (124.0, 0.0, 1.0, True),  # not every trial is as the others
+        (125.0, 0.0, 1000.0, False),  # it is another kind
+        (125.0, 100.0, 1.0, True),  # as was seen when it was lost
+        (60.0, 100.0, 64.0, False),
+    ],
+)
+def test_which_trials_are_let_run_to_their_end(
+    ran_s: float, lost_s: float, within_s: float, may: bool
+) -> None:
+    times = Times(resumes=False)
+    assert not times.tells_ends
+    assert not times.may_end(ran_s, lost_s, within_s)  # nothing is known
+    times.note_end(100.0, 10)
+    assert times.tells_ends
+    assert times.may_end(ran_s, lost_s, within_s) is may
+
+
+def test_what_goes_on_from_a_checkpoint_has_no_known_end() -> None:
+    sweep = build_sweep(n_trials=3, asha=True)
+    run(sweep, 100.0)
+    trial = start(sweep)
+    sweep.report(trial.number, 1, {"loss": 1.0}, 25.0)
+    assert sweep.minds_ends
+    assert sweep.may_end(trial, 90.0, within_s=20.0)
+    sweep.interrupt(trial.number)
+    sweep.end(trial.number, INTERRUPTED, 90.0)
+    assert sweep.assign(100.0) is trial
+    sweep.report(trial.number, 2, {"loss": 1.0}, 125.0)
+    assert not sweep.minds_ends
+    assert not sweep.may_end(trial, 190.0, within_s=20.0)
+
+
 def run(sweep: Sweep, until_s: float, iterations: int = 4, begin_s: float = 0.0) -> TrialState:
     """Let a trial run from 0 s on, and complete."""
     trial = sweep.assign(begin_s)

@@ -3,9 +3,9 @@
 The driver reaches the job's nodes by srun, so there is nothing to do here but to look, every few
 seconds, what has been written down. What follows from that is decided by `decide`, which is pure.
 
-- A driver that has given its lease back is followed at once. Whether one that is silent is gone can
-  be seen on its own host; else Slurm is asked for its job, by the job that came first, and a little
-  later by each that came after it, once a minute at most.
+- A driver that has given its lease back is followed at once, by the job that lasts longest; a
+  little later by the next one, as that may have gone. Whether one that is silent is gone can be
+  seen on its own host; else Slurm is asked for its job, in the same order, once a minute at most.
 - A signal by which a job is told to end is passed on: the driver has the trials there leave, and
   lets the job go.
 """
@@ -42,8 +42,8 @@ from ..storage.lease import HEARTBEAT_INTERVAL_S, build_owner, is_gone
 from ..storage.records import BY_A_PERSON, JobRecord, JobState
 from .arguments import get_python_version
 
-#: A driver that has written nothing for so long, in seconds, may be gone; each job asks so much
-#: later than the one that came before it, and not again within the last number.
+#: A driver that has written nothing for so long, in seconds, may be gone; each job asks, or takes
+#: its place, so much later than the one before it, and asks not again within the last number.
 ASK_AFTER_S, ASK_LATER_S, ASK_AGAIN_S = HEARTBEAT_INTERVAL_S + 3.0, 3.0, 60.0
 
 #: How long a job stays without any driver, in seconds.
@@ -81,7 +81,8 @@ def decide(
     Args:
         found: What it has found.
         can_drive: Whether it can take the driver's place.
-        silent_s: For how long no driver has given a sign of life, in seconds.
+        silent_s: For how long no driver has given a sign of life, in seconds; that one gives its
+            lease back is the last.
         told_s: How long ago it was told to end, in seconds; None if it was not.
         wait_s: How long it stays without a driver, in seconds.
     """
@@ -99,13 +100,14 @@ def decide(
     if told_s is not None:
         may_wait = is_lent and experiment.lease is not None and told_s <= LEAVE_S
         return Step.STAY if may_wait else Step.YIELD
-    if can_drive and experiment.lease is None:
+    is_free = experiment.lease is None
+    if can_drive and is_free and silent_s >= ASK_LATER_S * found.rank:
         return Step.DRIVE
     if silent_s > wait_s:
         return Step.LEFT
     if not is_lent and experiment.state not in _ENDS:
         return Step.OFFER
-    may_be_gone = silent_s > ASK_AFTER_S + ASK_LATER_S * found.rank
+    may_be_gone = not is_free and silent_s > ASK_AFTER_S + ASK_LATER_S * found.rank
     return Step.ASK if can_drive and may_be_gone else Step.STAY
 
 
@@ -233,8 +235,9 @@ class Lender:
     def _choose(self, found: Standing) -> Step:
         """Decide what is next, and ask for the driver where that needs to be known."""
         now, lease, can_drive = time.monotonic(), found.experiment.lease, self._record.can_drive
-        if lease is not None and lease.heartbeat != self._heartbeat:
-            self._heard_at, self._heartbeat = now, lease.heartbeat
+        heartbeat = 0.0 if lease is None else lease.heartbeat
+        if heartbeat != self._heartbeat:
+            self._heard_at, self._heartbeat = now, heartbeat
         if lease is not None and lease.owner.nonce != self._driver:
             self._driver = lease.owner.nonce
             where = f"job {lease.owner.job_id}" if lease.owner.job_id else lease.owner.host

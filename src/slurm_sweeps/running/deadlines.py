@@ -91,3 +91,12 @@ def compute_end_margin(patience: Patience, whole_s: float) -> float:
     """Return how long before its end a job that lasts `whole_s` seconds has to begin to stop."""
     wanted = patience.stop_grace_s + patience.term_grace_s + patience.answer_s + LAST_WORDS_S
     return min(wanted, whole_s * MOST_OF_JOB)
+
+
+def compute_last_margin(patience: Patience, whole_s: float) -> float:
+    """Return how long before a job's end trials that should end by themselves are ended.
+
+    They have no time to reach a report any more, but TERM's.
+    """
+    margin_s = compute_end_margin(patience, whole_s)
+    return min(margin_s, patience.term_grace_s + LAST_WORDS_S)

@@ -591,6 +591,7 @@ class Driver:
         left_s = self._lent.get_time_left(slot)
         trial = self._sweep.assign(time.time(), time.time, left_s)
         if trial is None:
+            self._lent.note_vain()
             return
         self._slots.begin(slot, trial)
         self._lent.note_begun(slot)

@@ -5,7 +5,8 @@ slots are used as the driver's own are, each by an srun that enters it (`srun --
 ends takes only its slots away. Their trials are run again elsewhere, which is held against nobody:
 neither trial, nor slot, nor node.
 
-- Before a job ends, its trials are told to leave, as all are before the driver's own job does.
+- Before a job ends, its trials are told to leave, as all are before the driver's own job does; but
+  those that should end by themselves before it does are let.
 - When there is nothing left to start, a job in which nothing runs is released, and ends. So is one
   that will end before anything comes to something there.
 - What Slurm says of all jobs is asked for at once, about once a minute, and soon where a worker has
@@ -36,7 +37,7 @@ from ..storage.records import JobRecord, JobState
 from ..sweep import Ended, Sweep
 from ..trial import Status
 from .channel import Connection
-from .deadlines import Patience, compute_end_margin, plan_stop
+from .deadlines import Patience, compute_end_margin, compute_last_margin, plan_stop
 from .launchers import FILES, FILES_PER_SLOT, SlurmLauncher, allow_open_files
 from .recruiter import build_recruiter
 from .slots import Loss, Slots, SlotState, SlotStatus
@@ -44,8 +45,9 @@ from .slots import Loss, Slots, SlotState, SlotStatus
 #: How often Slurm is asked what has become of the jobs; and where one may be gone. In seconds.
 ASK_S, ASK_SOON_S = 60.0, 3.0
 
-#: How often it is looked which jobs are needed no more, and for how long one must have been so.
-LOOK_S, IDLE_S = 1.0, 3.0
+#: How often it is looked which jobs are needed no more, and how often where one is about to go; for
+#: how long one must have been of no need. In seconds.
+LOOK_S, LOOK_SOON_S, IDLE_S = 1.0, 0.25, 3.0
 
 #: An end that moves by less, in seconds, is not written down again.
 _SAME_S = 60.0
@@ -79,14 +81,20 @@ class LentJob:
     launcher: SlurmLauncher
     since: float
     ends_at: float = math.inf
-    margin_s: float | None = None
+    margin_s: float | None = None  # how long before that its trials are told to leave
+    last_margin_s: float = 0.0  # and those that should end by themselves
     idle_since: float | None = None
     closing: str | None = None  # why nothing is started there any more
     is_held: bool = False  # suspended, say
     doubts: dict[Connection, float] = field(default_factory=dict)  # since when, see `Lent.doubts`
 
-    def get_time_left(self, now: float) -> float:
-        """Return in how many seconds its trials are told to leave."""
+    def get_time_left(self, now: float, to_end: bool) -> float:
+        """Return for how many seconds a trial may run: until it is told to leave, or `to_end`.
+
+        An end that comes at the last moment is waited for until the next look.
+        """
+        if to_end:
+            return self.ends_at - now - self.last_margin_s - LOOK_S
         return self.ends_at - now - (self.margin_s or 0.0)
 
 
@@ -162,7 +170,7 @@ class Lent:
         used = self._jobs.get(job.job_id)
         if kind == "leave":
             if used is not None:
-                self._close(used, "it is about to end")
+                self._close(used, "it is about to end", self._list_busy(used))
             return
         if used is not None and used.record.restarts != job.restarts:
             self._bury(used, "it was queued again")
@@ -219,6 +227,10 @@ class Lent:
         if job is not None and self._recruiter is not None:
             self._recruiter.note_use(job.record.job_id)
 
+    def note_vain(self) -> None:
+        """No trial was found for a slot: see soon whether its job is of use."""
+        self._look_at = min(self._look_at, time.monotonic() + LOOK_SOON_S)
+
     # --- and go -----------------------------------------------------------------------------------
 
     def takes_trials(self, slot: SlotState) -> bool:
@@ -243,7 +255,10 @@ class Lent:
         That ends as all trials do when their sweep stops, and goes on as it was.
         """
         job = self._find(slot)
-        return math.inf if job is None else job.get_time_left(time.monotonic())
+        return math.inf if job is None else self._get_time_left(job, time.monotonic())
+
+    def _get_time_left(self, job: LentJob, now: float) -> float:
+        return job.get_time_left(now, to_end=self._sweep.minds_ends)
 
     def _find(self, slot: SlotState) -> LentJob | None:
         return self._jobs.get(slot.launcher.job_id or "") if slot.launcher.is_lent else None
@@ -292,10 +307,11 @@ class Lent:
 
     def _look(self, now: float) -> None:
         """See to each job, and have Slurm asked where that is due."""
-        self._look_at = now + LOOK_S
         need_s, self.n_in_vain = self._sweep.find_need(), 0
         for job in list(self._jobs.values()):
             self._look_at_one(job, now, need_s)
+        is_one_closing = any(job.closing for job in self._jobs.values())
+        self._look_at = now + (LOOK_SOON_S if is_one_closing else LOOK_S)
         doubted = self._doubted_at > self._heard_at or self._slots.any_taken
         self._watch.refresh(ASK_SOON_S if doubted else ASK_S)
 
@@ -353,44 +369,62 @@ class Lent:
             self._recruiter.close()
 
     def _look_at_one(self, job: LentJob, now: float, need_s: float) -> None:
-        left_s = job.ends_at - now
-        if job.margin_s is None and left_s < math.inf:
-            whole_s = max(left_s, left_s + time.time() - job.record.since)
-            job.margin_s = compute_end_margin(self._patience, whole_s)
-        if left_s < (job.margin_s or 0.0):
-            self._close(job, "its time is nearly over")
-        left_s, slots = job.get_time_left(now), self._slots.list_lent(job.launcher)
+        self._mind_end(job, now)
+        left_s, slots = self._get_time_left(job, now), self._slots.list_lent(job.launcher)
         is_of_use = need_s < math.inf and left_s >= need_s
-        if need_s < math.inf and not is_of_use:
+        is_short = need_s < math.inf and not is_of_use
+        if is_short:
             self.n_in_vain += sum(slot.status is SlotStatus.READY for slot in slots)
         if is_of_use or any(slot.trial for slot in slots):
             job.idle_since = None
         else:
             job.idle_since = job.idle_since or now
-        if job.idle_since is not None and now - job.idle_since >= IDLE_S:
+        if job.idle_since is not None and (is_short or now - job.idle_since >= IDLE_S):
             short = f"nothing comes to an end in {left_s:.0f} s; {need_s:.0f} s are needed"
-            job.closing = job.closing or (short if need_s < math.inf else _NOT_NEEDED)
+            job.closing = job.closing or (short if is_short else _NOT_NEEDED)
         if job.closing and self._slots.let_go(job.launcher):
             self._release(job)
 
-    def _close(self, job: LentJob, why: str) -> None:
-        """Start nothing more in a job, and have its trials leave."""
-        if job.closing:
+    def _mind_end(self, job: LentJob, now: float) -> None:
+        """As a job's end comes near, tell those trials to leave that will not end before."""
+        left_s = job.ends_at - now
+        if job.margin_s is None and left_s < math.inf:
+            whole_s = max(left_s, left_s + time.time() - job.record.since)
+            job.margin_s = compute_end_margin(self._patience, whole_s)
+            job.last_margin_s = compute_last_margin(self._patience, whole_s)
+        if left_s >= (job.margin_s or 0.0):
             return
-        job.closing = why
-        busy = [slot for slot in self._slots.list_lent(job.launcher) if slot.trial is not None]
+        within_s, wall = left_s - job.last_margin_s, time.time()
+        late = [
+            slot
+            for slot in self._list_busy(job)
+            if slot.trial is not None and slot.trial.told is None
+            if within_s <= 0 or not self._sweep.may_end(slot.trial, wall, within_s)
+        ]
+        if late or within_s <= 0:
+            self._close(job, "its time is nearly over", late)
+
+    def _close(self, job: LentJob, why: str, late: Sequence[SlotState]) -> None:
+        """Start nothing more in a job, and have these of its trials leave."""
+        if job.closing and not late:
+            return
         plan = plan_stop(self._patience, job.ends_at - time.monotonic())
         self._notify(
-            f"job {job.record.job_id}: {why}; {plan.describe(len(busy))}; what is "
+            f"job {job.record.job_id}: {why}; {plan.describe(len(late))}; what is "
             "interrupted there goes on elsewhere",
             again=True,
         )
-        job.record = dataclasses.replace(job.record, state=JobState.LEAVING)
-        self._put(job.record)
-        for slot in busy:
+        if not job.closing:
+            job.closing = why
+            job.record = dataclasses.replace(job.record, state=JobState.LEAVING)
+            self._put(job.record)
+        for slot in late:
             if slot.trial is not None:
                 self._sweep.interrupt(slot.trial.number)
                 self._ask_to_leave(slot, plan.grace_s)
+
+    def _list_busy(self, job: LentJob) -> list[SlotState]:
+        return [slot for slot in self._slots.list_lent(job.launcher) if slot.trial is not None]
 
     def _release(self, job: LentJob) -> None:
         """Let a job end in which nothing runs, and nothing will."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import sqlite3
 import time
@@ -35,8 +36,12 @@ _TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.5, 15.0
 #: How long a job that looks waits for the lock: its driver may be behind with its writing.
 LOOK_TIMEOUT_S = 60.0
 
-#: So many jobs look at the file in a second at the most, all together; none more often than this.
-_LOOKS_PER_S, _LOOK_S = 100.0, 2.0
+#: So many jobs look at the file in a second at the most, all together, and each so often; or, in
+#: the second number of seconds, one that is next to drive, or will end within the last.
+_LOOKS_PER_S, _LOOK_S, _SOON_LOOK_S, _SOON_S = 100.0, 2.0, 0.5, 90.0
+
+#: In which order jobs come to drive: that which lasts longest first, so that drivers change rarely.
+_ORDER = "-coalesce(ends_at, 9e999), since, job_id"
 
 _AT_HAND = (JobState.WAITING, JobState.LENDING)
 
@@ -48,7 +53,7 @@ class Standing:
     Args:
         experiment: The experiment.
         job: Its own record; None where it is there no more.
-        rank: How many jobs that could drive came before it.
+        rank: How many jobs that could drive last longer than it, or as long and came before it.
         look_s: After how many seconds it should look again.
     """
 
@@ -159,11 +164,19 @@ def look(database: Database, name: str, job: JobRecord) -> Standing:
         experiment = database.experiment(name)
         key = (experiment.id, job.job_id, job.restarts)
         row = connection.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {_OF_JOB}", key).fetchone()
+        found = _build_job(row) if row else None
+        own = found or job  # the driver may know better when it ends
         marks = ", ".join("?" * len(_AT_HAND))
         ((count, rank),) = connection.execute(
-            "SELECT count(*), coalesce(sum(can_drive AND (since, job_id) < (?, ?)), 0) FROM jobs "
+            f"SELECT count(*), coalesce(sum(can_drive AND ({_ORDER}) < (?, ?, ?)), 0) FROM jobs "
             f"WHERE experiment_id = ? AND state IN ({marks})",
-            (job.since, job.job_id, experiment.id, *(state.value for state in _AT_HAND)),
+            (
+                *(-math.inf if own.ends_at is None else -own.ends_at, own.since, own.job_id),
+                *(experiment.id, *(state.value for state in _AT_HAND)),
+            ),
         )
-    look_s = max(_LOOK_S, count / _LOOKS_PER_S)
-    return Standing(experiment, row and _build_job(row), rank, random.uniform(0.5, 1.5) * look_s)
+    ends_soon = own.ends_at is not None and own.ends_at - time.time() < _SOON_S
+    look_s = max(_SOON_LOOK_S if ends_soon else _LOOK_S, count / _LOOKS_PER_S)
+    if job.can_drive and rank == 0:
+        look_s = _SOON_LOOK_S
+    return Standing(experiment, found, rank, random.uniform(0.5, 1.5) * look_s)
