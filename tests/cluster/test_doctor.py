@@ -25,6 +25,8 @@ def test_doctor_tells_the_share_of_a_trial(cluster: SlurmCluster, tmp_path: Path
     assert told["Slurm"].startswith("slurm")
     assert told["allocation"].endswith(": 4 trials at once")
     assert told["entering jobs"].startswith("srun --jobid is allowed here")
+    assert told["shared folder"] == f"{tmp_path} is the same on all nodes of the job"
+    assert told["submitting jobs"].startswith("sbatch takes jobs from here")
     assert told["share of a trial"] == "4 CPUs; 2000 MB and 1 GPU on each node"
     line = told["srun line of the first slot"]
     for option in ("--exact", "-N1", "-n1", "-c4", "--mem=2000M", "--gres=gpu:1"):

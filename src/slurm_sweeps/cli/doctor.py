@@ -1,7 +1,7 @@
 """`doctor`: what a trial would get here, and whether file system and database are sound.
 
 Nothing is started and nothing is changed, but for an empty file that is locked, and removed again,
-to see whether the file system locks; and, in a job, a step that does nothing.
+to see whether the file system locks; and, in a job, a step that looks at the folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,7 +28,12 @@ from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import plan_slots
-from ..slurm.step import Slot, build_srun_argv, build_step_environment
+from ..slurm.step import (
+    Slot,
+    build_srun_argv,
+    build_step_environment,
+    build_submission_environment,
+)
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal
 from ..storage.layout import build_database_path
@@ -81,7 +86,8 @@ def doctor(local_dir: Path, as_json: bool, nodes: int, ntasks: int, args: str) -
     cfg = SlurmCfg(nodes=nodes, ntasks=ntasks, args=args)
     findings = [
         *_look_at_programs(),
-        *_look_at_allocation(cfg),
+        *_look_at_allocation(cfg, local_dir),
+        *_try_to_submit(),
         *_look_at_folder(local_dir),
         *_look_at_database(build_database_path(local_dir)),
         *_look_at_extras(),
@@ -121,7 +127,7 @@ def _look_at_programs() -> Iterator[Finding]:
         yield Finding("Slurm", verdict, f"{srun} is there and fails: {done.stderr.strip()}")
 
 
-def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
+def _look_at_allocation(cfg: SlurmCfg, local_dir: Path) -> Iterator[Finding]:
     try:
         check_not_inside_a_step(os.environ)
         allocation = read_allocation(os.environ)
@@ -149,24 +155,50 @@ def _look_at_allocation(cfg: SlurmCfg) -> Iterator[Finding]:
     yield Finding("srun line of the first slot", "ok", shlex.join(argv), short)
     for notice in plan.notices:
         yield Finding("allocation", "note", notice)
-    yield _try_to_enter(allocation.job_id)
+    yield from _try_to_enter(allocation.job_id, len(allocation.nodes), local_dir)
 
 
-def _try_to_enter(job_id: str) -> Finding:
-    """Start a step that does nothing, as a driver in another job would start it in this one."""
-    topic, argv = "entering jobs", ["srun", f"--jobid={job_id}", "--overlap", "-N1", "-n1", "true"]
-    env = build_step_environment(os.environ)
+def _try_to_enter(job_id: str, n_nodes: int, local_dir: Path) -> Iterator[Finding]:
+    """Start a step, as a driver in another job would in this one: it looks at the folder."""
+    folder = _find_existing(local_dir)
+    nodes = (f"-N{n_nodes}", f"-n{n_nodes}")
+    argv = ["srun", f"--jobid={job_id}", "--overlap", *nodes, "stat", "-Lc%i", str(folder)]
+    done = _run(argv, build_step_environment(os.environ))
+    said = done.stderr.strip()
+    if done.returncode and "stat: " not in said:
+        text = f"`{shlex.join(argv)}` fails, so jobs can't lend their nodes to a sweep: {said}"
+        yield Finding("entering jobs", "note", text)
+        return
+    text = "srun --jobid is allowed here: jobs can lend their nodes (join)"
+    yield Finding("entering jobs", "ok", text)
+    if done.stdout.split() == [str(folder.stat().st_ino)] * n_nodes:
+        yield Finding("shared folder", "ok", f"{folder} is the same on all nodes of the job")
+        return
+    text = (
+        f"{folder} has to be on all nodes of the job, and seems not to be: {said or 'others are'}"
+    )
+    yield Finding("shared folder", "bad" if done.returncode else "note", text)
+
+
+def _try_to_submit() -> Iterator[Finding]:
+    """See whether Slurm takes a job from here, without submitting it."""
+    argv = ["sbatch", "--test-only", "-n1", "--wrap=true"]
+    if shutil.which("sbatch") is None:
+        return
+    done = _run(argv, build_submission_environment(os.environ))
+    text = "sbatch takes jobs from here, so a driver can submit them (ss.Jobs)"
+    if done.returncode:
+        text = f"`{shlex.join(argv)}` fails, so ss.Jobs may not work here: {done.stderr.strip()}"
+    yield Finding("submitting jobs", "note" if done.returncode else "ok", text)
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
+        return subprocess.run(
             argv, env=env, capture_output=True, text=True, timeout=30, check=False
         )
-        problem = "" if done.returncode == 0 else done.stderr.strip() or str(done.returncode)
     except (OSError, subprocess.SubprocessError) as error:
-        problem = str(error)
-    if problem:
-        text = f"`{shlex.join(argv)}` fails, so jobs can't lend their nodes to a sweep: {problem}"
-        return Finding(topic, "note", text)
-    return Finding(topic, "ok", "srun --jobid is allowed here: jobs can lend their nodes (join)")
+        return subprocess.CompletedProcess(argv, 1, "", str(error))
 
 
 def _format_share(slot: Slot) -> str:
@@ -195,10 +227,14 @@ def _doubt_share(slots: Sequence[Slot]) -> Iterator[Finding]:
         yield Finding(topic, "note", text)
 
 
-def _look_at_folder(local_dir: Path) -> Iterator[Finding]:
+def _find_existing(local_dir: Path) -> Path:
+    """Return a folder, or the next above it that is there: it is made by the first sweep."""
     folder = local_dir.absolute()
-    while not folder.exists():  # it is made by the first sweep
-        folder = folder.parent
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def _look_at_folder(local_dir: Path) -> Iterator[Finding]:
+    folder = _find_existing(local_dir)
     what = f"{local_dir} is there" if folder == local_dir.absolute() else f"{local_dir} can be made"
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding("folder", "bad", f"{folder} can't be written; choose another --local-dir")
