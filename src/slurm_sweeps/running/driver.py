@@ -170,9 +170,12 @@ class Driver:
         self._selector.register(self._fit.fd, selectors.EVENT_READ, None)
         try:
             self._lent.begin()
+            self._follow_signals(signals)
             while not self._is_done():
-                self._tick(signals)
-                for key, events in self._selector.select(TICK_S):
+                self._tick()
+                ready = self._selector.select(TICK_S)
+                self._follow_signals(signals)  # Slurm sends TERM to trials too, whose ends follow
+                for key, events in ready:
                     if key.data is not None:
                         self._attend(key.data, key.fd, events)
         finally:
@@ -220,12 +223,10 @@ class Driver:
             )
         return False
 
-    def _tick(self, signals: StopSignals) -> None:
+    def _tick(self) -> None:
         """Do what is due by now."""
         self._note_gap()
         now = self._clock()
-        for number in signals.take():
-            self._follow_signal(number)
         while not self._requests.empty():
             self._follow_request(self._requests.get())
         self._writer.check()
@@ -326,6 +327,13 @@ class Driver:
         return StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
 
     # --- told to stop -------------------------------------------------------------------------
+
+    def _follow_signals(self, signals: StopSignals) -> None:
+        came = signals.take()
+        if came:
+            self._note_gap()
+        for number in came:
+            self._follow_signal(number)
 
     def _follow_signal(self, number: signal.Signals) -> None:
         if not self._stopping:
