@@ -20,8 +20,16 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.trial import Status
+from slurm_sweeps.views import summary as summary_module
 from slurm_sweeps.views.formats import list_parameters
-from slurm_sweeps.views.summary import Row, Summary, look_at_driver, read_rows, read_summary
+from slurm_sweeps.views.summary import (
+    Row,
+    Summary,
+    look_at_driver,
+    read_first_rows,
+    read_rows,
+    read_summary,
+)
 from slurm_sweeps.views.table import fit_columns, format_summary
 from views_samples import SPACE, START, write_sample
 
@@ -81,6 +89,28 @@ def test_without_a_metric_the_newest_are_shown(tmp_path: Path) -> None:
     summary = read(tmp_path, asha=False, rows=4)
     assert summary.best is None
     assert [row.more["number"] for row in summary.rows] == [4, 5, 3, 2]
+
+
+@pytest.mark.parametrize("sample", [{}, {"asha": False}, {"nan": True}])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_first_rows_are_those_of_all_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: dict[str, bool], reverse: bool
+) -> None:
+    layout = write_sample(tmp_path, statuses=[*MIXED, Status.INFEASIBLE], **sample)  # type: ignore[arg-type] # flags
+    with Database.open(layout.database, read_only=True) as database:
+        record, now = database.experiment("sample"), START + 60
+        for statuses in (None, [Status.PRUNED, Status.INTERRUPTED], [Status.RUNNING]):
+            every = read_rows(database, record, statuses, now)
+            known = [row for row in every if row.best is not None]
+            if record.settings["metric"] is None:
+                expected = every[::-1] if reverse else every
+            else:
+                known.sort(key=lambda row: row.best, reverse=reverse)
+                expected = known + [row for row in every if row.best is None]
+            for few, limit in ((1000, 3), (1000, 99), (0, 99)):
+                monkeypatch.setattr(summary_module, "_FEW_ROWS", few)
+                first = read_first_rows(database, record, statuses, now, limit, reverse)
+                assert str(first) == str((expected[:limit], len(every)))  # NaN is no other NaN
 
 
 def test_the_newest_failure_with_its_log(tmp_path: Path) -> None:

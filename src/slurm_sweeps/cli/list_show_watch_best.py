@@ -27,10 +27,10 @@ from ..views.summary import (
     format_share,
     format_state,
     look_at_driver,
+    read_first_rows,
     read_ranking,
     read_rows,
     read_summary,
-    sort_by_front,
     sort_rows,
 )
 from .common import (
@@ -152,16 +152,19 @@ def show(
     now = time.time()
     chosen = [Status(status) for status in statuses] or None
     with open_store(local_dir, name) as store:
-        summary = read_summary(store.database, store.layout, 0, now)
-        rows = read_rows(store.database, store.experiment, chosen, now)
-        runs = read_driver_runs(store.database, store.experiment.id)
-    if columns is True and chosen and all(status.is_broken for status in chosen):
-        columns = ["error"]
-    check_columns([] if isinstance(columns, bool) else columns, rows)
-    if sort is None and summary.objectives:
-        shown = sort_by_front(rows[::-1] if reverse else rows, summary.front)[:limit]
-    else:
-        shown = sort_rows(rows, sort, reverse, summary.mode)[:limit]
+        database, experiment = store.database, store.experiment
+        summary = read_summary(database, store.layout, 0, now)
+        runs = read_driver_runs(database, experiment.id)
+        if columns is True and chosen and all(status.is_broken for status in chosen):
+            columns = ["error"]
+        if sort is None:
+            shown, count = read_first_rows(database, experiment, chosen, now, limit, reverse)
+        else:
+            found = read_rows(database, experiment, chosen, now)
+            shown, count = sort_rows(found, sort, reverse, summary.mode)[:limit], len(found)
+        asked = [] if isinstance(columns, bool) else columns
+        if not {*asked} <= {name for row in shown for name in row.columns}:  # others may have it
+            check_columns(asked, read_rows(database, experiment, chosen, now))
     if as_json:
         described = _describe(summary, now)
         provenance = dict(runs[-1].told) if runs else None
@@ -170,8 +173,8 @@ def show(
         return
     _print_summary(replace(summary, rows=shown), columns, now)
     print_lines(f"code: {format_provenance(run.told)}" for run in runs[-1:])
-    if len(rows) > len(shown):
-        click.echo(f"{len(shown)} of {len(rows)} trials; --limit shows more")
+    if count > len(shown):
+        click.echo(f"{len(shown)} of {count} trials; --limit shows more")
 
 
 def _print_summary(summary: Summary, columns: bool | Sequence[str], now: float) -> None:

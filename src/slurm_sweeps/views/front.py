@@ -36,7 +36,8 @@ def read_front(
         return {}
     chosen = [Status.COMPLETED] if completed_only else None
     tables = [
-        rows.read_last_values(database, experiment_id, goal.metric, chosen) for goal in objectives
+        rows.read_known_values(database, experiment_id, goal.metric, statuses=chosen)
+        for goal in objectives
     ]
     first, *others = tables
     numbers = [number for number in first if all(number in table for table in others)]

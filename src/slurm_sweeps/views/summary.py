@@ -577,12 +577,75 @@ def read_rows(
             known.setdefault(aggregate.number, {})[name] = aggregate
     earlier = rows.read_earlier_s(database, experiment.id)
     # What is stored as running may be interrupted.
-    trials = rows.read_trials(database, experiment.id, statuses=chosen | {Status.RUNNING})
+    stored = None if statuses is None else chosen | {Status.RUNNING}
+    trials = rows.read_trials(database, experiment.id, statuses=stored)
     return [
         _build_row(trial, known.get(trial.number, {}), settings, sight, earlier)
         for trial in map(sight.settle, trials)
         if trial.status in chosen
     ]
+
+
+#: So many rows are read trial by trial; for more, all are.
+_FEW_ROWS = 1000
+
+
+def read_first_rows(
+    database: Database,
+    experiment: ExperimentRecord,
+    statuses: Iterable[Status] | None,
+    now: float,
+    limit: int,
+    reverse: bool = False,
+) -> tuple[list[Row], int]:
+    """Read the best trials, or the first where nobody said what is best; and count all of them.
+
+    Args:
+        database, experiment, now: Where, and when.
+        statuses: Only trials of these; None for all.
+        limit: How many rows.
+        reverse: The worst first, or the last. Those without a value are the last in any case.
+    """
+    settings, sight = experiment.settings, look_at_driver(experiment, now)
+    chosen = set(Status if statuses is None else statuses)
+    running = rows.read_trials(database, experiment.id, statuses=[Status.RUNNING])
+    settled = {trial.number: sight.settle(trial).status for trial in running}
+    numbers = [
+        number
+        for number, status, _ in rows.read_statuses(database, experiment.id)
+        if settled.get(number, status) in chosen
+    ]
+    first = _sort_numbers(database, experiment, numbers, reverse)[:limit]
+    if len(first) > _FEW_ROWS:
+        every = read_rows(database, experiment, statuses, now)
+        found = {row.more["number"]: row for row in every}
+        return [found[number] for number in first if number in found], len(numbers)
+    trials = filter(None, (rows.read_trial(database, experiment.id, each) for each in first))
+    return [
+        _build_row(
+            sight.settle(trial),
+            rows.read_aggregates_of_trial(database, experiment.id, trial.number),
+            settings,
+            sight,
+        )
+        for trial in trials
+    ], len(numbers)
+
+
+def _sort_numbers(
+    database: Database, experiment: ExperimentRecord, numbers: list[int], reverse: bool
+) -> list[int]:
+    """Sort trials as `read_first_rows` gives them."""
+    metric, mode = experiment.settings.get("metric"), experiment.settings.get("mode")
+    objectives = list_objectives(experiment.settings)
+    if objectives or metric is None or mode is None:
+        place = {n: at for at, n in enumerate(read_front(database, experiment.id, objectives))}
+        numbers = numbers[::-1] if reverse else numbers
+        return sorted(numbers, key=lambda number: place.get(number, len(place)))
+    best = rows.read_known_values(database, experiment.id, metric, mode)
+    known = [number for number in numbers if number in best]
+    known.sort(key=best.__getitem__, reverse=reverse != (mode == "max"))
+    return known + [number for number in numbers if number not in best]
 
 
 def _build_row(
@@ -657,33 +720,22 @@ def find_reason(trial: TrialRecord) -> str:
     return OUT_OF_MEMORY if is_out else describe_error(trial)
 
 
-def sort_by_front(trials: Sequence[Row], front: Mapping[int, Any]) -> list[Row]:
-    """Sort trials: those on the front in its order, then the others as they are."""
-    place = {number: at for at, number in enumerate(front)}
-    return sorted(trials, key=lambda row: place.get(row.more["number"], len(place)))
-
-
-def sort_rows(
-    trials: Sequence[Row], column: str | None, reverse: bool, mode: str | None
-) -> list[Row]:
+def sort_rows(trials: Sequence[Row], column: str, reverse: bool, mode: str | None) -> list[Row]:
     """Sort trials by a column; those that have no value there come last.
 
     Args:
         trials: By number.
-        column: Its name; None for the best first where it is known what is best, else by number.
+        column: Its name; by "best" the best come first.
         reverse: The largest first (for the best: the worst first).
         mode: "min" or "max".
 
     Raises:
         UsageError: No trial has such a column.
     """
-    if column is None and mode is None:
-        return list(reversed(trials)) if reverse else list(trials)
-    name = column or "best"
-    check_columns([name], trials)
-    if name == "best" and mode == "max":
+    check_columns([column], trials)
+    if column == "best" and mode == "max":
         reverse = not reverse
-    keys = [(_build_key(row.columns.get(name)), row) for row in trials]
+    keys = [(_build_key(row.columns.get(column)), row) for row in trials]
     known = [(key, row) for key, row in keys if key is not None]
     known.sort(key=lambda pair: pair[0], reverse=reverse)
     return [row for _, row in known] + [row for key, row in keys if key is None]
