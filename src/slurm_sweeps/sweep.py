@@ -727,6 +727,7 @@ class Sweep:
         unfinished: Iterable[int],
         logged: Iterable[str] = (),
         past: Iterable[PastEvent] = (),
+        named_from: float = math.inf,
     ) -> None:
         """Take up trials of an earlier run, in the order of their numbers, before any event.
 
@@ -739,6 +740,7 @@ class Sweep:
             logged: The metrics that any of them has ever logged.
             past: What happened to them, in its order, for a sampler whose proposals depend on that;
                 without it the sampler is told of each trial once.
+            named_from: From this number on, trials have the ids that their cfgs are given today.
         """
         again = set(unfinished)
         if names := dict.fromkeys(logged, math.nan):
@@ -747,7 +749,8 @@ class Sweep:
         retold = self._retell({trial.number: trial for trial in trials}, past)
         for trial in trials:
             self._draw_up_to(trial.number)
-            self._count_repetition(compute_trial_id(trial.cfg))
+            is_known = not trial.repetition and trial.number >= named_from
+            self._count_repetition(trial.trial_id if is_known else compute_trial_id(trial.cfg))
             self.drawn = max(self.drawn, trial.number + 1)
             if trial.number not in retold:
                 self._tell_sampler(trial)

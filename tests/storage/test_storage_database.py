@@ -40,6 +40,7 @@ from slurm_sweeps.storage.rows import (
     read_reports,
     read_trial,
     read_trials,
+    read_values,
     write_records,
 )
 from slurm_sweeps.storage.schema import APPLICATION_ID, VERSION
@@ -446,6 +447,26 @@ def test_metric_rows_come_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
         keys = whole[["number", "metric_id", "iteration"]].tolist()
         assert keys == sorted(keys)
         assert len(keys) == 30
+
+
+def test_reports_of_a_metric_come_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_in_memory() as database:
+        key = database.create_experiment("a", {}, 0.0).id
+        write_records(database, key, [make_trial(number) for number in range(9)])
+        logged = [(n, i) for n in (0, 1, 4, 5, 8) for i in (3, 0, 7)]
+        write_records(database, key, [make_report(n, i, a=float(i), b=9.0) for n, i in logged])
+        write_records(database, key, [make_report(2, 1, b=1.0), make_report(4, 1, a=math.nan)])
+        numbers = [0, 1, 3, 4, 5, 8]
+        expected = sorted([(n, i, float(i), 5.0) for n, i in logged] + [(4, 1, math.nan, 5.0)])
+        for at_once in (1, 2, 4, 99):
+            monkeypatch.setattr(rows_module, "TRIALS_AT_ONCE", at_once)
+            tables = list(read_reports(database, key, "a", numbers))
+            assert len(tables) == -(-len(numbers) // at_once)
+            assert str([row for table in tables for row in table.tolist()]) == str(expected)
+            assert str(list(read_values(database, key, ("a",), numbers))) == str(expected)
+            both = [(n, i, (float(i), 9.0), 5.0) for n, i in sorted(logged)]
+            assert list(read_values(database, key, ("a", "b"), numbers)) == both
+            assert list(read_values(database, key, (), numbers)) == []
 
 
 def test_best() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -198,10 +199,13 @@ def test_the_same_events_give_the_same_decisions(template: str) -> None:
 
 
 @given(
-    st.sampled_from(sorted(TEMPLATES)), st.integers(1, 4), st.lists(st.integers(1, 30), max_size=4)
+    st.sampled_from(sorted(TEMPLATES)),
+    st.integers(1, 4),
+    st.lists(st.integers(1, 30), max_size=4),
+    st.sampled_from([0, 7, math.inf]),
 )
 def test_interrupted_and_restored_it_draws_what_it_would_have(
-    template: str, slots: int, interruptions: list[int]
+    template: str, slots: int, interruptions: list[int], named_from: float
 ) -> None:
     undisturbed = play(build_sweep(template, asha=True, n_trials=20), slots)
     starts = [entry for entry in undisturbed if entry[0] == "start"]
@@ -211,7 +215,7 @@ def test_interrupted_and_restored_it_draws_what_it_would_have(
     for n_events in [*interruptions, None]:
         sweep = build_sweep(template, asha=True, n_trials=20)
         again = [trial.number for trial in stored if trial.status in UNFINISHED]
-        sweep.restore(stored, again)
+        sweep.restore(stored, again, named_from=named_from)
         for trial in stored:
             for iteration in range(1, (trial.last_iteration or 0) + 1):
                 sweep._pruner.report(

@@ -15,7 +15,6 @@ import math
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +48,7 @@ from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
 from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
 from ..storage.rows import (
+    count_failed_attempts,
     read_attempts,
     read_first_reports,
     read_last_iterations,
@@ -224,7 +224,8 @@ class Search:
             partial(self._complete, settings["seed"]),
         )
         with _paused_collector():  # of all that is read nothing is garbage
-            trials = self._restore(sweep, pruner, race, database, record, notify)
+            now_known = dataclasses.replace(record, settings=settings)
+            trials = self._restore(sweep, pruner, race, database, now_known, notify)
         now = self.describe()
         for text in list_refused(settings, now, self.space, trials):
             notify(text)
@@ -329,7 +330,8 @@ class Search:
                     f"{these} run again"
                 )
             past = self._read_past(database, record.id, trials) if sweep.student else ()
-            sweep.restore(states, unfinished, logged, past)
+            named_from = record.settings.get("completed_before", 0)
+            sweep.restore(states, unfinished, logged, past, named_from)
             if left := sum(state.status is Status.FAILED for state in states):
                 stay = ("failed trial stays as it is", "failed trials stay as they are")
                 notify(f"{say_count(left, *stay)}: {say_how_to_retry(record.name)}")
@@ -420,11 +422,7 @@ class Search:
         goal = self.goal
         firsts = read_first_reports(database, experiment_id, goal.metric) if goal else {}
         latest = read_last_iterations(database, experiment_id)
-        failed = Counter(
-            attempt.number
-            for attempt in read_attempts(database, experiment_id)
-            if attempt.status is Status.FAILED
-        )
+        failed = count_failed_attempts(database, experiment_id)
         for trial in trials:
             cfg = json.loads(trial.cfg_json)
             drawn = {} if self.space.template else cfg  # by the trial itself
@@ -437,7 +435,7 @@ class Search:
                 status=trial.status,
                 attempt=trial.attempt,
                 lost_count=trial.lost_count,
-                failed_count=failed[trial.number],
+                failed_count=failed.get(trial.number, 0),
                 last_iteration=latest.get(trial.number),
             )
             if trial.number in firsts:
@@ -500,18 +498,20 @@ def _replay(
     Returns:
         The last iteration and value that the rule has heard of, by trial.
     """
-    trials = {state.number: state for state in states}
+    curves = {state.number: state.curve for state in states}
     goal, judged_by = cfg.goal_names, cfg.judged_names
     judged: dict[int, tuple[int, Any]] = {}
     for names in {goal, judged_by}:
-        for number, iteration, value, _ in read_values(database, experiment_id, names, [*trials]):
+        listener = pruner if names == judged_by else None
+        is_kept = names == goal
+        for number, iteration, value, _ in read_values(database, experiment_id, names, [*curves]):
             if beyond and iteration >= beyond.get(number, math.inf):
                 continue
-            if pruner is not None and names == judged_by:
-                pruner.report(number, iteration, value)
+            if listener is not None:
+                listener.report(number, iteration, value)
                 judged[number] = iteration, value
-            if names == goal:
-                trials[number].curve.note(iteration, value)
+            if is_kept:
+                curves[number].note(iteration, value)
     return judged
 
 

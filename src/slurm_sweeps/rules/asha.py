@@ -273,7 +273,7 @@ class AshaPruner:
             correlation = max(map(compute_rank_correlation, sides))
         else:
             correlation = compute_rank_correlation(pairs)
-        self._doubt_at *= 2
+        self._doubt_at = 2 * len(self._rankings[1])  # many at once, where they are told again
         if correlation >= LOW_CORRELATION:
             return None
         self._doubt_at = sys.maxsize
@@ -318,15 +318,11 @@ class AshaPruner:
         return self._judge(_Standing(standing.offset, standing.entries[:n_entered]))
 
     def _judge(self, standing: _Standing) -> Decision:
-        if len(standing.entries) == len(self._levels):
-            return Decision.GO_ON
-        passes = all(self._passes(standing, i) for i in range(len(standing.entries)))
-        return Decision.GO_ON if passes else Decision.PRUNE
-
-    def _passes(self, standing: _Standing, i: int) -> bool:
-        """Whether a trial's value in rung i is among the best there; NaN never is."""
-        is_best: bool = standing.entries[i].value <= self._rankings[i].threshold
-        return is_best
+        if len(standing.entries) < len(self._levels):
+            for entry, ranking in zip(standing.entries, self._rankings, strict=False):
+                if not entry.value <= ranking.threshold:  # as NaN never is
+                    return Decision.PRUNE
+        return Decision.GO_ON
 
     def _may_enter(self, standing: _Standing, iteration: int) -> bool:
         # Most reports lie between two levels, beyond all that the trial has entered.
@@ -372,9 +368,11 @@ class PromotionPruner(AshaPruner):
 
     def _judge(self, standing: _Standing) -> Decision:
         rung = len(standing.entries) - 1
-        if not 0 <= rung < len(self._rankings) or self._passes(standing, rung):
+        if not 0 <= rung < len(self._rankings):
             return Decision.GO_ON
         value = standing.entries[rung].value
+        if value <= self._rankings[rung].threshold:
+            return Decision.GO_ON
         return Decision.PAUSE if value == value else Decision.PRUNE  # NaN
 
     def pause(self, trial: Hashable) -> None:

@@ -78,7 +78,7 @@ class OptionSpace(Space):
         return self._node.describe()
 
     def revive(self, json_value: Any) -> Any:
-        return self._node.read(json_value, {})
+        return self._node.read(json_value, None)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -120,7 +120,7 @@ class SearchSpace:
         Raises:
             UsageError: It is no configuration of this space; the message says where.
         """
-        return self._as_own(self.root.read(json_cfg, {}))
+        return self._as_own(self.root.read(json_cfg, None))
 
     def allows(self, cfg: dict[str, Any]) -> bool:
         """Whether `where` is true of a configuration.

@@ -44,8 +44,8 @@ class Node(Protocol):
     def at(self, index: int) -> Any:
         """Return the value number `index` of a finite node; the last leaf varies fastest."""
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
-        """Return the value written as `json_value`, and note each active leaf's unit.
+    def read(self, json_value: Any, units: dict[Leaf, float] | None) -> Any:
+        """Return the value written as `json_value`; note each active leaf's unit if that is asked.
 
         Raises:
             UsageError: No value of this node is written so.
@@ -73,7 +73,7 @@ class ConstantNode:
     def at(self, index: int) -> Any:  # noqa: ARG002 - the base's
         return self.value
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:  # noqa: ARG002 - the base's
+    def read(self, json_value: Any, units: dict[Leaf, float] | None) -> Any:  # noqa: ARG002 - the base's
         if canonical_json(json_value) != self.key:
             raise UsageError(f"cfg{format_place(self.path)} is {json_value!r}, but here {self.key}")
         return self.value
@@ -106,7 +106,7 @@ class BranchNode:
             values.append(child.at(digit))
         return self.make(values[::-1])
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+    def read(self, json_value: Any, units: dict[Leaf, float] | None) -> Any:
         pairs = zip(self.children, self._split(json_value), strict=True)
         return self.make([child.read(value, units) for child, value in pairs])
 
@@ -171,12 +171,13 @@ class Leaf:
     def at(self, index: int) -> Any:
         return self.space.at(index)
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+    def read(self, json_value: Any, units: dict[Leaf, float] | None) -> Any:
         try:
             value = self.space.revive(json_value)
         except UsageError as error:
             raise UsageError(f"cfg{format_place(self.path)}: {error}") from None
-        units[self] = self.space.to_unit(value)
+        if units is not None:
+            units[self] = self.space.to_unit(value)
         return value
 
     def describe(self) -> dict[str, Any]:
@@ -208,15 +209,16 @@ class OptionsNode:
             index -= size
         raise IndexError(index)
 
-    def read(self, json_value: Any, units: dict[Leaf, float]) -> Any:
+    def read(self, json_value: Any, units: dict[Leaf, float] | None) -> Any:
         key = canonical_json(json_value)
         number = self.numbers.get(key)
         if number is None:
             number, value, inner = self._find_option(json_value, key)
         else:
             value, inner = self.options[number].at(0), {}
-        units[self.leaf] = self.leaf.find_unit(number)
-        units.update(inner)
+        if units is not None:
+            units[self.leaf] = self.leaf.find_unit(number)
+            units.update(inner)
         return value
 
     def _find_option(self, json_value: Any, key: str) -> tuple[int, Any, dict[Leaf, float]]:

@@ -103,9 +103,10 @@ def read_trials(
         newest_first: Turn the order round.
         limit: How many at most.
     """
-    where = ["trials.experiment_id = ?"]
+    where, table = ["trials.experiment_id = ?"], _TRIALS
     bound: list[int | str] = [experiment_id]
-    if statuses is not None:
+    if statuses is not None:  # SQLite would read all trials, for their order
+        table = _TRIALS.replace("trials", "trials INDEXED BY trials_by_status", 1)
         chosen = [status.value for status in statuses]
         where.append(f"trials.status IN ({', '.join('?' * len(chosen))})")
         bound += chosen
@@ -117,7 +118,7 @@ def read_trials(
         bound += [len(id_prefix), id_prefix]
     rows = database.fetch(
         f"SELECT trials.number, trial_id, repetition, cfg, lost_count, trials.status, "
-        f"trials.attempt, {_RUN} FROM {_TRIALS} WHERE {' AND '.join(where)} "
+        f"trials.attempt, {_RUN} FROM {table} WHERE {' AND '.join(where)} "
         f"ORDER BY trials.number {'DESC' if newest_first else 'ASC'} LIMIT ?",
         [*bound, -1 if limit is None else limit],
     )
@@ -243,6 +244,16 @@ def read_attempts(
     return [AttemptRecord(number, **_build_run(run)) for number, *run in rows]
 
 
+def count_failed_attempts(database: Database, experiment_id: int) -> dict[int, int]:
+    """Count the attempts of each trial that failed; trials that have none are left out."""
+    rows = database.fetch(
+        "SELECT number, count(*) FROM attempts WHERE experiment_id = ? AND status = 'failed' "
+        "GROUP BY number",
+        (experiment_id,),
+    )
+    return dict(rows)
+
+
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
     """What trials and attempts share, of the status, the attempt and `_RUN`."""
     status, attempt, *run, kind, message, traceback = columns
@@ -330,31 +341,29 @@ def read_best(
 
 def _write_chosen(statuses: Iterable[Status] | None) -> str:
     """Write the condition that a row is of a trial of some statuses; None: not infeasible."""
-    if statuses is None:  # SQLite would not choose that index, and read all trials
-        among, source = "NOT IN", "trials INDEXED BY infeasible_trials"
-        chosen = f"= '{Status.INFEASIBLE}'"
-    else:
-        among, source = "IN", "trials"
-        chosen = f"IN ({', '.join(repr(status.value) for status in statuses)})"
+    among, chosen = "NOT IN", f"= '{Status.INFEASIBLE}'"
+    if statuses is not None:
+        among, chosen = "IN", f"IN ({', '.join(repr(status.value) for status in statuses)})"
     return (
-        f"number {among} (SELECT number FROM {source} WHERE experiment_id = ?1 AND status {chosen})"
+        f"number {among} (SELECT number FROM trials WHERE experiment_id = ?1 AND status {chosen})"
     )
 
 
-def read_last_values(
+def read_known_values(
     database: Database,
     experiment_id: int,
     metric: str,
+    which: str = "last",
     statuses: Iterable[Status] | None = None,
 ) -> dict[int, float]:
-    """Read the last value of each trial whose last value of a metric is finite, by its number.
+    """Read the "last", "min" or "max" value of each trial of which that is finite, by its number.
 
     Only those of some statuses, if given; else all that are not infeasible.
     """
     return dict(
         database.fetch(
-            f"SELECT number, last_value FROM aggregates WHERE {_OF_METRIC} "
-            f"AND abs(last_value) < 9e999 AND {_write_chosen(statuses)}",
+            f"SELECT number, {which}_value FROM aggregates WHERE {_OF_METRIC} "
+            f"AND abs({which}_value) < 9e999 AND {_write_chosen(statuses)}",
             (experiment_id, metric),
         )
     )
@@ -437,45 +446,57 @@ def read_first_reports(
 def read_reports(
     database: Database, experiment_id: int, metric: str, numbers: Sequence[int]
 ) -> Iterator[npt.NDArray[np.void]]:
-    """Read what trials of these numbers have logged of one metric, and when.
+    """Read what trials have logged of one metric, and when.
+
+    Args:
+        database, experiment_id, metric: Of which metric.
+        numbers: The trials' numbers, rising.
 
     Yields:
         Structured arrays with `REPORT_FIELDS`, by trial and iteration, each of a portion of the
         trials: a driver may write in between.
     """
+    for portion in _read_portions(database, experiment_id, metric, numbers):
+        yield _fetch_table(portion, REPORT_FIELDS)
+
+
+def _read_portions(
+    database: Database, experiment_id: int, metric: str, numbers: Sequence[int]
+) -> Iterator[list[tuple[int, int, float, float]]]:
     for first in range(0, len(numbers), TRIALS_AT_ONCE):
-        with database.reading() as connection:
-            rows = (
-                row
-                for number in numbers[first : first + TRIALS_AT_ONCE]
-                for row in connection.execute(
-                    "SELECT number, iteration, value, logged_at FROM metrics "
-                    f"WHERE {_OF_METRIC} AND number = ?3 ORDER BY iteration",
-                    (experiment_id, metric, number),
-                )
-            )
-            portion = _fetch_table(rows, REPORT_FIELDS)
-        yield portion
+        bounds = numbers[first], numbers[min(first + TRIALS_AT_ONCE, len(numbers)) - 1]
+        rows = database.fetch(
+            # CROSS and the plus: each trial's rows are looked up by their whole key.
+            "SELECT logged.number, iteration, value, logged_at FROM "
+            f"(SELECT number, metric_id FROM aggregates WHERE {_OF_METRIC} "
+            "AND number BETWEEN ?3 AND ?4) AS trial CROSS JOIN metrics AS logged "
+            "ON experiment_id = ?1 AND logged.number = +trial.number "
+            "AND logged.metric_id = trial.metric_id ORDER BY trial.number, iteration",
+            (experiment_id, metric, *bounds),
+        )
+        # NULL was NaN.
+        yield [row if row[2] is not None else (*row[:2], math.nan, row[3]) for row in rows]
 
 
 def read_values(
     database: Database, experiment_id: int, names: tuple[str, ...], numbers: Sequence[int]
 ) -> Iterator[tuple[int, int, Any, float]]:
-    """Read what trials have logged of a metric, or of several at once as tuples.
+    """Read what trials, of rising numbers, have logged of a metric, or of several as tuples.
 
     Yields:
-        The trial's number, the iteration, the value, and the time at which it was logged.
+        The trial's number, the iteration, the value, and the time at which it was logged; by trial
+        and iteration.
     """
-    for portions in zip(
-        *(read_reports(database, experiment_id, name, numbers) for name in names), strict=True
+    for first, *others in zip(
+        *(_read_portions(database, experiment_id, name, numbers) for name in names), strict=True
     ):
-        first, *others = (portion.tolist() for portion in portions)
+        if not others:
+            yield from first
+            continue
         known = [{row[:2]: row[2:] for row in rows} for rows in others]
         for number, iteration, value, at in first:
             found = [each.get((number, iteration)) for each in known]
-            if not known:
-                yield number, iteration, value, at
-            elif all(found):
+            if all(found):
                 values, times = zip((value, at), *filter(None, found), strict=True)
                 yield number, iteration, values, max(times)
 

@@ -62,7 +62,7 @@ CREATE TABLE trials (
     PRIMARY KEY (experiment_id, number)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX trials_by_id ON trials (experiment_id, trial_id);
-CREATE INDEX infeasible_trials ON trials (experiment_id, number) WHERE status = 'infeasible';
+CREATE INDEX trials_by_status ON trials (experiment_id, status);
 CREATE TABLE attempts (
     experiment_id INTEGER NOT NULL,
     number INTEGER NOT NULL,
