@@ -11,6 +11,8 @@ The measures, the same for all:
   time, with ASHA where there is one; the share of 2 x wall-clock time that was spent in epochs.
 - `first_line`: from the call that begins a sweep to the first line of the user's function.
 - `report`: one report and its verdict by ASHA, with `--rows` earlier reports in the store; median.
+
+Ray Tune alone also has `many` and `reports` (`--rows` of each trial), for `scale_rows.py`.
 """
 
 from __future__ import annotations

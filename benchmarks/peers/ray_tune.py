@@ -67,5 +67,45 @@ def first_line(task: common.Task) -> None:
     common.emit_first_line(task.folder, started)
 
 
+def many(task: common.Task) -> None:
+    """Trials of a second, 16 at once: a row of Ray's own table, as `scale_rows.py` has it."""
+
+    def train(cfg: dict) -> None:
+        time.sleep(1)
+        tune.report({"loss": cfg["x"]})
+
+    ray.init(num_cpus=16, include_dashboard=False)
+    time_row(task, train, task.n / 16)
+
+
+def reports(task: common.Task) -> None:
+    """Trials that run all at once and report ten times a second, `rows` times each; likewise."""
+
+    def train(cfg: dict) -> None:
+        begun = time.monotonic()
+        for iteration in range(1, task.rows + 1):
+            time.sleep(max(0.0, begun + iteration / 10 - time.monotonic()))
+            tune.report({"loss": cfg["x"] + iteration})
+
+    ray.init(num_cpus=task.n, include_dashboard=False)
+    time_row(task, train, task.rows / 10)
+
+
+def time_row(task: common.Task, train: object, least_s: float) -> None:
+    started = time.perf_counter()
+    results = run(task, train, asha=False)
+    elapsed_s = time.perf_counter() - started
+    common.check(len(results) - results.num_errors, task.n)
+    common.emit(elapsed_s, "s", least_s=least_s, trials=task.n)
+
+
 if __name__ == "__main__":
-    common.main({"trivial": trivial, "readme": readme, "first_line": first_line})
+    common.main(
+        {
+            "trivial": trivial,
+            "readme": readme,
+            "first_line": first_line,
+            "many": many,
+            "reports": reports,
+        }
+    )
