@@ -290,17 +290,9 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             if (trial := rows.read_trial(database, record.id, number)) is not None
         ]
         shown = _choose_shown(database, record.id, best, n_rows)
-        aggregates = [rows.read_aggregates_of_trial(database, record.id, t.number) for t in shown]
         jobs = read_jobs(database, record.id)
         sight = add_slots(look_at_driver(record, now), jobs)
-        earlier: dict[int, float] = {}
-        for trial in shown:
-            if trial.attempt > 1:
-                earlier |= rows.read_earlier_s(database, record.id, trial.number)
-        found = [
-            _build_row(sight.settle(trial), known, settings, sight, earlier)
-            for trial, known in zip(shown, aggregates, strict=True)
-        ]
+        found = _read_few_rows(database, record, shown, sight)
         space = list_parameters(settings.get("space"), (row.cfg for row in found))
         return Summary(
             name=record.name,
@@ -606,7 +598,7 @@ def read_first_rows(
         limit: How many rows.
         reverse: The worst first, or the last. Those without a value are the last in any case.
     """
-    settings, sight = experiment.settings, look_at_driver(experiment, now)
+    sight = look_at_driver(experiment, now)
     chosen = set(Status if statuses is None else statuses)
     running = rows.read_trials(database, experiment.id, statuses=[Status.RUNNING])
     settled = {trial.number: sight.settle(trial).status for trial in running}
@@ -621,15 +613,23 @@ def read_first_rows(
         found = {row.more["number"]: row for row in every}
         return [found[number] for number in first if number in found], len(numbers)
     trials = filter(None, (rows.read_trial(database, experiment.id, each) for each in first))
+    return _read_few_rows(database, experiment, list(trials), sight), len(numbers)
+
+
+def _read_few_rows(
+    database: Database, experiment: ExperimentRecord, trials: Sequence[TrialRecord], sight: Sight
+) -> list[Row]:
+    """Read what is told of some trials, one by one."""
+    key, settings = experiment.id, experiment.settings
+    earlier: dict[int, float] = {}
+    for trial in trials:
+        if trial.attempt > 1:
+            earlier |= rows.read_earlier_s(database, key, trial.number)
+    known = [rows.read_aggregates_of_trial(database, key, trial.number) for trial in trials]
     return [
-        _build_row(
-            sight.settle(trial),
-            rows.read_aggregates_of_trial(database, experiment.id, trial.number),
-            settings,
-            sight,
-        )
-        for trial in trials
-    ], len(numbers)
+        _build_row(sight.settle(trial), each, settings, sight, earlier)
+        for trial, each in zip(trials, known, strict=True)
+    ]
 
 
 def _sort_numbers(
