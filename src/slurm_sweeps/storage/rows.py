@@ -158,27 +158,20 @@ def read_trial_ids(
 
 def read_statuses(database: Database, experiment_id: int) -> list[tuple[int, str, int]]:
     """Read number, status and attempt of all trials, by number: faster than anything else."""
-    return database.fetch(
-        "SELECT number, status, attempt FROM trials WHERE experiment_id = ? ORDER BY number",
-        (experiment_id,),
-    )
+    sql = "SELECT number, status, attempt FROM trials WHERE experiment_id = ? ORDER BY number"
+    return database.fetch(sql, (experiment_id,))
 
 
 def count_trials(database: Database, experiment_id: int) -> dict[Status, int]:
     """Count the trials of each status; statuses that none has are left out."""
-    rows = database.fetch(
-        "SELECT status, count(*) FROM trials WHERE experiment_id = ? GROUP BY status",
-        (experiment_id,),
-    )
-    return {Status(status): count for status, count in rows}
+    sql = "SELECT status, count(*) FROM trials WHERE experiment_id = ? GROUP BY status"
+    return {Status(status): count for status, count in database.fetch(sql, (experiment_id,))}
 
 
 def read_driver_runs(database: Database, experiment_id: int) -> list[RunRecord]:
     """Read of what code each driver ran, and where, in their order."""
-    rows = database.fetch(
-        "SELECT started_at, told, diff FROM runs WHERE experiment_id = ? ORDER BY started_at",
-        (experiment_id,),
-    )
+    sql = "SELECT started_at, told, diff FROM runs WHERE experiment_id = ? ORDER BY started_at"
+    rows = database.fetch(sql, (experiment_id,))
     return [RunRecord(at, json.loads(told), _decompress(diff)) for at, told, diff in rows]
 
 
@@ -236,22 +229,15 @@ def read_attempts(
 ) -> list[AttemptRecord]:
     """Read the attempts of one trial or of all, by trial and attempt."""
     which, bound = ("", ()) if number is None else ("AND number = ?", (number,))
-    rows = database.fetch(
-        f"SELECT number, status, attempt, {_RUN} FROM attempts "
-        f"WHERE experiment_id = ? {which} ORDER BY number, attempt",
-        (experiment_id, *bound),
-    )
+    sql = f"SELECT number, status, attempt, {_RUN} FROM attempts WHERE experiment_id = ? {which}"
+    rows = database.fetch(f"{sql} ORDER BY number, attempt", (experiment_id, *bound))
     return [AttemptRecord(number, **_build_run(run)) for number, *run in rows]
 
 
 def count_failed_attempts(database: Database, experiment_id: int) -> dict[int, int]:
     """Count the attempts of each trial that failed; trials that have none are left out."""
-    rows = database.fetch(
-        "SELECT number, count(*) FROM attempts WHERE experiment_id = ? AND status = 'failed' "
-        "GROUP BY number",
-        (experiment_id,),
-    )
-    return dict(rows)
+    sql = "SELECT number, count(*) FROM attempts WHERE experiment_id = ? AND status = ? GROUP BY 1"
+    return dict(database.fetch(sql, (experiment_id, Status.FAILED.value)))
 
 
 def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
@@ -270,12 +256,8 @@ def _build_run(columns: Sequence[Any]) -> dict[str, Any]:
 
 def read_metric_ids(database: Database, experiment_id: int) -> dict[str, int]:
     """Read the key of each metric's name, in the order in which they were first logged."""
-    return dict(
-        database.fetch(
-            "SELECT name, id FROM metric_names WHERE experiment_id = ? ORDER BY id",
-            (experiment_id,),
-        )
-    )
+    sql = "SELECT name, id FROM metric_names WHERE experiment_id = ? ORDER BY id"
+    return dict(database.fetch(sql, (experiment_id,)))
 
 
 def read_aggregates(database: Database, experiment_id: int, metric: str) -> list[Aggregate]:
@@ -303,13 +285,8 @@ def read_aggregates_of_trial(
 
 def read_last_iterations(database: Database, experiment_id: int) -> dict[int, int]:
     """Read the highest iteration that each trial has logged, by the trial's number."""
-    return dict(
-        database.fetch(
-            "SELECT number, max(last_iteration) FROM aggregates "
-            "WHERE experiment_id = ? GROUP BY number",
-            (experiment_id,),
-        )
-    )
+    sql = "SELECT number, max(last_iteration) FROM aggregates WHERE experiment_id = ? GROUP BY 1"
+    return dict(database.fetch(sql, (experiment_id,)))
 
 
 def read_best(

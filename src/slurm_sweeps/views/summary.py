@@ -578,10 +578,6 @@ def read_rows(
     ]
 
 
-#: So many rows are read trial by trial; for more, all are.
-_FEW_ROWS = 1000
-
-
 def read_first_rows(
     database: Database,
     experiment: ExperimentRecord,
@@ -592,11 +588,7 @@ def read_first_rows(
 ) -> tuple[list[Row], int]:
     """Read the best trials, or the first where nobody said what is best; and count all of them.
 
-    Args:
-        database, experiment, now: Where, and when.
-        statuses: Only trials of these; None for all.
-        limit: How many rows.
-        reverse: The worst first, or the last. Those without a value are the last in any case.
+    With `reverse` the worst first, or the last; those without a value are the last in any case.
     """
     sight = look_at_driver(experiment, now)
     chosen = set(Status if statuses is None else statuses)
@@ -608,10 +600,6 @@ def read_first_rows(
         if settled.get(number, status) in chosen
     ]
     first = _sort_numbers(database, experiment, numbers, reverse)[:limit]
-    if len(first) > _FEW_ROWS:
-        every = read_rows(database, experiment, statuses, now)
-        found = {row.more["number"]: row for row in every}
-        return [found[number] for number in first if number in found], len(numbers)
     trials = filter(None, (rows.read_trial(database, experiment.id, each) for each in first))
     return _read_few_rows(database, experiment, list(trials), sight), len(numbers)
 
@@ -721,13 +709,9 @@ def find_reason(trial: TrialRecord) -> str:
 
 
 def sort_rows(trials: Sequence[Row], column: str, reverse: bool, mode: str | None) -> list[Row]:
-    """Sort trials by a column; those that have no value there come last.
+    """Sort trials, given by number, by a column; those that have no value there come last.
 
-    Args:
-        trials: By number.
-        column: Its name; by "best" the best come first.
-        reverse: The largest first (for the best: the worst first).
-        mode: "min" or "max".
+    By "best" the best come first, with `reverse` the worst; by others the least, or the largest.
 
     Raises:
         UsageError: No trial has such a column.
