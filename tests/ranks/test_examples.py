@@ -37,7 +37,7 @@ def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
     shutil.copy(EXAMPLES / "lightning_ddp.py", folder)
     script = (EXAMPLES / "lightning_ddp.slurm").read_text()
     assert '"$@"' in script
-    smaller = script.replace('"$@"', "--trials 3 --epochs 32")
+    smaller = script.replace('"$@"', "--trials 2")
     job = (
         "-N1",
         "--ntasks-per-node=2",
@@ -61,7 +61,7 @@ def test_lightning_goes_on_after_an_interruption(cluster: SlurmCluster, tmp_path
     job_id = start_lightning_example(cluster, tmp_path)
     assert cluster.wait_job(job_id, TIMEOUT_S).exit_code == 0, cluster.job_output(job_id)
     result = read_result(tmp_path, "lightning-ddp")
-    assert len(result.trials) == 3
+    assert len(result.trials) == 2
     assert set(count(result)) <= ENDED
     logs = [log.read_text() for log in tmp_path.glob("slurm-sweeps/lightning-ddp/*/stderr.log")]
     assert any("Restored all states from the checkpoint" in log for log in logs)
