@@ -45,10 +45,10 @@ def test_what_is_written_is_read_in_order(
     """By the thread, or at once; by two processes, or one that stays."""
     monkeypatch.setattr(journal_module, "AT_ONCE_S", at_once_s)
     begun = time.time()
-    journal = Journal(path, b"")
+    journal = Journal(str(path), b"")
     for number in (0, 1):  # one trial after the other
         head = encode({**HEAD, "number": number})
-        journal = journal if stays else Journal(path, b"")
+        journal = journal if stays else Journal(str(path), b"")
         journal.begin(head)
         for iteration in range(3):
             journal.append(encode(build_report(iteration, number)))
@@ -68,7 +68,7 @@ def test_what_is_in_the_database_is_cut_off_and_nothing_else(path: Path) -> None
     """The database lags 500 reports behind; of two trials the later finds what the first left."""
     lag, longest = 500, 0
     for number in (0, 1):
-        journal = Journal(path, encode({**HEAD, "number": number}))
+        journal = Journal(str(path), encode({**HEAD, "number": number}))
         for put in range(5_000 * number, 5_000 * (number + 1)):
             journal.append(encode(build_report(put, number)))
             journal.settle()
@@ -84,7 +84,7 @@ def test_what_is_in_the_database_is_cut_off_and_nothing_else(path: Path) -> None
 
 
 def test_nothing_is_cut_off_while_the_database_takes_nothing(path: Path) -> None:
-    journal = Journal(path, b"")
+    journal = Journal(str(path), b"")
     for put in range(3_000):
         journal.append(encode(build_report(put)))
         journal.settle()
@@ -134,7 +134,7 @@ def test_a_disk_that_hangs_is_not_waited_for_and_gets_all_when_it_goes_on(
     monkeypatch.setattr(journal_module, "AT_ONCE_S", 0.0)
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    journal = Journal(path, b"")
+    journal = Journal(str(path), b"")
     journal.append(encode(build_report(0)))
     journal.settle()
     os.dup2(writer, journal._fd)
@@ -154,7 +154,7 @@ def test_what_can_not_be_written_is_told_each_time(
     tmp_path: Path, at_once_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "AT_ONCE_S", at_once_s)
-    journal = Journal(tmp_path / "missing" / "slot-0.journal", b"")
+    journal = Journal(str(tmp_path / "missing" / "slot-0.journal"), b"")
     for _ in range(2):
         journal.append(encode(build_report(1)))
         assert isinstance(journal.settle(), FileNotFoundError)

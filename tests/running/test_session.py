@@ -190,7 +190,7 @@ def decide(do: str, iteration: int = 1, trial: int = 3, attempt: int = 2) -> dic
 
 
 def build_context(directory: Path, rank: int = 0, world_size: int = 1) -> TrialContext:
-    return TrialContext("0123456789ab", 3, 2, directory, rank, world_size, 77)
+    return TrialContext("0123456789ab", 3, 2, str(directory), rank, world_size, 77)
 
 
 @pytest.fixture

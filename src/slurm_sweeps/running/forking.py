@@ -36,7 +36,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -274,9 +274,15 @@ def note_seeding(load: Callable[[], T]) -> tuple[T, Any]:
     return loaded, None if notes.last is None else sys.modules["random"].getstate()
 
 
-def disown(random_state: Any) -> None:
-    """In a fork: do what the module's docstring says; `note_seeding` gives the state."""
-    _leave_ends()
+def disown(random_state: Any, has_ends: bool) -> None:
+    """In a fork: do what the module's docstring says.
+
+    Args:
+        random_state: What `note_seeding` has given.
+        has_ends: What `has_ends` has, in the process that this is a fork of.
+    """
+    if has_ends:
+        _leave_ends()
     if random_state is not None:
         sys.modules["random"].setstate(random_state)
     with contextlib.suppress(Exception):  # other versions; the trial may not need any of this
@@ -285,12 +291,22 @@ def disown(random_state: Any) -> None:
         _seed_torch()
 
 
-def _leave_ends() -> None:
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _ENDS)
-    ends = [end for end in found if end is not None]
+def has_ends() -> bool:
+    """Whether this process has something to do at its end that is none of its forks'.
+
+    To look costs a fork thirty pages.
+    """
     finalizers: Any = weakref.finalize
-    if atexit._ncallbacks() <= len(ends) and not finalizers._registry:
-        return  # nothing is there to be left; each write costs a fork a page
+    return atexit._ncallbacks() > len(_find_ends()) or bool(finalizers._registry)
+
+
+def _find_ends() -> list[Callable[[], object]]:
+    found = (getattr(sys.modules.get(module), name, None) for module, name in _ENDS)
+    return [end for end in found if end is not None]
+
+
+def _leave_ends() -> None:
+    ends, finalizers = _find_ends(), cast(Any, weakref.finalize)
     atexit._clear()
     for info in finalizers._registry.values():
         info.atexit = False

@@ -57,7 +57,7 @@ class Journal:
         head: What goes before the first record: the trial's `run`.
     """
 
-    def __init__(self, path: Path, head: bytes) -> None:
+    def __init__(self, path: str, head: bytes) -> None:
         self._path = path
         self.begin(head)
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -164,7 +164,7 @@ class Journal:
     def _cut(self, begin: int) -> None:
         """Begin the file anew with what stands behind its first so many bytes."""
         rest = os.pread(self._fd, self._size - begin, begin)
-        draft = build_draft_path(self._path)
+        draft = build_draft_path(Path(self._path))
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
         fd = os.open(draft, flags, 0o600)
         try:

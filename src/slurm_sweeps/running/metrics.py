@@ -63,6 +63,8 @@ def read_number(value: Any) -> float | None:
     Raises:
         OverflowError: It is too large for a float.
     """
+    if value is None:  # what most return: to look further costs a trial's process pages
+        return None
     if not isinstance(value, Number):
         value = _unpack(value)
     if isinstance(value, bool) or not isinstance(value, Number):
@@ -91,7 +93,8 @@ def _unpack(value: Any) -> Any:
 
 def check_iteration(iteration: Any) -> int:
     """Return the iteration as an int: a whole number from 0 to 2**63 - 1."""
-    if isinstance(iteration, bool) or not isinstance(iteration, Integral):
+    kind = type(iteration)
+    if kind is not int and (kind is bool or not isinstance(iteration, Integral)):
         raise UsageError(f"iteration must be a whole number (0, 1, 2, …); got {iteration!r}")
     step = int(iteration)
     if not 0 <= step <= MAX_ITERATION:

@@ -37,6 +37,7 @@ from ..storage.layout import TrialLayout
 from .channel import MALFORMED, Decoder, Record, encode, encode_bounded
 from .journal import Journal, build_head
 from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
+from .processes import set_handler
 from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
 from .usage import Meter
@@ -51,13 +52,18 @@ class TrialContext(NamedTuple):
     trial_id: str
     number: int
     attempt: int
-    directory: Path
+    folder: str
     rank: int = 0
     world_size: int = 1
     seed: int = 0
     started_in: str = ""  # the folder that the sweep was started in, if it was there
     logged: int = 0  # the iteration that it goes on from, if it does
     metric: str = "value"  # what a number is called that `train` returns
+
+    @property
+    def directory(self) -> Path:
+        """The trial's folder; what only wants its name takes that, for a path costs pages."""
+        return Path(self.folder)
 
     @classmethod
     def of(cls, run: Record, rank: int, world_size: int, started_in: str) -> TrialContext:
@@ -66,7 +72,7 @@ class TrialContext(NamedTuple):
             run["trial_id"],
             run["number"],
             run["attempt"],
-            Path(run["dir"]),
+            run["dir"],
             rank,
             world_size,
             run.get("seed", 0),
@@ -447,7 +453,7 @@ def _take_term() -> None:
         if _active is not None:
             _active.ask_to_stop()
 
-    signal.signal(signal.SIGTERM, handle_term)
+    set_handler(signal.SIGTERM, handle_term)
     _give_term_back_to_children(handle_term)
 
 
@@ -526,7 +532,7 @@ def _find() -> Session | None:
     context = TrialContext.of(run, **known)
     _active = Session(link, context, is_child=True)
     if "journal" in run:
-        _active.journal = Journal(Path(run["journal"]), b"" if context.rank else build_head(run))
+        _active.journal = Journal(run["journal"], b"" if context.rank else build_head(run))
     answer_with_stack()
     return _active
 
@@ -608,7 +614,7 @@ def poll(process: subprocess.Popen[bytes]) -> int | None:
 
 def get_context() -> TrialContext:
     """Return which trial runs here, and where; the current folder outside a trial."""
-    return TrialContext("by-hand", 0, 1, Path.cwd()) if _active is None else _active.context
+    return TrialContext("by-hand", 0, 1, os.getcwd()) if _active is None else _active.context
 
 
 def trial_id() -> str:

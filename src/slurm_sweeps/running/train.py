@@ -21,7 +21,6 @@ import contextlib
 import dis
 import faulthandler
 import functools
-import hashlib
 import importlib
 import json
 import os
@@ -30,6 +29,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
+
+try:
+    from _blake2 import blake2b  # what `hashlib` has too, which loads OpenSSL into every trial
+except ImportError:  # a Python that was built without its own
+    from hashlib import blake2b
 
 from ..errors import StorageError, TrainError, UsageTypeError
 from ..storage.layout import build_draft_path
@@ -103,7 +107,7 @@ def keep_train(path: Path) -> str | None:
 
 
 def _compute_digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return blake2b(data, digest_size=32).hexdigest()
 
 
 def load_train(

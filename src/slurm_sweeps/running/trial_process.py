@@ -25,19 +25,28 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from ..errors import OUT_OF_MEMORY, TrialInterrupted, TrialPruned, UsageTypeError
-from ..storage.layout import TrialLayout, build_rank_journal_path
+from ..storage.layout import CFG_NAME, build_log_name, build_rank_journal_path
 from .channel import Record, encode
-from .forking import disown
+from .forking import disown, has_ends
 from .journal import Journal, build_head
 from .late_imports import LateImports
 from .out_of_memory import is_out_of_memory
-from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
+from .processes import (
+    DEFAULT,
+    IGNORE,
+    RUN,
+    WARNINGS,
+    build_argv,
+    die_with_parent,
+    finish_process,
+    set_handler,
+)
 from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack, begin_watch
@@ -77,11 +86,10 @@ def rehearse(task: Task, link: socket.socket) -> None:
     A fork copies each page that it writes to, and in Python reading writes: the first steps of a
     process take several times as long as the same steps would once more.
     """
-    context = TrialContext("", 0, 1, Path(), task.rank, task.world_size)
+    context = TrialContext("", 0, 1, ".", task.rank, task.world_size)
     Session(link, context, task.direct).rehearse()
     with contextlib.suppress(OSError):  # the folder that the sweep was started in may be gone
-        context.directory.mkdir(exist_ok=True)
-        os.chdir(context.directory)
+        os.chdir(context.folder)
     take_environment({})
     _redirect("stdout", os.devnull, 1)
 
@@ -114,9 +122,10 @@ def _run_attempt(
     context = TrialContext.of(run, task.rank, task.world_size, started_in)
     session = Session(link, context, task.direct)
     try:
-        before = _take_place(context, run)
+        before = _read_environment(run["env"]) if _may_stay(train) else {}
+        _take_place(context, run)
     except OSError as error:  # no trial will find a place
-        problem = f"can't write into {context.directory}: {error}"
+        problem = f"can't write into {context.folder}: {error}"
         session.send_end({"kind": "ended", "how": "interrupted", "problem": problem})
         raise
     activate(session)
@@ -134,45 +143,59 @@ def _run_attempt(
 def _open_journal(run: Record, rank: int) -> Journal | None:
     if "journal" not in run:
         return None
-    journal = _find_journal(build_rank_journal_path(Path(run["journal"]), rank))
+    path = run["journal"]
+    journal = _find_journal(str(build_rank_journal_path(Path(path), rank)) if rank else path)
     journal.begin(b"" if rank else build_head(run))
     return journal
 
 
 @functools.cache
-def _find_journal(path: Path) -> Journal:
+def _find_journal(path: str) -> Journal:
     return Journal(path, b"")
 
 
-def _take_place(context: TrialContext, run: Record) -> dict[str, str | None]:
-    """Move into the trial's folder, with its environment and its output files.
-
-    Returns:
-        What the environment was before, as `take_environment` takes it.
-    """
-    context.directory.mkdir(parents=True, exist_ok=True)
-    os.chdir(context.directory)
-    before = take_environment(run["env"])
-    files = TrialLayout(context.directory)
+def _take_place(context: TrialContext, run: Record) -> None:
+    """Move into the trial's folder, with its environment and its output files."""
+    _enter(context.folder)
+    take_environment(run["env"])
     if context.rank == 0 and "cfg_yml" in run:
-        files.cfg.write_text(run["cfg_yml"], encoding="utf-8")
-    _redirect("stdout", files.stdout(context.rank), 1)
-    _redirect("stderr", files.stderr(context.rank), 2)
-    return before
+        with open(CFG_NAME, "wb") as file:
+            file.write(run["cfg_yml"].encode())
+    _redirect("stdout", build_log_name("stdout", context.rank), 1)
+    _redirect("stderr", build_log_name("stderr", context.rank), 2)
 
 
-def take_environment(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Set variables, or where the value is None unset them; return what they were."""
-    before = {name: os.environ.get(name) for name in variables}
+def _enter(folder: str) -> None:
+    """Make a folder the current one. Not by `Path`, which costs each fork twenty pages."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+    os.chdir(folder)
+
+
+def _read_environment(names: Iterable[str]) -> dict[str, str | None]:
+    """Return what variables are, as `take_environment` takes it."""
+    return {name: os.environ.get(name) for name in names}
+
+
+def take_environment(variables: Mapping[str, str | None]) -> None:
+    """Set variables, or where the value is None unset them."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    return before
 
 
-def _redirect(stream: str, file: str | Path, target: int) -> None:
+#: The streams that a fork replaces, kept: to take one apart costs it twenty pages.
+_replaced: list[Any] = []
+
+
+def _redirect(stream: str, file: str, target: int) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(fd, target)
     os.close(fd)
@@ -202,7 +225,7 @@ def _call(
     if end["how"] != "failed" and session.was_told_to_stop:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
-    may_stay = getattr(train, "leaves_nothing", False) and not session.was_sent_term
+    may_stay = _may_stay(train) and not session.was_sent_term
     if may_stay and end["how"] == "completed" and session.end_and_stay(end):
         return None
     session.send_end(end)
@@ -212,6 +235,11 @@ def _call(
     finish_process()
     session.hang_up(describe_imports() if end["how"] in ("completed", "pruned") else None)
     return (end.get("exit_code") or 0) & 0xFF
+
+
+def _may_stay(train: Train | None) -> bool:
+    """Whether what is called leaves nothing in its process that another trial might find."""
+    return getattr(train, "leaves_nothing", False)
 
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
@@ -252,12 +280,12 @@ def _refuse_unrun(returned: object) -> None:
 def _judge_failure(end: Record, error: BaseException, context: TrialContext) -> Record:
     """Say it if a trial died of a full disk: it did not fail, and the next would die of it too."""
     cause = _find_full_disk(error)
-    if cause is None and not _has_room(context.directory):  # `torch.save` says nothing of it
+    if cause is None and not _has_room(context.folder):  # `torch.save` says nothing of it
         cause = error
     if cause is None:
         return end
     said = f"{type(cause).__qualname__}: {_describe_message(cause)[:MAX_MESSAGE_CHARS]}"
-    where = f"trial {context.trial_id} on {socket.gethostname()}, in {context.directory}"
+    where = f"trial {context.trial_id} on {socket.gethostname()}, in {context.folder}"
     problem = f"a disk is full, or a quota used up: {where}, died of {said}"
     return {**end, "how": "interrupted", "problem": problem}
 
@@ -287,7 +315,7 @@ def _iterate_causes(error: BaseException) -> Iterator[BaseException]:
         waiting += [cause for cause in causes if isinstance(cause, BaseException)]
 
 
-def _has_room(folder: Path) -> bool:
+def _has_room(folder: str) -> bool:
     """Whether there is room on a disk, as far as that is known: some file systems don't tell."""
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder)
@@ -381,13 +409,16 @@ class Spawner:
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
-        self._may_stay = getattr(loaded.train, "leaves_nothing", False)
+        self._may_stay = _may_stay(loaded.train)
         self._task = task
         self._loaded = loaded
         self._train_file = train_file
         self._own_fds = own_fds
         self._relay = relay
         self._imports = imports
+        self._has_ends = has_ends()
+        hasattr(sys.modules[__name__.partition(".")[0]], "log")  # found once, ahead
+        _replaced.extend((sys.stdout, sys.stderr))
         for fd in (1, 2):
             open_stream(fd)  # once, ahead, instead of in every fork
         answer_with_stack()  # likewise: forks inherit it
@@ -436,6 +467,7 @@ class Spawner:
     def note_imports(self, handlers: Mapping[signal.Signals, Any]) -> None:
         """From now on, fork what this process has imported meanwhile, and the handlers that set."""
         self._loaded = self._loaded._replace(handlers={**self._loaded.handlers, **handlers})
+        self._has_ends = has_ends()
         self._drop_spare()
 
     def _drop_spare(self) -> None:
@@ -473,7 +505,7 @@ class Spawner:
                 take_environment(run["env"] if run else {})  # which imports may look at
                 os.environ.pop(TRIAL_VARIABLE, None)  # what is imported first isn't its child
                 self._become_interpreter(link)
-            disown(self._loaded.random_state)
+            disown(self._loaded.random_state, self._has_ends)
             for fd in (*self._own_fds, *self._relay.fds):
                 if fd > 2:
                     os.close(fd)
@@ -523,8 +555,8 @@ def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
     answers USR1 with a requeue of the whole job, but leaves alone a signal that is seen to already.
     """
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, handlers.get(signal.SIGCHLD, signal.SIG_DFL))
+    set_handler(signal.SIGCHLD, handlers.get(signal.SIGCHLD, DEFAULT))
     interrupt = handlers.get(signal.SIGINT, signal.default_int_handler)  # as by hand: watchdogs
-    signal.signal(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
+    set_handler(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
     for number in WARNINGS:
-        signal.signal(number, signal.SIG_IGN)
+        set_handler(number, IGNORE)

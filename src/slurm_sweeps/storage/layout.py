@@ -71,6 +71,10 @@ def _find_fault(name: str) -> str | None:
     return None
 
 
+#: A trial's configuration as YAML, in its folder.
+CFG_NAME = "cfg.yml"
+
+
 class TrialLayout(NamedTuple):
     """The files of one trial.
 
@@ -83,7 +87,7 @@ class TrialLayout(NamedTuple):
     @property
     def cfg(self) -> Path:
         """The configuration as YAML."""
-        return self.folder / "cfg.yml"
+        return self.folder / CFG_NAME
 
     @property
     def checkpoints(self) -> Path:
@@ -92,14 +96,15 @@ class TrialLayout(NamedTuple):
 
     def stdout(self, rank: int = 0) -> Path:
         """What one rank of the trial printed."""
-        return self.folder / _build_log_name("stdout", rank)
+        return self.folder / build_log_name("stdout", rank)
 
     def stderr(self, rank: int = 0) -> Path:
         """What one rank of the trial printed to its standard error."""
-        return self.folder / _build_log_name("stderr", rank)
+        return self.folder / build_log_name("stderr", rank)
 
 
-def _build_log_name(stream: str, rank: int) -> str:
+def build_log_name(stream: str, rank: int) -> str:
+    """Name what one rank of a trial printed to a stream, in the trial's folder."""
     return f"{stream}.{rank}.log" if rank else f"{stream}.log"
 
 
