@@ -15,6 +15,7 @@ import importlib
 import os
 import resource
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,12 +43,14 @@ class Meter:
     """Measures one attempt, from now on, in the trial's own process."""
 
     def __init__(self) -> None:
-        self._cpu_s = sum(map(_count_cpu_s, _read()))
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self._cpu_s = time.process_time() + _count_cpu_s(children)
         self._program_kb = 0
 
     def read(self) -> Record:
         """Return what was used so far; `is_alone` tells that there were no other processes."""
-        own, children = _read()
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
         largest = max(own.ru_maxrss, self._program_kb or children.ru_maxrss)
         used: Record = {
             "memory_mb": largest / _PER_MIB,
@@ -69,10 +72,6 @@ class Meter:
                     process.returncode = os.waitstatus_to_exitcode(status)
                     self._program_kb = used.ru_maxrss
         return process.poll()
-
-
-def _read() -> tuple[resource.struct_rusage, resource.struct_rusage]:
-    return tuple(map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # type: ignore[return-value] # two of them
 
 
 def _count_cpu_s(used: resource.struct_rusage) -> float:

@@ -287,8 +287,8 @@ def _read(link: socket.socket) -> bytes | None:
 #: What of the `init` record limits a trial's time.
 LIMITS = ("max_trial_s", "max_silence_s")
 
-#: How long a trial has the CPU for itself before the process of the next is forked, in ms.
-FORK_DELAY_MS = 3.0
+#: How long a trial has the CPU for itself before the process of the next is forked, in s.
+FORK_DELAY_S = 0.002
 
 #: A trial's process that can't be started, as there are too many, is tried again so often; after
 #: the second number of seconds the worker gives up.
@@ -328,6 +328,8 @@ class Worker(Parent):
         self._no_fork_since: float | None = None
         self._oom_kills = 0
         self._alive_at = math.inf  # when to say next that it is there
+        self._told_children = ""  # how they reach this worker
+        self._gpus: Record = {}
         self._relay = Relay()
         for fd in self._relay.fds:
             self._poll.register(fd, select.POLLIN)
@@ -410,6 +412,8 @@ class Worker(Parent):
             self._say({"kind": "notice", "text": text})
         if loaded.train is not None and not (init.get("fresh") or init.get("own_imports")):
             self._imports = LateImports()
+        self._told_children = self._relay.describe(self._task.rank, self._task.world_size)
+        self._gpus = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         own_fds = (self._in, self._out, self._watch.fd, self._watch.writer)
         train_file = (init["train"], init["digest"])
         self._spawner = Spawner(self._task, loaded, train_file, own_fds, self._relay, self._imports)
@@ -424,10 +428,9 @@ class Worker(Parent):
         """Tell what the next trial here will find: GPUs, and in a step an address and a port."""
         if self._task.rank > 0:
             return {}
-        gpus: Record = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
         if self._place is None:
-            return gpus
-        return {**self._place.describe_next(), **gpus}
+            return self._gpus
+        return {**self._place.describe_next(), **self._gpus}
 
     def _start_trial(self, run: Record) -> None:
         if self._spawner is None or self._trial is not None:
@@ -437,7 +440,7 @@ class Worker(Parent):
         env = {**(self._init.get("env") or {}), **run.get("env", {})}
         if self._place is not None:
             env |= self._place.build_environment(run["port"], run["address"])
-        env[TRIAL_VARIABLE] = self._relay.describe(self._task.rank, self._task.world_size)
+        env[TRIAL_VARIABLE] = self._told_children
         told, run = run, {**run, "env": env, "iteration": _find_start(run)}
         try:
             child = self._spawner.start(run)
@@ -615,20 +618,18 @@ class Worker(Parent):
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        due = [self._alive_at]
+        now, due, trial = self._clock(), self._alive_at, self._trial
         if self._no_fork_since is not None:
-            due.append(self._fork_at)
-        if self._trial is not None and self._trial.deadline is not None:
-            due.append(self._trial.deadline)
-        waits_ms = [max(0.0, (at - self._clock()) * 1000 + 1) for at in due if at < math.inf]
-        if self._trial is not None and self._trial.watch is not None:
-            waits_ms.append(standstill.LOOK_EVERY_S * 1000)
-        if self._trial is not None and self._trial.limits is not None:
-            due_ms = (self._trial.limits.due - self._clock()) * 1000 + 1
-            waits_ms.append(min(LOOK_S * 1000, max(0.0, due_ms)))
+            due = min(due, self._fork_at)
+        if trial is not None and trial.deadline is not None:
+            due = min(due, trial.deadline)
+        if trial is not None and trial.watch is not None:
+            due = min(due, now + standstill.LOOK_EVERY_S)
+        if trial is not None and trial.limits is not None:
+            due = min(due, now + LOOK_S, trial.limits.due)
         if self._spawner is not None and self._spawner.is_due:
-            waits_ms.append(FORK_DELAY_MS)
-        return min(waits_ms, default=None)
+            due = min(due, now + FORK_DELAY_S)
+        return None if due == math.inf else max(0.0, (due - now) * 1000 + 1)
 
     def _note_leaving(self) -> None:
         if self._spawner is not None:
