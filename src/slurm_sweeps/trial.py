@@ -8,7 +8,6 @@ answers with that process's state.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import math
@@ -118,6 +117,8 @@ def compute_trial_id(cfg: Any, repetition: int = 0) -> str:
     text = canonical_json(cfg)
     if repetition:
         text += f"#{repetition}"
+    import hashlib  # not at the top: scripts' spaces load this module into hosts, it loads OpenSSL
+
     return hashlib.blake2s(text.encode(), digest_size=6).hexdigest()
 
 
@@ -127,6 +128,8 @@ def compute_trial_seed(seed: int, number: int) -> int:
     It is the first four bytes, the highest first, of the SHA-256 of the text "<seed>:<number>". No
     version of this library changes that.
     """
+    import hashlib
+
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 

@@ -19,7 +19,6 @@ then overtook those around it is safe from whatever begins faster.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from bisect import bisect
@@ -445,5 +444,7 @@ def _spread(trial: Hashable) -> float:
     """Return a number in [0, 1) for a trial, the same in every process."""
     if isinstance(trial, int):
         return (trial + 1) * _GOLDEN % 1.0
+    import hashlib  # as in `trial`: for OpenSSL
+
     digest = hashlib.blake2s(str(trial).encode("utf-8", "surrogatepass"), digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48

@@ -275,12 +275,7 @@ def note_seeding(load: Callable[[], T]) -> tuple[T, Any]:
 
 
 def disown(random_state: Any, has_ends: bool) -> None:
-    """In a fork: do what the module's docstring says.
-
-    Args:
-        random_state: What `note_seeding` has given.
-        has_ends: What `has_ends` has, in the process that this is a fork of.
-    """
+    """In a fork: do what the module's docstring says, as `note_seeding` and `has_ends` gave it."""
     if has_ends:
         _leave_ends()
     if random_state is not None:
@@ -292,10 +287,7 @@ def disown(random_state: Any, has_ends: bool) -> None:
 
 
 def has_ends() -> bool:
-    """Whether this process has something to do at its end that is none of its forks'.
-
-    To look costs a fork thirty pages.
-    """
+    """Whether a process has an end to do that is none of its forks', which don't look: 30 pages."""
     finalizers: Any = weakref.finalize
     return atexit._ncallbacks() > len(_find_ends()) or bool(finalizers._registry)
 

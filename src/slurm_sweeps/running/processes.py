@@ -10,7 +10,7 @@ exit status. What the two don't explain (a KILL out of nowhere) is `lost`.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found] # no enums, for which each fork copies pages
 import atexit
 import contextlib
 import functools
@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,6 @@ from .channel import Record
 
 if TYPE_CHECKING:
     import ctypes
-
-#: As `signal.signal`, but it takes and makes no enums, for which each fork would copy pages.
-set_handler: Callable[[int, Any], Any] = _signal.signal
-DEFAULT, IGNORE = _signal.SIG_DFL, _signal.SIG_IGN
 
 #: Signals that a process brings upon itself: a crash, which is a failure of `train`.
 CRASHES = (
@@ -269,7 +265,7 @@ class ChildWatch:
         """
         signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         watched = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, *WARNINGS)
-        before = {number: set_handler(number, _wake) for number in watched}
+        before = {number: _signal.signal(number, _wake) for number in watched}
         os.write(self.writer, b"\0")  # what has come meanwhile is looked at now
         return {number: handler for number, handler in before.items() if handler is not _wake}
 

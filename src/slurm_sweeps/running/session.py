@@ -17,6 +17,7 @@ Only the standard library is imported here: every trial pays for what this modul
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # as in `processes`
 import contextlib
 import functools
 import json
@@ -37,7 +38,6 @@ from ..storage.layout import TrialLayout
 from .channel import MALFORMED, Decoder, Record, encode, encode_bounded
 from .journal import Journal, build_head
 from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
-from .processes import set_handler
 from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
 from .usage import Meter
@@ -62,7 +62,7 @@ class TrialContext(NamedTuple):
 
     @property
     def directory(self) -> Path:
-        """The trial's folder; what only wants its name takes that, for a path costs pages."""
+        """The trial's folder; a path costs pages, so it is made where it is wanted."""
         return Path(self.folder)
 
     @classmethod
@@ -453,7 +453,7 @@ def _take_term() -> None:
         if _active is not None:
             _active.ask_to_stop()
 
-    set_handler(signal.SIGTERM, handle_term)
+    _signal.signal(signal.SIGTERM, handle_term)
     _give_term_back_to_children(handle_term)
 
 

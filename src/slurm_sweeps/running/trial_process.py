@@ -15,6 +15,7 @@ when one is completed.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # as in `processes`
 import contextlib
 import errno
 import functools
@@ -25,7 +26,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
@@ -37,16 +38,7 @@ from .forking import disown, has_ends
 from .journal import Journal, build_head
 from .late_imports import LateImports
 from .out_of_memory import is_out_of_memory
-from .processes import (
-    DEFAULT,
-    IGNORE,
-    RUN,
-    WARNINGS,
-    build_argv,
-    die_with_parent,
-    finish_process,
-    set_handler,
-)
+from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack, begin_watch
@@ -122,7 +114,8 @@ def _run_attempt(
     context = TrialContext.of(run, task.rank, task.world_size, started_in)
     session = Session(link, context, task.direct)
     try:
-        before = _read_environment(run["env"]) if _may_stay(train) else {}
+        names = run["env"] if getattr(train, "leaves_nothing", False) else ()
+        before = {name: os.environ.get(name) for name in names}
         _take_place(context, run)
     except OSError as error:  # no trial will find a place
         problem = f"can't write into {context.folder}: {error}"
@@ -156,30 +149,17 @@ def _find_journal(path: str) -> Journal:
 
 def _take_place(context: TrialContext, run: Record) -> None:
     """Move into the trial's folder, with its environment and its output files."""
-    _enter(context.folder)
+    try:  # by `Path` it would cost twenty pages
+        os.mkdir(context.folder)
+    except OSError:  # it is there, or more than one is to be made
+        os.makedirs(context.folder, exist_ok=True)
+    os.chdir(context.folder)
     take_environment(run["env"])
     if context.rank == 0 and "cfg_yml" in run:
         with open(CFG_NAME, "wb") as file:
             file.write(run["cfg_yml"].encode())
     _redirect("stdout", build_log_name("stdout", context.rank), 1)
     _redirect("stderr", build_log_name("stderr", context.rank), 2)
-
-
-def _enter(folder: str) -> None:
-    """Make a folder the current one. Not by `Path`, which costs each fork twenty pages."""
-    try:
-        os.mkdir(folder)
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
-    os.chdir(folder)
-
-
-def _read_environment(names: Iterable[str]) -> dict[str, str | None]:
-    """Return what variables are, as `take_environment` takes it."""
-    return {name: os.environ.get(name) for name in names}
 
 
 def take_environment(variables: Mapping[str, str | None]) -> None:
@@ -225,7 +205,7 @@ def _call(
     if end["how"] != "failed" and session.was_told_to_stop:
         # It saw the request, so a plain return is no completion.
         end = {"kind": "ended", "how": "interrupted"}
-    may_stay = _may_stay(train) and not session.was_sent_term
+    may_stay = getattr(train, "leaves_nothing", False) and not session.was_sent_term
     if may_stay and end["how"] == "completed" and session.end_and_stay(end):
         return None
     session.send_end(end)
@@ -235,11 +215,6 @@ def _call(
     finish_process()
     session.hang_up(describe_imports() if end["how"] in ("completed", "pruned") else None)
     return (end.get("exit_code") or 0) & 0xFF
-
-
-def _may_stay(train: Train | None) -> bool:
-    """Whether what is called leaves nothing in its process that another trial might find."""
-    return getattr(train, "leaves_nothing", False)
 
 
 def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
@@ -409,7 +384,7 @@ class Spawner:
     ) -> None:
         self.spare: Child | None = None
         self.is_due = loaded.train is not None
-        self._may_stay = _may_stay(loaded.train)
+        self._may_stay = getattr(loaded.train, "leaves_nothing", False)
         self._task = task
         self._loaded = loaded
         self._train_file = train_file
@@ -555,8 +530,8 @@ def _reset_signals(handlers: Mapping[signal.Signals, Any]) -> None:
     answers USR1 with a requeue of the whole job, but leaves alone a signal that is seen to already.
     """
     signal.set_wakeup_fd(-1)
-    set_handler(signal.SIGCHLD, handlers.get(signal.SIGCHLD, DEFAULT))
+    _signal.signal(signal.SIGCHLD, handlers.get(signal.SIGCHLD, _signal.SIG_DFL))
     interrupt = handlers.get(signal.SIGINT, signal.default_int_handler)  # as by hand: watchdogs
-    set_handler(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
+    _signal.signal(signal.SIGINT, interrupt)  # call `_thread.interrupt_main()`
     for number in WARNINGS:
-        set_handler(number, IGNORE)
+        _signal.signal(number, _signal.SIG_IGN)

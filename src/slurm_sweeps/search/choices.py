@@ -8,11 +8,10 @@ drawn only when the option is.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..checks import check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
@@ -21,6 +20,9 @@ from .priors import place_prior
 from .search_space import compile_options
 from .spaces import Space
 from .tree import Leaf, OptionsNode
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -130,7 +132,8 @@ def _check_options(owner: str, options: Any) -> tuple[Any, ...]:
         raise UsageTypeError(_format_no_list(owner, options))
     if not options:
         raise UsageError(f"{owner} needs at least one option, got {options!r}")
-    return tuple(o.item() if isinstance(o, np.generic) else o for o in options)
+    generic = getattr(sys.modules.get("numpy"), "generic", ())
+    return tuple(o.item() if isinstance(o, generic) else o for o in options)
 
 
 def _format_no_list(owner: str, *got: Any) -> str:

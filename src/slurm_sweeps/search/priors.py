@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from ..checks import set_fields
@@ -69,6 +68,8 @@ class Prior:
         """Carry u in [0, 1] to the unit of a value near the guess, of so many options if any."""
         if n_options:
             return self._pull_option(u, n_options)
+        from statistics import NormalDist
+
         around = NormalDist(self.unit, WIDTHS[self.confidence])
         low, high = around.cdf(0.0), around.cdf(1.0)
         inside = min(max(low + u * (high - low), _MARGIN), 1.0 - _MARGIN)

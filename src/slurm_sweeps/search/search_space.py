@@ -10,9 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
@@ -27,6 +25,9 @@ from .tree import (
     find_space,
     format_place,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class SearchSpace:

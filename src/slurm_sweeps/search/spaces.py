@@ -20,15 +20,15 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
-from statistics import NormalDist
-from typing import Any, ClassVar, Generic, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ..checks import as_fraction, check_integer, check_real, check_seed, set_fields
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .priors import Prior, place_prior
+
+if TYPE_CHECKING:  # a script's top level has spaces, and each host runs that
+    import numpy as np
 
 #: Marks a space in a description, where a dict could else be one of the user's.
 SPACE_KEY = "$space"
@@ -306,6 +306,8 @@ class Normal(NumberSpace):
 
     def from_unit(self, u: float) -> float:
         inside = _clip(u, _UNIT_MARGIN, 1.0 - _UNIT_MARGIN)
+        from statistics import NormalDist
+
         return NormalDist(self.mean, self.std).inv_cdf(inside)
 
     def to_unit(self, value: float) -> float:
