@@ -51,10 +51,7 @@ SAW_ALL_GPUS = (
 
 
 def build_host_argv(
-    slots: int = 1,
-    world_size: int = 1,
-    direct: Mapping[int, int] | None = None,
-    **worker: Any,
+    slots: int = 1, world_size: int = 1, direct: Mapping[int, int] | None = None, **worker: Any
 ) -> list[str]:
     """Return the command that starts a host.
 

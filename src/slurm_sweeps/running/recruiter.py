@@ -18,13 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from ..errors import LaunchError, StorageError
-from ..slurm.client import (
-    TIMEOUT_S,
-    cancel_jobs,
-    cancel_waiting_jobs,
-    read_job_queue,
-    submit_job,
-)
+from ..slurm.client import TIMEOUT_S, cancel_jobs, cancel_waiting_jobs, read_job_queue, submit_job
 from ..slurm.config import SlurmCfg
 from ..slurm.jobs import (
     JobQueue,

@@ -140,11 +140,7 @@ SETTINGS = (
             if name in ("transform_output", "assume_finite", "enable_metadata_routing")
         },
         lambda sklearn, options: sklearn.set_config(**options),
-        {
-            "transform_output": "default",
-            "assume_finite": False,
-            "enable_metadata_routing": False,
-        },
+        {"transform_output": "default", "assume_finite": False, "enable_metadata_routing": False},
     ),
     _pandas("mode.copy_on_write"),
     _pandas("future.infer_string"),

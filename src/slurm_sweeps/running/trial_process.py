@@ -101,11 +101,7 @@ def run_attempts(
 
 
 def _run_attempt(
-    task: Task,
-    link: socket.socket,
-    train: Train,
-    started_in: str,
-    imports: LateImports | None,
+    task: Task, link: socket.socket, train: Train, started_in: str, imports: LateImports | None
 ) -> int | None:
     """Run an attempt; return the code to exit with, None to wait for another trial."""
     run = hear_run(link)
@@ -235,9 +231,7 @@ def _outcome_of(train: Train, cfg: dict[str, Any], session: Session) -> Record:
         return _judge_failure(end, error, session.context)
     except BaseException as error:  # noqa: BLE001 - the process border: train is the user's
         end = _describe_failure(
-            error,
-            _read_exit_code(getattr(error, "exit_code", 1)),
-            _advise(error, session.context),
+            error, _read_exit_code(getattr(error, "exit_code", 1)), _advise(error, session.context)
         )
         return _judge_failure(end, error, session.context)
     return {"kind": "ended", "how": "completed", **final}

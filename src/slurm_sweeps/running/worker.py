@@ -32,35 +32,16 @@ from resource import struct_rusage
 from typing import TYPE_CHECKING, cast
 
 from ..errors import TrainError
-from ..storage.layout import (
-    TrialLayout,
-    build_child_journal_path,
-    build_rank_journal_path,
-)
+from ..storage.layout import TrialLayout, build_child_journal_path, build_rank_journal_path
 from . import standstill
-from .channel import (
-    ALIVE_EVERY_S,
-    MALFORMED,
-    Decoder,
-    Record,
-    append_to,
-    encode,
-    encode_parts,
-)
+from .channel import ALIVE_EVERY_S, MALFORMED, Decoder, Record, append_to, encode, encode_parts
 from .cpus import bind_to_cpus
 from .deadlines import Clock
 from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
 from .late_imports import LateImports
 from .limits import EACH_STACK_S, LOOK_S, MOST_STACKS, TimeLimits
 from .out_of_memory import count_oom_kills, tells_of_killed_child
-from .processes import (
-    ChildWatch,
-    adopt_orphans,
-    freeze_memory,
-    judge,
-    kill_children,
-    list_children,
-)
+from .processes import ChildWatch, adopt_orphans, freeze_memory, judge, kill_children, list_children
 from .relay import TRIAL_VARIABLE, Caller, Relay
 from .standstill import Standstill
 from .train import load_train

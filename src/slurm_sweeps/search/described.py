@@ -8,15 +8,7 @@ from typing import Any
 from .choices import Choice, Grid
 from .priors import Prior
 from .repeat import Repeat
-from .spaces import (
-    SPACE_KEY,
-    Integer,
-    LogInteger,
-    LogUniform,
-    Normal,
-    Quantized,
-    Uniform,
-)
+from .spaces import SPACE_KEY, Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 
 #: The spaces by the names under which they describe themselves.
 _KINDS: dict[str, type[Any]] = {

@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .spaces import SPACE_KEY, Space, format_description
-from .tree import (
-    BranchNode,
-    ConstantNode,
-    Leaf,
-    Node,
-    OptionsNode,
-    Pick,
-    find_space,
-    format_place,
-)
+from .tree import BranchNode, ConstantNode, Leaf, Node, OptionsNode, Pick, find_space, format_place
 
 if TYPE_CHECKING:
     import numpy as np
