@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ _BLOCK = 64
 N_NEAREST = 5
 
 #: Shapes that the tail of the best values may have: from an end that many come near, to none.
-_SHAPES = np.linspace(-1.0, 0.2, 13)[:, None]
+_SHAPES = np.linspace(-1.0, 0.75, 15)[:, None]
 _SCALES = np.geomspace(0.05, 50.0, 60)
 
 #: That later trials are better is no chance, which would make it so once in a thousand sweeps.
@@ -60,6 +60,7 @@ class Course:
         clock: Seconds of work up to each report; [n].
         rest_s: Seconds from the last one to the end.
         end: What it ends as; None if it was cut short.
+        is_stopped: Whether that was by the rule, which would do it again.
     """
 
     iterations: npt.NDArray[np.int64]
@@ -68,6 +69,7 @@ class Course:
     clock: Array
     rest_s: float
     end: Status | None
+    is_stopped: bool = False
 
     @property
     def score(self) -> float:
@@ -185,6 +187,7 @@ def _read_course(
         clock[keep],
         0.0 if trial.end_time is None else max(0.0, trial.end_time - last),
         end,
+        trial.status in (Status.PRUNED, Status.PAUSED),
     )
 
 
@@ -248,13 +251,14 @@ class Tail(NamedTuple):
         return np.asarray(below)
 
 
-def fit_tail(scores: Array) -> Tail:
+def fit_tail(scores: Array, n_leaders: int) -> Tail:
     """Weigh shapes and scales by how likely they make the leaders' distances.
 
     Args:
         scores: Finite ones, rising; [n].
+        n_leaders: How many lie in the tail, as far as there are so many.
     """
-    n_leaders = min(len(scores) - 1, max(5, len(scores) // 5), 30)
+    n_leaders = min(len(scores) - 1, n_leaders)
     below = scores[n_leaders] - scores[:n_leaders] if n_leaders > 0 else np.zeros(1)
     if below[0] <= 0 or not n_leaders:
         return Tail(0.0, np.zeros(1), np.zeros(1), np.ones(1))
@@ -278,6 +282,7 @@ class Outcomes:
         courses: Those of a sweep, by number.
         likely: Of `find_likely`.
         sources: The numbers of those that new trials are like.
+        waited: For how long those that run have worked on what comes next, in seconds, by number.
         rng: Draws whom they are like.
 
     Attributes:
@@ -289,48 +294,87 @@ class Outcomes:
         courses: Mapping[int, Course],
         likely: Mapping[int, Sequence[int]],
         sources: Sequence[int],
+        waited: Mapping[int, float],
         rng: np.random.Generator,
     ) -> None:
         whole: dict[int, Course] = {}
+        weights = rng.standard_exponential(1 + max(courses, default=0))
         self._bound, self._step = _find_bound(courses), _find_step(courses)
         floor = max(_find_floor(courses), self._bound - 1e-9)
         for number, others in likely.items():
             course = courses[number]
             if others:
-                other = whole[others[int(rng.integers(len(others)))]]
-                course = course.go_on_like(other, floor)
+                among = weights[others] / rng.standard_exponential(len(others))
+                course = course.go_on_like(whole[others[int(among.argmax())]], floor)
             whole[number] = course  # if nobody has gone further, it is at its end
+        begun = [course for course in whole.values() if len(course.clock)]
+        for number in courses.keys() - whole.keys():
+            whole[number] = _draw_slow(begun, waited.get(number, 0.0), rng)
         self.whole = {number: write_script(course) for number, course in whole.items()}
-        ranked = sorted(sources, key=lambda number: whole[number].score)
+        # What was stopped won't come to more under the same rule, whatever it might come to.
+        judged = {n: course if course.is_stopped else whole[n] for n, course in courses.items()}
+        ranked = sorted(sources, key=lambda number: judged[number].score)
         self._ranked = [self.whole[number] for number in ranked]
-        self._scores = np.array([whole[number].score for number in ranked])
-        self._tail = fit_tail(self._scores[np.isfinite(self._scores)])
+        self._scores = np.array([judged[number].score for number in ranked])
+        # None is shifted beyond the bound, though it may come further than what it is ranked by.
+        self._least = [self._bound - whole[number].score for number in ranked]
+        self._tail = self._fit_tail(rng)
 
     def draw(self, rng: np.random.Generator) -> Iterator[tuple[Script, float]]:
         """Draw new trials without end, and how much higher their values are."""
-        shares = rng.standard_exponential(len(self._scores) + 1).cumsum()
+        n_gaps = len(self._scores) + 1
+        shares, splits = rng.standard_exponential(n_gaps).cumsum(), rng.beta(0.5, 0.5, n_gaps)
         tail = self._tail.choose(rng)
         while True:
-            for script, by in self._draw_some(rng, shares, tail):
+            for script, by in self._draw_some(rng, shares, splits, tail):
                 yield script, round(by / self._step) * self._step if self._step else by
 
+    def _fit_tail(self, rng: np.random.Generator) -> Tail:
+        """Fit a tail to so many of the leaders as are drawn: nobody knows where it begins."""
+        scores = self._scores[np.isfinite(self._scores)]
+        if math.isfinite(self._bound):
+            scores = np.log(np.maximum(scores - self._bound, np.finfo(float).tiny))
+        most = max(5, len(scores) // 2)
+        return fit_tail(scores, round(math.exp(rng.uniform(math.log(3), math.log(most)))))
+
+    def _draw_beyond(self, rng: np.random.Generator, tail: Tail) -> Array:
+        """Draw how far below the best further values are."""
+        beyond = tail.draw(rng, _BLOCK)
+        height = self._scores[0] - self._bound
+        return height * -np.expm1(-beyond) if math.isfinite(height) else beyond
+
     def _draw_some(
-        self, rng: np.random.Generator, shares: Array, tail: Tail
+        self, rng: np.random.Generator, shares: Array, splits: Array, tail: Tail
     ) -> list[tuple[Script, float]]:
         scores, size = self._scores, len(self._scores)
         gaps = np.searchsorted(shares, rng.random(_BLOCK) * shares[-1])
-        u, beyond = rng.random(_BLOCK), tail.draw(rng, _BLOCK).clip(max=scores[0] - self._bound)
+        u, beyond = rng.random(_BLOCK), self._draw_beyond(rng, tail)
         drawn = []
         for gap, place, by in zip(gaps.tolist(), u.tolist(), beyond.tolist(), strict=True):
             if gap == 0:
-                drawn.append((self._ranked[0], -by))
+                drawn.append((self._ranked[0], max(-by, self._least[0])))
                 continue
             above = min(gap, size - 1)
-            near = gap - 1 if place < 0.5 else above
+            is_left = place < splits[gap]
+            near = gap - 1 if is_left else above
             width = scores[above] - scores[gap - 1] if math.isfinite(scores[above]) else 0.0
-            rise = float((place if place < 0.5 else place - 1) * width)
-            drawn.append((self._ranked[near], rise))
+            rise = float((place if is_left else place - 1) * width)
+            drawn.append((self._ranked[near], max(rise, self._least[near])))
         return drawn
+
+
+def _draw_slow(courses: Sequence[Course], waited_s: float, rng: np.random.Generator) -> Course:
+    """Draw one of those whose first report came later than that, or a slower one.
+
+    Of something that has taken longer than all others it is as likely as not that it takes twice as
+    long as up to now.
+    """
+    slower = [course for course in courses if course.clock[0] > waited_s]
+    if slower:
+        return slower[int(rng.integers(len(slower)))]
+    course = courses[int(rng.integers(len(courses)))]
+    pace = waited_s / (max(course.clock[0], 1e-9) * (1 - rng.random()))
+    return replace(course, clock=course.clock * pace, rest_s=course.rest_s * pace)
 
 
 def _find_floor(courses: Mapping[int, Course]) -> float:
@@ -345,7 +389,8 @@ def _find_floor(courses: Mapping[int, Course]) -> float:
 
 def _find_step(courses: Mapping[int, Course]) -> float:
     """Return the step of values that have one, such as error rates; 0 for those that have none."""
-    values = _list_values(courses)
+    values = np.sort(_list_values(courses))
+    values = values[: (len(values) + 1) // 2]  # the worst are of another size where some diverge
     scale = float(np.abs(values).max(initial=0.0)) or 1.0
     levels = np.unique((values / scale).round(6))  # what differs less is due to rounding
     has_step = 1 < len(levels) < len(values) / 2
@@ -408,7 +453,7 @@ def choose_sources(courses: Mapping[int, Course]) -> list[int]:
 
     It is if its first values are lower by the rank-sum test; a sampler has learnt then.
     """
-    numbers = sorted(n for n, course in courses.items() if course.end or len(course.iterations))
+    numbers = sorted(courses)
     reported = [n for n in numbers if len(courses[n].iterations)]
     half = len(reported) // 2
     first = np.nan_to_num([courses[n].values[0, 0] for n in reported], nan=math.inf)

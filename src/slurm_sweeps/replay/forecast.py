@@ -239,8 +239,8 @@ class Start:
         self._pruner = pickle.dumps(self._hear())
         likely = find_likely(courses)
         rngs = (np.random.default_rng([seed, i]) for i in range(_N_OUTCOMES))
-        self._outcomes = [Outcomes(courses, likely, self.sources, rng) for rng in rngs]
-        self._waited = measure_waits(story, now)
+        waited = self._waited = measure_waits(story, now)
+        self._outcomes = [Outcomes(courses, likely, self.sources, waited, rng) for rng in rngs]
 
     def _hear(self) -> Pruner | None:
         """Let the rule hear all that was reported."""
@@ -386,7 +386,8 @@ class Start:
 def find_span(values: Iterable[float]) -> Span:
     """Find the narrowest range that holds 80 % of some values, of equal ones the lowest."""
     ordered = np.sort(np.array([*values], dtype=float))
-    n = math.ceil(_BAND * len(ordered))
+    # Of n draws k in a row hold (k - 1) / (n + 1) of all that there could be.
+    n = min(len(ordered), math.ceil(_BAND * (len(ordered) + 1)) + 1)
     with np.errstate(invalid="ignore"):  # infinite ones
         widths = np.nan_to_num(ordered[n - 1 :] - ordered[: len(ordered) - n + 1], nan=0.0)
     first = int(widths.argmin())
