@@ -31,7 +31,8 @@ MAY_IMPORT["search"] = {"errors", "trial", "checks"}
 MAY_IMPORT["samplers"] = {"errors", "trial", "checks", "search"}
 MAY_IMPORT["timing"] = set()
 MAY_IMPORT["race"] = {"trial", "rules", "search", "samplers"}
-MAY_IMPORT["sweep"] = {*MAY_IMPORT["race"], "errors", "checks", "race", "timing"}
+MAY_IMPORT["sweep_types"] = {"checks", "rules", "trial"}
+MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "samplers", "timing", "sweep_types"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["replay"] = {*MAY_IMPORT["race"], "errors", "checks", "race", "sweep", "storage"}
@@ -126,6 +127,7 @@ PURE = [
     "samplers",
     "race.py",
     "sweep.py",
+    "sweep_types.py",
     "timing.py",
     "slurm",
     "running/deadlines.py",
@@ -282,11 +284,13 @@ def test_the_house_stays_small() -> None:
     provenance, what is kept and what runs at the end (900), stored reports judged again (700),
     spaces that an objective defines as it runs (400). And then: seeds that race and are compared,
     forecasts by playing on (1,100), designs and indices for studies, guesses as priors, spaces that
-    are extended, imports that trials share (4,000 in all).
+    are extended, imports that trials share (4,000 in all). Since then, in eight files fewer: trials
+    that end before their short job does, forecasts that know how little was seen, what is read of a
+    large sweep, and what is said to those who meet this for the first time (700, less 100).
     """
     lines = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES)
-    assert 50 < len(SOURCES) <= 160, f"{len(SOURCES)} files"
-    assert 5_000 < lines <= 36_000, f"{lines} lines"
+    assert 50 < len(SOURCES) <= 155, f"{len(SOURCES)} files"
+    assert 5_000 < lines <= 36_200, f"{lines} lines"
 
 
 def test_every_module_says_what_it_is_for() -> None:

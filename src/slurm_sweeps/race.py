@@ -32,9 +32,10 @@ from heapq import heappop, heappush
 from typing import Any
 
 from .rules.asha import AshaPruner, HyperbandPruner
-from .rules.protocol import Decision, PromotingPruner, Pruner
+from .rules.protocol import Decision, DoubtingPruner, PromotingPruner, Pruner
 from .rules.ranking import Ranking
-from .samplers import Observation, OptunaSampler, Sampler, StudyingSampler
+from .samplers import Observation, Sampler, StudyingSampler
+from .samplers.optuna import OptunaSampler
 from .search.repeat import Repeats
 from .trial import Status, split_cfg
 
@@ -196,6 +197,8 @@ class RacingSampler:
         repeats: The Repeat.
     """
 
+    asks_again = True  # somebody may lead when a run has ended
+
     def __init__(self, sampler: Sampler, race: Race, repeats: Repeats) -> None:
         self._sampler = sampler
         self._race = race
@@ -306,8 +309,8 @@ class RacingPruner:
         return decision if self._judge_at is None else self._judge_at(number, iteration)
 
     def pop_doubt(self) -> str | None:
-        """Say what the rule has to say of itself; see `AshaPruner.pop_doubt`."""
-        return self._rule.pop_doubt() if isinstance(self._rule, AshaPruner) else None
+        """Say what the rule has to say of itself; see `DoubtingPruner`."""
+        return self._rule.pop_doubt() if isinstance(self._rule, DoubtingPruner) else None
 
 
 class RacingPromotingPruner(RacingPruner):

@@ -450,7 +450,7 @@ class Result:
         Tissot and Prieur, "Bias correction for the estimation of sensitivity indices based on
         random balance designs" (2012).
         """
-        from .views.pictures.sensitivity import read_sensitivity
+        from .views.pictures.importance import read_sensitivity
 
         return read_sensitivity(self._read_sweep(metric, None))
 
@@ -543,62 +543,44 @@ class Result:
 
     def plot_learning_curves(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each trial's metric over its iterations; a plotly Figure."""
-        from .views.pictures.curves import draw_learning_curves
-
-        return self._plot(draw_learning_curves, metric, mode)
+        return self._plot("learning_curves", metric, mode)
 
     def plot_best_over_time(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot the best value over wall-clock time and over all iterations; a plotly Figure."""
-        from .views.pictures.curves import draw_best_over_time
-
-        return self._plot(draw_best_over_time, metric, mode)
+        return self._plot("best_over_time", metric, mode)
 
     def plot_parameters(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot each parameter against the trials' best values; a plotly Figure."""
-        from .views.pictures.parameters import draw_parameters
-
-        return self._plot(draw_parameters, metric, mode)
+        return self._plot("parameters", metric, mode)
 
     def plot_parallel_coordinates(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot all parameters and the metric as parallel coordinates; a plotly Figure."""
-        from .views.pictures.parameters import draw_parallel_coordinates
-
-        return self._plot(draw_parallel_coordinates, metric, mode)
+        return self._plot("parallel_coordinates", metric, mode)
 
     def plot_importance(self, metric: str | None = None, mode: str | None = None) -> Any:
         """Plot which parameters mattered; a plotly Figure."""
-        from .views.pictures.importance import compute_importance, draw_importance
-
-        return self._plot(lambda data: draw_importance(compute_importance(data)), metric, mode)
+        return self._plot("importance", metric, mode)
 
     @raises_short
     def plot_sensitivity(self, metric: str | None = None) -> Any:
         """Plot the indices that `sensitivity` estimates; a plotly Figure."""
-        from .views.pictures.sensitivity import draw_sensitivity, read_sensitivity
-
-        return self._plot(lambda data: draw_sensitivity(read_sensitivity(data)), metric, None)
+        return self._plot("sensitivity", metric)
 
     def plot_front(self) -> Any:
         """Plot the trials by their objectives, two at a time, and the front; a plotly Figure."""
-        from .views.pictures.front import draw_front
-
-        return self._plot(draw_front, None, None)
+        return self._plot("front")
 
     def plot_slots(self) -> Any:
         """Plot which slot ran which trial when; a plotly Figure."""
-        from .views.pictures.slots import compute_occupation, draw_slots
+        return self._plot("slots")
 
-        return self._plot(lambda data: draw_slots(compute_occupation(data)), None, None)
-
-    def _plot(
-        self, draw: Callable[[SweepData], dict[str, Any]], metric: str | None, mode: str | None
-    ) -> Any:
-        from .views.report import check_installed
+    def _plot(self, what: str, metric: str | None = None, mode: str | None = None) -> Any:
+        from .views.report import PICTURES, check_installed
 
         check_installed("plotly")
         from plotly.graph_objects import Figure
 
-        return Figure(draw(self._read_sweep(metric, mode)))
+        return Figure(PICTURES[what](self._read_sweep(metric, mode)))
 
     def _read_sweep(self, metric: str | None, mode: str | None) -> SweepData:
         from .views.pictures.data import read_sweep_data

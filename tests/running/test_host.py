@@ -20,8 +20,8 @@ from worker_process import TIMEOUT_S, read_when_there
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.errors import UsageError
 from slurm_sweeps.running.channel import Connection, Record, start_process
-from slurm_sweeps.running.cpus import choose_cpus
 from slurm_sweeps.running.host import build_host_argv
+from slurm_sweeps.running.processes import choose_cpus
 from slurm_sweeps.running.train import encode_cfg, pickle_train, write_train
 from slurm_sweeps.slurm.allocation import Node
 from slurm_sweeps.slurm.config import SlurmCfg

@@ -17,7 +17,7 @@ import slurm_sweeps as ss
 from cluster_tools.processes import read_process, wait_until
 from slurm_sweeps.running.channel import Record
 from slurm_sweeps.running.deadlines import Clock
-from slurm_sweeps.running.limits import TimeLimits
+from slurm_sweeps.running.ends import TimeLimits
 from slurm_sweeps.trial import Status
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked into on Linux")

@@ -15,17 +15,17 @@ from worker_process import start_worker
 
 import slurm_sweeps as ss
 from slurm_sweeps.errors import ProgramError
-from slurm_sweeps.running import out_of_memory
-from slurm_sweeps.running.out_of_memory import (
+from slurm_sweeps.running import usage
+from slurm_sweeps.running.ends import judge
+from slurm_sweeps.running.usage import (
     is_out_of_memory,
     tells_of_killed_child,
     tells_of_killed_step,
 )
-from slurm_sweeps.running.processes import judge
 
 
 def test_kills_can_be_counted() -> None:
-    assert out_of_memory.count_oom_kills() >= 0
+    assert usage.count_oom_kills() >= 0
 
 
 def test_the_cgroups_own_count_is_preferred(
@@ -33,8 +33,8 @@ def test_the_cgroups_own_count_is_preferred(
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("low 0\noom 3\noom_kill 2\n")
-    monkeypatch.setattr(out_of_memory, "find_cgroup_files", lambda *_: [events])
-    assert out_of_memory.count_oom_kills() == 2
+    monkeypatch.setattr(usage, "find_cgroup_files", lambda *_: [events])
+    assert usage.count_oom_kills() == 2
 
 
 def catch(call: Callable[[], object]) -> BaseException:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cluster_tools.processes import read_process
-from slurm_sweeps.running.processes import build_argv, judge
+from slurm_sweeps.running.ends import judge
+from slurm_sweeps.running.processes import build_argv
 
 COMPLETED = {"kind": "ended", "how": "completed"}
 FAILED = {"kind": "ended", "how": "failed", "error_type": "ValueError", "message": "no"}

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import slurm_sweeps as ss
 from slurm_sweeps.cli import main
 from slurm_sweeps.result import Trial
-from slurm_sweeps.running import out_of_memory, usage
+from slurm_sweeps.running import usage
 from slurm_sweeps.running.usage import Gauge, StepMemory, sum_usage
 from slurm_sweeps.trial import Status
 
@@ -113,7 +113,7 @@ def test_the_cgroup_of_a_whole_job_or_of_no_job_tells_nothing(
     memory = StepMemory()
     peak.write_text("200\n")
     assert memory.read_rise() is None
-    assert all(file.exists() for file in out_of_memory.find_cgroup_files("a", "b"))
+    assert all(file.exists() for file in usage.find_cgroup_files("a", "b"))
 
 
 def test_ranks_are_added_up() -> None:

@@ -15,8 +15,8 @@ from search_cases import UNITS, integers, log_integers, log_uniforms, through_js
 from slurm_sweeps.errors import UsageError
 from slurm_sweeps.samplers import Problem, Random
 from slurm_sweeps.search.choices import Choice
-from slurm_sweeps.search.described import build_template
 from slurm_sweeps.search.draws import list_guesses
+from slurm_sweeps.search.extension import build_template
 from slurm_sweeps.search.priors import WIDTHS, Prior, compute_share
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.search.spaces import Integer, LogUniform, Quantized, Uniform

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.sweep import Pace
+from slurm_sweeps.sweep_types import Pace
 
 
 def test_the_time_to_the_first_report_counts() -> None:

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.sweep import ThinCurve
+from slurm_sweeps.sweep_types import ThinCurve
 
 REPORTS = st.lists(st.tuples(st.integers(0, 3000), st.floats(-9, 9)), max_size=60)
 

@@ -11,17 +11,15 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from .add import add
 from .common import Commands, completion, early_local_dir_option
 from .doctor import doctor
 from .export_report import export, report
-from .forecast import forecast
 from .join_jobs import jobs, join
 from .list_show_watch_best import best, list_experiments, show, watch
 from .run_file import log_metrics, run_file
-from .stop_retry_rm import remove, retry, stop
+from .stop_retry_rm import add, remove, retry, stop
 from .trial_logs import logs, show_trial
-from .verify_whatif import compare, sensitivity, verify, whatif
+from .verify_whatif import compare, forecast, sensitivity, verify, whatif
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,9 +21,9 @@ import click
 
 from .. import __version__
 from ..errors import SlurmSweepsError, say_count
-from ..running.cpus import count_cpus
 from ..running.host import build_host_argv
 from ..running.launchers import find_gpus
+from ..running.processes import count_cpus
 from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,8 +18,14 @@ from ..experiment.join import WAIT_S, Lender, Step
 from ..running.background import StopSignals
 from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
+from ..storage.database import Database
+from ..storage.jobs import read_jobs
 from ..storage.layout import Layout
-from ..views.jobs import format_job_rows, read_job_rows
+from ..storage.records import ExperimentRecord, JobRecord, JobState
+from ..storage.rows import read_attempts
+from ..trial import Status
+from ..views.formats import format_age, format_span
+from ..views.summary import look_at_driver
 from .common import json_option, on_experiment, open_store, print_columns, print_json
 
 
@@ -67,3 +75,76 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         click.echo(f"no Slurm job has had a part in {name!r}")
     else:
         print_columns(format_job_rows(found, now))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job and what ran there; times in seconds since 1970.
+
+    Args:
+        restarts: How often Slurm had queued it again.
+        state: See `JobState`; a job of a driver that is gone has gone too.
+        slots: How many trials run there at once; None where that was never known.
+        running: How many run there now.
+        ended: How many attempts have ended there, for whatever reason.
+        note: Why it was refused, or has gone.
+    """
+
+    job_id: str
+    restarts: int
+    state: str
+    nodes: str
+    slots: int | None
+    since: float
+    ends_at: float | None
+    ended_at: float | None
+    running: int
+    ended: int
+    note: str | None
+
+
+def read_job_rows(database: Database, experiment: ExperimentRecord, now: float) -> list[JobRow]:
+    """Read the jobs of an experiment, in the order in which they came."""
+    with database.reading():
+        jobs = read_jobs(database, experiment.id)
+        attempts = read_attempts(database, experiment.id) if jobs else []
+    is_at_work = look_at_driver(experiment, now).is_at_work
+    counts = Counter(
+        (each.job_id, _find_stay(jobs, each.job_id, each.start_time), each.status is Status.RUNNING)
+        for each in attempts
+    )
+    return [
+        JobRow(
+            job.job_id,
+            job.restarts,
+            job.state.value if is_at_work or job.state is not JobState.DRIVING else "gone",
+            job.nodes,
+            job.slots,
+            job.since,
+            job.ends_at,
+            job.ended_at,
+            counts[job.job_id, job.restarts, True] if is_at_work else 0,
+            counts[job.job_id, job.restarts, False],
+            job.note,
+        )
+        for job in jobs
+    ]
+
+
+def _find_stay(jobs: Sequence[JobRecord], job_id: str | None, at: float | None) -> int | None:
+    """Return in which of a job's stays something began."""
+    stays = [job for job in jobs if job.job_id == job_id and job.since <= (at or 0.0)]
+    return max((job.restarts for job in stays), default=None)
+
+
+def format_job_rows(rows: Sequence[JobRow], now: float) -> Iterator[tuple[str, ...]]:
+    """Write jobs as cells of a table, with the titles first."""
+    yield ("job", "state", "nodes", "slots", "came", "ends", "running", "ended", "")
+    for row in rows:
+        job = f"{row.job_id} (restart {row.restarts})" if row.restarts else row.job_id
+        left = "-" if row.ends_at is None else f"in {format_span(row.ends_at - now)}"
+        if row.ended_at is not None:
+            left = f"{format_age(now - row.ended_at)} ago"
+        slots = "-" if row.slots is None else str(row.slots)
+        came, counts = f"{format_age(now - row.since)} ago", (str(row.running), str(row.ended))
+        yield (job, row.state, row.nodes, slots, came, left, *counts, row.note or "")

@@ -1,4 +1,4 @@
-"""The verbs that ask something of a driver, or change what is stored: `stop`, `retry`, `rm`.
+"""The verbs that ask something of a driver, or change what is stored: `stop`, `retry`, `add`, `rm`.
 
 No port is opened: what is asked is written into the database, where the driver looks about once a
 second.
@@ -6,8 +6,11 @@ second.
 
 from __future__ import annotations
 
+import difflib
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +18,7 @@ from ..errors import SlurmSweepsError, UsageError, say_count
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
+from ..views.formats import list_constants, list_spaces
 from ..views.summary import look_at_driver
 from .common import Store, complete_trial, find_trial, on_experiment, open_store
 
@@ -127,3 +131,64 @@ def _check_same(store: Store, trials: int) -> None:
     is_same = (found.id, found.created_at) == (store.experiment.id, store.experiment.created_at)
     if not is_same or sum(count_trials(store.database, found.id).values()) != trials:
         raise UsageError(f"experiment {found.name!r} has changed meanwhile; say rm again")
+
+
+# --- add ------------------------------------------------------------------------------------------
+
+#: Words of Python's for what JSON writes in its own way.
+_WORDS = {"None": None, "True": True, "False": False}
+
+
+@click.command()
+@on_experiment
+@click.argument("values", metavar="NAME=VALUE...", nargs=-1, required=True)
+def add(name: str, local_dir: Path, values: tuple[str, ...]) -> None:
+    """Have a running sweep try a configuration next: lr=3e-4 net.width=128.
+
+    Values are JSON, or text; what is left out is drawn. It takes the place of a configuration that
+    would be drawn, or comes on top where none would be any more. The driver says whether it is one
+    of the search space.
+    """
+    part = dict(_parse(value) for value in values)
+    with open_store(local_dir, name, write=True) as store:
+        check_driver(store, "nobody would run it; points_to_evaluate and restore do, or wait")
+        _check_names(store, part)
+        text = json.dumps(_nest(part))
+        store.database.add_request(store.experiment.id, "add", text, time.time())
+        seen = wait_until_seen(store)
+    told = "the driver is told" if seen else "the driver has not looked yet, it may be busy or gone"
+    click.echo(f"{told}: {text} is to be tried next")
+
+
+def _parse(value: str) -> tuple[str, Any]:
+    name, is_pair, text = value.partition("=")
+    if not is_pair or not name:
+        raise click.UsageError(f"{value!r} is not of the form NAME=VALUE, like lr=3e-4")
+    if text in _WORDS:
+        return name, _WORDS[text]
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def _check_names(store: Store, part: dict[str, Any]) -> None:
+    described = store.experiment.settings.get("space")
+    known = [*list_spaces(described), *list_constants(described)]
+    for name in part:
+        is_in_option = any(name.startswith(f"{each}.") for each in known)
+        if name not in known and not is_in_option:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise UsageError(f"the cfg of {store.experiment.name!r} has no {name!r}; {hint}")
+
+
+def _nest(part: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in part.items():
+        *parents, key = name.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[key] = value
+    return nested

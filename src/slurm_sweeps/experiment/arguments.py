@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,25 @@ def choose_goals(metric: Any, mode: Any, pruner: PrunerPlan | None) -> tuple[Goa
             "leave metric and mode out"
         )
     return goals
+
+
+def choose_changed(changed_space: Any, restores: Any) -> Mapping[str, Any] | None:
+    """Check `changed_space`; return what new parameters were before, None if none may be new."""
+    if changed_space is None:
+        return None
+    if not restores:
+        raise UsageError(
+            "changed_space is about an experiment that is restored: pass restore=True, or "
+            'restore="auto", too'
+        )
+    if changed_space == "extend":
+        return {}
+    if not isinstance(changed_space, Mapping):
+        raise UsageTypeError(
+            'changed_space must be "extend", or a dict of what new parameters were in the earlier '
+            f"trials, such as {{'momentum': 0.9}}; got {changed_space!r}"
+        )
+    return changed_space
 
 
 def describe_pruner(plan: PrunerPlan) -> dict[str, Any]:

@@ -69,12 +69,12 @@ from .arguments import (
     check_repeats,
     check_summary,
     check_trackers,
+    choose_changed,
     choose_goals,
     choose_pruner,
     choose_steps,
 )
 from .claim import Claim
-from .extend import choose_changed
 from .join import Lender, Step, describe_job
 from .keep import Keep, Keeper
 from .on_end import OnEnd

@@ -13,32 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError, UsageTypeError, say_count
+from ..errors import UsageError, say_count
 from ..search.extension import read_older
 from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
 from ..storage.records import ExperimentRecord, LeaseOwner, TrialRecord
 from ..storage.rows import read_trials
 from ..trial import canonical_json
-
-
-def choose_changed(changed_space: Any, restores: Any) -> Mapping[str, Any] | None:
-    """Check `changed_space`; return what new parameters were before, None if none may be new."""
-    if changed_space is None:
-        return None
-    if not restores:
-        raise UsageError(
-            "changed_space is about an experiment that is restored: pass restore=True, or "
-            'restore="auto", too'
-        )
-    if changed_space == "extend":
-        return {}
-    if not isinstance(changed_space, Mapping):
-        raise UsageTypeError(
-            'changed_space must be "extend", or a dict of what new parameters were in the earlier '
-            f"trials, such as {{'momentum': 0.9}}; got {changed_space!r}"
-        )
-    return changed_space
 
 
 @contextlib.contextmanager
@@ -101,8 +82,6 @@ def list_refused(
     """Say that `where` is another than before; which of the earlier trials it refuses stay."""
     is_other_python = before.get("python_version") != now["python_version"]
     is_changed = not is_other_python and before.get("where") != now["where"]
-    if not trials:
-        return
     if space.where is None:
         if is_changed:
             yield (

@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..checks import Goal
 from ..errors import UsageError, say_count
-from ..race import Race, build_pruner, build_sampler, find_counting_rung
 from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import Bound, is_infeasible
 from ..rules.protocol import Decision, Pruner, PrunerPlan
@@ -42,7 +41,6 @@ from ..samplers import (
     bind_sampler,
 )
 from ..search.draws import describe_where, fill_points, list_guesses
-from ..search.extension import check_extends
 from ..search.repeat import Repeats
 from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
@@ -62,8 +60,10 @@ from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from ..views.formats import say_how_to_retry
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
-from .extend import extend, keep_draws, list_refused, told_what_to_do
 from .warm_start import Known
+
+if TYPE_CHECKING:
+    from ..race import Race
 
 #: Samplers that propose only what `where` allows.
 CAREFUL = NumberedSampler, DesignSampler
@@ -138,11 +138,8 @@ class Search:
         if not isinstance(sampler, Grid | Random | Design) or is_informed:
             return None
         kind, arguments = type(sampler).__name__, dataclasses.asdict(sampler)
-        return {"sampler": kind, "arguments": arguments, "points": self._count_points()}
-
-    def _count_points(self) -> int:
-        """How many configurations are run before the sampler is asked."""
-        return len(self._list_guesses(0)) + len(self.points)
+        n_points = len(self._list_guesses(0)) + len(self.points)  # before the sampler is asked
+        return {"sampler": kind, "arguments": arguments, "points": n_points}
 
     def _list_guesses(self, seed: int) -> list[dict[str, Any]]:
         """Return what the spaces' guesses come to; a design is a study, and takes none."""
@@ -182,6 +179,8 @@ class Search:
         """
         settings = dict(record.settings)
         if self.check_same(record.name, settings):
+            from .extend import extend
+
             settings = extend(database, record, owner, self.space, self.changed or {}, notify)
         is_seeded = settings.get("is_seeded", self.seed is not None)
         metric, mode = self.goal or (None, None)
@@ -197,6 +196,8 @@ class Search:
         allows = None if isinstance(sampler, CAREFUL) else self.space.allows
         race = self._build_race()
         if race is not None and self.repeats is not None:
+            from ..race import build_pruner, build_sampler
+
             if isinstance(sampler, DesignSampler):
                 raise UsageError(
                     f"cfg[{self.repeats.path!r}] is a Repeat, and {self.sampler!r} runs each point "
@@ -227,9 +228,12 @@ class Search:
             now_known = dataclasses.replace(record, settings=settings)
             trials = self._restore(sweep, pruner, race, database, now_known, notify)
         now = self.describe()
-        for text in list_refused(settings, now, self.space, trials):
-            notify(text)
-        now["draws"] = keep_draws(settings.get("draws"), now["draws"], len(trials))
+        if trials:
+            from .extend import keep_draws, list_refused
+
+            for text in list_refused(settings, now, self.space, trials):
+                notify(text)
+            now["draws"] = keep_draws(settings.get("draws"), now["draws"], len(trials))
         settings |= {
             **now,
             "seed": settings["seed"],
@@ -248,6 +252,8 @@ class Search:
     def _build_race(self) -> Race | None:
         if self.repeats is None or self.goal is None:
             return None
+        from ..race import Race
+
         counts_at = self._find_counting_rung()
         return Race(self.repeats.path, self.repeats.values, self.goal.sign, counts_at)
 
@@ -261,6 +267,8 @@ class Search:
         rule = self.pruner
         if not isinstance(rule, ASHA | Hyperband):
             return None
+        from ..race import find_counting_rung
+
         return find_counting_rung(rule.rungs, rule.max_t, rule.reduction_factor)
 
     @property
@@ -411,6 +419,9 @@ class Search:
                 f"{self.seed}: leave seed out when restoring, or pass overwrite=True"
             )
         if differences:
+            from ..search.extension import check_extends
+            from .extend import told_what_to_do
+
             with told_what_to_do(name):
                 check_extends(settings["space"], self.space, self.changed or {})
         return bool(differences)

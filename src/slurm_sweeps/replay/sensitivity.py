@@ -20,9 +20,10 @@ import numpy as np
 
 from .. import samplers
 from ..errors import UsageError, say_count
-from ..samplers.designs import build_point, describe_units, digest
+from ..samplers.designs import describe_units
 from ..samplers.protocol import import_extra
-from ..search.described import build_template
+from ..samplers.simple import build_point, digest
+from ..search.extension import build_template
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord
 from ..trial import Status

@@ -13,7 +13,7 @@ from ..race import Race, build_pruner
 from ..rules.asha import ASHA, Hyperband
 from ..rules.median import MedianStopping
 from ..rules.protocol import Pruner, PrunerPlan
-from ..search.described import build_template
+from ..search.extension import build_template
 from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..storage.database import Database

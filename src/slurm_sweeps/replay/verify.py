@@ -18,7 +18,7 @@ from typing import Any
 from .. import samplers
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..samplers import Observation, Problem, bind_sampler
-from ..search.described import build_template
+from ..search.extension import build_template
 from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord

@@ -14,18 +14,21 @@ from ..errors import UsageError, UsageTypeError
 
 
 @dataclass(frozen=True, slots=True)
-class AtMost:
+class _Limit:
+    limit: float
+
+    def __post_init__(self) -> None:
+        set_fields(self, limit=check_real(type(self).__name__, "limit", self.limit))
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost(_Limit):
     """Trials whose metric is larger than `limit` are infeasible.
 
     Raises:
         UsageError: `limit` is not finite.
         UsageTypeError: `limit` is no number.
     """
-
-    limit: float
-
-    def __post_init__(self) -> None:
-        set_fields(self, limit=check_real("AtMost", "limit", self.limit))
 
     def allows(self, value: float) -> bool:
         """Whether a value is within."""
@@ -36,18 +39,13 @@ class AtMost:
 
 
 @dataclass(frozen=True, slots=True)
-class AtLeast:
+class AtLeast(_Limit):
     """Trials whose metric is smaller than `limit` are infeasible.
 
     Raises:
         UsageError: `limit` is not finite.
         UsageTypeError: `limit` is no number.
     """
-
-    limit: float
-
-    def __post_init__(self) -> None:
-        set_fields(self, limit=check_real("AtLeast", "limit", self.limit))
 
     def allows(self, value: float) -> bool:
         """Whether a value is within."""

@@ -54,6 +54,14 @@ class PromotingPruner(Pruner, Protocol):
 
 
 @runtime_checkable
+class DoubtingPruner(Pruner, Protocol):
+    """A pruner that may find its own rule unfit for the trials that it hears."""
+
+    def pop_doubt(self) -> str | None:
+        """Return a sentence for the user, once; None if there is none. Asked after each report."""
+
+
+@runtime_checkable
 class PrunerPlan(Protocol):
     """A pruner as the user configures it, before any report."""
 

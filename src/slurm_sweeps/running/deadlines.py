@@ -12,6 +12,9 @@ GAP_S = 5.0
 LAST_S = 2
 LEAVE_S = LAST_S + 0.5
 
+#: A trial that is beyond its limits has so long to write where its threads are, in seconds.
+STACKS_S = 5.0
+
 #: What the driver keeps for itself at a job's end: to commit, and to leave, in seconds.
 LAST_WORDS_S = LEAVE_S + 0.5
 
@@ -59,7 +62,7 @@ class Patience:
     exit_grace_s: float = 60.0  # for a trial's process to end after `train` has returned
     term_grace_s: float = 5.0  # between TERM and KILL
     answer_s: float = 10.0  # for a worker to tell that it has ended a trial, beyond the above
-    max_trial_s: float | None = None  # these two: for a trial, see `limits`; None for ever
+    max_trial_s: float | None = None  # these two: for a trial, see `ends`; None for ever
     max_silence_s: float | None = None
 
 

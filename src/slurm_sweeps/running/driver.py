@@ -33,10 +33,9 @@ from ..sweep import Answer, Ended, Sweep, TrialState
 from ..trial import Status, canonical_json, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
-from .deadlines import Clock, Patience, StopPlan, compute_end_margin, plan_stop
+from .deadlines import STACKS_S, Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .lent import Lending, Lent
-from .limits import STACKS_S
 from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
 from .train import check_there, describe_cfg
 from .usage import FIELDS, Gauge, sum_usage

@@ -28,15 +28,19 @@ import contextlib
 import ctypes
 import os
 import re
+import select
 import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
+
+from .processes import die_with_parent
 
 T = TypeVar("T")
 
@@ -128,7 +132,7 @@ def _find_lasting_threads() -> str | None:
     """Say which native threads a fork would miss, after those that can have gone."""
     if not _list_native_threads():
         return None
-    if not _try_fork():
+    if try_in_fork(bytes, FORK_LIMIT_S) is None:  # for what a fork does to the threads here
         return "a fork of what train needs did not even get as far as its end"
     if _settle():
         _pause_openmp()
@@ -140,22 +144,59 @@ def _find_lasting_threads() -> str | None:
     return f"importing what train needs has started {len(names)} native threads{which}"
 
 
-def _try_fork() -> bool:
-    """Fork a process that ends at once, for what that does here; tell whether it has ended."""
+def try_in_fork(job: Callable[[], bytes], limit_s: float) -> bytes | None:
+    """Call `job` in a fork that is thrown away.
+
+    Args:
+        job: What it raises is printed.
+        limit_s: How long the fork may take, in seconds.
+
+    Returns:
+        What it has returned, nothing if it did not get so far; None if it took too long.
+    """
+    mine, its = os.pipe()
+    parent_pid = os.getpid()
     with warnings.catch_warnings():
         silence_fork_warnings()
         pid = os.fork()
     if pid == 0:
-        os._exit(0)
-    deadline = time.monotonic() + FORK_LIMIT_S
+        os.close(mine)
+        _tell(its, parent_pid, job)
+    os.close(its)
+    said = _hear(mine, time.monotonic() + limit_s)
+    os.close(mine)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):  # who ignores SIGCHLD has no children to wait for
-        while os.waitpid(pid, os.WNOHANG)[0] == 0:
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return False
-            time.sleep(0.001)
-    return True
+        os.waitpid(pid, 0)
+    return said
+
+
+def _tell(out: int, parent_pid: int, job: Callable[[], bytes]) -> NoReturn:
+    """In the fork: do it, write what comes of it, end."""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        die_with_parent(parent_pid)
+        data = job()
+        while data:
+            data = data[os.write(out, data) :]
+    except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _hear(fd: int, deadline: float) -> bytes | None:
+    """Read to the end of a pipe; None if that doesn't come in time."""
+    data = b""
+    while True:
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return None
+        more = os.read(fd, 65536)
+        if not more:
+            return data
+        data += more
 
 
 def _pause_openmp() -> None:

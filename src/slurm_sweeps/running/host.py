@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 from .channel import Record, encode
 from .deadlines import LAST_S
 from .forking import has_looked_for_gpus
+from .parent import Parent, build_hello, describe_broken
 from .processes import (
     RUN,
     build_argv,
@@ -41,7 +42,7 @@ from .processes import (
     wake_without_parent,
 )
 from .trial_process import Loaded, Task
-from .worker import Parent, Worker, build_hello, describe_broken
+from .worker import Worker
 
 #: Why slots that see some of a node's GPUs each import by themselves; told once.
 SAW_ALL_GPUS = (

@@ -24,17 +24,13 @@ import importlib
 import json
 import os
 import pickle
-import select
-import signal
 import sys
-import time
-import traceback
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from .channel import Record
-from .forking import find_fork_hazard
-from .processes import die_with_parent, list_children
+from .forking import find_fork_hazard, try_in_fork
+from .processes import list_children
 
 #: With fewer modules than this a trial loses less than a notice is worth.
 LEAST = 20
@@ -149,18 +145,7 @@ def _try(names: list[str], late: set[str], env: Mapping[str, str | None]) -> tup
     Returns:
         Which can be imported, and why none should be; None if all is well.
     """
-    mine, its = os.pipe()
-    parent_pid, pid = os.getpid(), os.fork()
-    if pid == 0:
-        os.close(mine)
-        _report(its, parent_pid, names, late, env)
-    os.close(its)
-    said = _read_all(mine, time.monotonic() + TRY_LIMIT_S)
-    os.close(mine)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+    said = try_in_fork(lambda: _judge(names, late, env), TRY_LIMIT_S)
     if said is None:
         return [], f"importing them takes longer than {TRY_LIMIT_S:.0f} s"
     if not said:
@@ -169,43 +154,18 @@ def _try(names: list[str], late: set[str], env: Mapping[str, str | None]) -> tup
     return loaded, problem
 
 
-def _read_all(fd: int, deadline: float) -> bytes | None:
-    """Read to the end of a pipe; None if that doesn't come in time."""
-    data = b""
-    while True:
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            return None
-        more = os.read(fd, 65536)
-        if not more:
-            return data
-        data += more
-
-
-def _report(
-    out: int, parent_pid: int, names: list[str], late: set[str], env: Mapping[str, str | None]
-) -> NoReturn:
-    """In the fork: import, judge, tell, end."""
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.set_inheritable(out, False)
-        die_with_parent(parent_pid)
-        before, states = set(sys.modules), _read_random_states(sys.modules)
-        children = list_children()
-        loaded = _import(names)
-        new = [name for name in [*sys.modules] if name not in before]
-        problem = _find_other_packages(new, before, late) or _find_read_variable(new, env)
-        if problem is None and _read_random_states(before) != states:
-            problem = "importing them draws or seeds random numbers"
-        if problem is None and list_children() != children:
-            problem = "importing them starts processes"
-        data = json.dumps([loaded, problem or find_fork_hazard()]).encode()
-        while data:
-            data = data[os.write(out, data) :]
-    except BaseException:  # noqa: BLE001 - the process border: the slot's log gets all of it
-        traceback.print_exc()
-    finally:
-        os._exit(0)
+def _judge(names: list[str], late: set[str], env: Mapping[str, str | None]) -> bytes:
+    """In the fork: import, and see what that does."""
+    before, states = set(sys.modules), _read_random_states(sys.modules)
+    children = list_children()
+    loaded = _import(names)
+    new = [name for name in [*sys.modules] if name not in before]
+    problem = _find_other_packages(new, before, late) or _find_read_variable(new, env)
+    if problem is None and _read_random_states(before) != states:
+        problem = "importing them draws or seeds random numbers"
+    if problem is None and list_children() != children:
+        problem = "importing them starts processes"
+    return json.dumps([loaded, problem or find_fork_hazard()]).encode()
 
 
 def _find_other_packages(new: list[str], before: set[str], late: set[str]) -> str | None:

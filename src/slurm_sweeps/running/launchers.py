@@ -44,17 +44,17 @@ from ..slurm.step import (
     is_job_taken,
     is_outage,
     is_step_waiting,
+    limit_threads,
     may_pass,
     merge_slots,
     parse_refusal,
     parse_step_error,
 )
 from ..slurm.text import Fate
-from ..slurm.threads import limit_threads
 from ..storage.layout import Layout
 from .channel import Connection, Record, start_process
-from .cpus import count_cpus
 from .host import build_host_argv
+from .processes import count_cpus
 
 #: How many files a driver may have open: for itself, and for the pipes and sockets of each slot.
 FILES, FILES_PER_SLOT = 200, 6

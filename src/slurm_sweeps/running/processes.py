@@ -1,11 +1,8 @@
-"""Processes: how ours are started, tied to each other and ended, and how an attempt ended.
+"""Processes: how ours are started, tied to each other and to CPUs, and ended.
 
 Every process of ours is born with a parent that watches it: it dies with its parent, and its parent
 adopts whatever it leaves behind. A parent lives through the signals that Slurm sends to all tasks
 of a job that ends: the driver got them too and says what to do. No wait is without an end.
-
-Status is recorded, never guessed: the trial says how it ended, or the worker, its parent, saw its
-exit status. What the two don't explain (a KILL out of nowhere) is `lost`.
 """
 
 from __future__ import annotations
@@ -21,69 +18,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OUT_OF_MEMORY
-from .channel import Record
-
 if TYPE_CHECKING:
     import ctypes
-
-#: Signals that a process brings upon itself: a crash, which is a failure of `train`.
-CRASHES = (
-    *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE),
-    *(signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
-)
-
-
-def judge(said: Record | None, told: str | None, exit_code: int, oom: bool) -> Record:
-    """Decide how an attempt ended.
-
-    Args:
-        said: What the trial said of its end, if it could.
-        told: "prune", "pause" or "stop" if it was told to leave.
-        exit_code: Its exit status; negative is the number of the signal that ended it.
-        oom: Whether the kernel's out-of-memory killer struck here while it ran.
-    """
-    if told in ("prune", "pause"):
-        return {"how": "pruned"}
-    if said is not None:
-        return _blame_memory(said) if oom and said["how"] == "failed" else said
-    if exit_code == 0:
-        return {"how": "completed", "exit_code": 0}
-    if exit_code > 0:
-        return {
-            "how": "failed",
-            "exit_code": exit_code,
-            "error_type": "ExitStatus",
-            "message": f"the trial's process exited with status {exit_code}; see its stderr.log",
-        }
-    return _judge_signal(-exit_code, told, oom)
-
-
-def _blame_memory(said: Record) -> Record:
-    """A trial that failed since the kernel had killed a process of it."""
-    message = f"the kernel killed a process of the trial: {said['error_type']}: {said['message']}"
-    return {**said, "error_type": OUT_OF_MEMORY, "message": message}
-
-
-def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:  # of the real-time ones Python names only the first and the last
-        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    end: Record = {"signal": number, "error_type": name}
-    if number in CRASHES:
-        message = f"the trial's process crashed ({name}, {signal.strsignal(number)})"
-        return {**end, "how": "failed", "message": message}
-    if told == "stop":
-        return {**end, "how": "interrupted", "message": f"ended by {name} when told to stop"}
-    if number == signal.SIGKILL and oom:
-        message = "the kernel killed the trial's process: out of memory"
-        return {**end, "how": "lost", "error_type": OUT_OF_MEMORY, "message": message}
-    return {**end, "how": "lost", "message": f"the trial's process was killed by {name}"}
 
 
 #: Said where the path of this interpreter leads to one of another version, on another node.
@@ -281,3 +221,44 @@ class ChildWatch:
 
 def _wake(*_: object) -> None:
     """Do nothing: that Python has a handler is what makes it write to the pipe."""
+
+
+# --- the CPUs that a worker keeps to, so that its trials do ---------------------------------------
+
+
+def count_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def bind_to_cpus(first: int, count: int, total: int) -> None:
+    """Keep this process to a slot's CPUs, where that can be done (Linux); see `choose_cpus`."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0), key=lambda cpu: (_find_core(cpu), cpu))
+        os.sched_setaffinity(0, choose_cpus(allowed, first, count, total))
+
+
+def _find_core(cpu: int) -> int:
+    """Return the first CPU of the core that a CPU belongs to; itself where that is not told."""
+    siblings = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    with contextlib.suppress(OSError, ValueError), open(siblings) as file:
+        return int(file.read().replace("-", ",").split(",")[0])
+    return cpu
+
+
+def choose_cpus(allowed: Sequence[int], first: int, count: int, total: int) -> Sequence[int]:
+    """Return a slot's CPUs among those there are; all, if they are not as many as was thought.
+
+    Args:
+        allowed: Those that this process may use, those of a core side by side.
+        first: The position of the slot's first one; behind the last one it begins anew.
+        count: How many are the slot's.
+        total: How many there should be: those of all slots of a step that Slurm has bound, or of
+            this machine.
+    """
+    if len(allowed) != total:
+        return allowed
+    return [allowed[(first + place) % total] for place in range(count)]

@@ -19,8 +19,10 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from itertools import count
+from pathlib import Path
 
 from ..errors import SlurmSweepsError
+from ..storage.layout import build_child_journal_path, build_rank_journal_path
 from .channel import MALFORMED, Decoder, Record, encode
 
 #: The variable that tells a trial's children of their trial.
@@ -51,6 +53,15 @@ class Caller:
             self.link.setblocking(True)
             self.link.sendall(encode(record))
             self.link.setblocking(False)
+
+    def read(self) -> bytes | None:
+        """Read what is there: nothing at the end, None if there is nothing yet."""
+        try:
+            return self.link.recv(65536)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     def answer(self) -> None:
         """In ranks other than 0: give the decision that is waited for, once it is there.
@@ -108,6 +119,15 @@ class Relay:
     def hang_up(self, fd: int) -> None:
         """Forget a child that has ended."""
         self.callers.pop(fd).link.close()
+
+
+def describe_to_child(run: Record, rank: int, child: int) -> Record:
+    """Tell a process that the trial has started what runs, and where its own journal is."""
+    its: Record = {**run, "env": {}}
+    if "journal" in run:
+        path = build_rank_journal_path(Path(run["journal"]), rank)
+        its["journal"] = str(build_child_journal_path(path, child))
+    return its
 
 
 def find_folder() -> str:

@@ -36,7 +36,7 @@ from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
 from .nodes import Nodes, double
-from .out_of_memory import tells_of_killed_step
+from .usage import tells_of_killed_step
 
 #: Seconds before a slot's dead worker is started again: doubled each time, up to the last.
 FIRST_PAUSE_S = 0.5

@@ -37,12 +37,12 @@ from .channel import Record, encode
 from .forking import disown, has_ends
 from .journal import Journal, build_head
 from .late_imports import LateImports
-from .out_of_memory import is_out_of_memory
 from .processes import RUN, WARNINGS, build_argv, die_with_parent, finish_process
 from .relay import TRIAL_VARIABLE, Relay, find_folder, hear_run
 from .session import Session, TrialContext, activate, script_dir
 from .standstill import answer_with_stack, begin_watch
 from .train import Train, decode_cfg, read_train
+from .usage import is_out_of_memory
 
 #: Where our own code is.
 OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

@@ -20,250 +20,29 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
-import traceback
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from resource import struct_rusage
 from typing import TYPE_CHECKING, cast
 
-from ..errors import TrainError
-from ..storage.layout import TrialLayout, build_child_journal_path, build_rank_journal_path
+from ..storage.layout import TrialLayout
 from . import standstill
-from .channel import ALIVE_EVERY_S, MALFORMED, Decoder, Record, append_to, encode, encode_parts
-from .cpus import bind_to_cpus
-from .deadlines import Clock
-from .forking import find_fork_hazard, note_seeding, silence_fork_warnings
+from .channel import ALIVE_EVERY_S, Record
+from .ends import RunningTrial, TimeLimits
+from .forking import find_fork_hazard
 from .late_imports import LateImports
-from .limits import EACH_STACK_S, LOOK_S, MOST_STACKS, TimeLimits
-from .out_of_memory import count_oom_kills, tells_of_killed_child
-from .processes import ChildWatch, adopt_orphans, freeze_memory, judge, kill_children, list_children
-from .relay import TRIAL_VARIABLE, Caller, Relay
+from .parent import Parent, describe_broken
+from .processes import bind_to_cpus, freeze_memory, kill_children
+from .relay import TRIAL_VARIABLE, Caller, Relay, describe_to_child
 from .standstill import Standstill
-from .train import load_train
-from .trial_process import Child, Loaded, Spawner, Task
-from .usage import StepMemory, describe_reaped
+from .trial_process import Child, Spawner, Task
+from .usage import StepMemory, count_oom_kills, describe_reaped
 
 if TYPE_CHECKING:
     from .step_place import StepPlace
-
-
-def describe_broken(error: BaseException) -> str:
-    """Tell the driver why `train` can't be loaded: our own errors say it all in a sentence."""
-    return str(error) if isinstance(error, TrainError) else traceback.format_exc()
-
-
-class Parent(ABC):
-    """Hears the driver on one side and its own children on the other: what all hosts do.
-
-    Args:
-        channel_in: File descriptor to read the driver's records from.
-        channel_out: File descriptor to write records to.
-        loaded: `train`, if it was loaded already, or if it is known that it can't be forked.
-        begin_anew: Replaces this process by one that has loaded nothing, given why `train` can't be
-            forked and what was heard so far. What was loaded would only be in the way: it holds
-            ports, locks of files and memory that the trials' own interpreters need.
-    """
-
-    def __init__(
-        self,
-        channel_in: int,
-        channel_out: int,
-        loaded: Loaded | None = None,
-        begin_anew: Callable[[str, bytes], object] | None = None,
-    ) -> None:
-        adopt_orphans()
-        self._sender: Record = {}  # what tells it from others on the same channel
-        self._in = channel_in
-        self._out = channel_out
-        self._loaded = loaded
-        self._begin_anew = begin_anew
-        self._decoder = Decoder()
-        self._heard: list[Record] = []  # at once, last
-        self._left_alone: set[int] = set()  # children that serve all trials, or can't be ended
-        self._gone = False
-        self._clock = Clock(time.monotonic)
-        self._watch = ChildWatch()
-        self._poll = select.poll()
-        self._poll.register(self._in, select.POLLIN)
-        self._poll.register(self._watch.fd, select.POLLIN)
-
-    def _take_events(self, timeout_ms: float | None = None) -> bool:
-        """Serve whoever has something to say; return whether anybody had in time."""
-        events = self._poll.poll(timeout_ms)
-        self._clock.note_turn(math.inf if timeout_ms is None else timeout_ms / 1000)
-        for fd, _ in events:
-            if fd == self._in:
-                data = os.read(self._in, 65536)
-                self._gone = self._gone or not data
-                self.hear(data)
-            elif fd == self._watch.fd:
-                for pid, status, used in self._watch.reap():
-                    self._left_alone.discard(pid)
-                    self._note_exit(pid, os.waitstatus_to_exitcode(status), used)
-            else:
-                self._serve_child(fd)
-        return bool(events)
-
-    def hear(self, data: bytes) -> None:
-        """Do what the driver says in the next bytes of the channel."""
-        self._heard = self._decoder.feed(data)
-        if self._decoder.malformed:  # what it was to do would be waited for
-            print(MALFORMED, file=sys.stderr, flush=True)
-            self._gone = True
-            return
-        self._follow(self._heard)
-
-    def greet(self) -> None:
-        """Say that it has begun."""
-        self._say(build_hello())
-
-    @abstractmethod
-    def _follow(self, records: Iterable[Record]) -> None:
-        """Do what the driver says."""
-
-    @abstractmethod
-    def _serve_child(self, fd: int) -> None:
-        """Go on with what a registered file descriptor is ready for."""
-
-    @abstractmethod
-    def _note_exit(self, pid: int, exit_code: int, used: struct_rusage) -> None:
-        """Take note that a child has ended: one of ours, or what one has left behind."""
-
-    def _say(self, record: Record) -> None:
-        """Write to the driver as who this is: a rank, or a slot's worker."""
-        self._send({**record, **self._sender})
-
-    def _send(self, record: Record) -> None:
-        """Write to the driver, so that a record stays whole beside what others write there.
-
-        That of a rank other than 0 carries its `rank`; that of a slot whose neighbours' workers
-        write to the same pipe, `slot`.
-        """
-        data = encode(record)
-        # Up to PIPE_BUF a write is not torn by those of other workers: so it goes line by line.
-        if "rank" in record:
-            data = encode_parts(record, record["rank"])
-        elif "slot" in record and len(data) > select.PIPE_BUF:
-            data = encode_parts(record, record["slot"])
-        try:
-            for line in data.splitlines(keepends=True):
-                while line:
-                    line = line[os.write(self._out, line) :]
-        except OSError:  # the driver is gone
-            self._gone = True
-
-    def _load(self, init: Record) -> Loaded:
-        """Load `train` in this process, and see whether that can be forked then.
-
-        Raises:
-            Exception: Whatever loading raises.
-        """
-        file, digest, ahead = Path(init["train"]), init["digest"], not init.get("fresh")
-        sys.path[:0] = [entry for entry in init.get("path", ()) if entry not in sys.path]
-        sender = {"slot": init["slot"]} if "slot" in init else {}
-
-        def notify(text: str) -> None:
-            self._send(cast(Record, {"kind": "notice", "text": text, **sender}))
-
-        train, random_state = note_seeding(lambda: load_train(file, digest, ahead, notify))
-        handlers = self._watch.listen()  # loading may have replaced what that needs
-        hazard = find_fork_hazard()
-        if hazard and ahead and self._begin_anew is not None:
-            self._begin_anew(hazard, b"".join(map(encode, self._heard)) + self._decoder.rest)
-        silence_fork_warnings()
-        freeze_memory()
-        self._left_alone = set(list_children())
-        return Loaded(None if hazard else train, hazard, handlers, random_state)
-
-
-def build_hello() -> Record:
-    """Tell the driver where this process is."""
-    return {
-        "kind": "hello",
-        "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "pid": os.getpid(),
-        "step": os.environ.get("SLURM_STEP_ID"),
-    }
-
-
-@dataclass(eq=False, repr=False)
-class RunningTrial:
-    """Its process, its socket, and how far ending it has gone."""
-
-    run: Record
-    pid: int
-    own: Caller  # its own process; its children call at the worker's relay
-    clock: Clock
-    askers: deque[Caller] = field(default_factory=deque)  # whose reports await the driver's word
-    is_shared: bool = False  # whether a child has called
-    child_left: bool = False  # whether a child was told to leave, which train may not notice
-    child_failed: Record | None = None  # what a child gave as the end of all of it
-    said: Record | None = None  # how it ended, by its own account
-    is_told_of: bool = False  # whether the driver knows how it ended; its exit may still be due
-    limits: TimeLimits | None = None  # of a first rank's, until one is reached
-    used: Record = field(default_factory=Record)  # of its share
-    overrun: Record | None = None  # how it fails if it was beyond one of them
-    to_show: list[int] = field(default_factory=list)  # whose stacks are to be written yet
-    told: str | None = None  # "prune", "pause" or "stop": what it was told to do
-    ending: str | None = None  # "asked", "TERM" or "KILL": how far ending it has gone
-    deadline: float | None = None  # when to go further
-    watch: Standstill | None = None  # of a fork
-    begins_anew: bool = False  # whether it hangs, and is ended to start in a fresh interpreter
-
-    def set_deadline(self, ending: str, wait_s: float) -> None:
-        """Set when to go further than `ending`; asking again doesn't put off what follows it."""
-        if self.ending in (None, "asked") or ending != "asked":
-            self.ending = ending
-            self.deadline = self.clock() + wait_s
-
-    def signal(self, number: signal.Signals) -> None:
-        """Signal the trial's process; KILL goes to all of its group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self.pid, number)
-        if number == signal.SIGKILL:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
-
-
-def _find_start(run: Record) -> int:
-    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
-    logged = run.get("iteration", 0)
-    with contextlib.suppress(OSError):  # there is none
-        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
-            return logged
-    return 0
-
-
-def _describe_to_child(run: Record, rank: int, child: int) -> Record:
-    """Tell a process that the trial has started what runs, and where its own journal is."""
-    its: Record = {**run, "env": {}}
-    if "journal" in run:
-        path = build_rank_journal_path(Path(run["journal"]), rank)
-        its["journal"] = str(build_child_journal_path(path, child))
-    return its
-
-
-def _has_lost_child(said: Record | None) -> bool:
-    """Whether a trial says that it failed since a process of it was killed."""
-    if said is None or said["how"] != "failed":
-        return False
-    return tells_of_killed_child(f"{said['error_type']}: {said['message']}")
-
-
-def _read(link: socket.socket) -> bytes | None:
-    """Read what is there: nothing at the end, None if there is nothing yet."""
-    try:
-        return link.recv(65536)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
-
+    from .trial_process import Loaded
 
 #: What of the `init` record limits a trial's time.
 LIMITS = ("max_trial_s", "max_silence_s")
@@ -274,6 +53,15 @@ FORK_DELAY_S = 0.002
 #: A trial's process that can't be started, as there are too many, is tried again so often; after
 #: the second number of seconds the worker gives up.
 FORK_AGAIN_S, FORK_S = 1.0, 600.0
+
+
+def _find_start(run: Record) -> int:
+    """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
+    logged = run.get("iteration", 0)
+    with contextlib.suppress(OSError):  # there is none
+        if logged and os.listdir(TrialLayout(Path(run["dir"])).checkpoints):
+            return logged
+    return 0
 
 
 class Worker(Parent):
@@ -318,10 +106,11 @@ class Worker(Parent):
     def serve(self) -> None:
         """Work until the driver closes the channel; nothing stays behind then."""
         while not self._gone:
-            if not self._take_events(self._choose_timeout_ms()):
-                self._prepare_next()
+            is_quiet = not self._take_events(self._choose_timeout_ms())
+            if is_quiet and self._spawner is not None:
+                self._spawner.prepare()
             if self._trial is not None:
-                self._go_further(self._trial)
+                self._trial.go_further()
                 self._look_for_standstill(self._trial)
                 self._look_at_limits(self._trial)
             if self._no_fork_since is not None:
@@ -366,7 +155,7 @@ class Worker(Parent):
             elif kind == "stop":
                 self._ask_to_stop(trial, record)
             elif kind == "overrun":
-                self._end_overrun(trial, record)
+                trial.end_overrun(record, self._task.rank)
 
     def _get_ready(self, init: Record) -> None:
         """Load `train`, once, and say if that fails or if it can't be forked."""
@@ -432,7 +221,9 @@ class Worker(Parent):
         child.link.setblocking(False)
         is_new = self._spawner.forks and not child.has_run
         watch = Standstill(self._clock()) if is_new else None
-        self._trial = RunningTrial(run, child.pid, Caller(child.link), self._clock, watch=watch)
+        self._trial = RunningTrial(
+            self._init, run, child.pid, Caller(child.link), self._clock, watch=watch
+        )
         if self._task.rank == 0 and not self._init.keys().isdisjoint(LIMITS):
             self._trial.limits = TimeLimits(self._init, self._clock())
         self._poll.register(child.link, select.POLLIN)
@@ -488,14 +279,7 @@ class Worker(Parent):
         for caller in (trial.own, *self._relay.callers.values()):
             caller.decisions.append(decision)
             caller.answer()
-        self._note_told(trial, decision["do"])
-
-    def _note_told(self, trial: RunningTrial, do: str) -> None:
-        """Remember that a trial was told to leave, and from when on it is made to."""
-        if do == "go_on" or trial.told in ("prune", "pause"):
-            return
-        trial.told = do
-        trial.set_deadline("asked", self._init["prune_grace_s"])
+        trial.note_told(decision["do"])
 
     def _ask_to_stop(self, trial: RunningTrial, stop: Record) -> None:
         trial.told = trial.told or "stop"
@@ -528,14 +312,14 @@ class Worker(Parent):
         if not trial.is_shared:
             trial.is_shared = True
             trial.own.tell({"kind": "shared"})
-        caller.tell(_describe_to_child(trial.run, self._task.rank, caller.child))
+        caller.tell(describe_to_child(trial.run, self._task.rank, caller.child))
         caller.decisions.extend(trial.own.decisions)
         if trial.told == "stop":
             caller.tell({"kind": "stop", "number": trial.run["number"], "grace_s": 0.0})
 
     def _serve_caller(self, fd: int) -> None:
         caller = self._relay.callers[fd]
-        data = _read(caller.link)
+        data = caller.read()
         if data is not None and (not data or self._trial is None):
             self._hang_up(fd)
         elif data and self._trial is not None:
@@ -551,7 +335,7 @@ class Worker(Parent):
         self._relay.hang_up(fd)
 
     def _serve_trial(self, trial: RunningTrial) -> None:
-        data = _read(trial.own.link)
+        data = trial.own.read()
         if data is None:
             return
         if not data:
@@ -583,7 +367,7 @@ class Worker(Parent):
             elif kind == "told":
                 trial.child_left = trial.child_left or is_child
                 if not is_child or trial.told != record["do"]:  # it has the time that it was given
-                    self._note_told(trial, record["do"])
+                    trial.note_told(record["do"])
             elif kind == "ended" and is_child:
                 trial.child_failed = record
             elif kind == "ended":
@@ -599,42 +383,18 @@ class Worker(Parent):
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        now, due, trial = self._clock(), self._alive_at, self._trial
-        if self._no_fork_since is not None:
-            due = min(due, self._fork_at)
-        if trial is not None and trial.deadline is not None:
-            due = min(due, trial.deadline)
-        if trial is not None and trial.watch is not None:
-            due = min(due, now + standstill.LOOK_EVERY_S)
-        if trial is not None and trial.limits is not None:
-            due = min(due, now + LOOK_S, trial.limits.due)
+        at = self._alive_at if self._no_fork_since is None else min(self._alive_at, self._fork_at)
+        wait_s = max(0.0, at - self._clock())
+        if self._trial is not None:
+            wait_s = min(wait_s, self._trial.choose_wait_s())
         if self._spawner is not None and self._spawner.is_due:
-            due = min(due, now + FORK_DELAY_S)
-        return None if due == math.inf else max(0.0, (due - now) * 1000 + 1)
+            wait_s = min(wait_s, FORK_DELAY_S)
+        return None if wait_s == math.inf else wait_s * 1000 + 1
 
     def _note_leaving(self) -> None:
         if self._spawner is not None:
             self._spawner.note_leaving()
             self._spawner.prepare()
-
-    def _prepare_next(self) -> None:
-        """Fork the process of the next trial, if that is to be done."""
-        if self._spawner is not None:
-            self._spawner.prepare()
-
-    def _go_further(self, trial: RunningTrial) -> None:
-        """End a trial whose time to leave by itself is over: TERM, then KILL."""
-        if trial.deadline is None or self._clock() < trial.deadline:
-            return
-        if trial.to_show:
-            standstill.ask_for_stack(trial.to_show.pop(0))
-            trial.deadline = self._clock() + (EACH_STACK_S if trial.to_show else 10 * EACH_STACK_S)
-        elif trial.ending == "asked":
-            trial.set_deadline("TERM", self._init["term_grace_s"])
-            trial.signal(signal.SIGTERM)
-        else:
-            trial.set_deadline("KILL", 1.0)
-            trial.signal(signal.SIGKILL)
 
     def _look_for_standstill(self, trial: RunningTrial) -> None:
         """Have a fork that hangs before its first report say where, and start anew without one."""
@@ -658,21 +418,6 @@ class Worker(Parent):
         if overrun is not None:
             trial.limits = None
             self._say({"kind": "overrun", "number": trial.run["number"], **overrun})
-
-    def _end_overrun(self, trial: RunningTrial, overrun: Record) -> None:
-        """End a trial as the driver says, when its processes have shown where they are."""
-        trial.to_show = standstill.find_who_answers(trial.pid)[:MOST_STACKS]
-        log = TrialLayout(Path(trial.run["dir"])).stderr(self._task.rank)
-        what = f"its {log.name} has the stacks of its threads"
-        if not trial.to_show:
-            what = "no Python that could show its stacks runs in it"
-        trial.overrun = {
-            "how": "failed",
-            "error_type": overrun["error_type"],
-            "message": f"{overrun['message']}; {what}",
-        }
-        append_to(log, f"slurm_sweeps: {overrun['message']}; it is ended\n".encode())
-        trial.set_deadline("asked", 0.0)
 
     def _note_exit(self, pid: int, exit_code: int, used: struct_rusage) -> None:
         if self._spawner is not None:
@@ -699,10 +444,10 @@ class Worker(Parent):
             self._start_trial(trial.run)
         elif not trial.is_told_of:
             before, oom = self._oom_kills, False
-            if exit_code == -signal.SIGKILL or _has_lost_child(trial.said):
+            if exit_code == -signal.SIGKILL or trial.has_lost_child:
                 self._oom_kills = count_oom_kills()
                 oom = self._oom_kills > before
-            self._tell_end(trial, self._judge(trial, exit_code, oom))
+            self._tell_end(trial, trial.judge(exit_code, oom))
         self._follow()
 
     def _keep_process(self, trial: RunningTrial) -> bool:
@@ -721,7 +466,7 @@ class Worker(Parent):
         self._spawner.keep(Child(trial.pid, trial.own.link))
         self._end_leftovers()
         self._forget_trial()
-        self._tell_end(trial, self._judge(trial, 0, False))
+        self._tell_end(trial, trial.judge(0, False))
         self._follow()
         return True
 
@@ -745,21 +490,9 @@ class Worker(Parent):
         be started again, perhaps in another slot, must have gone before that is known.
         """
         self._hear_callers()
-        said = trial.said
-        if said is None or said["how"] not in ("completed", "pruned"):
-            return
-        if trial.told != "pause" and not self._init.get("fresh"):
+        if trial.has_done_well and trial.told != "pause" and not self._init.get("fresh"):
             trial.is_told_of = True
-            self._tell_end(trial, self._judge(trial, 0, False))
-
-    def _judge(self, trial: RunningTrial, exit_code: int, oom: bool) -> Record:
-        """Decide how an attempt ended; what a child has said, or was told, is for all of it."""
-        has_done_well = trial.said is not None and trial.said["how"] in ("completed", "pruned")
-        if trial.overrun is not None and not has_done_well and trial.told in (None, "stop"):
-            return trial.overrun
-        if trial.child_left and trial.told == "stop":
-            return {"how": "interrupted"}
-        return judge(trial.child_failed or trial.said, trial.told, exit_code, oom)
+            self._tell_end(trial, trial.judge(0, False))
 
     def _tell_end(self, trial: RunningTrial, end: Record) -> None:
         end = {**end, **trial.used}

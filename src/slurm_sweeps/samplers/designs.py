@@ -1,69 +1,22 @@
 """Designs of experiments: points that are fixed beforehand, for studies that do not search.
 
-Each axis of a design is a leaf of the space, whose value is its unit's. All points are there before
-the first is run, so that what was tried already, by an earlier run say, is told by its
-configuration, whichever number it had. Points that come out the same, as whole numbers and options
-do, are run once.
+Each axis of a design is a leaf of the space, whose value is its unit's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, check_integer, set_fields
+from ..checks import check_flag
 from ..errors import UsageError
 from ..search.search_space import SearchSpace
-from ..trial import canonical_json
-from .protocol import Observation, Problem, import_extra
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Design(ABC):
-    """What the designs share: so many points, all of which are run."""
-
-    n: int
-
-    def __post_init__(self) -> None:
-        set_fields(self, n=check_integer(type(self).__name__, "n", self.n, 1))
-
-    def bind(self, problem: Problem) -> DesignSampler:
-        """Return a sampler for this problem.
-
-        Raises:
-            UsageError: There is nothing to vary, the design is none for such a space, or the
-                library that draws it is missing.
-        """
-        if not problem.space.leaves:
-            raise UsageError(f"samplers.{self!r} needs spaces in the cfg, and there are none")
-        return DesignSampler(problem.space, self.draw_units(problem.space, problem.seed))
-
-    @abstractmethod
-    def draw_units(self, space: SearchSpace, seed: int) -> Array:
-        """Return the points, a unit for each leaf of the space; [n, leaves]."""
-
-    def count(self, space: SearchSpace) -> int:  # noqa: ARG002 - Saltelli's goes by it
-        """How many points the design has."""
-        return self.n
-
-    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
-        """Say what may not be meant, where `run` was asked for so many and so many are run."""
-        size = self.count(space)
-        if asked not in (None, 1, size):
-            yield f"samplers.{self!r} has {size} points, which are all run: n_trials={asked} is not"
-        if left < size:
-            why = "come out the same as others or were tried before"
-            why += ", or where refuses them" if space.where else ""
-            yield f"{size - left} of the {size} points of samplers.{self!r} {why}: {left} are run"
+from .protocol import import_extra
+from .simple import Array, Design
 
 
 def _import_qmc(design: Design) -> Any:
@@ -189,46 +142,3 @@ def describe_units(space: SearchSpace) -> dict[str, Any]:
     """Describe the units of a space as SALib wants it."""
     names = [leaf.path for leaf in space.leaves]
     return {"num_vars": len(names), "names": names, "bounds": [[0.0, 1.0]] * len(names)}
-
-
-class DesignSampler:
-    """The points of a design, one after the other; see `Design`."""
-
-    def __init__(self, space: SearchSpace, units: Array) -> None:
-        self._space = space
-        self._left: OrderedDict[bytes, Array] = OrderedDict()
-        for row in units:
-            cfg = build_point(space, row)
-            if space.allows(cfg):
-                self._left.setdefault(digest(cfg), row)
-        if not self._left:
-            raise UsageError(f"where refuses all of the {len(units)} points of the design")
-
-    @property
-    def n_left(self) -> int:
-        """How many points are to be run yet."""
-        return len(self._left)
-
-    def ask(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's
-        """Return the next point, None after the last."""
-        return build_point(self._space, self._left.popitem(last=False)[1]) if self._left else None
-
-    def tell(self, trial: Observation) -> None:
-        """Take note of a point that is run, perhaps in another process; see `Sampler.tell`."""
-        self.skip(trial.cfg)
-
-    def skip(self, cfg: dict[str, Any]) -> None:
-        """Leave out a point that was tried."""
-        if self._left:
-            self._left.pop(digest(cfg), None)
-
-
-def build_point(space: SearchSpace, row: Array) -> dict[str, Any]:
-    """Return the configuration at a row of a design, a unit for each leaf."""
-    units = dict(zip(space.leaves, row.tolist(), strict=True))
-    return space.build(units.__getitem__)
-
-
-def digest(cfg: dict[str, Any]) -> bytes:
-    """Return what tells configurations apart, shorter than their text."""
-    return hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()

@@ -18,18 +18,20 @@ itself if nobody has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ..checks import check_integer, check_real, set_fields
+import numpy as np
+
+from ..checks import Goal, check_integer, check_real, set_fields
 from ..errors import UsageError
 from ..search.draws import Draw, Drawing, Streams
 from ..trial import Status
 from .forest import COMPLETE, Encoding, Points, Pool, Told, fit
-from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
-from .scalarize import scalarize
+from .protocol import HOW_TO_NAME_A_GOAL, Observation, Problem, import_extra
+from .simple import NumberedSampler
 
 #: The forest is fitted anew when there are so many more trials, as a share of those it knows.
 GROWTH = 0.05
@@ -265,3 +267,40 @@ class ModelSampler(NumberedSampler):
 
 def _read_last(trial: Observation) -> dict[int, float]:
     return {} if trial.value is None else {trial.iteration or 0: trial.value}
+
+
+# --- several objectives ---------------------------------------------------------------------------
+
+
+#: What the sum of the weighted objectives counts beside the largest of them.
+SHARE_OF_SUM = 0.05
+
+
+def scalarize(
+    curves: Sequence[Mapping[int, tuple[float, ...]]],
+    goals: Sequence[Goal],
+    rng: np.random.Generator,
+) -> list[dict[int, float]]:
+    """Return curves of one number, lower is better, of points: a Chebyshev norm.
+
+    ParEGO's way (Knowles 2006, doi 10.1109/TEVC.2005.851274): weights are drawn for each fit, so
+    that the model comes to all parts of the front. Objectives count by their rank among all that is
+    known, so that neither scale nor outliers matter. A point that is not finite becomes NaN.
+    """
+    points = np.array([point for curve in curves for point in curve.values()])
+    points = points.reshape(-1, len(goals)) * [goal.sign for goal in goals]
+    finite = np.isfinite(points).all(axis=1)
+    weights = rng.dirichlet(np.ones(len(goals)))
+    norms = np.full(len(points), math.nan)
+    if finite.any():
+        weighed = weights * np.column_stack([_rank(column) for column in points[finite].T])
+        norms[finite] = weighed.max(axis=1) + SHARE_OF_SUM * weighed.sum(axis=1)
+    values = iter(norms.tolist())
+    return [{at: next(values) for at in curve} for curve in curves]
+
+
+def _rank(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return each value's place among all, from 0 to 1."""
+    levels, place = np.unique(values, return_inverse=True)
+    ranked: np.ndarray[Any, Any] = place / max(1, len(levels) - 1)
+    return ranked

@@ -22,7 +22,8 @@ from ..search.draws import Drawing, Streams
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
 from ..trial import Status
-from .protocol import HOW_TO_NAME_A_GOAL, NumberedSampler, Observation, Problem, import_extra
+from .protocol import HOW_TO_NAME_A_GOAL, Observation, Problem, import_extra
+from .simple import NumberedSampler
 
 #: What to do instead of using samplers of Optuna's that go by the values themselves.
 INSTEAD = {

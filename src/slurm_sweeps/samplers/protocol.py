@@ -38,7 +38,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..checks import Goal
 from ..errors import UsageError
-from ..search.draws import Unseen
 from ..search.search_space import SearchSpace
 from ..trial import Status
 
@@ -103,7 +102,8 @@ class Sampler(Protocol):
 
     To be used with `skip` it needs a method `skip(cfg)`, told of each configuration that is not to
     be proposed, before all else. To be used with `warm_start` it also needs a method
-    `warm_up(cfg, value)` that is told of each trial of an earlier sweep then.
+    `warm_up(cfg, value)` that is told of each trial of an earlier sweep then. One that may have a
+    next trial again when another has ended has an attribute `asks_again` that is True.
     """
 
     def ask(self, now: float) -> dict[str, Any] | None:
@@ -129,51 +129,6 @@ def import_extra(module: str, user: str, library: str, extra: str) -> Any:
         raise UsageError(
             f"{user} needs {library} ({error}): pip install 'slurm-sweeps[{extra}]'"
         ) from error
-
-
-class NumberedSampler:
-    """What the samplers here share: they count the trials, and try no point twice."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._unseen = Unseen(problem.space, problem.seed)
-        self._next = 0
-        self._n_warm = 0
-
-    def tell(self, trial: Observation) -> None:
-        """Take note of a trial; see `Sampler.tell`."""
-        # Later news change nothing here: a point was noted when it was asked for.
-        if trial.number >= self._next:  # of an earlier run: it was asked for there
-            self._next = trial.number + 1
-            self._note(trial.cfg)
-        self._learn(trial)
-
-    def warm_up(self, cfg: dict[str, Any], value: Any) -> None:
-        """Take a point that another sweep tried as tried, and learn from it.
-
-        Args:
-            cfg: The configuration.
-            value: The metric, of several a tuple, or None.
-        """
-        self.skip(cfg)
-        self._n_warm += 1
-        points = {0: value} if isinstance(value, tuple) else {}
-        first = value[0] if points else value
-        self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, first, points=points))
-
-    def skip(self, cfg: dict[str, Any]) -> None:
-        """Take a point that another sweep tried as tried: in a finite space it isn't again."""
-        self._unseen.mark(cfg)
-
-    def _learn(self, trial: Observation) -> None:
-        """Learn from what is told of a trial; those of another sweep have numbers below 0."""
-
-    def _begin(self) -> int:
-        """Return the number of the trial that is asked for."""
-        number, self._next = self._next, self._next + 1
-        return number
-
-    def _note(self, cfg: dict[str, Any]) -> None:
-        self._unseen.note(cfg)
 
 
 @runtime_checkable

@@ -1,23 +1,79 @@
-"""Samplers that learn nothing: random draws, evenly spread ones, and all points of a grid.
+"""Samplers that learn nothing: random draws, evenly spread ones, all points of a grid or a design.
 
 In a finite space no point is drawn twice until all were. Evenly spread points are those of a
 scrambled Sobol sequence, one axis per leaf of the space. What is not asked of it (a leaf with a
 seed of its own, a configuration drawn anew because it was tried already) is random, as in `Draw`.
+
+All points of a design are there before the first is run, so that what was tried already, by an
+earlier run say, is told by its configuration, whichever number it had. Points that come out the
+same, as whole numbers and options do, are run once. Which designs there are stands in `designs`.
 """
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..checks import check_flag, set_fields
+from ..checks import check_flag, check_integer, set_fields
 from ..errors import UsageError
-from ..search.draws import Draw, draw_allowed
+from ..search.draws import Draw, Unseen, draw_allowed
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from .protocol import NumberedSampler, Problem, import_extra
+from ..trial import Status, canonical_json
+from .protocol import Observation, Problem, import_extra
+
+Array = np.ndarray[Any, Any]
+
+
+class NumberedSampler:
+    """What the samplers here share: they count the trials, and try no point twice."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._unseen = Unseen(problem.space, problem.seed)
+        self._next = 0
+        self._n_warm = 0
+
+    def tell(self, trial: Observation) -> None:
+        """Take note of a trial; see `Sampler.tell`."""
+        # Later news change nothing here: a point was noted when it was asked for.
+        if trial.number >= self._next:  # of an earlier run: it was asked for there
+            self._next = trial.number + 1
+            self._note(trial.cfg)
+        self._learn(trial)
+
+    def warm_up(self, cfg: dict[str, Any], value: Any) -> None:
+        """Take a point that another sweep tried as tried, and learn from it.
+
+        Args:
+            cfg: The configuration.
+            value: The metric, of several a tuple, or None.
+        """
+        self.skip(cfg)
+        self._n_warm += 1
+        points = {0: value} if isinstance(value, tuple) else {}
+        first = value[0] if points else value
+        self._learn(Observation(-self._n_warm, cfg, Status.COMPLETED, 0, first, points=points))
+
+    def skip(self, cfg: dict[str, Any]) -> None:
+        """Take a point that another sweep tried as tried: in a finite space it isn't again."""
+        self._unseen.mark(cfg)
+
+    def _learn(self, trial: Observation) -> None:
+        """Learn from what is told of a trial; those of another sweep have numbers below 0."""
+
+    def _begin(self) -> int:
+        """Return the number of the trial that is asked for."""
+        number, self._next = self._next, self._next + 1
+        return number
+
+    def _note(self, cfg: dict[str, Any]) -> None:
+        self._unseen.note(cfg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +231,85 @@ class _SobolPoints:
             self._points = self._sequence.random(_BLOCK)
             self._block = block
         return dict(zip(self._leaves, self._points[row].tolist(), strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Design(ABC):
+    """What the designs share: so many points, all of which are run."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, n=check_integer(type(self).__name__, "n", self.n, 1))
+
+    def bind(self, problem: Problem) -> DesignSampler:
+        """Return a sampler for this problem.
+
+        Raises:
+            UsageError: There is nothing to vary, the design is none for such a space, or the
+                library that draws it is missing.
+        """
+        if not problem.space.leaves:
+            raise UsageError(f"samplers.{self!r} needs spaces in the cfg, and there are none")
+        return DesignSampler(problem.space, self.draw_units(problem.space, problem.seed))
+
+    @abstractmethod
+    def draw_units(self, space: SearchSpace, seed: int) -> Array:
+        """Return the points, a unit for each leaf of the space; [n, leaves]."""
+
+    def count(self, space: SearchSpace) -> int:  # noqa: ARG002 - Saltelli's goes by it
+        """How many points the design has."""
+        return self.n
+
+    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
+        """Say what may not be meant, where `run` was asked for so many and so many are run."""
+        size = self.count(space)
+        if asked not in (None, 1, size):
+            yield f"samplers.{self!r} has {size} points, which are all run: n_trials={asked} is not"
+        if left < size:
+            why = "come out the same as others or were tried before"
+            why += ", or where refuses them" if space.where else ""
+            yield f"{size - left} of the {size} points of samplers.{self!r} {why}: {left} are run"
+
+
+class DesignSampler:
+    """The points of a design, one after the other; see `Design`."""
+
+    def __init__(self, space: SearchSpace, units: Array) -> None:
+        self._space = space
+        self._left: OrderedDict[bytes, Array] = OrderedDict()
+        for row in units:
+            cfg = build_point(space, row)
+            if space.allows(cfg):
+                self._left.setdefault(digest(cfg), row)
+        if not self._left:
+            raise UsageError(f"where refuses all of the {len(units)} points of the design")
+
+    @property
+    def n_left(self) -> int:
+        """How many points are to be run yet."""
+        return len(self._left)
+
+    def ask(self, now: float) -> dict[str, Any] | None:  # noqa: ARG002 - the protocol's
+        """Return the next point, None after the last."""
+        return build_point(self._space, self._left.popitem(last=False)[1]) if self._left else None
+
+    def tell(self, trial: Observation) -> None:
+        """Take note of a point that is run, perhaps in another process; see `Sampler.tell`."""
+        self.skip(trial.cfg)
+
+    def skip(self, cfg: dict[str, Any]) -> None:
+        """Leave out a point that was tried."""
+        if self._left:
+            self._left.pop(digest(cfg), None)
+
+
+def build_point(space: SearchSpace, row: Array) -> dict[str, Any]:
+    """Return the configuration at a row of a design, a unit for each leaf."""
+    units = dict(zip(space.leaves, row.tolist(), strict=True))
+    return space.build(units.__getitem__)
+
+
+def digest(cfg: dict[str, Any]) -> bytes:
+    """Return what tells configurations apart, shorter than their text."""
+    return hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()

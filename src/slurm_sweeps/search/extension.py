@@ -8,14 +8,18 @@ is no value any more has shrunk. What lies between the ends is told by the trial
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import UsageError
 from ..trial import canonical_json, flatten_cfg
-from .described import build_template
+from .choices import Choice, Grid
+from .priors import Prior
+from .repeat import Repeat
 from .search_space import SearchSpace, join_path
+from .spaces import SPACE_KEY, Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 from .tree import BranchNode, ConstantNode, Leaf, Node, OptionsNode, format_place
 
 
@@ -124,3 +128,30 @@ def _fill(node: Node, values: Mapping[str, Any], text: str, path: str) -> Any:
             f"changed_space={told}"
         )
     return values[text]
+
+
+# --- from its description, as the store keeps it, back to a cfg with spaces -----------------------
+
+#: The spaces by the names under which they describe themselves.
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (Uniform, LogUniform, Normal, Integer, LogInteger, Quantized, Choice, Grid, Repeat)
+}
+
+
+def build_template(described: Any) -> Any:
+    """Return a template whose space describes itself so; constants are as JSON has kept them."""
+    if isinstance(described, list):
+        return [build_template(each) for each in described]
+    if not isinstance(described, dict):
+        return described
+    if SPACE_KEY not in described:
+        return {key: build_template(each) for key, each in described.items()}
+    if described[SPACE_KEY] == Prior.__name__:
+        return Prior(*described["args"])
+    kind = _KINDS[described[SPACE_KEY]]
+    names = [each.name for each in dataclasses.fields(kind) if each.init and each.name != "seed"]
+    arguments = map(build_template, described["args"])
+    named = {name: build_template(v) for name, v in described.items() if name in ("prior", "base")}
+    given = dict(zip(names, arguments, strict=False)) | named
+    return kind(**given, seed=described["seed"])

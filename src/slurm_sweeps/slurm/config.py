@@ -19,8 +19,7 @@ from ..checks import as_fraction, check_flag, check_integer, check_seconds, set_
 from ..errors import AllocationError, UsageError, UsageTypeError
 from .allocation import Node
 from .jobs import Jobs
-from .options import Grammar
-from .text import count_gpus, parse_gres, parse_mem
+from .text import Grammar, count_gpus, parse_gres, parse_mem
 
 #: Below Linux's range for outgoing connections (32768 and up), so that none of those is in the way.
 MASTER_PORT_RANGE = (20000, 32000)

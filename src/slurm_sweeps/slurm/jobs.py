@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 
 from ..checks import check_integer, set_fields
 from ..errors import AllocationError, UsageTypeError
-from .options import Grammar
 from .step import is_outage
-from .text import count_gpus, parse_gres
+from .text import Grammar, count_gpus, parse_gres
 
 #: So much of an experiment's name is in the name of its jobs; `squeue` shows less.
 _NAME_CHARACTERS = 40

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .text import Gres, parse_nodelist
-from .threads import limit_threads
 
 if TYPE_CHECKING:  # a worker needs neither
     from .allocation import Allocation, Node
@@ -387,3 +386,36 @@ def is_cancelled(text: str) -> bool:
 def is_step_waiting(line: str) -> bool:
     """Tell whether a line of srun's says that its step waits: then the ledger was wrong."""
     return line.startswith("srun: ") and "step creation temporarily disabled" in line
+
+
+# --- threads: most libraries start one for each CPU of the machine unless variables say less ------
+
+#: OpenMP's, which the libraries behind it read too where their own isn't set.
+_OPENMP = "OMP_NUM_THREADS"
+_HEED_OPENMP = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+#: Those of Rust's pools, of joblib, which starts a process for each CPU at `n_jobs=-1`, and of
+#: TensorFlow.
+_OTHERS = (
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "LOKY_MAX_CPU_COUNT",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def limit_threads(env: Mapping[str, str], cpus: int) -> dict[str, str]:
+    """Say which variables to set so that libraries start no more threads than there are CPUs.
+
+    Args:
+        env: What is set by now, which stays. Who has set OpenMP's means what heeds it, too.
+        cpus: How many a trial, or a task of it, may use; 1 or more.
+    """
+    names = _OTHERS if env.get(_OPENMP) else (_OPENMP, *_HEED_OPENMP, *_OTHERS)
+    return {name: str(cpus) for name in names if not env.get(name)}

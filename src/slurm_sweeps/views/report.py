@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
@@ -38,15 +38,31 @@ from .formats import (
     list_constants,
     shorten,
 )
-from .pictures import COLORS, write_numbers
+from .pictures import COLORS, Figure, write_numbers
 from .pictures.curves import MAX_POINTS, draw_best_over_time, draw_learning_curves
 from .pictures.data import SweepData
 from .pictures.front import compute_front, draw_front
-from .pictures.importance import compute_importance, draw_importance
+from .pictures.importance import (
+    compute_importance,
+    draw_importance,
+    draw_sensitivity,
+    read_sensitivity,
+)
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
-from .pictures.sensitivity import draw_sensitivity, read_sensitivity
 from .pictures.slots import compute_occupation, draw_slots
 from .summary import USAGE, describe_error, find_reason
+
+#: Each picture by itself, as `Result.plot_…` shows it.
+PICTURES: dict[str, Callable[[SweepData], Figure]] = {
+    "learning_curves": draw_learning_curves,
+    "best_over_time": draw_best_over_time,
+    "parameters": draw_parameters,
+    "parallel_coordinates": draw_parallel_coordinates,
+    "importance": lambda data: draw_importance(compute_importance(data)),
+    "sensitivity": lambda data: draw_sensitivity(read_sensitivity(data)),
+    "front": draw_front,
+    "slots": lambda data: draw_slots(compute_occupation(data)),
+}
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
