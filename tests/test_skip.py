@@ -35,7 +35,7 @@ def test_a_grid_that_has_grown(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     result = run(tmp_path, "new", new, skip=[old, other])
     assert list_points(result) == [(1, "y"), (2, "y"), (3, "x"), (3, "y")]
     said = capfd.readouterr().out
-    assert "skip: 2 configurations were tried before and are not run again; 1 trials are" in said
+    assert "skip: 2 configurations were tried before and are not run again; 1 trial is" in said
     assert "another sweep has tried 2 of the 6 points of the grids in cfg, so that 4 are" in said
     assert "4 of 4 done" in said
     assert len(run(tmp_path, "new", new, skip=[old, other]).trials) == 4  # which are restored
