@@ -18,6 +18,9 @@ _Returned = TypeVar("_Returned")
 #: The type of the error of a trial that ran out of memory, the machine's or a GPU's.
 OUT_OF_MEMORY = "OutOfMemory"
 
+#: What to do with trials that would go on from where there is nothing left to report.
+BEGIN_ANEW = "begin anew with 'slurm-sweeps rm NAME', or under another name"
+
 
 class SlurmSweepsError(Exception):
     """The root of all errors that slurm_sweeps raises on purpose."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .checks import Goal
+from .errors import BEGIN_ANEW
 from .rules.feasible import Bound
 from .rules.protocol import Decision
 from .trial import Status, TrialError
@@ -304,8 +305,10 @@ class Prospects:
             return f"{text}; see their stderr.log"
         (kind, message), shared = common[0]
         example = next(e for e in errors if (e.type, e.message) == (kind, message))
+        advice = "Mend train and go on with restore=True, which runs them again, or pass"
+        if BEGIN_ANEW in message:  # it says itself what to mend
+            advice = "Or pass"
         return (
-            f"{text}; {shared} of them with {kind}: {message}. Mend train and "
-            "go on with restore=True, which runs them again, or pass fail_fast=False to go on "
+            f"{text}; {shared} of them with {kind}: {message}. {advice} fail_fast=False to go on "
             f"regardless\n{example.traceback}"
         ).rstrip()

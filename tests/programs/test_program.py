@@ -116,6 +116,65 @@ def test_an_argparse_script_goes_on_after_its_driver_was_killed(scripts: Scripts
         assert max(trial.metrics["loss"]) == 12
 
 
+@pytest.mark.parametrize(("name", "told"), [("program", 3), ("function", 4)])
+def test_what_had_told_all_before_it_was_interrupted_is_complete(
+    scripts: Scripts, name: str, told: int
+) -> None:
+    """By checkpoints or without, of iteration 0 too; one that never told a metric has failed."""
+    program = """
+        import pathlib, sys, time
+        where, epoch = sys.argv[1:]
+        saved = pathlib.Path("checkpoints" if where == "checkpoints" else ".", "done")
+        if not saved.exists():
+            if where != "silent":
+                print(f"epoch {epoch} loss=1", flush=True)
+            saved.touch()
+            time.sleep(300)
+    """
+    scripts.write(program, "train.py")
+
+    def count_told() -> int:
+        result = ss.Result(name, scripts.folder / "slurm-sweeps")
+        return sum("loss" in trial.metrics for trial in result.trials)
+
+    sweep = """
+        import time
+        import slurm_sweeps as ss
+
+        def function(cfg):
+            if not (ss.trial_dir() / "done").exists():
+                ss.log({"loss": 1}, 0)
+                (ss.trial_dir() / "done").touch()
+                time.sleep(300)
+
+        program = ss.Program(
+            "python3 train.py {where} {epoch}",
+            metrics=r"epoch (?P<iteration>\\d+) loss=(?P<loss>\\S+)",
+        )
+        points = [("checkpoints", 20), ("checkpoints", 0), ("folder", 20), ("silent", 0)]
+        cfg = {"where": ss.Choice(["checkpoints", "folder", "silent"]), "epoch": ss.Choice([0, 20])}
+        if __name__ == "__main__":
+            points = [{"where": where, "epoch": epoch} for where, epoch in points]
+            ss.Experiment(
+                NAME, cfg, restore="auto", name="NAME", points_to_evaluate=points
+            ).run(4, max_concurrent_trials=4, fail_fast=False)
+    """
+    source = sweep.replace("NAME", name)
+    with scripts.start(source) as process:
+        scripts.wait_for_file(f"slurm-sweeps/{name}/**/done", 4)
+        wait_until(lambda: count_told() == told, 20, lambda: f"{count_told()} of {told} told")
+        process.send_signal(signal.SIGKILL)
+    scripts.wait_until_gone(20.0)
+    scripts.run(source)
+    trials = ss.Result(name, scripts.folder / "slurm-sweeps").trials
+    expected = ["completed"] * told + ["failed"] * (4 - told)
+    assert [trial.status for trial in trials] == expected
+    assert [trial.attempt for trial in trials] == [2] * 4
+    for trial in trials[told:]:
+        assert trial.error is not None
+        assert "Mend metrics, and if it has written checkpoints, begin" in trial.error.message
+
+
 def test_a_program_that_gets_term_before_its_trial_does_has_not_failed(scripts: Scripts) -> None:
     """Slurm sends it to all processes of a job, in no order; here the driver is the last."""
     source = """
@@ -246,6 +305,19 @@ def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
     assert trial.error.type == "ProgramError"
     assert told in trial.error.message
     assert "programs/program.py" not in trial.error.traceback
+
+
+def test_a_wrong_pattern_is_said_to_be_the_sweeps_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ss.Program("echo nothing", metrics=r"(?P<iteration>\d+) lss=(?P<lss>\S+)")
+    with pytest.raises(ss.SweepFailedError, match="begin anew with 'slurm-sweeps rm") as raised:
+        run(tmp_path, train, {}, 1)
+    assert "Mend train" not in str(raised.value)
+    said = capsys.readouterr()
+    assert "have the groups iteration, lss, and none for loss" in " ".join(
+        (said.out + said.err).split()
+    )
 
 
 def test_a_path_that_is_not_in_the_trials_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from slurm_sweeps import Result
 
 # One slot: importing torch takes each rank many seconds where the machine has few cores.
 ONE_SLOT = ("-N2", "--ntasks-per-node=2", "-t5")
-ONE_NODE = ("-N1", "-n1", "-t5")
+ONE_NODE = ("-N1", "-n2", "-t5")
 #: All may be pruned: of a few trials each can be the second best at some rung.
 ENDED = {"completed", "pruned"}
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -212,7 +212,8 @@ class Experiment:
         known: Sequence[Known] = ()
         self._notices: list[str] = [] if rarity is None else [rarity]
         if isinstance(train, Program):
-            self._notices += filter(None, [train.check(space.names)])
+            unnamed = train.check_goals([goal.metric for goal in goals])
+            self._notices += filter(None, [train.check(space.names), unnamed])
             slurm_cfg = choose_steps(train.launch, slurm_cfg)
         if warm_start is not None:
             names = tuple(goal.metric for goal in goals)

@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..checks import check_flag, set_fields
-from ..errors import ProgramError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
+from ..errors import (
+    BEGIN_ANEW,
+    ProgramError,
+    TrialInterrupted,
+    TrialPruned,
+    UsageError,
+    UsageTypeError,
+)
 from ..running.session import (
     attempt,
     checkpoint_dir,
@@ -177,6 +184,18 @@ class Program:
             "its trial's folder"
         )
 
+    def check_goals(self, goals: Sequence[str]) -> str | None:
+        """Return a notice if no group is what trials are judged by; a program can log it itself."""
+        wanted = [each for each in (self.metrics, self.result) if each is not None]
+        groups = [name for each in wanted for name in getattr(each, "groupindex", ())]
+        missing = [name for name in goals if name not in groups]
+        if not (wanted and missing and all(isinstance(each, re.Pattern) for each in wanted)):
+            return None
+        return (
+            f"metrics and result have the groups {', '.join(groups)}, and none for "
+            f"{', '.join(missing)}, which trials are judged by: does the program log that itself?"
+        )
+
     def find_missing(self) -> str | None:
         """Say that the program or its script is not on this host; None if it is, or can't be told.
 
@@ -234,10 +253,12 @@ class Program:
         _hear_why(process.returncode)
         self._judge(process.returncode, folder, logs)
         found = [metrics for metrics, _ in final.read(is_over=True)]
-        if mine and not (live.count or found) and (self.metrics or self.result):
+        wanted = self.metrics or self.result
+        if mine and wanted and not (live.count or found or place.has_logged):
             raise ProgramError(
                 f"{self._name} ended with 0 and has told no metric: "
-                f"{_describe_source(self.metrics or self.result)}{_describe_last(logs)}"
+                f"{_describe_source(wanted)}. Mend {'metrics' if self.metrics else 'result'}, and "
+                f"if it has written checkpoints, {BEGIN_ANEW}{_describe_last(logs)}"
             )
         return found[-1] if found else {}
 

@@ -616,6 +616,7 @@ class Driver:
                 "host": slot.host,
                 "at": trial.began_at,
                 "iteration": trial.last_iteration or 0,
+                "has_logged": trial.last_iteration is not None,
                 "metric": self._sweep.cfg.goal.metric if self._sweep.cfg.goal else "value",
                 **slot.found,
                 **describe_cfg(trial.cfg),

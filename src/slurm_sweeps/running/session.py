@@ -59,6 +59,7 @@ class TrialContext(NamedTuple):
     started_in: str = ""  # the folder that the sweep was started in, if it was there
     logged: int = 0  # the iteration that it goes on from, if it does
     metric: str = "value"  # what a number is called that `train` returns
+    has_logged: bool = False  # whether an earlier attempt has
 
     @property
     def directory(self) -> Path:
@@ -79,6 +80,7 @@ class TrialContext(NamedTuple):
             started_in,
             run.get("iteration", 0),
             run.get("metric", "value"),
+            bool(run.get("has_logged")),
         )
 
 
