@@ -312,7 +312,7 @@ def test_a_wrong_pattern_is_said_to_be_the_sweeps_fault(
 ) -> None:
     train = ss.Program("echo nothing", metrics=r"(?P<iteration>\d+) lss=(?P<lss>\S+)")
     with pytest.raises(ss.SweepFailedError, match="begin anew with 'slurm-sweeps rm") as raised:
-        run(tmp_path, train, {}, 1)
+        run(tmp_path, train, {"x": ss.Uniform(0, 1)}, 4)
     assert "Mend train" not in str(raised.value)
     said = capsys.readouterr()
     assert "have the groups iteration, lss, and none for loss" in " ".join(
