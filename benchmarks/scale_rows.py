@@ -10,9 +10,9 @@ much is in the store, as JSON. Ray's table says 715 s for the first (least: 625)
 second (least: 100).
 
 The long one has trials that only report, in processes of their own as all trials, and prints a
-line for each tenth: trials and reports a second, the driver's memory, the size of the database. At
-about half of it and in the end each view is taken once, as people do, with its CPU and wall-clock
-time; then the sweep is restored for one more trial.
+line for each tenth: trials and reports a second, the driver's memory and its own CPU time, the size
+of the database. At about half of it and in the end each view is taken once, as people do, with its
+CPU and wall-clock time; then the sweep is restored for one more trial.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -165,10 +164,11 @@ def measure_long(folder: str, options: argparse.Namespace) -> None:
     """Run the long sweep, look at it, restore it."""
     driver = start_driver(folder, options, options.trials)
     database, before, began = Layout(folder, NAME).database, 0, time.perf_counter()
-    memory_mb = None
+    memory_mb, cpu_s, cpu_before_s = 0.0, 0.0, 0.0
     for tenth in range(1, 11):
         while driver.poll() is None and count_begun(database) < options.trials * tenth // 10:
-            memory_mb = read_memory(driver.pid)
+            with contextlib.suppress(OSError):  # it has ended
+                memory_mb, cpu_s = read_usage(driver.pid)
             time.sleep(0.2)
         begun, took_s = count_begun(database), time.perf_counter() - began
         said = {
@@ -177,12 +177,15 @@ def measure_long(folder: str, options: argparse.Namespace) -> None:
             "trials/s": round((begun - before) / took_s, 1),
             "reports/s": round((begun - before) * options.reports / took_s),
             "driver_mb": memory_mb,
+            "driver_cpu_ms/trial": round((cpu_s - cpu_before_s) / max(begun - before, 1) * 1e3, 2),
             "database_mb": round(database.stat().st_size / 1e6, 1),
         }
         print(json.dumps(said), flush=True)
         if tenth == 5:
             look_at_all(folder, f"with {begun} trials")
         before, began = count_begun(database), time.perf_counter()
+        with contextlib.suppress(OSError):
+            _, cpu_before_s = read_usage(driver.pid)
     if driver.wait():
         raise SystemExit(f"the driver has ended with {driver.returncode}")
     look_at_all(folder, "in the end")
@@ -202,12 +205,13 @@ def count_begun(database: Path) -> int:
     return 0
 
 
-def read_memory(pid: int) -> float | None:
-    """Return the resident memory of a process, in MB; None if it has ended."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-        return None if found is None else round(int(found[1]) * 1024 / 1e6, 1)
-    return None
+def read_usage(pid: int) -> tuple[float, float]:
+    """Return the resident memory of a process in MB, and the CPU seconds that it has taken."""
+    folder = Path("/proc") / str(pid)
+    pages = int((folder / "statm").read_text().split()[1])
+    ticks = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+    used_s = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1), used_s
 
 
 def look_at_all(folder: str, when: str) -> None:
