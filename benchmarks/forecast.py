@@ -36,7 +36,8 @@ from slurm_sweeps.replay.story import Report, Story, Turn
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.records import TrialRecord
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 from slurm_sweeps.trial import Status
 
 #: How many trials a sweep has, by its rule and the number of workers.

@@ -23,7 +23,8 @@ import slurm_sweeps as ss
 from slurm_sweeps.checks import Goal
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 
 NAMES = ("loss", "seconds")
 GOALS = (Goal("loss", "min"), Goal("seconds", "min"))

@@ -25,7 +25,8 @@ from slurm_sweeps.running.launchers import SlotPlace
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.layout import Layout
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 
 
 class Nowhere:

@@ -56,7 +56,8 @@ from slurm_sweeps.samplers import (
 )
 from slurm_sweeps.search.draws import list_guesses
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, SweepCfg
 from slurm_sweeps.trial import Status
 
 HERE = Path(__file__).resolve().parent

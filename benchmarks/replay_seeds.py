@@ -34,7 +34,8 @@ from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.repeat import find_repeats
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.records import TrialRecord
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.compare import rank_configurations
 

@@ -37,7 +37,8 @@ from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Answer, Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Answer, Ended, SweepCfg, TrialState
 from slurm_sweeps.trial import Status
 
 MAX_T = 27

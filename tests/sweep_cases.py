@@ -8,7 +8,8 @@ import slurm_sweeps as ss
 from slurm_sweeps.checks import Goal
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, SweepCfg, TrialState
 from slurm_sweeps.trial import Status, TrialError
 
 TEMPLATES: dict[str, dict[str, Any]] = {

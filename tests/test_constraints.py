@@ -23,7 +23,8 @@ from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import NumberedSampler, Observation, Problem, bind_sampler
 from slurm_sweeps.search.draws import check_where, fill_points
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, SweepCfg, TrialState
 from slurm_sweeps.trial import Status
 from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start
 

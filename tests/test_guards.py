@@ -35,8 +35,13 @@ MAY_IMPORT["sweep_types"] = {"errors", "checks", "rules", "trial"}
 MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "samplers", "timing", "sweep_types"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
-MAY_IMPORT["replay"] = {*MAY_IMPORT["race"], "errors", "checks", "race", "sweep", "storage"}
-MAY_IMPORT["running"] = {"errors", "trial", "checks", "rules", "sweep", "storage", "slurm"}
+MAY_IMPORT["replay"] = {*MAY_IMPORT["race"], *MAY_IMPORT["sweep_types"]} | {
+    "race",
+    "sweep",
+    "sweep_types",
+    "storage",
+}
+MAY_IMPORT["running"] = {*MAY_IMPORT["sweep_types"], "sweep", "sweep_types", "storage", "slurm"}
 MAY_IMPORT["programs"] = {"errors", "checks", "storage", "running"}
 MAY_IMPORT["integrations"] = {"errors", "storage", "running"}
 MAY_IMPORT["views"] = {"errors", "trial", "checks", "rules", "storage", "replay", "running"}

@@ -19,7 +19,8 @@ from slurm_sweeps.cli import main
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 from slurm_sweeps.trial import Status
 
 METRICS = {"metric": ["loss", "latency_ms"], "mode": ["min", "max"]}

@@ -18,8 +18,8 @@ from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.storage.rows import write_records
-from slurm_sweeps.sweep import Answer, Ended, Sweep, SweepCfg
-from slurm_sweeps.sweep_types import Pace
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Answer, Ended, Pace, SweepCfg
 from slurm_sweeps.trial import Status
 
 PROMOTE = ss.ASHA("loss", "min", reduction_factor=2, max_t=8, promote=True)

@@ -17,7 +17,8 @@ from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.records import ReportRecord, TrialRecord
 from slurm_sweeps.storage.rows import write_records
-from slurm_sweeps.sweep import Sweep, SweepCfg
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import SweepCfg
 from slurm_sweeps.trial import Status, compute_trial_id
 
 SPACE = {

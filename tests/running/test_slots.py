@@ -19,7 +19,7 @@ from slurm_sweeps.running.launchers import LocalLauncher
 from slurm_sweeps.running.slots import EXIT_S, SILENT_S, Slots, SlotState, SlotStatus
 from slurm_sweeps.running.train import pickle_train, write_train
 from slurm_sweeps.storage.layout import Layout
-from slurm_sweeps.sweep import TrialState
+from slurm_sweeps.sweep_types import TrialState
 from slurm_sweeps.trial import Status
 
 TIMEOUT_S = 60.0

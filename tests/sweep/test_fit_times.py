@@ -14,7 +14,8 @@ from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, forest
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, PastEvent, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, PastEvent, SweepCfg, TrialState
 from slurm_sweeps.trial import Status
 
 SPACES: dict[str, dict[str, Any]] = {

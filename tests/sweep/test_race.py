@@ -16,7 +16,8 @@ from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Observation, Problem, bind_sampler
 from slurm_sweeps.search.repeat import find_repeats
 from slurm_sweeps.search.search_space import SearchSpace
-from slurm_sweeps.sweep import Ended, Sweep, SweepCfg, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, SweepCfg, TrialState
 from slurm_sweeps.trial import Status, split_cfg
 
 SPACES: dict[str, dict[str, Any]] = {

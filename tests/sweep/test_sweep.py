@@ -7,7 +7,8 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.checks import Goal
 from slurm_sweeps.rules.protocol import Decision
-from slurm_sweeps.sweep import MAX_LOST, Ended
+from slurm_sweeps.sweep import MAX_LOST
+from slurm_sweeps.sweep_types import Ended
 from slurm_sweeps.trial import Status, TrialError
 from sweep_cases import COMPLETED, FAILED, INTERRUPTED, LOST, build_sweep, start
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from slurm_sweeps.rules.protocol import Decision
-from slurm_sweeps.sweep import Ended, Sweep, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, TrialState
 from slurm_sweeps.trial import TRANSITIONS, Status
 from sweep_cases import (
     COMPLETED,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm_sweeps.sweep import Ended, Sweep, TrialState
+from slurm_sweeps.sweep import Sweep
+from slurm_sweeps.sweep_types import Ended, TrialState
 from slurm_sweeps.timing import Median, Times, WaitingLine
 from slurm_sweeps.trial import Status
 from sweep_cases import COMPLETED, INTERRUPTED, build_sweep, start

@@ -56,7 +56,8 @@ from ..storage.rows import (
     read_values,
     write_records,
 )
-from ..sweep import PastEvent, Sweep, SweepCfg, TrialState
+from ..sweep import Sweep
+from ..sweep_types import PastEvent, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from ..views.formats import say_how_to_retry
 from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists

@@ -20,7 +20,8 @@ from ..checks import Goal
 from ..errors import UsageError, say_count
 from ..rules.protocol import Decision, Pruner, PrunerPlan
 from ..samplers import Observation
-from ..sweep import Ended, Sweep, SweepCfg, TrialState
+from ..sweep import Sweep
+from ..sweep_types import Ended, SweepCfg, TrialState
 from ..trial import Status
 from .courses import (
     Outcomes,

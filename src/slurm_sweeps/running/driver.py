@@ -29,7 +29,8 @@ from ..slurm.client import JobClock
 from ..storage.layout import Layout
 from ..storage.records import STOP_REQUEST, ReportRecord, Request, TrialRecord
 from ..storage.writer import Writer
-from ..sweep import Answer, Ended, Sweep, TrialState
+from ..sweep import Sweep
+from ..sweep_types import Answer, Ended, TrialState
 from ..trial import Status, canonical_json, compute_trial_seed, make_storable
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to

@@ -34,7 +34,8 @@ from ..slurm.text import JobSight
 from ..storage.jobs import decode_job
 from ..storage.layout import Layout
 from ..storage.records import JobRecord, JobState
-from ..sweep import Ended, Sweep
+from ..sweep import Sweep
+from ..sweep_types import Ended
 from ..trial import Status
 from .channel import Connection
 from .deadlines import Patience, compute_end_margin, compute_last_margin, plan_stop

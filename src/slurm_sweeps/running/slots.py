@@ -30,7 +30,7 @@ from typing import Any
 
 from ..errors import OUT_OF_MEMORY, LaunchError
 from ..storage.records import TrialRecord
-from ..sweep import Ended, TrialState
+from ..sweep_types import Ended, TrialState
 from ..trial import Status, TrialError, describe_value, make_storable
 from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
