@@ -8,7 +8,9 @@ The digits ship with scikit-learn, nothing is downloaded.
 
 from __future__ import annotations
 
+import math
 import sys
+from pathlib import Path
 
 import keras
 from sklearn.datasets import load_digits
@@ -41,20 +43,47 @@ def build(cfg: dict) -> keras.Model:
     return model
 
 
+class Keep(keras.callbacks.Callback):
+    """Keeps the network of the best epoch, and that of the last one with its optimizer.
+
+    A file is renamed once it is written, so that a kill at any time leaves a whole one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.best, self.last = folder / "best.keras", folder / "last.keras"
+        self.least = get_loss(self.best) if self.best.exists() else math.inf
+
+    def on_epoch_end(self, _epoch: int, logs: dict | None = None) -> None:
+        """Write them."""
+        loss = (logs or {})["val_loss"]
+        for file in [self.best, self.last] if loss < self.least else [self.last]:
+            self.model.save(file.with_stem("new"))
+            file.with_stem("new").replace(file)
+        self.least = min(self.least, loss)
+
+
+def get_loss(file: Path) -> float:
+    """Return the validation loss of a network that was kept."""
+    return keras.saving.load_model(file).evaluate(*VALID, verbose=0)[0]
+
+
 def train(cfg: dict) -> None:
     """Train one network, from where an earlier attempt has left it."""
     keras.utils.set_random_seed(ss.trial_seed())
-    folder = ss.checkpoint_dir()
-    build(cfg).fit(
+    keep = Keep(ss.checkpoint_dir())
+    model = keras.saving.load_model(keep.last) if keep.last.exists() else build(cfg)
+    steps = math.ceil(len(TRAIN[0]) / cfg["batch_size"])
+    model.fit(
         *TRAIN,
         validation_data=VALID,
+        initial_epoch=int(model.optimizer.iterations) // steps,
         epochs=EPOCHS,
         batch_size=cfg["batch_size"],
         verbose=0,
         callbacks=[
             keras.callbacks.EarlyStopping("val_loss", patience=3),
-            keras.callbacks.ModelCheckpoint(folder / "best.keras", save_best_only=True),
-            keras.callbacks.BackupAndRestore(folder / "backup", double_checkpoint=True),
+            keep,
             SlurmSweepsCallback(["val_loss", "val_accuracy"]),
         ],
     )

@@ -139,7 +139,9 @@ def test_keras_after_a_kill(scripts: Scripts) -> None:
     kill_when(scripts, source, "best.keras")
     trials = run_example(scripts, "keras-digits", source, "6")
     check_early_stopping(trials, 27)
-    check_that_some_went_on(trials)
+    for trial in check_that_some_went_on(trials):
+        assert trial.checkpoint_dir is not None
+        assert {file.stem for file in trial.checkpoint_dir.iterdir()} == {"best", "last"}
 
 
 @pytest.mark.heavy
