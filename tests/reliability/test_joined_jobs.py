@@ -44,6 +44,15 @@ JOINED = SWEEP.replace('{"restore": "auto"}', '{"join": True}').replace(
 assert JOINED.count("join") == 1
 assert "SLOTS" not in JOINED
 
+#: Trials go on when they may, or are told to leave.
+HELD = JOINED.replace(
+    "        time.sleep(PAUSE_S)\n",
+    "        time.sleep(PAUSE_S)\n"
+    "        while os.path.exists('../../../held') and not ss.should_stop():\n"
+    "            time.sleep(0.05)\n",
+)
+assert HELD.count("held") == 1
+
 
 class JoinedSweep(Script):
     """The same script, or `slurm-sweeps join`, in any number of jobs."""
@@ -170,8 +179,8 @@ def node_down(cluster: SlurmCluster, node: str) -> Iterator[None]:
 def test_a_sweep_outlives_all_that_happens_to_its_jobs(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    n_trials = 60
-    sweep = JoinedSweep(cluster, tmp_path / "sweep", N_TRIALS=n_trials, PAUSE_S=0.3)
+    n_trials = 48
+    sweep = JoinedSweep(cluster, tmp_path / "sweep", HELD, N_TRIALS=n_trials, PAUSE_S=0.3)
     for node in ("n1", "n2", "n1", "n2"):
         sweep.submit(f"-w{node}", "-t9")
     first = sweep.wait_for_driver()
@@ -183,6 +192,7 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
     cluster.cancel(first)
     second = sweep.wait_for_driver(first)
     sweep.wait_for(Status.COMPLETED, 12)
+    (sweep.folder / "held").touch()  # or the sweep may be over before its third driver comes
     preempted = sweep.jobs[4]  # alone on its node
     others = [job for job in sweep.jobs if job not in (first, second, preempted)]
     cancelled, queued_again = others[:2]
@@ -196,6 +206,7 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
     third = sweep.wait_for_driver(second)
     down = next(n for n in ("n1", "n2") if n != cluster.job(third)["NodeList"])
     with node_down(cluster, down):
+        (sweep.folder / "held").unlink()
         sweep.wait_for(Status.COMPLETED, n_trials)
     ends = sweep.wait_until_over()
     assert_complete(sweep.database, n_trials, 4)

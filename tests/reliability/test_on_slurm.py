@@ -104,7 +104,8 @@ class SlurmSweep(Script):
                 return self.cluster.wait_job(self.job, WAIT_S)
             self.start_now(job)
             time.sleep(1.0)
-        raise AssertionError(f"{self.cluster.job(self.job)}\n{self.printed()}")
+        away = self.cluster.run(["sinfo", "-R"]).stdout
+        raise AssertionError(f"{self.cluster.job(self.job)}\n{away}\n{self.printed()}")
 
     def note_stop(self) -> SlurmSweep:
         """Take down how it was left by a job that has ended, of which nothing may be left."""
@@ -122,11 +123,16 @@ class SlurmSweep(Script):
         """A job that was queued again waits for two minutes (reason BeginTime) unless told.
 
         Told too early, Slurm may take the end of its former run for that of the next. One that it
-        could not launch on a node that came back just then it holds (24.11) until it is released.
+        could not launch on a node that came back just then it holds (24.11) until it is released,
+        and drains the node.
         """
-        if job["JobState"] == "PENDING" and job.get("Reason") == "launch_failed_requeued_held":
+        reason = job.get("Reason", "") if job["JobState"] == "PENDING" else ""
+        if reason == "launch_failed_requeued_held":
             self.cluster.run(["scontrol", "release", str(self.job)], check=False)
-        if job["JobState"] == "PENDING" and job.get("Reason") == "BeginTime":
+        if reason.startswith("ReqNodeNotAvail"):
+            nodes = f"nodename={job['ReqNodeList']}"
+            self.cluster.run(["scontrol", "update", nodes, "state=resume"], check=False)
+        if reason == "BeginTime":
             self.wait_until_gone()
             time.sleep(2.0)
             argv = ["scontrol", "update", f"JobId={self.job}", "StartTime=now"]
