@@ -16,21 +16,21 @@ help: ## this list
 demo: $(VENV)/.made-demo ## a real sweep with scikit-learn, about a minute
 	$(BIN)/python examples/digits.py
 
-test: check slurm screens bytecode ## everything: static checks, then all tests, with a real Slurm where it can be had
-	$(PYTHON) tools/run-tests $(AGAIN) $(BIN)/python $(ARGS)
+test: $(VENV)/.made-test slurm screens bytecode ## everything: static checks and all tests, with a real Slurm where it can be had
+	$(PYTHON) tools/run-tests $(AGAIN) --beside "make check" $(BIN)/python $(ARGS)
 
 test-unit: $(VENV)/.made-test ## the tests that start no process, with fewer examples; in half a minute
 	$(BIN)/python -m pytest -m unit --hypothesis-profile=quick $(ARGS)
 
 test-slurm24: $(VENV)/.made-test slurm bytecode ## the tests that use a Slurm, on another release of it (24.11)
 	@folder=$$(tools/need-slurm24) && { [ -z "$$folder" ] || SLURM_SWEEPS_SLURM=$$folder \
-	$(PYTHON) tools/run-tests --only-cluster $(AGAIN) $(BIN)/python $(ARGS); }
+	$(PYTHON) tools/run-tests --only cluster $(AGAIN) $(BIN)/python $(ARGS); }
 
 test-gpu: $(VENV)/.made-test slurm ## the tests that need an NVIDIA GPU, which no other target runs
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 test-heavy: $(VENV)/.made-heavy ## the tests that need JAX, TensorFlow, polars and the like
-	$(BIN)/python -m pytest -m heavy tests/running tests/track tests/integrations $(ARGS)
+	$(PYTHON) tools/run-tests --only heavy $(AGAIN) $(BIN)/python $(ARGS)
 
 chaos: $(VENV)/.made-test slurm ## faults, and what may hang or collide, over and over
 	SLURM_SWEEPS_ROUNDS=20 $(BIN)/python -m pytest tests/ranks/test_worlds.py $(ARGS)

@@ -26,7 +26,7 @@ from cluster_tools import (
 )
 from cluster_tools.processes import end_processes, leftover_processes
 from cluster_tools.requirement import require
-from sharing import run_shared
+from sharing import Share
 from sweep_scripts import IS_CHAOS, Scripts
 
 # No test asserts on time: a busy machine must not make one fail. In continuous integration all
@@ -42,13 +42,17 @@ settings.register_profile("quick", settings.get_profile("steady"), max_examples=
 settings.load_profile("steady")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Have each start of a process pass by where unit tests are told to leave it.
 
     What is started hears of a closed terminal, even if the tests themselves run under nohup.
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.addaudithook(unit_tests.refuse_processes)
+    folder: Path | None = config.getoption("--share")
+    if folder is not None:
+        share = Share(folder, config.getoption("--cluster-first"), unit_tests.is_place)
+        config.pluginmanager.register(share)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,9 +73,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no other files where unit tests alone are asked for."""
-    others = collection_path.is_file() and not unit_tests.is_place(collection_path)
-    return True if others and config.getoption("-m") == "unit" else None
+    """Import no files without a test that is asked for: one that has them says the word."""
+    asked = config.getoption("-m")
+    if asked not in ("unit", "cluster", "heavy") or not collection_path.is_file():
+        return None
+    if asked == "unit":
+        return None if unit_tests.is_place(collection_path) else True
+    return None if asked.encode() in collection_path.read_bytes() else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -95,15 +103,6 @@ def _is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
     for marker in ("gpu", "heavy", "chaos"):
         if item.get_closest_marker(marker) and marker not in config.getoption("-m"):
             return False
-    return True
-
-
-def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run what is this process's share, where there is more than one."""
-    folder: Path | None = session.config.getoption("--share")
-    if folder is None or session.testsfailed or session.config.getoption("--collect-only"):
-        return None
-    run_shared(session, folder, session.config.getoption("--cluster-first"))
     return True
 
 

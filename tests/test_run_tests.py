@@ -84,6 +84,15 @@ def test_all_are_run(
     assert (done.returncode, done.stdout.split("\n")[:-1]) == (code, said)
 
 
+@pytest.mark.parametrize(("beside", "tests", "code"), [("0", "5", 5), ("5", "0", 1)])
+def test_what_is_run_beside_is_no_test_and_must_not_fail(
+    tmp_path: Path, beside: str, tests: str, code: int
+) -> None:
+    first = ("--beside", f"sh -c 'echo beside; exit {beside}'")
+    done = run(tmp_path, first=first, CODE_CLUSTER=tests, CODE_OTHERS=tests)
+    assert (done.returncode, done.stdout) == (code, "cluster\nothers\nbeside\n"), done.stderr
+
+
 def test_what_was_interrupted_is_not(tmp_path: Path) -> None:
     done = run(tmp_path, "-q", first=("--again", str(tmp_path / "told")), CODE_OTHERS="2")
     assert (done.returncode, done.stdout, done.stderr) == (1, "others\n", "")
@@ -109,19 +118,18 @@ def call(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[s
 
 #: A project of its own, whose tests in `test_cluster.py` are those of the cluster.
 CONFTEST = """
-import pathlib, sys, pytest
+import pathlib, sys
 sys.path.append({tests!r})
-from sharing import run_shared
+from sharing import Share
 
 def pytest_addoption(parser):
     parser.addoption("--share", type=pathlib.Path)
     parser.addoption("--cluster-first", action="store_true")
 
-def pytest_runtestloop(session):
-    share = session.config.getoption("--share")
-    if share is not None:
-        run_shared(session, share, session.config.getoption("--cluster-first"))
-        return True
+def pytest_configure(config):
+    folder, first = config.getoption("--share"), config.getoption("--cluster-first")
+    if folder is not None:
+        config.pluginmanager.register(Share(folder, first, lambda path: False))
 """
 TESTS = {
     "good": "def test_good(): pass\n",
@@ -207,7 +215,7 @@ def test_the_cluster_alone_is_treated_alike(tmp_path: Path) -> None:
     write_project(tmp_path, ["bad"], ["unsteady"])
     told = tmp_path / "told"
     told.write_text("  from another run\n")
-    done = call(tmp_path, "--again", str(told), "--only-cluster", sys.executable)
+    done = call(tmp_path, "--again", str(told), "--only", "cluster", sys.executable)
     assert done.returncode == 0, done.stdout
     assert "test_bad" not in done.stdout
     assert told.read_text() == f"  from another run\n  {UNSTEADY}\n"
@@ -234,7 +242,7 @@ def test_ci_names_them_at_its_very_end(tmp_path: Path) -> None:
         "exit $CODE\n"
     )
     make.chmod(0o755)
-    for code, runs in ((0, ["test", "test-slurm24"]), (1, ["test"])):
+    for code, runs in ((0, ["test", "test-slurm24", "test-heavy"]), (1, ["test"])):
         env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CODE": str(code)}
         done = subprocess.run([ci], capture_output=True, text=True, env=env, timeout=60)
         assert bool(done.returncode) is bool(code), done.stderr
@@ -248,7 +256,7 @@ def test_ctrl_c_is_waited_for(tmp_path: Path) -> None:
     stand_in.write_text(
         f"#!{sys.executable}\n"
         "import os, pathlib, sys, time\n"
-        "name = 'cluster' if '--cluster-first' in sys.argv else str(os.getpid())\n"
+        "name = os.getpid()\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "try:\n"
         "    (folder / f'{name}.there').touch()\n"
