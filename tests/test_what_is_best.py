@@ -273,7 +273,7 @@ def test_a_first_bug_leaves_nothing_behind(
     with pytest.raises(ss.SweepFailedError, match="go on with restore=True, which runs them again"):
         run(build_one("lr"), 8)
     shown = call("show", "e", "--local-dir", tmp_path)
-    assert "the next run with restore tries failed trials again" in shown
+    assert "the script, run with restore=True, tries failed trials again" in shown
     assert "retry" not in shown
     result = run(build_one("x"), 8)
     assert [trial.status for trial in result.trials] == [Status.COMPLETED] * 8
@@ -284,7 +284,10 @@ def test_few_trials_that_all_fail_are_run_again_too(tmp_path: Path) -> None:
     def build_one(bug: bool) -> ss.Experiment:
         return build(tmp_path, lambda _cfg: 1 // (1 - bug), restore="auto")
 
-    assert run(build_one(True), 1).trials[0].status is Status.FAILED
+    result = run(build_one(True), 1)
+    assert result.trials[0].status is Status.FAILED
+    with pytest.raises(ss.UsageError, match=r"newest failure, trial .*: ZeroDivisionError"):
+        result.best_trial("loss", "min")
     (trial,) = run(build_one(False), 1).trials
     assert (trial.status, trial.attempt) == (Status.COMPLETED, 2)
 

@@ -21,6 +21,9 @@ OUT_OF_MEMORY = "OutOfMemory"
 #: What to do with trials that would go on from where there is nothing left to report.
 BEGIN_ANEW = "begin anew with 'slurm-sweeps rm NAME', or under another name"
 
+#: In a program's error, what stands before its own last words, which its trial's logs have too.
+SAID_LAST = "; it said last:\n"
+
 
 class SlurmSweepsError(Exception):
     """The root of all errors that slurm_sweeps raises on purpose."""

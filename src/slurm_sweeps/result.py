@@ -193,27 +193,22 @@ class Result:
 
         See `best_trial` for the other arguments, and for what is raised.
         """
-        from .views.summary import look_at_driver, read_ranking
+        from .views.summary import find_failures, look_at_driver, read_ranking
 
         limit = check_integer("best_trials", "k", k, 1)
 
         with self._open() as database:
             experiment = database.experiment(self.experiment)
-            metric, mode = choose_goal(experiment, metric, mode)
+            goal, repeat = choose_goal(experiment, metric, mode), experiment.settings.get("repeat")
             with database.reading():
                 key, sight = experiment.id, look_at_driver(experiment, time.time())
-                ranking = read_ranking(
-                    database,
-                    key,
-                    metric,
-                    mode,
-                    limit,
-                    scope,
-                    completed_only,
-                    experiment.settings.get("repeat"),
-                )
+                chosen = (*goal, limit, scope, completed_only, repeat)
+                ranking = read_ranking(database, key, *chosen)
                 if not ranking:
-                    raise UsageError(self._format_unlogged(metric, database, key, completed_only))
+                    told = self._format_unlogged(goal.metric, database, key, completed_only)
+                    failures = find_failures(database, key, self._layout, is_at_work=False)
+                    why = [f"newest failure, {each.title}; see {each.log}" for each in failures[:1]]
+                    raise UsageError("; ".join([told, *why]))
                 return [
                     self._build_trial(
                         sight.settle(record),
@@ -404,7 +399,8 @@ class Result:
             sight = add_slots(sight, read_jobs(database, record.id))
             story = read_story(database, record, names if len(names) > 1 else names[0])
         story = replace(story, trials=[sight.settle(trial) for trial in story.trials])
-        return forecast(story, sight.last_sign, wanted or [sight.slots or 1], times, seed)
+        slots = sight.slots or record.settings.get("more_slots") or 1
+        return forecast(story, sight.last_sign, wanted or [slots], times, seed)
 
     def verify(self) -> Verdict:
         """Derive what is stored once more from the reports and the seed, and compare.

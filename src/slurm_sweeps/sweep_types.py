@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .checks import Goal
-from .errors import BEGIN_ANEW
+from .errors import BEGIN_ANEW, SAID_LAST
 from .rules.feasible import Bound
 from .rules.protocol import Decision
 from .trial import Status, TrialError
@@ -217,7 +217,7 @@ class Prospects:
         self._failed = 0
         self._reported = False
         self._seen: set[str] = set()
-        self._first_errors: list[TrialError] = []
+        self._first_errors: list[tuple[str, TrialError]] = []
         self._saw_restart = False
         self._singles: Counter[bool] | None = Counter()  # trials of one report; whether cut short
 
@@ -242,7 +242,7 @@ class Prospects:
         if status is Status.FAILED:
             self._failed += 1
             if error is not None and len(self._first_errors) < MAX_FIRST_ERRORS:
-                self._first_errors.append(error)
+                self._first_errors.append((trial_id, error))
         elif status is Status.COMPLETED and self._needed:
             return self._describe_missing(trial_id, min(self._needed))
         all_failed = self._ended == self._failed == self._n_first and not self._reported
@@ -298,17 +298,18 @@ class Prospects:
 
     def _describe_failures(self) -> str:
         errors = self._first_errors
-        common = Counter((error.type, error.message) for error in errors).most_common(1)
+        common = Counter(error.kind for _, error in errors).most_common(1)
         have = "trial has" if self._failed == 1 else f"{self._failed} trials have all"
         text = f"the first {have} failed and none has logged a metric"
         if not common:
             return f"{text}; see their stderr.log"
-        (kind, message), shared = common[0]
-        example = next(e for e in errors if (e.type, e.message) == (kind, message))
+        kind, shared = common[0]
+        trial_id, example = next(each for each in errors if each[1].kind == kind)
+        said = str(example).partition(SAID_LAST)[0]
         advice = "Mend train and go on with restore=True, which runs them again, or pass"
-        if BEGIN_ANEW in message:  # it says itself what to mend
+        if BEGIN_ANEW in said:  # it says itself what to mend
             advice = "Or pass"
         return (
-            f"{text}; {shared} of them with {kind}: {message}. {advice} fail_fast=False to go on "
-            f"regardless\n{example.traceback}"
+            f"{text}; {shared} of them with {said} (trial {trial_id}). {advice} fail_fast=False to "
+            f"go on regardless\n{example.traceback}"
         ).rstrip()

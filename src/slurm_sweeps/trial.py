@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from .errors import OUT_OF_MEMORY
 
 
 class Status(str, Enum):
@@ -133,6 +136,13 @@ def compute_trial_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 
+#: What differs between errors that are alike: paths, addresses and ids, numbers.
+_VARYING = (
+    r"(?<![\w.~])(?:~|\.\.?)?/[^\s'\"():;,]*|(?<![\w./-])[\w.-]+/[\w./-]*\.\w+"
+    r"|0x[\da-f]+|\b[\da-f]{8,}[\da-f-]*\b|[-+]?\d[\d.,_]*(?:e[-+]?\d+)?"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialError:
     """Why a trial failed or was lost."""
@@ -140,6 +150,22 @@ class TrialError:
     type: str
     message: str
     traceback: str = ""
+
+    def __str__(self) -> str:
+        """Say it; what failed in a program is told by its message, which begins with the cause."""
+        said = self.message if self.type == "ProgramError" else f"{self.type}: {self.message}"
+        return said.rstrip(": ")
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What it has in common with those that differ in numbers, paths or addresses alone.
+
+        Where memory ran out it is the same, whatever was said.
+        """
+        if self.type == OUT_OF_MEMORY:
+            return self.type, ""
+        first = self.message.strip().partition("\n")[0][:1000]
+        return self.type, re.sub(_VARYING, "#", first, flags=re.IGNORECASE)
 
 
 @dataclass
@@ -236,7 +262,7 @@ def _format_lines(trial: Trial) -> Iterator[str]:
     host = "" if trial.host is None else f" on {trial.host}"
     yield f"Trial {trial.trial_id}: {trial.status or 'not run'}{runtime}{host}{again}"
     if trial.error is not None:
-        yield f"  {trial.error.type}: {trial.error.message}"
+        yield f"  {trial.error}"
     yield from (f"  {key} = {value!r}" for key, value in flatten_cfg(trial.cfg).items())
     for name, curve in (trial.metrics or {}).items():
         yield f"  {name}: {_format_curve(curve)}"

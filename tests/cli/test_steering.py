@@ -79,7 +79,7 @@ def test_prune_one_then_stop_then_retry(scripts: Scripts) -> None:
 
         failed = find(folder, Status.FAILED)[0].trial_id
         said = call(folder, "retry", "steered", "--failed")
-        assert "1 failed trial is marked: the next run with restore tries" in said
+        assert "1 failed trial is marked: the script, run with restore=True, tries" in said
         assert "the driver is told: experiment 'steered'" in call(folder, "stop", "steered")
         text, _ = driver.communicate(timeout=60)
         assert driver.returncode == 75, text

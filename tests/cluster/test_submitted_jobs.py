@@ -140,6 +140,9 @@ def test_jobs_are_submitted_used_replaced_and_gone_at_the_end(
     with drive(cluster, tmp_path, around, n_trials=6, setup=["export SEEN=7"]) as driver:
         first = set(driver.wait_for_begun(6))
         assert len(first) == 3
+        show = [sys.executable, "-m", "slurm_sweeps", "show", "hired"]
+        shown = subprocess.run(show, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "6 of 6 slots busy, jobs: 3 lend" in shown.stdout
         cluster.cancel(int(min(first)))
         wait_until(lambda: len(set(driver.list_begun())) == 4, TIMEOUT_S, driver.describe)
         driver.release()

@@ -291,9 +291,17 @@ def test_a_program_on_a_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("echo before; echo why >&2; exit 3", "ended with exit code 3; it said last:\nwhy"),
-        ("echo why; kill -SEGV $$", "was killed by SIGSEGV; it said last:\nwhy"),
-        ("echo nothing to see", "has told no metric: no line that it printed matches"),
+        (
+            'echo BadError: x >&2; echo " error" >&2; echo == >&2; exit 3',
+            "BadError: x ('echo BadError: x >&2; echo \" error\" >&2; echo == >&2; exit 3' ended "
+            "with exit code 3); it said last:\nBadError: x\n error\n==",
+        ),
+        (
+            "echo before; echo why; kill -SEGV $$",
+            "why ('echo before; echo why; kill -SEGV $$' was killed by SIGSEGV); it said last:\n",
+        ),
+        ("exit 3", "'exit 3' ended with exit code 3"),
+        ("echo nothing to see", r"no line that it printed matches 'loss=(?P<loss>\S+)', so the"),
     ],
 )
 def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
@@ -303,7 +311,7 @@ def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
     assert trial.status == "failed"
     assert trial.error is not None
     assert trial.error.type == "ProgramError"
-    assert told in trial.error.message
+    assert trial.error.message.startswith(told)
     assert "programs/program.py" not in trial.error.traceback
 
 

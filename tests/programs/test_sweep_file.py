@@ -119,6 +119,7 @@ def test_what_is_wrong_with_a_run_is_told_with_its_line(tmp_path: Path) -> None:
         ("'a' exists: pass restore=True to go on", "'a' exists: write restore: true to go on"),
         ("write ss.Choice([1, 'x']), or ss.Grid, to", "write {choice: [1, 'x']}, or grid, to"),
         ("run(n_trials=100) tries 100", "n_trials: 100 tries 100"),
+        ('again, with restore="auto"', "again, with restore: auto"),
         ("SlurmCfg(gpus=0) uses all nodes", "slurm: {gpus: 0} uses all nodes"),
         (
             "'run.py seed=3 --mode=x' ended with code 3",
@@ -141,6 +142,28 @@ def test_a_run_speaks_in_the_words_of_its_file(tmp_path: Path) -> None:
     assert f"go on with 'slurm-sweeps run {path}', which runs them again" in done.output
     assert "=True" not in done.output
     assert "fail_fast: false" in done.output
+    again = f"'slurm-sweeps run {path}' tries "
+    assert f"nothing was logged: {again}failed trials again" in done.output
+    retry = ["retry", "MySweep", "--failed", "--local-dir", str(tmp_path)]
+    assert f"{again}the marked ones again" in CliRunner().invoke(main, retry).output
+
+
+def test_a_job_that_is_stopped_early_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    experiments = [read_sweep_file(write(tmp_path, "command: /bin/true"))[0]]
+    experiments += [ss.Experiment(print, {}, "e", tmp_path, join=join) for join in (False, True)]
+    said: list[str] = []
+    for experiment in experiments:
+        for reason in ("time limit", "stop request"):
+            with pytest.raises(ss.SweepStopped):
+                experiment._leave(reason, lambda text, say=experiment._say: said.append(say(text)))
+    go_on, by_itself = "to go on, submit the job again", "it is queued again by itself"
+    assert said == [
+        f"{go_on}; with slurm: {{requeue: true}} {by_itself}",
+        f'{go_on}, with restore="auto"; with SlurmCfg(requeue=True) {by_itself}',
+    ]
 
 
 def test_a_plain_part_may_be_named_like_a_space(tmp_path: Path) -> None:

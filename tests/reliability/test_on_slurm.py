@@ -412,6 +412,7 @@ def test_a_time_limit_is_met_and_the_job_queued_again_until_done(played: Played)
     assert sweep.wait().exit_code == 0, f"{sweep.cluster.job(sweep.job)}\n{sweep.printed()}"
     assert sweep.restarts() >= (3 if IS_CHAOS else 1)
     assert "time limit: starting nothing new" in sweep.printed()
+    assert "to go on, submit the job again" not in sweep.printed()
     assert_complete(sweep.database, 90 if IS_CHAOS else 28, 4)
 
 
@@ -437,6 +438,7 @@ def test_a_cancelled_sweep_stays_so_until_it_is_submitted_again(played: Played) 
 def test_a_signal_before_the_end_stops_the_sweep(played: Played) -> None:
     sweep = played["get_a_signal_from_sbatch"].result()
     assert "SIGUSR1: starting nothing new" in sweep.printed()
+    assert "with SlurmCfg(requeue=True) it is queued again by itself" in sweep.printed()
     assert sweep.stopped == {Status.COMPLETED, Status.INTERRUPTED}
     assert sweep.restarts_before == 0
     assert_complete(sweep.database, 8, 4)

@@ -66,10 +66,15 @@ def test_create_makes_folder_and_file_and_is_found_again(path: Path) -> None:
     assert_sound(path)
 
 
-def test_what_is_not_there_is_not_made(path: Path) -> None:
-    with pytest.raises(StorageError, match=r"there is no database at .*; check local_dir"):
-        Database.open(path)
+def test_what_is_not_there_is_not_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent.parent)
+    with pytest.raises(StorageError) as caught:
+        Database.open(path.relative_to(path.parent.parent))
 
+    said = str(caught.value)
+    assert f"there is no database at {path} " in said  # from wherever one looks
+    for where in ("--local-dir", "SLURM_SWEEPS_DIR", "./slurm-sweeps in the current folder"):
+        assert where in said
     assert not path.parent.exists()
 
 
@@ -198,10 +203,14 @@ def test_an_unknown_experiment_gets_the_nearest_name() -> None:
         for name in ("digits", "cifar", *(f"number {index}" for index in range(30))):
             database.create_experiment(name, {}, 0.0)
 
-        with pytest.raises(ExperimentNotFoundError) as caught:
-            database.experiment("digit")
+        for name, hint in (
+            ("digit", "did you mean 'digits'?"),
+            ("x", "it holds 'digits', 'cifar',"),
+        ):
+            with pytest.raises(ExperimentNotFoundError) as caught:
+                database.experiment(name)
+            assert f"; {hint}" in str(caught.value)
 
-    assert "did you mean 'digits'? There are: 'digits', 'cifar'," in str(caught.value)
     assert str(caught.value).endswith("'number 17', …")
 
 

@@ -270,11 +270,32 @@ def test_a_sampler_that_could_not_learn_is_named(can_draw: bool) -> None:
 
 
 def test_the_example_of_what_failed_is_one_of_the_commonest() -> None:
-    sweep = build_sweep(n_trials=9)
-    for number, message in enumerate(["rare", "common", "common"]):
-        assert start(sweep).number == number
+    sweep, ids = build_sweep(n_trials=9), []
+    for number, message in enumerate(["rare", "common 1e-3", "common 0.2\nand more"]):
+        ids.append(start(sweep).trial_id)
         error = TrialError("ValueError", message, f"Traceback: {message}")
         sweep.end(number, Ended(Status.FAILED, error))
     assert sweep.fatal is not None
-    assert "2 of them with ValueError: common" in sweep.fatal
-    assert sweep.fatal.endswith("Traceback: common")
+    assert f"2 of them with ValueError: common 1e-3 (trial {ids[1]})" in sweep.fatal
+    assert sweep.fatal.endswith("Traceback: common 1e-3")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_alike"),
+    [
+        ("lr=0.1 is too large", "lr=-3e-05 is too large", True),
+        ("no file '/a/b c.csv'", "no file '/d/e c.csv'", True),
+        ("no file data/1/x.csv: why", "no file data/2/yy.csv: why", True),
+        ("<f at 0x7fa0>, 8 of 1,024", "<f at 0x81bc>, 16 of 2,048", True),
+        ("in trial 1f0c0be3a7d2", "in trial deadbeefcafe", True),
+        ("size 3\nbut 4", "size 5\nor else", True),
+        ("'train/loss'", "'val/loss'", False),
+        ("", "x", False),
+    ],
+)
+def test_errors_that_differ_in_numbers_and_paths_alone_are_alike(
+    one: str, other: str, are_alike: bool
+) -> None:
+    first, second = (TrialError("ValueError", message) for message in (one, other))
+    assert (first.kind == second.kind) is are_alike
+    assert first.kind != TrialError("TypeError", one).kind

@@ -274,7 +274,7 @@ def test_outliers_on_the_bad_side_are_cut() -> None:
 
 def test_failures_are_grouped(tmp_path: Path) -> None:
     (group,) = group_failures(read(tmp_path, [Status.FAILED] * 3))
-    assert describe_error(group[-1]) == "ValueError: the <b>rate</b> is too large"
+    assert describe_error(group[-1]) == "ValueError: the <b>rate</b>\nis too large"
     assert len(group) == 3
 
 

@@ -307,6 +307,7 @@ def test_watch_waits_for_a_driver_and_between_two_jobs(tmp_path: Path) -> None:
     view = LiveView(layout.database, "sample", interval_s=0.01, stream=Stream())
     assert view.watch().state == "failed"
     begun = ["there is no database", "stopped: waiting", "stopped (time limit): waiting"]
+    assert "current folder\nwaiting for a driver to begin" in waited[0]
     assert [told.startswith(words) for told, words in zip(waited, begun, strict=True)] == [True] * 3
 
 

@@ -17,8 +17,10 @@ import slurm_sweeps as ss
 from slurm_sweeps.errors import ExperimentNotFoundError
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.database import Database
+from slurm_sweeps.storage.jobs import put_job
 from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.storage.lease import build_owner, read_process_start
+from slurm_sweeps.storage.records import JobRecord, JobState
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.formats import list_parameters
 from slurm_sweeps.views.summary import (
@@ -113,7 +115,8 @@ def test_the_first_rows_are_those_of_all_in_order(
 
 def test_the_newest_failure_with_its_log(tmp_path: Path) -> None:
     (failure,) = read(tmp_path).failures
-    assert failure.line == "ValueError: the <b>rate</b> is too large"
+    assert failure.text == "ValueError: the <b>rate</b>\nis too large"
+    assert failure.title == f"trial {failure.trial_id}: ValueError: the <b>rate</b>"
     assert failure.log == tmp_path / "sample" / failure.trial_id / "stderr.log"
 
 
@@ -232,7 +235,7 @@ def test_what_varies_comes_before_what_does_not(tmp_path: Path) -> None:
 
 def test_failures_are_grouped_by_reason_the_newest_first(tmp_path: Path) -> None:
     summary = read(tmp_path, statuses=[Status.FAILED, Status.LOST, Status.LOST, Status.FAILED])
-    assert [(each.count, each.line[:10]) for each in summary.failures] == [
+    assert [(each.count, each.text[:10]) for each in summary.failures] == [
         (2, "ValueError"),
         (2, "no reason "),
     ]
@@ -241,6 +244,63 @@ def test_failures_are_grouped_by_reason_the_newest_first(tmp_path: Path) -> None
     assert f"newest failure, trial {newest.trial_id} (2 alike): ValueError: the <b>r" in text
     assert f"also failed, trial {other.trial_id} (2 alike): no reason was told" in text
     assert text.count("stderr.log") == 1
+
+
+def test_in_the_end_all_of_the_newest_failure_is_told_and_how_many_others_there_are(
+    tmp_path: Path,
+) -> None:
+    layout = write_sample(tmp_path, statuses=[Status.FAILED] * 8)
+    words = ["one", "two", "three", "four", "five"]
+    cause, command = "CudaError: " + "x" * 60, f"('train.py {'--lr 1 ' * 20}' ended with code 3)"
+    with sqlite3.connect(layout.database) as database:
+        for number in range(8):
+            word = words[number // 2 if number < 6 else number - 3]
+            text = f"{cause} {word} {number} {command}\nTraceback\n  x.py\n{cause} {word}"
+            database.execute(
+                "UPDATE attempts SET error_type = 'ProgramError', error_message = ?"
+                " WHERE number = ?",
+                (text, number),
+            )
+    database.close()
+    with Database.open(layout.database, read_only=True) as store:
+        summary = read_summary(store, layout, 10, START)
+    assert [each.count for each in summary.failures] == [1, 2, 2, 2, 1]
+    lines = format_summary(summary, True, 100, START)
+    begin = next(at for at, line in enumerate(lines) if "newest failure" in line)
+    assert lines[begin].endswith(f": {cause} five 7 {command}")  # not cut: it isn't redrawn
+    assert [line.strip() for line in lines[begin + 1 : begin + 4]] == [
+        "Traceback",
+        "x.py",
+        f"{cause} five",
+    ]
+    assert lines[begin + 4].endswith(f"{summary.failures[0].trial_id}/stderr.log")
+    assert lines[begin + 7] == "  2 other reasons: 'slurm-sweeps show sample --status failed'"
+    running = dataclasses.replace(summary, state="running")
+    (line,) = (each for each in format_summary(running, True, 80, START) if "newest" in each)
+    assert len(line) == 80
+    assert ": CudaError: xx" in line
+
+
+def test_jobs_are_told_of_where_several_share_a_sweep(tmp_path: Path) -> None:
+    """And their slots are counted; one job after another, queued again say, is nothing to tell."""
+    layout = write_sample(tmp_path, statuses=MIXED, state="running")
+
+    def look(*states: JobState, can_drive: bool = False) -> Summary:
+        with Database.open(layout.database) as database:
+            for number, state in enumerate(states):
+                known = {"can_drive": can_drive, "nodes": "n1", "offer": "", "since": START}
+                put_job(database, 1, JobRecord(f"{number}", 0, state, slots=2, **known))
+            assert database.experiment("sample").lease or database.take_lease(
+                1, build_owner(), START, None
+            )
+            return read_summary(database, layout, 0, START)
+
+    assert look(JobState.GONE, JobState.DRIVING).jobs == ()
+    assert "jobs: 1 drives, 1 has gone" in "\n".join(
+        format_summary(look(JobState.GONE, JobState.DRIVING, can_drive=True), True, 100, START)
+    )
+    hired = look(JobState.LENDING, JobState.LENDING)
+    assert "2 of 6 slots busy, jobs: 2 lend" in "\n".join(format_summary(hired, True, 100, START))
 
 
 def test_what_ran_out_of_memory_is_counted_and_one_reason(tmp_path: Path) -> None:

@@ -90,22 +90,18 @@ def _format_best(summary: Summary) -> str:
     return "-" if best is None else f"{summary.metric} {format_number(best.value)}"
 
 
+#: What JSON tells of a summary as it is.
+_AS_IT_IS = ("name", "state", "ended_by", "silent_s", "done", "n_trials", "slots", "metric", "mode")
+
+
 def _describe(summary: Summary, now: float) -> dict[str, Any]:
     best = summary.best
     return {
-        "name": summary.name,
-        "state": summary.state,
-        "ended_by": summary.ended_by,
-        "silent_s": summary.silent_s,
+        **{name: getattr(summary, name) for name in _AS_IT_IS},
         "counts": {status.value: count for status, count in summary.counts.items()},
         "out_of_memory": sum(summary.out_of_memory.values()),
-        "done": summary.done,
-        "n_trials": summary.n_trials,
-        "slots": summary.slots,
         "elapsed_s": summary.compute_elapsed_s(now),
         "left_s": summary.compute_left_s(now),
-        "metric": summary.metric,
-        "mode": summary.mode,
         "best": None if best is None else asdict(best),
         "objectives": [list(goal) for goal in summary.objectives],
         "front": [{"number": n, "values": list(v)} for n, v in summary.front.items()],
@@ -247,22 +243,14 @@ def best(
     It is that of the trial with the best value at any iteration, or at its last one (--scope last).
     """
     with open_store(local_dir, name) as store:
-        names = read_metric_ids(store.database, store.experiment.id)
+        database, experiment = store.database, store.experiment
+        names, repeat = read_metric_ids(database, experiment.id), experiment.settings.get("repeat")
         logged = ", ".join(map(repr, names)) or "nothing yet"
         if metric is not None and metric not in names:
             raise UsageError(f"no trial has logged {metric!r}; logged: {logged}")
-        metric, mode = choose_goal(store.experiment, metric, mode)
-        sight = look_at_driver(store.experiment, time.time())
-        ranking = read_ranking(
-            store.database,
-            store.experiment.id,
-            metric,
-            mode,
-            top,
-            scope,
-            completed,
-            store.experiment.settings.get("repeat"),
-        )
+        metric, mode = choose_goal(experiment, metric, mode)
+        sight = look_at_driver(experiment, time.time())
+        ranking = read_ranking(database, experiment.id, metric, mode, top, scope, completed, repeat)
     if not ranking:
         raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
     found = [

@@ -18,7 +18,7 @@ from ..errors import SlurmSweepsError, UsageError, say_count
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
-from ..views.formats import list_constants, list_spaces
+from ..views.formats import AGAIN, list_constants, list_spaces
 from ..views.summary import look_at_driver
 from .common import Store, complete_trial, find_trial, on_experiment, open_store
 
@@ -80,7 +80,7 @@ def wait_until_seen(store: Store) -> bool:
 @click.argument("trials", metavar="[ID]...", nargs=-1, shell_complete=complete_trial)
 @click.option("--failed", is_flag=True, help="All that have failed.")
 def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> None:
-    """Mark failed trials, to be tried again by the next run with restore.
+    """Mark failed trials; the script, run with restore=True, or its sweep file tries them again.
 
     Trials that were lost or interrupted are run again without a mark.
     """
@@ -99,7 +99,8 @@ def retry(name: str, trials: tuple[str, ...], local_dir: Path, failed: bool) -> 
         for record in records:
             store.database.add_request(store.experiment.id, "retry", record.trial_id, time.time())
     marked = say_count(len(records), "failed trial is", "failed trials are")
-    click.echo(f"{marked} marked: the next run with restore tries the marked ones again")
+    again = store.experiment.settings.get("again") or AGAIN
+    click.echo(f"{marked} marked: {again} tries the marked ones again")
 
 
 @click.command("rm")

@@ -95,6 +95,7 @@ Held = tuple[Database, ExperimentRecord, LeaseOwner]
 #: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
 #: that is to be submitted again (EX_TEMPFAIL of sysexits.h).
 EXIT_STOPPED = 75
+_BY_ITSELF = "with SlurmCfg(requeue=True) it is queued again by itself"
 #: Exit code after Ctrl-C, as shells have it.
 EXIT_CTRL_C = 130
 
@@ -199,6 +200,7 @@ class Experiment:
         check_arguments(train, slurm_cfg, local_cfg, restore, overwrite, join)
         restore = restore or ("auto" if join else False)
         self._join = join
+        self._with_restore = "" if restore else ', with restore="auto"'
         seed = check_seed("Experiment", seed)
         changed = choose_changed(changed_space, restore)
         self._train = train
@@ -416,8 +418,8 @@ class Experiment:
             contextlib.ExitStack() as beside,
         ):
             jobs, ntasks = self._slurm_cfg.jobs, self._slurm_cfg.ntasks
-            slots = jobs.most * jobs.guess_slots(ntasks) if jobs else len(launcher.slots)
-            sweep = self._search.build_sweep(database, record, owner, cfg, slots, view.notify)
+            slots = len(launcher.slots), jobs.most * jobs.guess_slots(ntasks) if jobs else 0
+            sweep = self._search.build_sweep(database, record, owner, cfg, *slots, view.notify)
             beside.enter_context(self._keep_best(record.id, view.notify))
             followers = [
                 beside.enter_context(Follower(tracker, self._layout, view.notify))
@@ -581,6 +583,8 @@ class Experiment:
         job_id = os.environ.get("SLURM_JOB_ID")
         if job_id and self._slurm_cfg.requeue and stopped_by not in BY_A_PERSON:
             requeue(job_id, self._slurm_cfg.outage_in_sec, notify)
+        elif job_id and not self._join and stopped_by not in BY_A_PERSON:
+            notify(f"to go on, submit the job again{self._with_restore}; {_BY_ITSELF}")
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 

@@ -88,6 +88,7 @@ class Search:
     skipped: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # by id, not to be run
     repeats: Repeats | None = None  # where configurations are run several times
     changed: Mapping[str, Any] | None = None  # the space may have grown: new values of old trials
+    again: str | None = None  # the command that goes on with it, where it is of a file
 
     @property
     def proposed(self) -> SearchSpace:
@@ -120,6 +121,7 @@ class Search:
             "where": describe_where(self.space.where),
             "feasible": {name: str(bound) for name, bound in self.feasible.items()} or None,
             "repeat": self._describe_repeat(),
+            "again": self.again,
         }
 
     @property
@@ -171,6 +173,7 @@ class Search:
         owner: LeaseOwner,
         cfg: RunCfg,
         slots: int,
+        more_slots: int,
         notify: Callable[[str], None],
     ) -> Sweep:
         """Build the sweep, at its beginning or where it stopped, and write down its settings.
@@ -211,7 +214,7 @@ class Search:
                 self.goal,
                 cfg.max_retries,
                 cfg.fail_fast,
-                slots,
+                slots + more_slots,
                 cfg.target,
                 self.pruner.metric if self.pruner else None,
                 seed=settings["seed"],
@@ -243,6 +246,7 @@ class Search:
             "time_budget_s": cfg.time_budget_s,
             "target": cfg.target,
             "slots": slots,
+            "more_slots": more_slots,
         }
         if not sweep.is_done:  # else no run begins
             done = sum(trial.status.is_final for trial in trials)
@@ -343,7 +347,7 @@ class Search:
             sweep.restore(states, unfinished, logged, past, named_from)
             if left := sum(state.status is Status.FAILED for state in states):
                 stay = ("failed trial stays as it is", "failed trials stay as they are")
-                notify(f"{say_count(left, *stay)}: {say_how_to_retry(record.name)}")
+                notify(f"{say_count(left, *stay)}: {say_how_to_retry(record.name, self.again)}")
         return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:

@@ -8,6 +8,7 @@ Errors name the line.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 import re
@@ -140,6 +141,8 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
     with at("cfg", "command", "cwd", "env", *OF_EXPERIMENT):
         experiment = Experiment(train, **arguments)
     experiment._say = partial(say_as_in_file, path)
+    again = f"'slurm-sweeps run {path.absolute()}'"
+    experiment._search = dataclasses.replace(experiment._search, again=again)
     return experiment, {key: told[key] for key in OF_RUN if key in told}
 
 
@@ -163,6 +166,7 @@ _AGAIN = "\0again"
 _WORDS: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\b[Pp]ass (?=\w+=)": "write ",
     r"write restore=True": "write restore: true",
+    r'\brestore="auto"': "restore: auto",
     r"\brestore=True": _AGAIN,
     r"\b([Mm])end train\b": r"\1end the program",
     r"\bss\.(?=(Slurm|Local)Cfg|Jobs|Keep)": "",

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from ..checks import check_flag, set_fields
 from ..errors import (
     BEGIN_ANEW,
+    SAID_LAST,
     ProgramError,
     TrialInterrupted,
     TrialPruned,
@@ -70,6 +71,10 @@ TERM_S = 2.0
 
 #: What an error tells of the last lines that a program printed, in lines and in bytes.
 LAST_LINES, LAST_BYTES = 10, 4_000
+
+#: A line that tells why a program has failed: an interpreter's, a library's or a logger's; and so
+#: many characters of it.
+_ERROR, MAX_CAUSE = re.compile(r"(?!\s).*(error|exception|fatal)", re.IGNORECASE), 300
 
 
 @dataclass(frozen=True)
@@ -256,9 +261,9 @@ class Program:
         wanted = self.metrics or self.result
         if mine and wanted and not (live.count or found or place.has_logged):
             raise ProgramError(
-                f"{self._name} ended with 0 and has told no metric: "
-                f"{_describe_source(wanted)}. Mend {'metrics' if self.metrics else 'result'}, and "
-                f"if it has written checkpoints, {BEGIN_ANEW}{_describe_last(logs)}"
+                f"{_describe_source(wanted)}, so the program has told no metric. Mend "
+                f"{'metrics' if self.metrics else 'result'}, and if it has written checkpoints, "
+                f"{BEGIN_ANEW} ({self._name} ended with 0){_describe_last(logs)}"
             )
         return found[-1] if found else {}
 
@@ -329,7 +334,7 @@ class Program:
             hint = f": there is no folder {folder} to run it in"
         elif isinstance(error, FileNotFoundError):
             hint = f": it is not on PATH, and not in {self.folder}. It runs in {folder}"
-        return f"can't start {self._name}: {error.strerror}{hint}"
+        return f"{error.strerror}: can't start {self._name}{hint}"
 
     # --- when it has ended --------------------------------------------------------------------
 
@@ -337,10 +342,10 @@ class Program:
         if code == 0:
             return
         how = f"ended with exit code {code}" if code > 0 else f"was killed by {_name_signal(-code)}"
-        raise ProgramError(
-            f"{self._name} {how}{self._hint_at_paths(folder)}{_describe_last(logs)}",
-            code if code > 0 else 128 - code,
-        )
+        text, last = f"{self._name} {how}{self._hint_at_paths(folder)}", _describe_last(logs)
+        if last:  # the cause first: where there is room for a line alone, its end is cut
+            text = f"{_find_cause(last)} ({text}){last}"
+        raise ProgramError(text, code if code > 0 else 128 - code)
 
     def _hint_at_paths(self, folder: Path) -> str:
         """Say which relative path of the command lies beside the script, and not where it ran."""
@@ -351,8 +356,8 @@ class Program:
             beside = Path(self.folder or "", path)
             if beside.exists():
                 return (
-                    f" (it ran in the trial's folder, where there is no {str(path)!r}; write "
-                    f"{str(beside)!r} for the one beside the script)"
+                    f"; it ran in the trial's folder, where there is no {str(path)!r}: write "
+                    f"{str(beside)!r} for the one beside the script"
                 )
         return ""
 
@@ -442,7 +447,7 @@ def _name_signal(number: int) -> str:
 
 def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:
     if isinstance(wanted, File):
-        return f"there is none in {wanted.path}"
+        return f"{wanted.path} holds none"
     if isinstance(wanted, re.Pattern):
         return f"no line that it printed matches '{wanted.pattern}'"
     return "no line that it printed is a JSON object with a number"
@@ -463,6 +468,14 @@ def _hear_why(code: int) -> None:
         leave_if_told()
 
 
+def _find_cause(last: str) -> str:
+    """Find the last line that speaks of an error and isn't indented, else the last of words."""
+    said = last.removeprefix(SAID_LAST).splitlines()
+    words = [line for line in said if re.search(r"\w", line)] or said
+    errors = [line for line in words if _ERROR.match(line)]
+    return (errors or words)[-1].strip()[:MAX_CAUSE]
+
+
 def _describe_last(logs: Mapping[Path, int]) -> str:
     """Tell the last lines of standard error, or else of standard output, since it was started."""
     for path, start in reversed([*logs.items()]):
@@ -473,5 +486,5 @@ def _describe_last(logs: Mapping[Path, int]) -> str:
         except OSError:
             continue
         if text:
-            return "; it said last:\n" + "\n".join(text.splitlines()[-LAST_LINES:])
+            return SAID_LAST + "\n".join(text.splitlines()[-LAST_LINES:])
     return ""

@@ -43,6 +43,7 @@ from ..errors import (
 )
 from ..trial import make_storable
 from .faults import VFS_VARIABLE, describe_old, translate_errors
+from .layout import DEFAULT_DIR, DIR_VARIABLE
 from .records import ExperimentRecord, Lease, LeaseOwner, Request
 from .schema import TABLES_BY_DEPENDENCE, prepare_schema
 
@@ -91,8 +92,9 @@ class Database:
             _make_private(file)
         elif not os.path.exists(file):
             raise StorageError(
-                f"there is no database at {file}; check local_dir (a sweep makes its database when "
-                f"it first runs){describe_old(file.parent)}"
+                f"there is no database at {file.absolute()} (a sweep makes it when it first runs); "
+                f"check local_dir: --local-dir or {DIR_VARIABLE} say it, else it is {DEFAULT_DIR} "
+                f"in the current folder{describe_old(file.parent)}"
             )
         with translate_errors(file):
             connection = _connect(file, create, timeout_s)
@@ -445,16 +447,12 @@ def _delete_rows(connection: sqlite3.Connection, key: int, which_requests: str =
 def _format_not_found(name: str, path: Path, names: Sequence[str]) -> str:
     import difflib  # here: it is slow to import, and nearly never needed
 
-    message = f"there is no experiment {name!r} in {path}; "
-    if not names:
-        return message + "it holds none yet"
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        message += f"did you mean {close[0]!r}? "
-    there = "There" if close else "there"
-    shown = ", ".join(repr(each) for each in names[:_SHOWN_NAMES])
-    more = ", …" if len(names) > _SHOWN_NAMES else ""
-    return f"{message}{there} {'is' if len(names) == 1 else 'are'}: {shown}{more}"
+    if close := difflib.get_close_matches(name, names, n=1):
+        hint = f"did you mean {close[0]!r}?"
+    else:
+        shown = ", ".join(map(repr, names[:_SHOWN_NAMES])) or "none yet"
+        hint = f"it holds {shown}{', …' if len(names) > _SHOWN_NAMES else ''}"
+    return f"there is no experiment {name!r} in {path.absolute()}; {hint}"
 
 
 def format_locked(name: str, path: Path, lease: Lease, now: float) -> str:

@@ -278,7 +278,7 @@ def describe_trial(trial: TrialRecord) -> dict[str, Any]:
         "attempt": trial.attempt,
         "runtime_s": runtime_s,
         "host": trial.host,
-        "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
+        "error": None if trial.error is None else str(trial.error),
     }
 
 

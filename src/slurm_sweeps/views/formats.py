@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: What goes on with a sweep, unless its settings name its file.
+AGAIN = "the script, run with restore=True,"
+
 #: Significant digits of a number.
 DIGITS = 4
 
@@ -114,9 +117,9 @@ def format_age(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def say_how_to_retry(name: str) -> str:
-    """Say what runs failed trials again: `retry` marks them, `restore` tries the marked ones."""
-    return f"'slurm-sweeps retry {name} --failed' marks them for the next run with restore"
+def say_how_to_retry(name: str, again: str | None) -> str:
+    """Say what runs failed trials again: `retry` marks them, `again` tries the marked ones."""
+    return f"'slurm-sweeps retry {name} --failed' marks them, {again or AGAIN} tries them again"
 
 
 def format_provenance(told: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ..storage.records import TrialRecord
 from ..trial import Status
 from .compare import compare, format_row
 from .formats import (
+    clean,
     format_number,
     format_provenance,
     format_span,
@@ -50,7 +51,7 @@ from .pictures.importance import (
 )
 from .pictures.parameters import MAX_COORDINATES, draw_parallel_coordinates, draw_parameters
 from .pictures.slots import compute_occupation, draw_slots
-from .summary import USAGE, describe_error, find_reason
+from .summary import USAGE, describe_error
 
 #: Each picture by itself, as `Result.plot_…` shows it.
 PICTURES: dict[str, Callable[[SweepData], Figure]] = {
@@ -66,9 +67,6 @@ PICTURES: dict[str, Callable[[SweepData], Figure]] = {
 
 #: A page of a running sweep loads itself again after so many seconds.
 REFRESH_S = 60
-
-#: Messages of errors that agree in so many characters are taken for the same.
-_KEY_CHARS = 40
 
 #: Digits of numbers in the table: more than are shown, so that what the page's script rounds again
 #: is rounded right.
@@ -133,7 +131,7 @@ def _build_page(data: SweepData, folder: Path) -> str:
     environment.filters["number"] = lambda value: format_number(float(value))
     environment.filters["moment"] = _format_moment
     environment.filters["span"] = format_span
-    environment.filters["reason"] = lambda trial: shorten(describe_error(trial), 300)
+    environment.filters["reason"] = lambda trial: shorten(clean(describe_error(trial)), 300)
     importance, occupation = compute_importance(data), compute_occupation(data)
     sensitivity = _compute_sensitivity(data)
     figures = {
@@ -257,10 +255,10 @@ def compute_savings(data: SweepData) -> Savings:
 
 def group_failures(data: SweepData) -> list[list[TrialRecord]]:
     """Group the failed and the lost trials that failed alike, the largest group first."""
-    groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    groups: dict[tuple[str, object], list[TrialRecord]] = {}
     for trial in data.trials:
         if trial.status.is_broken:
-            key = (trial.status.value, find_reason(trial)[:_KEY_CHARS])
+            key = (trial.status.value, trial.error and trial.error.kind)
             groups.setdefault(key, []).append(trial)
     return sorted(groups.values(), key=lambda trials: -len(trials))
 

@@ -422,7 +422,7 @@ class LiveView:
             if not waits:
                 raise problem
             if not is_told:
-                self._screen.notify(f"{problem}: {_WAITING}")
+                self._screen.notify(f"{problem}\n{_WAITING}")
             is_told = True
             self._stop.wait(self._interval_s)
 

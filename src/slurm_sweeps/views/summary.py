@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import Goal
-from ..errors import OUT_OF_MEMORY, UsageError
+from ..errors import OUT_OF_MEMORY, SAID_LAST, UsageError
 from ..storage import rows
 from ..storage.database import Database
 from ..storage.jobs import read_jobs
@@ -50,9 +50,8 @@ _MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time", 
 #: What a trial is chosen by: its best value, or its last one.
 SCOPES = ("best", "last")
 
-#: So many of the latest failed trials are grouped by their reason, for so many lines.
-_FAILURES = 50
-_REASONS = 3
+#: So many of the latest failed trials are grouped by their reason; so many in the end.
+_FAILURES, _FAILURES_AT_END = 50, 1000
 
 #: A trial with its latest attempt, or an attempt.
 Run = TypeVar("Run", TrialRecord, AttemptRecord)
@@ -120,9 +119,16 @@ class Failure:
     """The newest of the failures of one reason, and how many there are among the latest."""
 
     trial_id: str
-    line: str
+    text: str
     log: Path
     count: int = 1
+
+    @property
+    def title(self) -> str:
+        """It in a line."""
+        alike = f" ({self.count} alike)" if self.count > 1 else ""
+        first = self.text.partition(SAID_LAST)[0].partition("\n")[0]
+        return clean(f"trial {self.trial_id}{alike}: {first}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,8 @@ class Summary:
         parameters: The names of what varies in the cfg.
         metrics: The names of all metrics.
         rows: The best trials, then the running ones.
-        failures: The latest failures by reason, that of the newest first.
+        failures: The latest failures by reason: that of the newest, then those of most trials.
+        again: What runs it again, where its settings say so.
     """
 
     name: str
@@ -178,6 +185,7 @@ class Summary:
     metrics: Sequence[str] = ()
     rows: Sequence[Row] = ()
     failures: Sequence[Failure] = ()
+    again: str | None = None
 
     @property
     def done(self) -> int:
@@ -291,6 +299,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         ]
         shown = _choose_shown(database, record.id, best, n_rows)
         jobs = read_jobs(database, record.id)
+        alone = JobState.DRIVING, JobState.GONE  # one job after the other is nothing to tell
+        is_shared = any(job.can_drive or job.state not in alone for job in jobs)
         sight = add_slots(look_at_driver(record, now), jobs)
         found = _read_few_rows(database, record, shown, sight)
         space = list_parameters(settings.get("space"), (row.cfg for row in found))
@@ -304,7 +314,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             n_trials=settings.get("n_trials"),
             n_runs=rows.count_driver_runs(database, record.id),
             slots=sight.slots,
-            jobs=[job.state for job in jobs],
+            jobs=[job.state for job in jobs] if is_shared else (),
             started_at=settings.get("started_at"),
             ended_at=_find_end(database, record, sight),
             done_before=settings.get("done_before", 0),
@@ -316,7 +326,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             parameters=[each.name for each in space],
             metrics=list(rows.read_metric_ids(database, record.id)),
             rows=found,
-            failures=_find_failures(database, record.id, layout),
+            failures=find_failures(database, record.id, layout, sight.is_at_work),
+            again=settings.get("again"),
         )
 
 
@@ -511,14 +522,9 @@ def _read_best_trials(
     completed_only: bool,
 ) -> list[tuple[TrialRecord, Best]]:
     ranking, by_last = [], scope == "last"
+    statuses = [Status.COMPLETED] if completed_only else None
     for aggregate in rows.read_best(
-        database,
-        experiment_id,
-        metric,
-        mode,
-        limit,
-        by_last=by_last,
-        statuses=[Status.COMPLETED] if completed_only else None,
+        database, experiment_id, metric, mode, limit, by_last=by_last, statuses=statuses
     ):
         trial = rows.read_trial(database, experiment_id, aggregate.number)
         last = aggregate.last_value, aggregate.last_iteration
@@ -655,7 +661,7 @@ def _build_row(
         metrics={name: each.last_value for name, each in aggregates.items()},
         more={
             **{name: getattr(trial, name) for name in _MORE},
-            "error": None if trial.error is None else f"{trial.error.type}: {trial.error.message}",
+            "error": None if trial.error is None else str(trial.error),
         },
     )
 
@@ -678,34 +684,30 @@ def compute_runtime_s(
     return max(0.0, last_sign - trial.start_time) + (before_s or 0.0)
 
 
-def _find_failures(database: Database, experiment_id: int, layout: Layout) -> list[Failure]:
+def find_failures(
+    database: Database, experiment_id: int, layout: Layout, is_at_work: bool
+) -> list[Failure]:
+    """Group the latest failures by their reason: that of the newest, then those of most trials."""
     failed = rows.read_trials(
         database,
         experiment_id,
         statuses=[status for status in Status if status.is_broken],
         newest_first=True,
-        limit=_FAILURES,
+        limit=_FAILURES if is_at_work else _FAILURES_AT_END,
     )
-    found: dict[str, Failure] = {}
+    found: dict[object, Failure] = {}
     for trial in sorted(failed, key=lambda trial: -(trial.end_time or 0.0)):
-        line, key = describe_error(trial), find_reason(trial)
+        text, key = describe_error(trial), trial.error and trial.error.kind
         log = layout.trial(trial.trial_id).stderr()
-        newest = found.setdefault(key, Failure(trial.trial_id, line, log, 0))
+        newest = found.setdefault(key, Failure(trial.trial_id, text, log, 0))
         found[key] = replace(newest, count=newest.count + 1)
-    return list(found.values())[:_REASONS]
+    reasons = list(found.values())
+    return [*reasons[:1], *sorted(reasons[1:], key=lambda each: -each.count)]
 
 
 def describe_error(trial: TrialRecord) -> str:
-    """Why a trial failed or was lost, in a line."""
-    if trial.error is None:
-        return "no reason was told"
-    return clean(f"{trial.error.type}: {trial.error.message}".rstrip(": "))
-
-
-def find_reason(trial: TrialRecord) -> str:
-    """What trials have in common that failed alike: what they said, unless memory ran out."""
-    is_out = trial.error is not None and trial.error.type == OUT_OF_MEMORY
-    return OUT_OF_MEMORY if is_out else describe_error(trial)
+    """Why a trial failed or was lost, as it was said."""
+    return "no reason was told" if trial.error is None else str(trial.error)
 
 
 def sort_rows(trials: Sequence[Row], column: str, reverse: bool, mode: str | None) -> list[Row]:

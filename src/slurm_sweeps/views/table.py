@@ -3,8 +3,8 @@
 A terminal and a notebook show the lines as they are (`draw_summary`); a file gets the same text
 without colours, the bar and blank lines (`format_summary`). A cfg may have forty keys and a
 terminal eighty columns: columns are taken from the left as long as they fit, those that vary among
-the rows before those that don't; nothing is ever wrapped but the path of a log, and the names of
-columns that were left out are told.
+the rows before those that don't; the names of those that were left out are told. Nothing is ever
+wrapped but the path of a log and, in the end, why trials failed.
 
 It loads rich, so it is imported by whoever draws, when something is drawn.
 """
@@ -20,9 +20,12 @@ from rich.cells import cell_len
 from rich.console import Group
 from rich.text import Text
 
+from ..errors import say_count
 from ..trial import Status
 from .formats import (
+    AGAIN,
     clean,
+    clean_lines,
     format_duration,
     format_number,
     format_value,
@@ -71,6 +74,9 @@ _LEAST_TEXT = 24
 #: How wide titles may make their columns: the first of these at which all columns fit, else the
 #: last, beyond which titles are cut.
 _MAX_TITLES = (40, 24, 12)
+
+#: So many reasons of failures are told, and in the end so many lines of the newest.
+_REASONS, _LINES = 3, 20
 
 #: Below this width only so much of a trial id is shown; it is enough to find the trial by.
 _NARROW = 100
@@ -156,29 +162,36 @@ def _draw_body(
         lines.append(Text(indent + clean(lack), "red"))
     if summary.rows:
         lines += [Text(), *_draw_table(summary, columns, width, mark)]
-    failures = [Text(indent + said, "red") for said in _list_failures(summary)]
-    lines += [Text(), *failures] if failures else []
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
-    if failures:  # a path is never cut: it is there to be copied
-        log = clean(str(summary.failures[0].log))
-        at = len(lines) - len(failures) + 1
-        lines.insert(at, Text(f"{indent}  {log}", "dim", overflow="fold"))
-        if summary.is_over and summary.counts.get(Status.FAILED):
-            said = say_how_to_retry(summary.name)
-            if not summary.metrics and not summary.counts.get(Status.COMPLETED):
-                said = "nothing was logged: the next run with restore tries failed trials again"
-            lines.append(Text(clean(said), "dim", overflow="fold"))
-    return lines
+    failures = [*_draw_failures(summary, width, indent)]
+    return [*lines, *([Text(), *failures] if failures else ())]
 
 
-def _list_failures(summary: Summary) -> Iterator[str]:
-    """A line for each reason of the latest failures."""
-    for at, failure in enumerate(summary.failures):
+def _draw_failures(summary: Summary, width: int, indent: str) -> Iterator[Text]:
+    """Why the latest trials failed: a line for each reason; of the newest all of it, in the end."""
+    for at, failure in enumerate(summary.failures[:_REASONS]):
         what = "also failed" if at else "newest failure"
-        alike = f" ({failure.count} alike)" if failure.count > 1 else ""
-        yield clean(f"{what}, trial {failure.trial_id}{alike}: {failure.line}")
+        line = Text(f"{indent}{what}, {failure.title}", "red")
+        if not summary.is_over:
+            line.no_wrap = True
+            line.truncate(width, overflow="ellipsis")
+        yield line
+        if not at:  # a path is never cut: it is there to be copied
+            more = failure.text.split("\n")[1:_LINES] if summary.is_over else []
+            yield from (Text(f"{indent}  {clean_lines(said)}", "red") for said in more)
+            yield Text(f"{indent}  {clean(str(failure.log))}", "dim", overflow="fold")
+    others = len(summary.failures) - _REASONS
+    if others > 0:
+        reasons = say_count(others, "other reason")
+        said = f"{reasons}: 'slurm-sweeps show {summary.name} --status failed'"
+        yield Text(indent + clean(said), "dim")
+    if summary.is_over and summary.counts.get(Status.FAILED):
+        said = say_how_to_retry(summary.name, summary.again)
+        if not summary.metrics and not summary.counts.get(Status.COMPLETED):
+            said = f"nothing was logged: {summary.again or AGAIN} tries failed trials again"
+        yield Text(clean(said), "dim", overflow="fold")
 
 
 def _draw_counts(summary: Summary) -> Text:
