@@ -11,6 +11,21 @@ from ..errors import UsageError, UsageTypeError
 from ..running import session
 
 
+def find_class(name: str, remedy: str) -> Any:
+    """Return a class of a library, by its whole name.
+
+    Raises:
+        ImportError: The library is not installed; the remedy is what its callback needs then.
+    """
+    library, (module, _, own) = name.partition(".")[0], name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), own)
+    except ModuleNotFoundError as error:
+        if error.name != library:  # it is there, but something that it needs is not
+            raise
+        raise ImportError(f"slurm_sweeps.integrations.{library} needs {remedy}") from error
+
+
 def check_names(metrics: str | Sequence[str]) -> list[str]:
     """Return the names of the metrics to report.
 
@@ -99,3 +114,17 @@ class WandbLog:
 
     def _find_run(self) -> Any:
         return getattr(sys.modules.get("wandb"), "run", None)
+
+
+class Reporting:
+    """What a callback is made with; it says what that means. It stands before a library's class."""
+
+    def __init__(
+        self,
+        metrics: str | Sequence[str],
+        log_to_wandb: bool | None = None,
+        wandb_init_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.metrics = check_names(metrics)
+        self._wandb = WandbLog(log_to_wandb, wandb_init_kwargs)

@@ -7,26 +7,16 @@ model.fit(..., callbacks=[..., SlurmSweepsCallback("val_loss")])
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from ..running import session
-from ._callbacks import WandbLog, check_names, pick_metrics
+from ._callbacks import Reporting, find_class, pick_metrics
 
-if TYPE_CHECKING:
-    Callback = object
-else:
-    try:
-        from keras.callbacks import Callback
-    except ModuleNotFoundError as error:
-        if error.name != "keras":
-            raise
-        raise ImportError(
-            "slurm_sweeps.integrations.keras needs Keras 3: pip install keras, and a backend"
-        ) from error
+Callback: Any = find_class("keras.callbacks.Callback", "Keras 3: pip install keras, and a backend")
 
 
-class SlurmSweepsCallback(Callback):
+class SlurmSweepsCallback(Reporting, Callback):  # type: ignore[misc] # known at run time
     """Reports metrics after each epoch, and ends the trial when the sweep says so.
 
     The iteration is the number of the epoch, from 1; with `initial_epoch` it goes on from there.
@@ -42,16 +32,6 @@ class SlurmSweepsCallback(Callback):
     Raises:
         UsageError: An argument makes no sense; or, at the end of an epoch, a metric is missing.
     """
-
-    def __init__(
-        self,
-        metrics: str | Sequence[str],
-        log_to_wandb: bool | None = None,
-        wandb_init_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.metrics = check_names(metrics)
-        self._wandb = WandbLog(log_to_wandb, wandb_init_kwargs)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Open the W&B run."""

@@ -14,11 +14,10 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..running import session
-from ._callbacks import WandbLog, check_names, pick_metrics
+from ._callbacks import Reporting, pick_metrics
 
 #: The two packages that Lightning comes in; an object of one is none of the other.
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -45,20 +44,11 @@ def find_bases() -> tuple[type, ...]:
     return tuple(module.Callback for module in used)
 
 
-class _Reports:
+class _Hooks(Reporting):
     """What the callback adds to Lightning's own `Callback`; see `SlurmSweepsCallback`."""
 
-    def __init__(
-        self,
-        metrics: str | Sequence[str],
-        log_to_wandb: bool | None = None,
-        wandb_init_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.metrics = check_names(metrics)
-        self._wandb = WandbLog(log_to_wandb, wandb_init_kwargs)
-        self._validations = 0
-        self._term_handler: Any = None
+    _validations = 0
+    _term_handler: Any = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Move behind all other callbacks: once `log` has raised, none of them gets its turn."""
@@ -119,7 +109,7 @@ class _Reports:
         self._validations = state_dict["validations"]
 
 
-class SlurmSweepsCallback(_Reports, *find_bases()):  # type: ignore[misc] # bases known at run time
+class SlurmSweepsCallback(_Hooks, *find_bases()):  # type: ignore[misc] # bases known at run time
     """Reports metrics after each validation, and ends the trial when the sweep says so.
 
     The iteration is the number of epochs trained, from 1; where a trainer validates several times

@@ -7,27 +7,17 @@ trainer = Trainer(callbacks=[SlurmSweepsCallback("eval_loss")], ...)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from ..running import session
-from ._callbacks import WandbLog, check_names, pick_metrics
+from ._callbacks import Reporting, find_class, pick_metrics
 
-if TYPE_CHECKING:
-    TrainerCallback = object
-else:
-    try:
-        from transformers import TrainerCallback
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise
-        raise ImportError(
-            "slurm_sweeps.integrations.transformers needs Transformers and Accelerate: "
-            "pip install 'transformers[torch]'"
-        ) from error
+_NEEDED = "Transformers and Accelerate: pip install 'transformers[torch]'"
+TrainerCallback: Any = find_class("transformers.TrainerCallback", _NEEDED)
 
 
-class SlurmSweepsCallback(TrainerCallback):
+class SlurmSweepsCallback(Reporting, TrainerCallback):  # type: ignore[misc] # known at run time
     """Reports metrics after each evaluation, and ends the trial when the sweep says so.
 
     The iteration is the number of the evaluation, from 1; with `eval_strategy="epoch"` that is the
@@ -45,16 +35,8 @@ class SlurmSweepsCallback(TrainerCallback):
         UsageError: An argument makes no sense; or, at the first evaluation, a metric is missing.
     """
 
-    def __init__(
-        self,
-        metrics: str | Sequence[str],
-        log_to_wandb: bool | None = None,
-        wandb_init_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.metrics = check_names(metrics)
-        self._wandb = WandbLog(log_to_wandb, wandb_init_kwargs)
-        self._training = False
-        self._waiting: tuple[dict[str, float], int] | None = None
+    _training = False
+    _waiting: tuple[dict[str, float], int] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the W&B run."""

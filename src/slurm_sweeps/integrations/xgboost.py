@@ -8,25 +8,17 @@ xgboost.train(..., evals=[(valid, "valid")], callbacks=[SlurmSweepsCallback("val
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..running import session
-from ._callbacks import check_names, pick_metrics
+from ._callbacks import check_names, find_class, pick_metrics
 
-if TYPE_CHECKING:
-    TrainingCallback = object
-else:
-    try:
-        from xgboost.callback import TrainingCallback
-    except ModuleNotFoundError as error:
-        if error.name != "xgboost":
-            raise
-        raise ImportError(
-            "slurm_sweeps.integrations.xgboost needs XGBoost: pip install xgboost"
-        ) from error
+TrainingCallback: Any = find_class(
+    "xgboost.callback.TrainingCallback", "XGBoost: pip install xgboost"
+)
 
 
-class SlurmSweepsCallback(TrainingCallback):
+class SlurmSweepsCallback(TrainingCallback):  # type: ignore[misc] # known at run time
     """Reports metrics after each boosting round, and ends the trial when the sweep says so.
 
     The iteration is the number of rounds that the model has, those before `xgb_model=` included.
