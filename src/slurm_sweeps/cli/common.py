@@ -142,6 +142,14 @@ def print_json(data: Any) -> None:
     click.echo(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def print_answer(answer: Any, as_json: bool, describe: Callable[[Any], Any]) -> None:
+    """Print an answer in its own words, or what describes it as JSON."""
+    if as_json:
+        print_json(describe(answer))
+    else:
+        print_lines(str(answer).splitlines())
+
+
 def _make_json_able(data: Any) -> Any:
     if isinstance(data, float):
         return data if math.isfinite(data) else None

@@ -116,11 +116,7 @@ def _look_at_programs() -> Iterator[Finding]:
         yield Finding("Slurm", "note", "no srun on PATH: trials run as processes of this machine")
         return
     verdict = "bad" if "SLURM_JOB_ID" in os.environ else "note"
-    try:
-        done = subprocess.run([srun, "--version"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("Slurm", verdict, f"{srun} can't be run: {error}")
-        return
+    done = _run([srun, "--version"], os.environ)
     if done.returncode == 0:
         yield Finding("Slurm", "ok", f"{done.stdout.strip()} ({srun})")
     else:

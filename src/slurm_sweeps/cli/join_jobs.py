@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
@@ -70,37 +71,28 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         now = time.time()
         found = read_job_rows(store.database, store.experiment, now)
     if as_json:
-        print_json([dataclasses.asdict(each) for each in found])
+        print_json([each.describe() for each in found])
     elif not found:
         click.echo(f"no Slurm job has had a part in {name!r}")
     else:
         print_columns(format_job_rows(found, now))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class JobRow:
-    """A job and what ran there; times in seconds since 1970.
+class JobRow(NamedTuple):
+    """A job, how many attempts run there now, and how many have ended there, for whatever reason.
 
-    Args:
-        restarts: How often Slurm had queued it again.
-        state: See `JobState`; a job of a driver that is gone has gone too.
-        slots: How many trials run there at once; None where that was never known.
-        running: How many run there now.
-        ended: How many attempts have ended there, for whatever reason.
-        note: Why it was refused, or has gone.
+    A job of a driver that is gone has gone too.
     """
 
-    job_id: str
-    restarts: int
-    state: str
-    nodes: str
-    slots: int | None
-    since: float
-    ends_at: float | None
-    ended_at: float | None
+    job: JobRecord
     running: int
     ended: int
-    note: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """Describe it, JSON-able; times in seconds since 1970."""
+        told = dataclasses.asdict(self.job) | {"running": self.running, "ended": self.ended}
+        del told["can_drive"], told["offer"]
+        return told
 
 
 def read_job_rows(database: Database, experiment: ExperimentRecord, now: float) -> list[JobRow]:
@@ -113,22 +105,13 @@ def read_job_rows(database: Database, experiment: ExperimentRecord, now: float) 
         (each.job_id, _find_stay(jobs, each.job_id, each.start_time), each.status is Status.RUNNING)
         for each in attempts
     )
-    return [
-        JobRow(
-            job.job_id,
-            job.restarts,
-            job.state.value if is_at_work or job.state is not JobState.DRIVING else "gone",
-            job.nodes,
-            job.slots,
-            job.since,
-            job.ends_at,
-            job.ended_at,
-            counts[job.job_id, job.restarts, True] if is_at_work else 0,
-            counts[job.job_id, job.restarts, False],
-            job.note,
-        )
-        for job in jobs
-    ]
+    rows = []
+    for job in jobs:
+        running, ended = (counts[job.job_id, job.restarts, runs] for runs in (True, False))
+        if not is_at_work and job.state is JobState.DRIVING:
+            job = dataclasses.replace(job, state=JobState.GONE)
+        rows.append(JobRow(job, running if is_at_work else 0, ended))
+    return rows
 
 
 def _find_stay(jobs: Sequence[JobRecord], job_id: str | None, at: float | None) -> int | None:
@@ -140,11 +123,11 @@ def _find_stay(jobs: Sequence[JobRecord], job_id: str | None, at: float | None) 
 def format_job_rows(rows: Sequence[JobRow], now: float) -> Iterator[tuple[str, ...]]:
     """Write jobs as cells of a table, with the titles first."""
     yield ("job", "state", "nodes", "slots", "came", "ends", "running", "ended", "")
-    for row in rows:
+    for row, running, ended in rows:
         job = f"{row.job_id} (restart {row.restarts})" if row.restarts else row.job_id
         left = "-" if row.ends_at is None else f"in {format_span(row.ends_at - now)}"
         if row.ended_at is not None:
             left = f"{format_age(now - row.ended_at)} ago"
         slots = "-" if row.slots is None else str(row.slots)
-        came, counts = f"{format_age(now - row.since)} ago", (str(row.running), str(row.ended))
-        yield (job, row.state, row.nodes, slots, came, left, *counts, row.note or "")
+        came, counts = f"{format_age(now - row.since)} ago", (str(running), str(ended))
+        yield (job, row.state.value, row.nodes, slots, came, left, *counts, row.note or "")

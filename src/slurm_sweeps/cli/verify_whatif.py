@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..replay.story import RULES, build_plan
 from ..result import Result
 from ..rules.protocol import PrunerPlan
-from .common import json_option, on_experiment, open_store, print_json, print_lines
+from .common import json_option, on_experiment, open_store, print_answer
 
 if TYPE_CHECKING:
     from ..replay.forecast import Forecast
@@ -31,10 +31,7 @@ def verify(name: str, local_dir: Path, as_json: bool) -> None:
     What differs was stored by another version, or edited, or shows a bug. Ends with 1 then.
     """
     verdict = Result(name, local_dir).verify()
-    if as_json:
-        print_json(dataclasses.asdict(verdict))
-    else:
-        print_lines(str(verdict).splitlines())
+    print_answer(verdict, as_json, dataclasses.asdict)
     sys.exit(0 if verdict else 1)
 
 
@@ -48,12 +45,12 @@ def sensitivity(name: str, local_dir: Path, metric: str | None, as_json: bool) -
     For sweeps of samplers.Saltelli; for those of Sobol, LatinHypercube and Random the first-order
     indices alone. With 95 % intervals.
     """
-    found = Result(name, local_dir).sensitivity(metric)
-    if as_json:
-        pairs = [{"names": names, "index": s, "conf": c} for names, (s, c) in found.pairs.items()]
-        print_json({**dataclasses.asdict(found), "pairs": pairs})
-    else:
-        print_lines(str(found).splitlines())
+    print_answer(Result(name, local_dir).sensitivity(metric), as_json, _describe_sensitivity)
+
+
+def _describe_sensitivity(found: Any) -> dict[str, Any]:
+    pairs = [{"names": names, "index": s, "conf": c} for names, (s, c) in found.pairs.items()]
+    return {**dataclasses.asdict(found), "pairs": pairs}
 
 
 @click.command()
@@ -66,10 +63,7 @@ def compare(name: str, local_dir: Path, top: int, as_json: bool) -> None:
     Mean, spread and interval of each, and its paired difference to the best.
     """
     comparison = Result(name, local_dir).compare(top)
-    if as_json:
-        print_json(dataclasses.asdict(comparison))
-    else:
-        print_lines(str(comparison).splitlines())
+    print_answer(comparison, as_json, dataclasses.asdict)
 
 
 #: An option for a rule; without a value its defaults are meant.
@@ -96,10 +90,7 @@ def whatif(name: str, local_dir: Path, as_json: bool, **rules: str | None) -> No
     ((rule, text),) = said.items()
     plan = _read_rule(rule, text, settings)
     answer = Result(name, local_dir).what_if(plan)
-    if as_json:
-        print_json(_describe(answer))
-    else:
-        print_lines(str(answer).splitlines())
+    print_answer(answer, as_json, _describe)
 
 
 #: The rules by their options.
@@ -174,10 +165,7 @@ def forecast(
     --hours only until it is done; without --slots with as many as it has.
     """
     answer = Result(name, local_dir).forecast(slots, hours, seed=seed)
-    if as_json:
-        print_json(_describe_forecast(answer))
-    else:
-        print_lines(str(answer).splitlines())
+    print_answer(answer, as_json, _describe_forecast)
 
 
 def _describe_forecast(answer: Forecast) -> dict[str, Any]:
