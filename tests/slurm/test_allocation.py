@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -296,6 +298,23 @@ def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     assert allocation.notices == ()
     assert describe(allocation.nodes) == [("n1", 4, 0, 900, 2), ("n2", 4, 0, 900, 2)]
     assert [node.threads_per_core for node in allocation.nodes] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [
+        ("/usr/bin/python sweep.py --x 'a b'", "python sweep.py --x 'a b'"),
+        ("/venv/bin/python3 /venv/bin/slurm-sweeps run s.yaml", "slurm-sweeps run s.yaml"),
+        ("python", "python"),
+    ],
+)
+def test_in_a_step_the_command_is_said_that_was_used(
+    monkeypatch: pytest.MonkeyPatch, command: str, typed: str
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", shlex.split(command))
+    env = {"SLURM_STEP_ID": "0", "SLURM_JOB_ID": "7"}
+    with pytest.raises(UsageError, match=re.escape(f"without srun: `{typed}` in the sbatch")):
+        check_not_inside_a_step(env)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ which matters because steps are given whole cores. That is read from `scontrol s
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -274,14 +276,18 @@ def check_not_inside_a_step(env: Mapping[str, str]) -> None:
     """Refuse to drive a sweep from within a job step, whose resources its own steps would await.
 
     The batch script, and the shell of an interactive allocation, are none that srun started: steps
-    may be started from there. In a task of a step this raises a UsageError.
+    may be started from there. In a task of a step this raises a UsageError, with the command as it
+    was typed: before what we install, an interpreter is put.
     """
     step_id = env.get("SLURM_STEP_ID", "")
     if step_id and step_id not in _SPECIAL_STEP_IDS:
         step = f"{env.get('SLURM_JOB_ID', '?')}.{step_id}"
+        is_ours = any(word.endswith("/slurm-sweeps") for word in sys.orig_argv[1:2])
+        program, *rest = sys.orig_argv[is_ours:]
+        typed = shlex.join([program.rpartition("/")[2], *rest])
         raise UsageError(
             f"the sweep was started inside job step {step} (SLURM_STEP_ID="
             f"{step_id!r}): the steps of its trials would wait for ever for what this "
-            f"step holds. Start it without srun: `python sweep.py` in the sbatch script, or in "
-            f"the shell of salloc instead of `srun --pty bash`"
+            f"step holds. Start it without srun: `{typed}` in the sbatch script, or in the shell "
+            "of salloc instead of `srun --pty bash`"
         )
