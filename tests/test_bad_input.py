@@ -567,12 +567,17 @@ def test_what_is_likely_not_meant_is_told(tmp_path: Path, capsys: Any) -> None:
         return said
 
     # Nothing varies, so what may be meant to is named; beside a space, only lists are.
-    said = ask({"opt": {"lr": [0.1, 0.01]}, "drop": (0, 1), "layers": [64, 64]})
-    assert "opt.lr is a constant, the list [0.1, 0.01]: write ss.Choice([0.1, 0.01]), or" in said
+    cfg = {"opt": {"lr": [0.1, 0.01]}, "drop": (0, 1), "width": [8, 256], "layers": [64, 64]}
+    said = ask(cfg)
+    told = "opt.lr is a constant, the list [0.1, 0.01]: write ss.Choice([0.1, 0.01]), or ss.Grid, "
+    assert f"{told}to try each\n" in said
     assert "drop is a constant, the tuple (0, 1)" in said
+    assert "to try each; ss.Uniform(0, 1) for any number between\n" in said
+    assert "each; ss.Integer(8, 256) or ss.LogInteger(8, 256) for any number between\n" in said
     assert "layers" not in said.split("completed")[0]
     said = ask({**SPACE, "names": ["a", "b"], "kernel": (3, 5), "data": list(range(99))})
     assert "names is a constant, the list ['a', 'b']" in said
+    assert "to try each\n" in said
     assert "kernel is" not in said
     assert "data is" not in said
     assert "constant" not in ask({"lr": 0.1})

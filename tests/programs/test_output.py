@@ -16,12 +16,13 @@ import slurm_sweeps as ss
 from slurm_sweeps.programs.log_line import log_line
 from slurm_sweeps.programs.output import (
     CHUNK,
+    MOST_MISSED,
     File,
     GrowingFile,
-    JsonLines,
-    Matches,
     Table,
     build_reports,
+    read_json,
+    read_match,
 )
 
 PATTERN = re.compile(r"epoch (?P<iteration>\d+).*loss=(?P<loss>\S+)")
@@ -32,12 +33,13 @@ PATTERN = re.compile(r"epoch (?P<iteration>\d+).*loss=(?P<loss>\S+)")
     [
         ("epoch 3: loss=0.5", ({"loss": 0.5}, 3)),
         ("  12%| epoch 1 val_loss=nan", ({"loss": math.nan}, 1)),
+        ("epoch 3: loss=0.5, acc=90%", ({"loss": 0.5}, 3)),
         ("epoch 3: loss=oops", None),
         ("nothing", None),
     ],
 )
 def test_matches(line: str, found: tuple[dict[str, float], int] | None) -> None:
-    assert repr(Matches(PATTERN).read(line)) == repr(None if found is None else Found(*found))
+    assert repr(read_match(line, PATTERN)) == repr(None if found is None else Found(*found))
 
 
 def Found(metrics: dict[str, float], iteration: int | None) -> object:  # noqa: N802 - reads as it
@@ -61,7 +63,7 @@ def Found(metrics: dict[str, float], iteration: int | None) -> object:  # noqa: 
     ],
 )
 def test_json_lines(line: str, found: tuple[dict[str, float], int | None] | None) -> None:
-    assert repr(JsonLines().read(line)) == repr(None if found is None else Found(*found))
+    assert repr(read_json(line)) == repr(None if found is None else Found(*found))
 
 
 def test_a_table() -> None:
@@ -114,6 +116,37 @@ def test_reports_are_counted_where_no_iteration_is_told(tmp_path: Path) -> None:
         log.write('{"loss": 1}')
     assert list(reports.read()) == [({"loss": 3.0}, 1), ({"loss": 2.0}, 2)]
     assert list(reports.read(is_over=True)) == [({"loss": 1.0}, 3)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "is_missed"),
+    [
+        (r"epoch (?P<iteration>\d+) loss=(?P<loss>\S+)", "Epoch 3, Loss: 0.5", True),
+        (r"epoch (?P<iteration>\d+) loss=(?P<loss>\S+)", "epoch 3 step 7 loss=0.5", False),
+        (r"^loss=(?P<loss>\S+)", "step 7 loss=0.5", False),
+        (r"loss=(?P<loss>\S+)", "Loss: unknown", False),
+        (r"(?:val )?loss=(?P<loss>[0-9.]+)", "val loss: 0.5", True),
+        (r"loss:(?P<loss>\S+)(?P<x>,(?=[ ]))?", "loss 0.5", True),
+        (r"(?i:loss)=(?P<loss>\S+)", "loss 0.5", False),
+    ],
+)
+def test_lines_that_match_but_for_case_blanks_and_punctuation(
+    tmp_path: Path, pattern: str, line: str, is_missed: bool
+) -> None:
+    """They are kept, a few, while nothing is read; what is printed more often is not like them."""
+    out = tmp_path / "stdout.log"
+    out.write_text(f"{line}\n" * 9)
+    reports = build_reports(re.compile(pattern), {out: 0}, tmp_path)
+    assert list(reports.read()) == []
+    assert reports.missed == [line] * MOST_MISSED * is_missed
+
+
+def test_no_line_is_missed_once_one_is_read(tmp_path: Path) -> None:
+    out = tmp_path / "stdout.log"
+    out.write_text("loss=1\nLoss: 2\n")
+    reports = build_reports(re.compile(r"loss=(?P<loss>\S+)"), {out: 0}, tmp_path)
+    assert list(reports.read()) == [({"loss": 1.0}, 1)]
+    assert reports.missed == []
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.tsv", "log.jsonl"])

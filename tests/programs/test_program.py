@@ -14,10 +14,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import slurm_sweeps as ss
 from cluster_tools.processes import wait_until
 from doc_pages import read_blocks
+from slurm_sweeps.cli import main
 from sweep_scripts import Scripts
 
 #: A program in C that reads an input file, computes, and prints into a buffer, as C's library does
@@ -175,6 +177,31 @@ def test_what_had_told_all_before_it_was_interrupted_is_complete(
         assert "Mend metrics, and if it has written checkpoints, begin" in trial.error.message
 
 
+@pytest.mark.parametrize(
+    ("metrics", "max_retries"),
+    [("loss=(?P<loss>.)", 1), ("jsonl", 0), (ss.File("log.csv"), 1), (ss.File("log.jsonl"), 0)],
+)
+def test_what_had_told_all_before_it_failed_is_complete_when_it_is_run_again(
+    tmp_path: Path, metrics: str | ss.File, max_retries: int
+) -> None:
+    """However it tells its metrics; by itself, and when it was marked to be retried."""
+    script = """
+        [ -e told ] && exit; touch told
+        echo loss=3; echo loss > log.csv; echo 3 >> log.csv
+        echo '{{"loss": 3}}' | tee log.jsonl; exit 1
+    """
+    train = ss.Program(script, metrics=metrics, shell=True)
+    result = run(tmp_path, train, {}, 1, max_retries=max_retries, fail_fast=False)
+    if not max_retries:
+        assert result.trials[0].status == "failed"
+        words = ["--local-dir", str(tmp_path / "sweeps"), "retry", "MySweep", "--failed"]
+        assert CliRunner().invoke(main, words).exit_code == 0
+        again = ss.Experiment(train, {}, local_dir=tmp_path / "sweeps", restore=True)
+        result = again.run(1, summary_interval_in_sec=60)
+    (trial,) = result.trials
+    assert (trial.status, trial.attempt, trial.metrics) == ("completed", 2, {"loss": {1: 3.0}})
+
+
 def test_a_program_that_gets_term_before_its_trial_does_has_not_failed(scripts: Scripts) -> None:
     """Slurm sends it to all processes of a job, in no order; here the driver is the last."""
     source = """
@@ -301,7 +328,7 @@ def test_a_program_on_a_terminal(tmp_path: Path) -> None:
             "why ('echo before; echo why; kill -SEGV $$' was killed by SIGSEGV); it said last:\n",
         ),
         ("exit 3", "'exit 3' ended with exit code 3"),
-        ("echo nothing to see", r"no line that it printed matches 'loss=(?P<loss>\S+)', so the"),
+        ("echo nothing to see", r"no line that it printed matches 'loss=(?P<loss>\S+)' with a"),
     ],
 )
 def test_a_program_that_fails(tmp_path: Path, command: str, told: str) -> None:
@@ -322,10 +349,21 @@ def test_a_wrong_pattern_is_said_to_be_the_sweeps_fault(
     with pytest.raises(ss.SweepFailedError, match="begin anew with 'slurm-sweeps rm") as raised:
         run(tmp_path, train, {"x": ss.Uniform(0, 1)}, 4)
     assert "Mend train" not in str(raised.value)
-    said = capsys.readouterr()
-    assert "have the groups iteration, lss, and none for loss" in " ".join(
-        (said.out + said.err).split()
-    )
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "have the groups iteration, lss, and none for loss" in said
+    assert said.count("metrics has found nothing yet") == 1
+    assert "with a number as a metric. It printed: nothing" in said
+
+
+def test_lines_that_nearly_match_are_told_of_before_a_trial_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "for i in 1 2 3; do echo Loss: {x}$i; done; exit 1"
+    train = ss.Program(script, metrics="loss=(?P<loss>.+)", shell=True)
+    run(tmp_path, train, {"x": ss.Grid([4, 5])}, 2, fail_fast=False)
+    said = capsys.readouterr().out
+    assert said.count("metrics has found nothing yet") == 1
+    assert "It printed:\n  Loss: 41\n  Loss: 42\n" in said or "  Loss: 51\n  Loss: 52\n" in said
 
 
 def test_a_path_that_is_not_in_the_trials_folder(tmp_path: Path) -> None:
@@ -393,15 +431,12 @@ def test_the_guide_from_a_script_to_a_sweep(scripts: Scripts) -> None:
 
 
 def test_a_sweep_without_a_line_of_python(scripts: Scripts) -> None:
-    scripts.write(TRAIN, "train.py")
-    (scripts.folder / "sweep.yaml").write_text(
-        "name: yaml\n"
-        "command: python3 train.py --lr {lr} --out {checkpoint_dir}\n"
-        "metrics: 'epoch (?P<iteration>\\d+) val_loss=(?P<loss>\\S+)'\n"
-        "cfg: {lr: {loguniform: [1e-3, 1]}}\n"
-        "asha: {metric: loss, mode: min}\n"
-        "n_trials: 4\n"
-    )
+    """As the guide has it, file by file; the steps of its job are those of any other."""
+    docs = Path(__file__).parents[2] / "docs"
+    train = next(b.code for b in read_blocks(docs / "train-py.md") if "# train.py" in b.code)
+    file = next(b.code for b in read_blocks(docs / "programs.md") if b.language == "yaml")
+    scripts.write(train, "train.py")
+    scripts.write(file.replace("n_trials: 20", "n_trials: 4"), "sweep.yaml")
     command = shutil.which("slurm-sweeps", path=str(Path(sys.executable).parent))
     assert command
     run_it = (
@@ -409,7 +444,7 @@ def test_a_sweep_without_a_line_of_python(scripts: Scripts) -> None:
     )
     done = scripts.run(run_it)
     assert "completed, 4 of 4 done" in done.stdout
-    assert len(ss.Result("yaml", scripts.folder / "slurm-sweeps").trials) == 4
+    assert len(ss.Result("lr-search", scripts.folder / "slurm-sweeps").trials) == 4
     scripts.run(run_it)  # what is done stays done
 
 

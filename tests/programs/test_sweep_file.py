@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def test_what_is_wrong_with_a_run_is_told_with_its_line(tmp_path: Path) -> None:
         ("Room is short; restore=True goes on", "Room is short; 'slurm-sweeps run s.yaml' goes on"),
         ("'a' exists: pass restore=True to go on", "'a' exists: write restore: true to go on"),
         ("write ss.Choice([1, 'x']), or ss.Grid, to", "write {choice: [1, 'x']}, or grid, to"),
+        ("; ss.LogUniform(1e-05, 0.1) for", "; {loguniform: [1e-05, 0.1]} for"),
         ("run(n_trials=100) tries 100", "n_trials: 100 tries 100"),
         ('again, with restore="auto"', "again, with restore: auto"),
         ("SlurmCfg(gpus=0) uses all nodes", "slurm: {gpus: 0} uses all nodes"),
@@ -134,11 +136,13 @@ def test_messages_have_the_words_of_the_file(python: str, yaml: str) -> None:
 @pytest.mark.processes
 def test_a_run_speaks_in_the_words_of_its_file(tmp_path: Path) -> None:
     """A notice and an error, as they come out of a run that has failed."""
-    cfg, run = "{a: {uniform: [0, 1]}, b: [1, 2]}", "n_trials: 8\nmax_concurrent_trials: 2"
-    path = write(tmp_path, f"command: 'false'\ncfg: {cfg}\n{run}")
+    cfg, run = "{a: {uniform: [0, 1]}, b: [1, 2.5]}", "n_trials: 8\nmax_concurrent_trials: 2"
+    command = """command: python3 -c 'raise ValueError("of its own")'"""
+    path = write(tmp_path, f"{command}\ncfg: {cfg}\n{run}")
     done = CliRunner().invoke(main, ["run", str(path)])
     assert done.exit_code == 1
-    assert "write {choice: [1, 2]}, or grid, to try each" in done.output
+    told = "write {choice: [1, 2.5]}, or grid, to try each; {uniform: [1, 2.5]} or {loguniform: [1,"
+    assert told in done.output
     assert f"go on with 'slurm-sweeps run {path}', which runs them again" in done.output
     assert "=True" not in done.output
     assert "fail_fast: false" in done.output
@@ -146,6 +150,9 @@ def test_a_run_speaks_in_the_words_of_its_file(tmp_path: Path) -> None:
     assert f"nothing was logged: {again}failed trials again" in done.output
     retry = ["retry", "MySweep", "--failed", "--local-dir", str(tmp_path)]
     assert f"{again}the marked ones again" in CliRunner().invoke(main, retry).output
+    logs = [path.read_text() for path in tmp_path.glob("MySweep/*/stderr.log")]
+    for said in (done.output, *filter(None, logs)):  # its traceback once; the last may be stopped
+        assert said.count("\nValueError: of its own") == 1
 
 
 def test_a_job_that_is_stopped_early_says_how_to_go_on(
@@ -164,6 +171,37 @@ def test_a_job_that_is_stopped_early_says_how_to_go_on(
         f"{go_on}; with slurm: {{requeue: true}} {by_itself}",
         f'{go_on}, with restore="auto"; with SlurmCfg(requeue=True) {by_itself}',
     ]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("pattern", "line", "code"),
+    [
+        ("loss=(?P<loss>.*)", "loss=1\niteration 1: loss=1\n", 0),
+        ("lss=(?P<loss>.*)", "so the program has told no metric", 1),
+        ("loss=(?P<loss>.*)", "ValueError: of its own\n", 1),
+    ],
+)
+def test_a_file_can_be_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, line: str, code: int
+) -> None:
+    """Its program runs once, by hand; what it prints, and what is read of it, is shown."""
+    monkeypatch.chdir(tmp_path)  # and back
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = "[python3, -c, 'print(\"loss={x}\")']"
+    if "ValueError" in line:
+        command = "[python3, -c, 'raise ValueError(\"of its own\")']"
+    text = f"command: {command}\nmetrics: '{pattern}'\ncfg: {{x: {{integer: [0, 2]}}, y: [1, 2]}}"
+    done = CliRunner().invoke(main, ["run", str(write(tmp_path, text)), "--try"])
+    assert done.exit_code == code, done.output
+    assert done.output.count(line) == 1, done.output
+    assert "y is a constant, the list [1, 2]: write {choice: [1, 2]}" in done.output
+    assert "the command does not use" in done.output
+    assert "=True" not in done.output
+    assert ("is complete" in done.output) is (code == 0)
+    (folder,) = tmp_path.glob("try-MySweep-*")
+    assert (folder / "cfg.json").is_file()
+    assert not (tmp_path / "slurm-sweeps.db").exists()
 
 
 def test_a_plain_part_may_be_named_like_a_space(tmp_path: Path) -> None:

@@ -46,17 +46,18 @@ says overwrite: true. It runs on this machine, or inside of a Slurm job on that 
     callback=prefer_own,
     help="The folder of the database, whatever the file says.",
 )
-def run_file(path: Path, local_dir: Path | None) -> None:
-    from ..experiment.sweep_file import read_sweep_file, say_as_in_file, told_with_line
+@click.option("--try", "is_try", is_flag=True, help="Run one trial by hand, here, and show it.")
+def run_file(path: Path, local_dir: Path | None, is_try: bool) -> None:
+    from ..experiment.sweep_file import read_sweep_file, say_as_in_file, told_with_line, try_once
 
     try:
         experiment, arguments = read_sweep_file(path, local_dir)
         with told_with_line(path):
-            result = experiment.run(**arguments)
+            said = try_once(experiment) if is_try else experiment.run(**arguments).best_trial()
     except SlurmSweepsError as error:
         error.args = (say_as_in_file(path, str(error)),)
         raise
-    click.echo(result.best_trial())
+    click.echo(said)
 
 
 @click.command("log", add_help_option=False, context_settings={"ignore_unknown_options": True})

@@ -279,8 +279,18 @@ def list_constant_lists(template: Any, all_kinds: bool, path: str = "") -> Itera
         elif isinstance(value, (list, tuple) if all_kinds else list) and _vary(value):
             yield (
                 f"{name} is a constant, the {type(value).__name__} {value!r}: write "
-                f"ss.Choice({list(value)!r}), or ss.Grid, to try each"
+                f"ss.Choice({list(value)!r}), or ss.Grid, to try each{_offer_range(value)}"
             )
+
+
+def _offer_range(values: Sequence[Any]) -> str:
+    """Offer the spaces of numbers whose bounds two values may be meant as."""
+    if {*map(type, values)} - {int, float} or len(values) > 2 or values[0] > values[1]:
+        return ""
+    low, high = values
+    kind = "Integer" if type(low) is type(high) is int and high - low > 1 else "Uniform"
+    logarithmic = f" or ss.Log{kind}({low!r}, {high!r})" if low > 0 else ""
+    return f"; ss.{kind}({low!r}, {high!r}){logarithmic} for any number between"
 
 
 def _vary(values: Sequence[Any]) -> bool:

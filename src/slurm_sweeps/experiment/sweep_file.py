@@ -11,7 +11,10 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import json
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,12 +24,13 @@ from typing import Any
 import yaml
 
 from .. import samplers
-from ..errors import SlurmSweepsError, UsageError, UsageTypeError
+from ..errors import SAID_LAST, ProgramError, SlurmSweepsError, UsageError, UsageTypeError
 from ..programs.output import File
 from ..programs.program import Program
 from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import AtLeast, AtMost
 from ..rules.median import MedianStopping
+from ..running.session import log
 from ..search.choices import Choice, Grid
 from ..search.priors import Prior
 from ..search.repeat import Repeat
@@ -34,6 +38,7 @@ from ..search.search_space import join_path
 from ..search.spaces import Integer, LogInteger, LogUniform, Normal, Quantized, Uniform
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.jobs import Jobs
+from .arguments import list_constant_lists
 from .experiment import Experiment
 from .keep import Keep
 
@@ -146,6 +151,26 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
     return experiment, {key: told[key] for key in OF_RUN if key in told}
 
 
+def try_once(experiment: Experiment) -> str:
+    """Run a file's program by hand, with the middle of each space, in a new folder; say how it was.
+
+    Raises:
+        ProgramError: It fails, or tells no metric; without its last words, which are shown.
+    """
+    space = experiment._search.space
+    for text in (*experiment._notices, *list_constant_lists(space.template, not space.leaves)):
+        print(experiment._say(text))
+    cfg = space.build(lambda _: 0.5)
+    os.chdir(tempfile.mkdtemp(prefix=f"try-{experiment.name}-"))
+    print(f"trying {json.dumps(cfg, default=str)} in {os.getcwd()}")
+    try:
+        if final := experiment._train(cfg):
+            log(final)
+    except ProgramError as error:
+        raise ProgramError(str(error).partition(SAID_LAST)[0], error.exit_code) from None
+    return "that is complete: the sweep can be run"
+
+
 @contextlib.contextmanager
 def told_with_line(path: Path) -> Iterator[None]:
     """Have an error that the sweep of a file raises, when it begins, name the line."""
@@ -163,6 +188,7 @@ def say_as_in_file(path: Path, text: str) -> str:
 
 #: What a message of ours says in Python, and its words in a file; what is begun goes on by itself.
 _AGAIN = "\0again"
+_KINDS = "|".join(kind.__name__ for kind in SPACES.values())
 _WORDS: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\b[Pp]ass (?=\w+=)": "write ",
     r"write restore=True": "write restore: true",
@@ -174,8 +200,10 @@ _WORDS: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\b(Slurm|Local)Cfg\(([^()]*)\)": lambda found: (
         f"{found[1].lower()}: {{{found[2].replace('=', ': ')}}}"
     ),
-    r"\bss\.(Choice|Grid)\(([^()]*)\)": lambda found: f"{{{found[1].lower()}: {found[2]}}}",
-    r"\bss\.(Choice|Grid)\b": lambda found: found[1].lower(),
+    rf"\bss\.({_KINDS})\(([^()]*)\)": lambda found: (
+        f"{{{found[1].lower()}: [{found[2].strip('[]')}]}}"
+    ),
+    rf"\bss\.({_KINDS})\b": lambda found: found[1].lower(),
     rf"(?<![-\w.'])({'|'.join(_ARGUMENTS)})=(?=[\w.\"])": r"\1: ",
     r"\b(overwrite|snapshot|join|seed|keep)=(?=True|False|None)": r"\1: ",
     r"(?<=: )(True|False)\b": lambda found: found[1].lower(),

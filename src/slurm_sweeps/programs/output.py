@@ -7,14 +7,16 @@ prints is read in large pieces.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..errors import UsageError, UsageTypeError
 
@@ -27,6 +29,12 @@ ITERATION = "iteration"
 #: A carriage return alone ends a line too: progress bars are drawn with it.
 _LINE_END = re.compile(rb"[\r\n]+")
 
+#: What people print behind a number; and what of a pattern stands for itself, between words.
+_BEHIND, _BETWEEN = ",;:)]}%", re.compile(r"(?<![\\?])[ =:,;]+")
+
+#: So many lines are kept that are almost reports, while none is one.
+MOST_MISSED = 3
+
 
 class Found(NamedTuple):
     """What one line reports."""
@@ -35,11 +43,8 @@ class Found(NamedTuple):
     iteration: int | None  # None where the line doesn't tell: reports are counted then
 
 
-class Format(Protocol):
-    """How a line is read."""
-
-    def read(self, line: str) -> Found | None:
-        """Return what a line reports, None if it is no report."""
+#: How a line is read: what it reports, None if it is no report.
+Reader = Callable[[str], Found | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +67,41 @@ class File:
             if not isinstance(value, str) or not value:
                 raise UsageTypeError(f"File: {name} must be a name, got {value!r}")
 
-    def build_format(self) -> Format:
+    def build_reader(self) -> Reader:
         """Return how its lines are read, from the first on."""
         delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(self.path).suffix.lower())
-        return JsonLines(self.iteration) if delimiter is None else Table(delimiter, self.iteration)
+        if delimiter is None:
+            return partial(read_json, iteration=self.iteration)
+        return Table(delimiter, self.iteration).read
 
 
-class Matches:
-    """Lines that a pattern is found in; its named groups are the metrics."""
-
-    def __init__(self, pattern: re.Pattern[str]) -> None:
-        self._pattern = pattern
-
-    def read(self, line: str) -> Found | None:
-        found = self._pattern.search(line)
-        return None if found is None else build_found(found.groupdict(), ITERATION)
+def read_match(line: str, pattern: re.Pattern[str]) -> Found | None:
+    """Read a line that a pattern is found in; its named groups are the metrics."""
+    found = pattern.search(line)
+    return None if found is None else build_found(found.groupdict(), ITERATION)
 
 
-class JsonLines:
-    """Lines that are a JSON object; its numbers are the metrics."""
+def relax(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Return a pattern that also takes other case, blanks and punctuation, if that can be had."""
+    with contextlib.suppress(re.error):
+        return re.compile(_BETWEEN.sub(r"\\W*", pattern.pattern), pattern.flags | re.IGNORECASE)
+    return pattern
 
-    def __init__(self, iteration: str = ITERATION) -> None:
-        self._iteration = iteration
 
-    def read(self, line: str) -> Found | None:
-        if not line.lstrip().startswith("{"):
-            return None
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        numbers = {name: v for name, v in values.items() if type(v) in (int, float)}
-        return build_found(numbers, self._iteration)
+def read_json(line: str, iteration: str = ITERATION) -> Found | None:
+    """Read a line that is a JSON object; its numbers are the metrics."""
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    numbers = {name: v for name, v in values.items() if type(v) in (int, float)}
+    return build_found(numbers, iteration)
 
 
 class Table:
-    """Lines of values, after a first line of names."""
+    """Reads lines of values, after a first line of names."""
 
     def __init__(self, delimiter: str, iteration: str) -> None:
         self._delimiter = delimiter
@@ -117,7 +121,7 @@ def build_found(values: Mapping[str, Any], iteration_name: str) -> Found | None:
     metrics, iteration = {}, None
     for name, value in values.items():
         try:
-            number = float(value)
+            number = float(value.rstrip(_BEHIND) if isinstance(value, str) else value)
         except (TypeError, ValueError, OverflowError):
             continue
         if name != iteration_name:
@@ -199,21 +203,26 @@ class Reports:
     """The reports of a program, from one or more files that are all read in one way.
 
     Args:
-        files: Each with a format of its own, since a table's names stand in its first line.
+        files: Each with a reader of its own, since a table's names stand in its first line.
+        almost: Reads the lines that are none, but look as if they were meant to be.
     """
 
-    def __init__(self, files: Mapping[GrowingFile, Format]) -> None:
+    def __init__(self, files: Mapping[GrowingFile, Reader], almost: Reader | None = None) -> None:
         self._files = files
+        self._almost = almost
         self.count = 0
+        self.missed: list[str] = []
 
     def read(self, is_over: bool = False) -> Iterator[tuple[dict[str, float], int]]:
         """Yield what is new: metrics and iteration."""
-        for file, form in self._files.items():
+        for file, read in self._files.items():
             for line in file.read_lines(is_over):
-                found = form.read(line)
+                found = read(line)
                 if found is not None:
                     self.count += 1
                     yield found.metrics, self.count if found.iteration is None else found.iteration
+                elif self._almost and not self.count and len(self.missed) < MOST_MISSED:
+                    self.missed += [line] if self._almost(line) else []
 
 
 def build_reports(
@@ -228,6 +237,9 @@ def build_reports(
     if wanted is None:
         return Reports({})
     if isinstance(wanted, File):
-        return Reports({GrowingFile(folder / wanted.path): wanted.build_format()})
-    form = JsonLines() if isinstance(wanted, str) else Matches(wanted)
-    return Reports({GrowingFile(path, position): form for path, position in logs.items()})
+        return Reports({GrowingFile(folder / wanted.path): wanted.build_reader()})
+    files = [GrowingFile(path, position) for path, position in logs.items()]
+    if isinstance(wanted, str):
+        return Reports(dict.fromkeys(files, read_json))
+    read, almost = (partial(read_match, pattern=each) for each in (wanted, relax(wanted)))
+    return Reports(dict.fromkeys(files, read), almost)

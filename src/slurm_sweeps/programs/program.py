@@ -8,6 +8,7 @@ folder, logs, checkpoints, retries) is as for a function.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,12 +33,15 @@ from ..errors import (
     UsageError,
     UsageTypeError,
 )
+from ..running.ends import name_signal
 from ..running.session import (
     attempt,
     checkpoint_dir,
     get_context,
+    is_in_trial,
     leave_if_told,
     log,
+    notify,
     poll,
     script_dir,
 )
@@ -57,7 +61,7 @@ from .command import (
     render,
     split_command,
 )
-from .output import File, build_reports, check_metrics
+from .output import MOST_MISSED, File, GrowingFile, build_reports, check_metrics
 
 #: How often a program's output is looked at, in seconds.
 LOOK_S = 0.1
@@ -69,8 +73,8 @@ GRACE_S = 10.0
 #: to wait for word that the trial is to leave, in seconds.
 TERM_S = 2.0
 
-#: What an error tells of the last lines that a program printed, in lines and in bytes.
-LAST_LINES, LAST_BYTES = 10, 4_000
+#: What is told of a program's output, its first or last lines: of these so many, and so long.
+LAST_LINES, LAST_BYTES, LINE_CHARS = 10, 4_000, 200
 
 #: A line that tells why a program has failed: an interpreter's, a library's or a logger's; and so
 #: many characters of it.
@@ -222,6 +226,9 @@ class Program:
     def __call__(self, cfg: dict[str, Any]) -> dict[str, float]:
         """Run the program with a trial's cfg, as `train` is called.
 
+        By hand, outside a trial, it runs in the current folder, and what it prints is shown, and
+        what is read of that.
+
         Returns:
             What it has for its `result`; empty where none was asked for.
 
@@ -247,17 +254,25 @@ class Program:
         mine = logs if place.rank == 0 else {}
         live = build_reports(self.metrics if mine else None, mine, folder)
         final = build_reports(self.result if mine else None, mine, folder)
+        shown = [] if is_in_trial() else [GrowingFile(path, at) for path, at in logs.items()]
         with self._start(cfg, values, folder, stdout, stderr) as (process, terminal):
             for is_over in _watch(process):
                 if is_over and terminal is not None:
                     terminal.drain()
+                for line in (line for file in shown for line in file.read_lines(is_over)):
+                    print(line)
+                n_missed = len(live.missed)
                 for metrics, iteration in live.read(is_over):
                     log(metrics, iteration)
+                if n_missed < len(live.missed) == MOST_MISSED:
+                    self._tell_unread(live.missed)
                 if not is_over:
                     leave_if_told()
         _hear_why(process.returncode)
         self._judge(process.returncode, folder, logs)
         found = [metrics for metrics, _ in final.read(is_over=True)]
+        if mine and self.metrics and not (live.count or place.has_logged):
+            self._tell_unread(_list_first(logs))
         wanted = self.metrics or self.result
         if mine and wanted and not (live.count or found or place.has_logged):
             raise ProgramError(
@@ -336,12 +351,18 @@ class Program:
             hint = f": it is not on PATH, and not in {self.folder}. It runs in {folder}"
         return f"{error.strerror}: can't start {self._name}{hint}"
 
-    # --- when it has ended --------------------------------------------------------------------
+    # --- what it says, and how it ends --------------------------------------------------------
+
+    def _tell_unread(self, lines: Iterable[str]) -> None:
+        """Tell the user, once in a sweep, that nothing is read of what a program prints."""
+        text = f"metrics has found nothing yet: {_describe_source(self.metrics)}. It printed:"
+        notify("\n  ".join([text, *(line[:LINE_CHARS] for line in lines)]))
 
     def _judge(self, code: int, folder: Path, logs: Mapping[Path, int]) -> None:
         if code == 0:
             return
-        how = f"ended with exit code {code}" if code > 0 else f"was killed by {_name_signal(-code)}"
+        how = f"ended with exit code {code}" if code > 0 else f"was killed by {name_signal(-code)}"
+        how += " (memory ran short, perhaps)" if code == -signal.SIGKILL else ""
         text, last = f"{self._name} {how}{self._hint_at_paths(folder)}", _describe_last(logs)
         if last:  # the cause first: where there is room for a line alone, its end is cut
             text = f"{_find_cause(last)} ({text}){last}"
@@ -437,19 +458,11 @@ def _end(process: subprocess.Popen[bytes], within_s: float | None = None) -> Non
         process.wait()
 
 
-def _name_signal(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-    return f"{name} (memory ran short, perhaps)" if number == signal.SIGKILL else name
-
-
 def _describe_source(wanted: str | re.Pattern[str] | File | None) -> str:
     if isinstance(wanted, File):
         return f"{wanted.path} holds none"
     if isinstance(wanted, re.Pattern):
-        return f"no line that it printed matches '{wanted.pattern}'"
+        return f"no line that it printed matches '{wanted.pattern}' with a number as a metric"
     return "no line that it printed is a JSON object with a number"
 
 
@@ -488,3 +501,9 @@ def _describe_last(logs: Mapping[Path, int]) -> str:
         if text:
             return SAID_LAST + "\n".join(text.splitlines()[-LAST_LINES:])
     return ""
+
+
+def _list_first(logs: Mapping[Path, int]) -> list[str]:
+    """List the first lines of standard output and error since it was started."""
+    files = [GrowingFile(path, start).read_lines(is_over=True) for path, start in logs.items()]
+    return [*itertools.islice(itertools.chain(*files), LAST_LINES)] or ["nothing"]

@@ -690,7 +690,8 @@ class Driver:
         self._slots.expect_end(slot, self._clock() + wait_s)
 
     def _notify(self, text: str, again: bool = False) -> None:
-        """Tell the user something; what was told before only if it is meant anew."""
-        if again or text not in self._said:
-            self._said.add(text)
+        """Tell the user something; what began as this was told before only if it is meant anew."""
+        first = text.partition("\n")[0]
+        if again or first not in self._said:
+            self._said.add(first)
             self._tell(text)

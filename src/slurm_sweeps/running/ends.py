@@ -222,11 +222,16 @@ def _blame_memory(said: Record) -> Record:
     return {**said, "error_type": OUT_OF_MEMORY, "message": message}
 
 
-def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
+def name_signal(number: int) -> str:
+    """Return a signal's name."""
     try:
-        name = signal.Signals(number).name
+        return signal.Signals(number).name
     except ValueError:  # of the real-time ones Python names only the first and the last
-        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+
+
+def _judge_signal(number: int, told: str | None, oom: bool) -> Record:
+    name = name_signal(number)
     end: Record = {"signal": number, "error_type": name}
     if number in CRASHES:
         message = f"the trial's process crashed ({name}, {signal.strsignal(number)})"

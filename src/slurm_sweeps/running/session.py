@@ -614,6 +614,12 @@ def poll(process: subprocess.Popen[bytes]) -> int | None:
     return process.poll() if _active is None else _active.meter.poll(process)
 
 
+def notify(text: str) -> None:
+    """Have the sweep's user told something, once for all that begins with the same line."""
+    if _active is not None:
+        _active._tell_worker({"kind": "notice", "text": text})
+
+
 def get_context() -> TrialContext:
     """Return which trial runs here, and where; the current folder outside a trial."""
     return TrialContext("by-hand", 0, 1, os.getcwd()) if _active is None else _active.context

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-from ..errors import OUT_OF_MEMORY, TrialInterrupted, TrialPruned, UsageTypeError
+from ..errors import OUT_OF_MEMORY, SAID_LAST, TrialInterrupted, TrialPruned, UsageTypeError
 from ..storage.layout import CFG_NAME, build_log_name, build_rank_journal_path
 from .channel import Record, encode
 from .forking import disown, has_ends
@@ -207,7 +207,7 @@ def _call(
     session.send_end(end)
     if "traceback" in end:
         with contextlib.suppress(Exception):  # train may have closed it
-            print(end["traceback"], file=sys.stderr)
+            print(end["traceback"].partition(SAID_LAST)[0], file=sys.stderr)
     finish_process()
     session.hang_up(describe_imports() if end["how"] in ("completed", "pruned") else None)
     return (end.get("exit_code") or 0) & 0xFF
