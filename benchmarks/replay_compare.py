@@ -105,7 +105,7 @@ def main() -> None:
     results = options.into / "search.jsonl"
     kept = read_results(results)
     tasks = list_tasks(options, kept)
-    lines, failed = kept, False
+    lines, failed, page = kept, False, options.into / "SEARCH.md"
     with ThreadPoolExecutor(options.jobs) as pool:
         every = pool.map(lambda task: replay(*task, options), tasks)
         for (contender, table, workers), found in zip(tasks, every, strict=True):
@@ -114,7 +114,8 @@ def main() -> None:
                 old = (contender, table.stem, workers)
                 lines = [line for line in lines if identify(line) != old] + found
                 write_results(results, lines)
-    (options.into / "SEARCH.md").write_text(format_results(lines))
+                page.write_text(format_results(lines))  # whatever comes in between
+    page.write_text(format_results(lines))
     if failed:
         sys.exit("some replays failed, see above: their old results, if there are any, stay")
 
