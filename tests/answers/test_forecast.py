@@ -152,7 +152,7 @@ def test_what_learns_is_forecast_from_its_later_half() -> None:
 
 def test_what_is_said_fits_a_terminal() -> None:
     story = tell_story()
-    said = str(forecast(story, story.events[-1].at, [2, 144], [0.001, 0.01], 0))
+    said = str(forecast(story, story.events[-1].at, [2, 144], [0.001, 0.002], 0))
     assert max(map(len, said.splitlines())) <= 80
     assert "Until it is done:" in said
     assert "After so many hours:" in said
@@ -342,20 +342,20 @@ def test_the_command_line_forecasts_a_sweep(
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    said = call("--slots", "2", "4", "--hours", "0.001", "0.0005", "--json")
+    said = call("--slots", "2", "4", "--hours", "0.0001", "0.00005", "--json")
     answer = json.loads(said)
     asked = [(each["slots"], each["asked_h"]) for each in answer["outlooks"]]
-    assert asked == [(2, 0.0005), (2, 0.001), (4, 0.0005), (4, 0.001)]
+    assert asked == [(2, 0.00005), (2, 0.0001), (4, 0.00005), (4, 0.0001)]
     result = ss.Result("first", scripts.folder / "slurm-sweeps")
     best = result.best_trial().value
     assert best is not None
     assert answer["best"] == pytest.approx(best)
     assert all(best <= each["best"]["low"] <= 1 for each in answer["outlooks"])
-    forecasts = result.forecast([2, 4], [0.001, 0.0005])
+    forecasts = result.forecast([2, 4], [0.0001, 0.00005])
     assert [each.best.low for each in forecasts.outlooks] == [
         each["best"]["low"] for each in answer["outlooks"]
     ]
-    assert "best acc" in call("--hours", "0.001")
+    assert "best acc" in call("--hours", "0.0001")
     assert "the sweep is done" in call(code=2)
     assert "requires an argument" in call("--slots", code=2)
     assert "hours must be more than 0" in call("--hours", "0", code=2)

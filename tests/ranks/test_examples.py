@@ -15,6 +15,7 @@ from slurm_sweeps import Result
 
 # One slot: importing torch takes each rank many seconds where the machine has few cores.
 ONE_SLOT = ("-N2", "--ntasks-per-node=2", "-t5")
+ONE_EACH = ("-N2", "--ntasks-per-node=1", "-t5")
 ONE_NODE = ("-N1", "-n2", "-t5")
 #: All may be pruned: of a few trials each can be the second best at some rung.
 ENDED = {"completed", "pruned"}
@@ -37,7 +38,7 @@ def start_lightning_example(cluster: SlurmCluster, folder: Path) -> int:
     shutil.copy(EXAMPLES / "lightning_ddp.py", folder)
     script = (EXAMPLES / "lightning_ddp.slurm").read_text()
     assert '"$@"' in script
-    smaller = script.replace('"$@"', "--trials 2")
+    smaller = script.replace('"$@"', "--trials 2 --epochs 8")
     job = (
         "-N1",
         "--ntasks-per-node=2",
@@ -70,12 +71,12 @@ def test_lightning_goes_on_after_an_interruption(cluster: SlurmCluster, tmp_path
 
 @pytest.mark.usefixtures("frameworks")
 def test_plain_torch(cluster: SlurmCluster, tmp_path: Path) -> None:
-    arguments = ("--nodes", "2", "--tasks", "4", "--trials", "2")
-    run_sweep(cluster, tmp_path, EXAMPLES / "pytorch_ddp.py", *arguments, job=ONE_SLOT)
+    arguments = ("--nodes", "2", "--tasks", "2", "--trials", "2")
+    run_sweep(cluster, tmp_path, EXAMPLES / "pytorch_ddp.py", *arguments, job=ONE_EACH)
     result = read_result(tmp_path, "pytorch-ddp")
     assert len(result.trials) == 2
     assert set(count(result)) <= ENDED
-    assert all(set(trial.metrics["world_size"].values()) == {4.0} for trial in result.trials)
+    assert all(set(trial.metrics["world_size"].values()) == {2.0} for trial in result.trials)
 
 
 @pytest.mark.usefixtures("frameworks")
