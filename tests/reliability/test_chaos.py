@@ -140,7 +140,8 @@ def play_often(
     played, randomness, left = Played(setting), random.Random(f"{SEED} {setting}"), wanted
     expected = Expected(N_TRIALS, ITERATIONS, setting.statuses, setting.checkpoints)
     while left > 0:
-        assert len(played.scripts) < wanted, f"the sweeps are too short to be struck: {played}"
+        # On a busy machine whoever strikes is late, and a sweep may end before.
+        assert len(played.scripts) < wanted + 10, f"the sweeps are too short to be struck: {played}"
         chaos = Chaos(make(f"sweep{len(played.scripts)}"), setting.roles, randomness, left)
         played.scripts.append(chaos.script)
         try:
