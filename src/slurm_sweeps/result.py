@@ -206,7 +206,7 @@ class Result:
                 ranking = read_ranking(database, key, *chosen)
                 if not ranking:
                     told = self._format_unlogged(goal.metric, database, key, completed_only)
-                    failures = find_failures(database, key, self._layout, is_at_work=False)
+                    failures = find_failures(database, key, self._layout, is_over=True)
                     why = [f"newest failure, {each.title}; see {each.log}" for each in failures[:1]]
                     raise UsageError("; ".join([told, *why]))
                 return [

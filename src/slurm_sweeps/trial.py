@@ -158,10 +158,7 @@ class TrialError:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What it has in common with those that differ in numbers, paths or addresses alone.
-
-        Where memory ran out it is the same, whatever was said.
-        """
+        """The same for errors that differ in numbers, paths or addresses alone, or lack memory."""
         if self.type == OUT_OF_MEMORY:
             return self.type, ""
         first = self.message.strip().partition("\n")[0][:1000]

@@ -155,6 +155,27 @@ def test_a_run_speaks_in_the_words_of_its_file(tmp_path: Path) -> None:
         assert said.count("\nValueError: of its own") == 1
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("goal", "command", "code", "told"),
+    [
+        ("metric: [loss, t]\nmode: min", "echo loss=1 t=2", 0, "Trial "),
+        ("seed: 1", "echo loss=1 t=2", 0, "1 completed"),
+        ("metric: loss\nmode: min", "sh -c 'echo no room >&2; exit 3'", 1, 'no room ("sh -c '),
+    ],
+)
+def test_what_a_run_of_a_file_prints_in_the_end(
+    tmp_path: Path, goal: str, command: str, code: int, told: str
+) -> None:
+    metrics = r"loss=(?P<loss>\S+) t=(?P<t>\S+)"
+    text = f'command: "{command}"\nmetrics: {metrics}\nn_trials: 1\n{goal}'
+    done = CliRunner().invoke(main, ["run", str(write(tmp_path, text))])
+    assert done.exit_code == code, done.output
+    last = done.output.partition("took")[2]
+    assert told in last
+    assert "metric=" not in last
+
+
 def test_a_job_that_is_stopped_early_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SlurmSweepsError
+from ..errors import SlurmSweepsError, SweepFailedError, UsageError
 from .common import prefer_own
+
+if TYPE_CHECKING:
+    from ..experiment.experiment import Experiment
 
 EXAMPLE = """\
 name: lr-search
@@ -53,11 +57,22 @@ def run_file(path: Path, local_dir: Path | None, is_try: bool) -> None:
     try:
         experiment, arguments = read_sweep_file(path, local_dir)
         with told_with_line(path):
-            said = try_once(experiment) if is_try else experiment.run(**arguments).best_trial()
+            said = try_once(experiment) if is_try else _run(experiment, arguments)
     except SlurmSweepsError as error:
         error.args = (say_as_in_file(path, str(error)),)
         raise
-    click.echo(said)
+    click.echo(said, nl=bool(said))
+
+
+def _run(experiment: Experiment, arguments: dict[str, Any]) -> str:
+    """Run a sweep; say what is the best trial, of several objectives the front, or why none is."""
+    result, goals = experiment.run(**arguments), len(experiment._search.goals)
+    if goals != 1:
+        return "\n".join(map(str, result.front())) if goals else ""
+    try:
+        return str(result.best_trial())
+    except UsageError as error:  # not the file's fault
+        raise SweepFailedError(str(error)) from None
 
 
 @click.command("log", add_help_option=False, context_settings={"ignore_unknown_options": True})

@@ -119,7 +119,7 @@ def format_age(seconds: float) -> str:
 
 def say_how_to_retry(name: str, again: str | None) -> str:
     """Say what runs failed trials again: `retry` marks them, `again` tries the marked ones."""
-    return f"'slurm-sweeps retry {name} --failed' marks them, {again or AGAIN} tries them again"
+    return f"'slurm-sweeps retry {name} --failed' marks them; {again or AGAIN} tries them again"
 
 
 def format_provenance(told: Mapping[str, Any]) -> str:

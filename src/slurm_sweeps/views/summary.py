@@ -326,7 +326,7 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             parameters=[each.name for each in space],
             metrics=list(rows.read_metric_ids(database, record.id)),
             rows=found,
-            failures=find_failures(database, record.id, layout, sight.is_at_work),
+            failures=find_failures(database, record.id, layout, is_over=not sight.is_at_work),
             again=settings.get("again"),
         )
 
@@ -684,23 +684,17 @@ def compute_runtime_s(
     return max(0.0, last_sign - trial.start_time) + (before_s or 0.0)
 
 
-def find_failures(
-    database: Database, experiment_id: int, layout: Layout, is_at_work: bool
-) -> list[Failure]:
+def find_failures(database: Database, key: int, layout: Layout, is_over: bool) -> list[Failure]:
     """Group the latest failures by their reason: that of the newest, then those of most trials."""
-    failed = rows.read_trials(
-        database,
-        experiment_id,
-        statuses=[status for status in Status if status.is_broken],
-        newest_first=True,
-        limit=_FAILURES if is_at_work else _FAILURES_AT_END,
-    )
+    broken = [status for status in Status if status.is_broken]
+    limit = _FAILURES_AT_END if is_over else _FAILURES
+    failed = rows.read_trials(database, key, statuses=broken, newest_first=True, limit=limit)
     found: dict[object, Failure] = {}
     for trial in sorted(failed, key=lambda trial: -(trial.end_time or 0.0)):
-        text, key = describe_error(trial), trial.error and trial.error.kind
+        text, kind = describe_error(trial), trial.error and trial.error.kind
         log = layout.trial(trial.trial_id).stderr()
-        newest = found.setdefault(key, Failure(trial.trial_id, text, log, 0))
-        found[key] = replace(newest, count=newest.count + 1)
+        newest = found.setdefault(kind, Failure(trial.trial_id, text, log, 0))
+        found[kind] = replace(newest, count=newest.count + 1)
     reasons = list(found.values())
     return [*reasons[:1], *sorted(reasons[1:], key=lambda each: -each.count)]
 
