@@ -1,4 +1,4 @@
-"""Weights & Biases without a network: offline runs, and none where none is wanted."""
+"""What callbacks share: Weights & Biases without a network, and libraries that aren't there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from frameworks import require_module
-from slurm_sweeps.integrations._callbacks import WandbLog
+from slurm_sweeps.integrations._callbacks import WandbLog, find_class
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -62,3 +62,10 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"log_to_wandb=True needs .* pip install wandb"):
         WandbLog(True, None).open()
+
+
+def test_a_library_that_is_not_there_is_told_from_one_that_is_broken() -> None:
+    with pytest.raises(ImportError, match=r"integrations\.nowhere needs it: pip install it$"):
+        find_class("nowhere.callbacks.Callback", "it: pip install it")
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'json\.nowhere'"):
+        find_class("json.nowhere.Callback", "it: pip install it")
