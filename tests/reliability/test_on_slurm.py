@@ -245,7 +245,7 @@ def be_killed(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
 
 def be_killed_within_a_job(cluster: SlurmCluster, folder: Path) -> SlurmSweep:
     """The batch script starts the driver again at once, while its steps may still be ending."""
-    sweep = SlurmSweep(cluster, folder, N_TRIALS=12, PAUSE_S=0.3)
+    sweep = SlurmSweep(cluster, folder, N_TRIALS=30, PAUSE_S=0.3)
     sweep.submit(f"until {sys.executable} -u {sweep.path}; do echo again; done")
     for count in (2, 5, 8):
         sweep.wait_for_status(Status.COMPLETED, count)
@@ -459,7 +459,7 @@ def test_a_killed_driver_is_made_up_for(played: Played) -> None:
 
 def test_a_driver_that_is_started_again_at_once_goes_on(played: Played) -> None:
     sweep = played["be_killed_within_a_job"].result()
-    assert_complete(sweep.database, 12, 4)
+    assert_complete(sweep.database, 30, 4)
 
 
 def test_a_lost_node_costs_a_restart_and_nothing_else(played: Played) -> None:
