@@ -21,13 +21,7 @@ from functools import partial
 
 from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
-from .jobs import (
-    QUEUE_OPTIONS,
-    JobQueue,
-    parse_job_id,
-    parse_job_queue,
-    parse_submission_refusal,
-)
+from .jobs import QUEUE_OPTIONS, JobQueue, parse_job_id, parse_job_queue, parse_submission_refusal
 from .step import build_command_environment, build_submission_environment, is_outage
 from .text import (
     JOBS_FORMAT,

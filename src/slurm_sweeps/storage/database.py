@@ -185,11 +185,7 @@ class Database:
     # Experiments
 
     def create_experiment(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        now: float,
-        owner: LeaseOwner | None = None,
+        self, name: str, settings: Mapping[str, Any], now: float, owner: LeaseOwner | None = None
     ) -> ExperimentRecord:
         """Add an experiment, and let a driver take it in the same transaction.
 

@@ -26,10 +26,7 @@ def list_objectives(settings: Mapping[str, Any]) -> tuple[Goal, ...]:
 
 
 def read_front(
-    database: Database,
-    experiment_id: int,
-    objectives: Sequence[Goal],
-    completed_only: bool = False,
+    database: Database, experiment_id: int, objectives: Sequence[Goal], completed_only: bool = False
 ) -> Front:
     """Read the trials on the front."""
     if not objectives:

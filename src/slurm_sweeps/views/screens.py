@@ -219,12 +219,8 @@ def draw_html(summary: Summary, columns: bool | Sequence[str], now: float) -> st
 
     from .table import draw_summary
 
-    console = Console(
-        file=io.StringIO(),
-        record=True,
-        width=NOTEBOOK_WIDTH,
-        highlight=False,
-        force_jupyter=False,  # or it would display each drawing by itself
+    console = Console(  # without the last, it would display each drawing by itself
+        file=io.StringIO(), record=True, width=NOTEBOOK_WIDTH, highlight=False, force_jupyter=False
     )
     console.print(draw_summary(summary, columns, NOTEBOOK_WIDTH, now))
     style = "font-family:monospace;line-height:1.35;overflow-x:auto;white-space:pre"

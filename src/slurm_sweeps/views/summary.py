@@ -561,10 +561,7 @@ def _choose_shown(
 
 
 def read_rows(
-    database: Database,
-    experiment: ExperimentRecord,
-    statuses: Iterable[Status] | None,
-    now: float,
+    database: Database, experiment: ExperimentRecord, statuses: Iterable[Status] | None, now: float
 ) -> list[Row]:
     """Read the trials of an experiment, or those of some statuses, by number."""
     settings, sight = experiment.settings, look_at_driver(experiment, now)

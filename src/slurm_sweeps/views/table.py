@@ -333,10 +333,7 @@ def _drop_unknown(row: Row) -> dict[str, Any]:
 
 
 def _build_column(
-    summary: Summary,
-    name: str,
-    values: Sequence[Mapping[str, Any]],
-    most: int | None = _MAX_CELL,
+    summary: Summary, name: str, values: Sequence[Mapping[str, Any]], most: int | None = _MAX_CELL
 ) -> Column:
     """The column of a name, out of each row's values; cells longer than `most` are cut."""
     cells = [format_value(each[name]) if name in each else "-" for each in values]

@@ -268,11 +268,7 @@ def draw_parallel_coordinates(data: SweepData, order: Sequence[str] = ()) -> Fig
     goal = Axis(data.metric or "", color, data.is_log, None)
     dimensions = [_build_dimension(axis, shown) for axis in axes]
     dimensions.append(_build_dimension(goal, np.arange(len(shown))))
-    line = {
-        "color": write_numbers(color),
-        "colorscale": SCALE,
-        "reversescale": data.mode == "min",
-    }
+    line = {"color": write_numbers(color), "colorscale": SCALE, "reversescale": data.mode == "min"}
     trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelangle": -12}
     return build_figure([trace], margin={"l": 76, "r": 76, "t": 96, "b": 28}, height=460)
 
