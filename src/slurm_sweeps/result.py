@@ -181,6 +181,7 @@ class Result:
         """
         return self.best_trials(1, metric, mode, scope, completed_only)[0]
 
+    @raises_short
     def best_trials(
         self,
         k: int,
@@ -352,6 +353,7 @@ class Result:
             record = database.experiment(self.experiment)
             return judge_again(read_story(database, record, rule.metric), rule)
 
+    @raises_short
     def forecast(
         self,
         slots: int | Sequence[int] | None = None,
@@ -509,6 +511,7 @@ class Result:
             }
         return build_metrics_frame(table, names, trial_ids)
 
+    @raises_short
     def report(
         self,
         path: str | os.PathLike[str] = "report.html",
@@ -557,7 +560,6 @@ class Result:
         """Plot which parameters mattered; a plotly Figure."""
         return self._plot("importance", metric, mode)
 
-    @raises_short
     def plot_sensitivity(self, metric: str | None = None) -> Any:
         """Plot the indices that `sensitivity` estimates; a plotly Figure."""
         return self._plot("sensitivity", metric)
@@ -570,13 +572,15 @@ class Result:
         """Plot which slot ran which trial when; a plotly Figure."""
         return self._plot("slots")
 
+    @raises_short
     def _plot(self, what: str, metric: str | None = None, mode: str | None = None) -> Any:
         from .views.report import PICTURES, check_installed
+        from .views.screens import let_be_seen
 
         check_installed("plotly")
         from plotly.graph_objects import Figure
 
-        return Figure(PICTURES[what](self._read_sweep(metric, mode)))
+        return let_be_seen(Figure(PICTURES[what](self._read_sweep(metric, mode))))
 
     def _read_sweep(self, metric: str | None, mode: str | None) -> SweepData:
         from .views.pictures.data import read_sweep_data

@@ -208,31 +208,45 @@ def test_ctrl_c_leaves_the_last_state_readable(tmp_path: Path) -> None:
     assert "Traceback" not in text
 
 
-def test_a_notebook_updates_one_table(tmp_path: Path) -> None:
+def test_a_notebook_has_one_table_that_is_updated_and_pictures_that_anything_shows(
+    tmp_path: Path,
+) -> None:
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [
         nbformat.v4.new_code_cell(
-            "import time, slurm_sweeps as ss\n"
+            "import os, sys, time, slurm_sweeps as ss\n"
+            "assert 'inline' in os.environ['MPLBACKEND']\n"
+            "sys.modules['nbformat'] = None  # what a kernel often lacks\n"
             "def train(cfg):\n"
             "    for i in range(1, 4):\n"
             "        time.sleep(0.02)\n"
             "        ss.log({'loss': cfg['x'] / i}, i)\n"
+            "    assert not {'MPLBACKEND', 'FORCE_COLOR'} & os.environ.keys(), os.environ\n"
             "asha = ss.ASHA('loss', 'min', max_t=4)\n"
             "experiment = ss.Experiment(train, {'x': ss.Uniform(0, 1)}, name='cell', asha=asha)\n"
             "result = experiment.run(30, 2, summary_interval_in_sec=0.2)\n"
-        )
+        ),
+        nbformat.v4.new_code_cell("result.plot_learning_curves()"),
+        nbformat.v4.new_code_cell("result.best_trial('none')"),
     ]
     client = nbclient.NotebookClient(
-        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=120, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
+    assert not [o for o in notebook.cells[0].outputs if o.output_type == "error"]
     tables = [o for o in notebook.cells[0].outputs if "text/html" in o.get("data", {})]
     assert len(tables) == 1
     assert "30 of 30 done (100%)" in tables[0]["data"]["text/html"]
     assert "cell: completed" in tables[0]["data"]["text/plain"]
+    assert "failed" not in tables[0]["data"]["text/plain"]
+    (picture,), (error,) = (cell.outputs for cell in notebook.cells[1:])
+    assert set(picture["data"]) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
+    assert "plotly" in picture["data"]["text/html"]
+    assert "say whether a low or a high" in error["evalue"]
+    assert "choose_goal" not in "".join(error["traceback"])  # a frame that says users nothing
 
 
 def test_a_notebook_keeps_the_result_when_it_is_interrupted_and_shows_it_again(

@@ -73,6 +73,9 @@ def build_host_argv(
 def main() -> NoReturn:
     """Run a host on this process's standard streams."""
     wake_without_parent()
+    if "inline" in os.environ.get("MPLBACKEND", ""):  # as a kernel shows its cells; we write files
+        for name in ("MPLBACKEND", "CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR"):
+            os.environ.pop(name, None)
     env, path = dict(os.environ), list(sys.path)  # before imports change them
     arguments = json.loads(sys.argv[1])
     sys.argv[:] = arguments["argv"]

@@ -289,5 +289,6 @@ def check_not_inside_a_step(env: Mapping[str, str]) -> None:
             f"the sweep was started inside job step {step} (SLURM_STEP_ID="
             f"{step_id!r}): the steps of its trials would wait for ever for what this "
             f"step holds. Start it without srun: `{typed}` in the sbatch script, or in the shell "
-            "of salloc instead of `srun --pty bash`"
+            "of salloc instead of `srun --pty bash`; in a notebook, whose kernel srun has started, "
+            "have trials run in jobs of their own: SlurmCfg(jobs=ss.Jobs(most=…, args=…))"
         )

@@ -84,8 +84,8 @@ def check_installed(*modules: str) -> None:
     for module in modules or ("plotly", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise UsageError(
-                f"the report needs {module}: pip install 'slurm-sweeps[report]' (this also brings "
-                "scikit-learn, for the importance of parameters)"
+                f"reports and pictures need {module}: pip install 'slurm-sweeps[report]' (this "
+                "also brings scikit-learn, for the importance of parameters)"
             )
 
 

@@ -260,6 +260,25 @@ def is_notebook() -> bool:
     return _find_display() is not None
 
 
+def let_be_seen(figure: Any) -> Any:
+    """Let whatever shows this notebook, or an export of it, show a plotly figure.
+
+    By default it gets plotly's JSON alone, which JupyterLab draws only where plotly is installed
+    beside it, and none without nbformat. So HTML goes along, which loads plotly's script from the
+    net. Who has chosen a renderer gets what that makes.
+    """
+    from plotly.io import renderers
+
+    if is_notebook() and renderers.default in ("plotly_mimetype", "vscode"):
+        figure._ipython_display_ = None  # what asks for nbformat; IPython takes the next one
+        figure._repr_mimebundle_ = lambda **_: {
+            **type(figure)._repr_mimebundle_(figure),
+            "text/html": figure.to_html(full_html=False, include_plotlyjs="cdn"),
+            "text/plain": "a picture: open the notebook in Jupyter or VS Code to see it",
+        }
+    return figure
+
+
 def _find_display() -> Any:
     """IPython's `display` where this process is a notebook's kernel, else None."""
     if "ipykernel" not in sys.modules or "IPython" not in sys.modules:
