@@ -76,6 +76,11 @@ def test_what_is_not_there_is_not_made(path: Path, monkeypatch: pytest.MonkeyPat
     for where in ("--local-dir", "SLURM_SWEEPS_DIR", "./slurm-sweeps in the current folder"):
         assert where in said
     assert not path.parent.exists()
+    (path.parent.parent / "gone").mkdir()
+    monkeypatch.chdir(path.parent.parent / "gone")
+    (path.parent.parent / "gone").rmdir()
+    with pytest.raises(StorageError, match=r"there is no database at x\.db "):
+        Database.open("x.db")
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

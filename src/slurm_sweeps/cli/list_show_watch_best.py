@@ -90,14 +90,11 @@ def _format_best(summary: Summary) -> str:
     return "-" if best is None else f"{summary.metric} {format_number(best.value)}"
 
 
-#: What JSON tells of a summary as it is.
-_AS_IT_IS = ("name", "state", "ended_by", "silent_s", "done", "n_trials", "slots", "metric", "mode")
-
-
 def _describe(summary: Summary, now: float) -> dict[str, Any]:
     best = summary.best
+    names = ("name", "state", "ended_by", "silent_s", "done", "n_trials", "slots", "metric", "mode")
     return {
-        **{name: getattr(summary, name) for name in _AS_IT_IS},
+        **{name: getattr(summary, name) for name in names},
         "counts": {status.value: count for status, count in summary.counts.items()},
         "out_of_memory": sum(summary.out_of_memory.values()),
         "elapsed_s": summary.compute_elapsed_s(now),

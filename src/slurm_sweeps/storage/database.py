@@ -91,8 +91,10 @@ class Database:
             _make_folder(file.parent)
             _make_private(file)
         elif not os.path.exists(file):
+            with contextlib.suppress(OSError):  # of a current folder that is gone
+                file = file.absolute()
             raise StorageError(
-                f"there is no database at {file.absolute()} (a sweep makes it when it first runs); "
+                f"there is no database at {file} (a sweep makes it when it first runs); "
                 f"check local_dir: --local-dir or {DIR_VARIABLE} say it, else it is {DEFAULT_DIR} "
                 f"in the current folder{describe_old(file.parent)}"
             )
