@@ -327,7 +327,7 @@ def test_a_disk_without_inodes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder_mode", "umask", "mode"),
-    [(0o755, 0o022, 0o600), (0o770, 0o007, 0o640), (0o2755, 0o022, 0o644)],
+    [(0o755, 0o022, 0o600), (0o770, 0o007, 0o640), (0o2755, 0o022, 0o640), (0o1777, 0o022, 0o644)],
 )
 def test_a_new_database_is_private_unless_its_folder_is_shared(
     tmp_path: Path, folder_mode: int, umask: int, mode: int

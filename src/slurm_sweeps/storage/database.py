@@ -382,14 +382,17 @@ def _make_folder(folder: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Let nobody else read a new database, unless its folder is made for several people.
+    """Let nobody else read a new database, but the group whose folder it is in.
 
-    SQLite's side files follow it. One that is there already stays as somebody has set it.
+    In one that all can write it is as the umask lets it. SQLite's side files follow it. One that is
+    there already stays as somebody has set it.
     """
     with contextlib.suppress(OSError):  # it is there, or SQLite says why it can't be made
-        if not path.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISGID):
+        folder = path.parent.stat().st_mode
+        if not folder & stat.S_IWOTH:
+            mode = 0o640 if folder & (stat.S_IWGRP | stat.S_ISGID) else 0o600
             # None of our own can have locked it yet, so closing it drops no lock.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
 
 
 def _connect(path: Path, create: bool, timeout_s: float) -> sqlite3.Connection:
