@@ -97,10 +97,18 @@ def test_a_trial_that_may_be_run_again_has_gone_when_its_end_is_told(
         assert not read_process(pid)
 
 
-def test_a_host_is_started_ahead_and_ends_with_its_launcher(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slurm", [False, True])
+def test_a_host_is_started_ahead_and_ends_with_its_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: bool
+) -> None:
+    srun = tmp_path / "srun"
+    srun.touch(0o755 if slurm else 0o644)
+    monkeypatch.setenv("PATH", str(tmp_path))
     opened = open_launcher(Layout(tmp_path, "ahead"), SlurmCfg(), LocalCfg(), 3)
     before = set(list_children(os.getpid()))
     with opened as launcher:
+        # Where there is a Slurm, this may be a login node.
+        assert slurm == any("run on this host, 3 at once" in text for text in launcher.notices)
         (ahead,) = set(list_children(os.getpid())) - before
         hosts = [launcher.start(place.number) for place in launcher.slots]
         assert [host.process.pid for host in hosts] == [ahead] * 3

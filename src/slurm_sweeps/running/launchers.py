@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -430,6 +431,11 @@ def open_launcher(
         slots, notices = count_local_slots(
             count_cpus(), len(gpus), local_cfg, max_concurrent_trials
         )
+        if shutil.which("srun"):
+            notices += (
+                f"this is no Slurm job: trials run on this host, {slots} at once. Where that is a "
+                "login node, start the script in a job, or set SlurmCfg(jobs=ss.Jobs(…))",
+            )
         launcher = LocalLauncher(slots, layout, local_cfg, gpus, notices)
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)
