@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from slurm_sweeps.experiment.join import (
 )
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.jobs import Standing, look, put_job
+from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.storage.records import (
     ExperimentRecord,
     JobRecord,
@@ -171,3 +173,14 @@ def test_join_contradicts_overwrite_and_restores(tmp_path: Path) -> None:
     with Database.open(tmp_path / "slurm-sweeps.db", create=True) as database:
         database.create_experiment("big", {"space": {}}, 0.0)
     assert build(join=True).name == "big"
+
+
+def test_jobs_tells_where_a_driver_is_that_is_in_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    owner = build_owner()
+    with Database.open(tmp_path / "slurm-sweeps.db", create=True) as database:
+        database.create_experiment("e", {}, time.time(), owner)
+    told = CliRunner().invoke(main, ["jobs", "e", "--local-dir", str(tmp_path)])
+    assert f"the driver is process {owner.pid} on {owner.host}\n" in told.output

@@ -72,10 +72,15 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         found = read_job_rows(store.database, store.experiment, now)
     if as_json:
         print_json([each.describe() for each in found])
-    elif not found:
-        click.echo(f"no Slurm job has had a part in {name!r}")
-    else:
+        return
+    lease = store.experiment.lease
+    if lease is not None and look_at_driver(store.experiment, now).is_at_work:
+        where = f", in job {lease.owner.job_id}" if lease.owner.job_id else ""
+        click.echo(f"the driver is process {lease.owner.pid} on {lease.owner.host}{where}")
+    if found:
         print_columns(format_job_rows(found, now))
+    else:
+        click.echo(f"no Slurm job has lent its nodes to {name!r}")
 
 
 class JobRow(NamedTuple):
