@@ -73,10 +73,8 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json([each.describe() for each in found])
         return
-    lease = store.experiment.lease
-    if lease is not None and look_at_driver(store.experiment, now).is_at_work:
-        where = f", in job {lease.owner.job_id}" if lease.owner.job_id else ""
-        click.echo(f"the driver is process {lease.owner.pid} on {lease.owner.host}{where}")
+    if look_at_driver(store.experiment, now).is_at_work and (lease := store.experiment.lease):
+        click.echo(f"the driver is process {lease.owner.pid} on {lease.owner.host}")
     if found:
         print_columns(format_job_rows(found, now))
     else:

@@ -403,8 +403,6 @@ def open_launcher(
 ) -> Iterator[Launcher]:
     """Choose where trials run: in the allocation around this process, else on this machine.
 
-    None run here where the driver submits jobs of its own.
-
     Args:
         layout: Where files go.
         slurm_cfg: What each trial gets of an allocation.
@@ -432,10 +430,8 @@ def open_launcher(
             count_cpus(), len(gpus), local_cfg, max_concurrent_trials
         )
         if shutil.which("srun"):
-            notices += (
-                f"this is no Slurm job: trials run on this host, {slots} at once. Where that is a "
-                "login node, start the script in a job, or set SlurmCfg(jobs=ss.Jobs(…))",
-            )
+            text = f"this is no Slurm job: trials run on this host, {slots} at once. To have "
+            notices += (text + "them in jobs use sbatch, salloc or SlurmCfg(jobs=ss.Jobs(…))",)
         launcher = LocalLauncher(slots, layout, local_cfg, gpus, notices)
     else:
         plan = plan_slots(allocation, slurm_cfg, max_concurrent_trials)

@@ -375,17 +375,13 @@ def _make_folder(folder: Path) -> None:
             f"the folder {folder} can't be made ({error.strerror}); choose another local_dir"
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise StorageError(
-            f"the folder {folder} can't be written; choose another local_dir, or change its "
-            "permissions"
-        )
+        raise StorageError(f"the folder {folder} can't be written; choose another local_dir")
 
 
 def _make_private(path: Path) -> None:
     """Let nobody else read a new database, but the group whose folder it is in.
 
-    In one that all can write it is as the umask lets it. SQLite's side files follow it. One that is
-    there already stays as somebody has set it.
+    SQLite's side files follow it. One that is there already stays as somebody has set it.
     """
     with contextlib.suppress(OSError):  # it is there, or SQLite says why it can't be made
         folder = path.parent.stat().st_mode
