@@ -28,12 +28,7 @@ from ..slurm.allocation import check_not_inside_a_step
 from ..slurm.client import read_allocation
 from ..slurm.config import SlurmCfg
 from ..slurm.share import plan_slots
-from ..slurm.step import (
-    Slot,
-    build_srun_argv,
-    build_step_environment,
-    build_submission_environment,
-)
+from ..slurm.step import Slot, build_srun_argv, build_step_environment, build_submission_environment
 from ..storage.database import Database
 from ..storage.faults import find_lock_refusal
 from ..storage.layout import build_database_path
@@ -93,17 +88,13 @@ def doctor(local_dir: Path, as_json: bool, nodes: int, ntasks: int, args: str) -
         *_look_at_extras(),
     ]
     if as_json:
-        print_json([_describe(finding) for finding in findings])
+        print_json([{k: v for k, v in asdict(each).items() if k != "short"} for each in findings])
     else:
         for finding in findings:
             text = finding.short or finding.text
             click.echo(f"{_MARKS[finding.verdict]}  {finding.topic}: {text}")
     if any(finding.verdict == "bad" for finding in findings):
         sys.exit(1)
-
-
-def _describe(finding: Finding) -> dict[str, str]:
-    return {name: value for name, value in asdict(finding).items() if name != "short"}
 
 
 def _look_at_programs() -> Iterator[Finding]:
