@@ -209,7 +209,16 @@ HEAVY = ["pandas", "rich", "click", "yaml", "numpy", "sqlite3", "multiprocessing
         ("import slurm_sweeps; slurm_sweeps.log", set()),
         # What programs of any language call for each report: it is started anew each time.
         ("import slurm_sweeps.__main__, slurm_sweeps.programs.log_line", set()),
-        ("import slurm_sweeps; slurm_sweeps.Experiment, slurm_sweeps.Uniform", {*HEAVY}),
+        # What each job loads that joins a sweep.
+        (
+            "import slurm_sweeps; slurm_sweeps.Experiment, slurm_sweeps.Uniform",
+            {*HEAVY} - {"numpy"},
+        ),
+        # What hundreds of jobs may load at the same moment.
+        (
+            "from slurm_sweeps.cli import main; main.get_command(None, 'join')",
+            {"click", "sqlite3", *SLOW} - {"argparse", "ctypes", "logging"},
+        ),
         ("import slurm_sweeps; slurm_sweeps.Result", {"sqlite3", "numpy", "rich", *SLOW}),
     ],
 )

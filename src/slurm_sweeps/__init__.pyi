@@ -20,7 +20,7 @@ from .errors import TrialInterrupted as TrialInterrupted
 from .errors import TrialPruned as TrialPruned
 from .errors import UsageError as UsageError
 from .errors import UsageTypeError as UsageTypeError
-from .experiment import Experiment as Experiment
+from .experiment.experiment import Experiment as Experiment
 from .experiment.from_optuna import from_optuna as from_optuna
 from .experiment.keep import Keep as Keep
 from .programs.output import File as File

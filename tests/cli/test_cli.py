@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import pytest
 import yaml
@@ -64,7 +65,7 @@ def load(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("verb", list(main.commands))
+@pytest.mark.parametrize("verb", main.list_commands(click.Context(main)))
 def test_every_verb_explains_itself(verb: str, tmp_path: Path) -> None:
     text = call(tmp_path, verb, "--help").stdout
     assert text.casefold().startswith("usage: ")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import slurm_sweeps as ss
@@ -69,10 +70,11 @@ def test_verbs_in_a_text_are_there(page: Path) -> None:
 
 def check_verb(verb: str, words: str, place: str) -> None:
     """Check that the command line has a verb and its options."""
-    assert verb in main.commands, f"{place}: slurm-sweeps {verb}"
-    if main.commands[verb].context_settings.get("ignore_unknown_options"):  # it reads them itself
+    command = main.get_command(click.Context(main), verb)
+    assert command is not None, f"{place}: slurm-sweeps {verb}"
+    if command.context_settings.get("ignore_unknown_options"):  # it reads them itself
         return
-    options = {opt for param in main.commands[verb].params for opt in param.opts} | {"--help"}
+    options = {opt for param in command.params for opt in param.opts} | {"--help"}
     for option in re.findall(r"(?<= )--[a-z-]+", words):
         assert option in options, f"{place}: slurm-sweeps {verb} {option}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -17,11 +18,19 @@ import pytest
 import slurm_sweeps as ss
 from slurm_sweeps.errors import StorageError, SweepFailedError
 from slurm_sweeps.running import driver
-from slurm_sweeps.running.background import Background
+from slurm_sweeps.running.background import Background, StopSignals
 from slurm_sweeps.samplers import Observation, Problem
 from sweep_scripts import Scripts
 
 TIMEOUT_S = 60.0
+
+
+def test_who_waits_for_signals_is_woken_for_a_request_too() -> None:
+    with StopSignals() as signals:
+        threading.Thread(target=signals.wake).start()
+        assert select.select([signals.fd], [], [], TIMEOUT_S)[0]
+        assert signals.take() == []
+        assert not select.select([signals.fd], [], [], 0)[0]
 
 
 def test_a_folder_that_hangs_holds_up_no_report(scripts: Scripts) -> None:

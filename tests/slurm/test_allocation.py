@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,11 +241,12 @@ def test_a_scontrol_that_fails_is_quoted(tmp_path: Path) -> None:
     assert "exit status 1, no controller" in allocation.notices[0]
 
 
-#: A scontrol that fails the first time, and is the one that follows from then on.
+#: A scontrol that fails the first time that it is asked something, and then is what follows.
 AWAY_AT_FIRST = """
 import os, sys
-if not os.path.exists(FILE):
-    open(FILE, "w").close()
+file = FILE + sys.argv[-1]
+if not os.path.exists(file):
+    open(file, "w").close()
     sys.exit("Unable to contact slurm controller (connect failure)")
 """
 
@@ -289,12 +291,15 @@ def test_nodes_that_a_site_hides_are_told(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_scontrol_is_asked_for_the_job_and_its_nodes(tmp_path: Path) -> None:
     answers = {
-        "show job -d 7": "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
+        "show job -d 7": "RunTime=00:00:10 TimeLimit=01:00:00\n"
+        "     Nodes=n[1-2] CPU_IDs=0-3 Mem=900 GRES=gpu:2",
         "--oneliner show node n[1-2]": "NodeName=n2 NodeAddr=10.0.0.2 ThreadsPerCore=4",
     }
     env = make_scontrol(tmp_path, f"import sys; print({answers!r}[' '.join(sys.argv[1:])])")
+    before = time.time()
     allocation = read_allocation(env)
     assert allocation is not None
+    assert before <= (allocation.ends_at or 0.0) - 3590.0 <= time.time()
     assert allocation.notices == ()
     assert describe(allocation.nodes) == [("n1", 4, 0, 900, 2), ("n2", 4, 0, 900, 2)]
     assert [node.threads_per_core for node in allocation.nodes] == [2, 4]

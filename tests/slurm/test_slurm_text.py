@@ -14,6 +14,7 @@ from slurm_sweeps.slurm.text import (
     parse_counts,
     parse_fate,
     parse_gres,
+    parse_job_left,
     parse_kill_wait,
     parse_mem,
     parse_nodelist,
@@ -142,6 +143,8 @@ def test_only_gpus_count_as_gpus() -> None:
 )
 def test_the_time_left_is_read(text: str, left_s: float | None) -> None:
     assert parse_time_left(text) == left_s
+    assert parse_job_left(f"RunTime=00:00:00 TimeLimit={text}") == left_s
+    assert parse_job_left(f"RunTime=3-00:00:00 TimeLimit={text}") == (None if left_s is None else 0)
 
 
 def test_the_time_between_term_and_kill_is_read() -> None:

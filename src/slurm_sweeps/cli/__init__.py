@@ -1,7 +1,7 @@
 """The command `slurm-sweeps`: what people ask of a sweep, from any host that sees its database.
 
-Each verb is a function, in the module that has its name; what they share is in `common`. Heavy
-libraries are imported where they are used, so that `slurm-sweeps list` answers at once.
+Each verb is a function, in the module that has its name, which is loaded when it is called; what
+they share is in `common`. Heavy libraries are imported where they are used.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from .common import Commands, completion, early_local_dir_option
-from .doctor import doctor
-from .export_report import export, report
-from .join_jobs import jobs, join
-from .list_show_watch_best import best, list_experiments, show, watch
-from .run_file import log_metrics, run_file
-from .stop_retry_rm import add, remove, retry, stop
-from .trial_logs import logs, show_trial
-from .verify_whatif import compare, forecast, sensitivity, verify, whatif
+from .common import Commands, early_local_dir_option
+
+#: Those of each module, in the order in which the help lists them.
+_VERBS = {
+    "run_file": "run log",
+    "list_show_watch_best": "list show watch best",
+    "trial_logs": "trial logs",
+    "verify_whatif": "compare whatif verify sensitivity forecast",
+    "export_report": "export report",
+    "join_jobs": "join jobs",
+    "stop_retry_rm": "stop retry add rm",
+    "doctor": "doctor",
+    "common": "completion",
+}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, verbs=_VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slurm-sweeps")
 @early_local_dir_option
 def main(local_dir: Path | None) -> None:
@@ -33,31 +38,3 @@ def main(local_dir: Path | None) -> None:
     something could not be done, and 2 when the command was called wrongly or what it names is not
     there.
     """
-
-
-for command in (
-    run_file,
-    list_experiments,
-    show,
-    watch,
-    best,
-    compare,
-    show_trial,
-    logs,
-    export,
-    report,
-    whatif,
-    verify,
-    sensitivity,
-    forecast,
-    join,
-    jobs,
-    stop,
-    retry,
-    add,
-    remove,
-    log_metrics,
-    doctor,
-    completion,
-):
-    main.add_command(command)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import json
 import math
 import re
@@ -39,7 +40,11 @@ _C1 = re.compile(r"[\x7f-\x9f]")
 
 
 class Commands(click.Group):
-    """The verbs; turns our errors into a line on standard error and an exit code."""
+    """The `verbs` of each module; turns our errors into a line on standard error, an exit code."""
+
+    def __init__(self, verbs: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._homes = {verb: home for home, its in verbs.items() for verb in its.split()}
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb: 2 for what the caller got wrong, 1 for what could not be done."""
@@ -62,9 +67,14 @@ class Commands(click.Group):
                 raise click.UsageError(text, ctx) from error
             raise
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        """The verbs in the order in which they were added."""
-        return list(self.commands)
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's, as below
+        """The verbs in the order of their table."""
+        return list(self._homes)
+
+    def get_command(self, ctx: click.Context, verb: str) -> click.Command | None:  # noqa: ARG002
+        home = importlib.import_module(f".{self._homes.get(verb, 'common')}", __package__)
+        found = (each for each in vars(home).values() if isinstance(each, click.Command))
+        return next((each for each in found if each.name == verb), None)
 
 
 @dataclass(frozen=True, slots=True)

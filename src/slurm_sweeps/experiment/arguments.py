@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -231,11 +230,6 @@ def check_trackers(track: Any) -> None:
                 f"track: {tracker!r} is none of ss.track.TensorBoard(), MLflow(), WandB(), Optuna()"
             )
         check_tracker(tracker)
-
-
-def get_python_version() -> str:
-    """Return what must be the same for what another Python has pickled to be read."""
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def check_backend(backend: Any) -> None:

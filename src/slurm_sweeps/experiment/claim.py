@@ -34,7 +34,6 @@ from ..storage.layout import Layout
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.records import ExperimentRecord, LeaseOwner
 from ..storage.rows import read_trials
-from .hand_in import hand_in
 
 
 class Claim:
@@ -138,6 +137,8 @@ class Claim:
                 if found is not None and self._overwrite:
                     self._replace(database, key, owner)
                 elif found is not None:
+                    from .hand_in import hand_in  # only who goes on with something needs it
+
                     hand_in(database, key, owner, self._layout, notify)
                 self._restore, self._overwrite = True, False  # a further run goes on from here
                 record = database.experiment(self._name)

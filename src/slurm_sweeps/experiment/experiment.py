@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,6 +202,8 @@ class Experiment:
         restore = restore or ("auto" if join else False)
         self._join = join
         self._with_restore = "" if restore else ', with restore="auto"'
+        if not join:  # one that joins may draw nothing; else `run` is not to wait for it
+            importlib.import_module("numpy")
         seed = check_seed("Experiment", seed)
         changed = choose_changed(changed_space, restore)
         self._train = train
@@ -391,32 +394,27 @@ class Experiment:
         ending: OnEnd,
     ) -> str | None:
         """Run the sweep; return what stopped it, or came when it was done; None if nothing did."""
-        train = pickle_train(self._train)
-        space = self._search.space
-        check_travels(space.template, space.build(lambda _: 0.5))
         stopped_by = None
         requests: SimpleQueue[Request] = SimpleQueue()
-        # The writer keeps the lease and hears requests while the sweep is restored, which may take
-        # long.
-        with (
-            open_launcher(
-                self._layout,
-                self._slurm_cfg,
-                self._local_cfg,
-                cfg.max_concurrent_trials,
-                early=not self._layout.train.exists(),  # else it may be done already
-                notify=view.notify,
-            ) as launcher,
-            self._hold(launcher.allocation, signals, view.notify) as (database, record, owner),
-            Writer(
-                database.path,
-                record.id,
-                owner,
-                on_notice=view.notify,
-                on_request=requests.put,
-            ) as writer,
-            contextlib.ExitStack() as beside,
-        ):
+
+        def take(request: Request) -> None:
+            requests.put(request)
+            signals.wake()
+
+        with contextlib.ExitStack() as beside:
+            early = not self._layout.train.exists()  # else it may be done already
+            cfgs, most = (self._slurm_cfg, self._local_cfg), cfg.max_concurrent_trials
+            opened = open_launcher(self._layout, *cfgs, most, early, view.notify)
+            launcher = beside.enter_context(opened)
+            train = pickle_train(self._train)
+            space = self._search.space
+            check_travels(space.template, space.build(lambda _: 0.5))
+            held = self._hold(launcher.allocation, signals, view.notify)
+            database, record, owner = beside.enter_context(held)
+            # The writer keeps the lease and hears requests while the sweep is restored, which may
+            # take long; a job that lends its nodes waits for the driver to hear it.
+            writer = Writer(database.path, record.id, owner, on_notice=view.notify, on_request=take)
+            beside.enter_context(writer)
             jobs, ntasks = self._slurm_cfg.jobs, self._slurm_cfg.ntasks
             slots = len(launcher.slots), jobs.most * jobs.guess_slots(ntasks) if jobs else 0
             sweep = self._search.build_sweep(database, record, owner, cfg, *slots, view.notify)
@@ -438,7 +436,6 @@ class Experiment:
                 size = filter(None, [describe_size(len(train)), self._find_missing(launcher)])
                 del train  # it may be large, and is in its file
                 notices = (*self._notices, *code.notices, *launcher.notices, *doubts, *size)
-                most = cfg.max_concurrent_trials
                 lending = self._describe_lending(database, record, launcher, most)
                 with watch_time_limit() as limit:
                     driver = Driver(

@@ -32,15 +32,15 @@ from ..errors import (
     UsageError,
 )
 from ..running.background import StopSignals
+from ..running.processes import PYTHON
 from ..slurm.allocation import Allocation, describe_allocation
-from ..slurm.client import cancel_waiting_jobs, is_job_over, read_job_end
+from ..slurm.client import cancel_waiting_jobs, is_job_over
 from ..slurm.jobs import build_job_name
 from ..storage.database import Database
 from ..storage.jobs import Standing, look, put_job, tell_driver
 from ..storage.layout import Layout
 from ..storage.lease import HEARTBEAT_INTERVAL_S, build_owner, is_gone
 from ..storage.records import BY_A_PERSON, JobRecord, JobState
-from .arguments import get_python_version
 
 #: A driver that has written nothing for so long, in seconds, may be gone; each job asks, or takes
 #: its place, so much later than the one before it, and asks not again within the last number.
@@ -114,9 +114,7 @@ def decide(
 _ENDS = {"completed": Step.END, "failed": Step.FAILED}
 
 
-def describe_job(
-    allocation: Allocation, state: JobState, can_drive: bool, ends_at: float | None = None
-) -> JobRecord:
+def describe_job(allocation: Allocation, state: JobState, can_drive: bool) -> JobRecord:
     """Describe the job that this process runs in."""
     return JobRecord(
         allocation.job_id,
@@ -126,7 +124,7 @@ def describe_job(
         nodes=",".join(node.name for node in allocation.nodes),
         offer=json.dumps(describe_allocation(allocation)),
         since=time.time(),
-        ends_at=ends_at,
+        ends_at=allocation.ends_at,
     )
 
 
@@ -138,9 +136,9 @@ def check_python(settings: Mapping[str, Any], can_drive: bool) -> None:
             f"the sweep's trials run {path}, which is not on this node: install it there, or "
             "start the sweep with a Python that all nodes have"
         )
-    if can_drive and version and version != get_python_version():
+    if can_drive and version and version != PYTHON:
         raise UsageError(
-            f"this script runs Python {get_python_version()} ({sys.executable}), and the sweep "
+            f"this script runs Python {PYTHON} ({sys.executable}), and the sweep "
             f"that it joins Python {version} ({path}): start it with that one"
         )
     if can_drive and path and not _is_same_environment(path, sys.executable):
@@ -177,8 +175,7 @@ class Lender:
         self._layout = layout
         self._notify = notify
         self._wait_s = wait_s
-        ends_at = read_job_end(allocation.job_id)
-        self._record = describe_job(allocation, JobState.WAITING, can_drive, ends_at)
+        self._record = describe_job(allocation, JobState.WAITING, can_drive)
         self._owner = build_owner(allocation.job_id)
         self._heard_at, self._heartbeat = time.monotonic(), 0.0
         self._asked_at = -ASK_AGAIN_S
@@ -200,9 +197,9 @@ class Lender:
         """
         name = self._layout.name
         with Database.open(self._layout.database) as database:
-            experiment = database.experiment(name)
-            check_python(experiment.settings, self._record.can_drive)
             found = look(database, name, self._record)
+            experiment = found.experiment
+            check_python(experiment.settings, self._record.can_drive)
             step = self._choose(found)  # a sweep that is over is offered nothing
             while step.goes_on:
                 if step is Step.OFFER:
@@ -224,13 +221,11 @@ class Lender:
     def _sign_off(self, database: Database, found: Standing) -> None:
         """Where no driver writes that this job has gone, do so."""
         job, lease = found.job, found.experiment.lease
-        if job is not None and not job.state.is_over and (lease is None or self._is_silent()):
+        is_silent = time.monotonic() - self._heard_at > self._wait_s
+        if job is not None and not job.state.is_over and (lease is None or is_silent):
             gone = dataclasses.replace(job, state=JobState.GONE, ended_at=time.time())
             with contextlib.suppress(StorageError):
                 put_job(database, found.experiment.id, gone)
-
-    def _is_silent(self) -> bool:
-        return time.monotonic() - self._heard_at > self._wait_s
 
     def _choose(self, found: Standing) -> Step:
         """Decide what is next, and ask for the driver where that needs to be known."""
@@ -252,7 +247,7 @@ class Lender:
         may_ask = step is Step.ASK and now - self._asked_at > ASK_AGAIN_S
         if may_ask:
             self._asked_at = now
-        ask = is_job_over if may_ask else _believe_in
+        ask = is_job_over if may_ask else lambda _: False  # it is taken to run on meanwhile
         gone = can_drive and is_gone(lease, time.time(), here=self._owner, is_job_over=ask)
         return Step.DRIVE if gone else Step.STAY
 
@@ -283,8 +278,3 @@ class Lender:
             )
         if step is not Step.DRIVE:
             self._notify(f"job {job} lends no more: {step.value.partition(': ')[2]}")
-
-
-def _believe_in(_: str) -> bool:
-    """Take a job to run on while Slurm is not to be asked."""
-    return False

@@ -27,6 +27,7 @@ from ..errors import UsageError, say_count
 from ..rules.asha import ASHA, Hyperband
 from ..rules.feasible import Bound, is_infeasible
 from ..rules.protocol import Decision, Pruner, PrunerPlan
+from ..running.processes import PYTHON
 from ..samplers import (
     HOW_TO_NAME_A_GOAL,
     Design,
@@ -60,7 +61,7 @@ from ..sweep import Sweep
 from ..sweep_types import PastEvent, SweepCfg, TrialState
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from ..views.formats import say_how_to_retry
-from .arguments import RunCfg, describe_pruner, get_python_version, list_constant_lists
+from .arguments import RunCfg, describe_pruner, list_constant_lists
 from .warm_start import Known
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Search:
         return {
             "version": __version__,
             "python": sys.executable,
-            "python_version": get_python_version(),
+            "python_version": PYTHON,
             "seed": secrets.randbits(32) if self.seed is None else self.seed,
             "is_seeded": self.seed is not None,
             "space": self.space.describe(),

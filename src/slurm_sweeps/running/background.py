@@ -16,9 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..sweep import Sweep
+if TYPE_CHECKING:  # a job that only lends its nodes waits for signals, and loads no sampler
+    from ..sweep import Sweep
 
 #: So many jobs may wait for one thread; then what it works on is taken to hang.
 MAX_WAITING = 10_000
@@ -209,7 +210,7 @@ class StopSignals:
     before anybody has asked for the first one raises KeyboardInterrupt: what runs takes too long.
 
     Attributes:
-        fd: Becomes readable when a signal came.
+        fd: Becomes readable when a signal came, or somebody calls `wake`.
     """
 
     def __init__(self) -> None:
@@ -236,6 +237,11 @@ class StopSignals:
             signal.set_wakeup_fd(self._fd_before)
         os.close(self.fd)
         os.close(self._writer)
+
+    def wake(self) -> None:
+        """Make `fd` readable though no signal came; from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
 
     def take(self) -> list[signal.Signals]:
         """Return the signals that came since the last call, oldest first."""

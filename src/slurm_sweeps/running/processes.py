@@ -44,6 +44,9 @@ def build_argv(code: str, *argv: str) -> list[str]:
     return [sys.executable, *safe, "-c", code, *argv]
 
 
+#: What must be the same for what another Python has pickled to be read.
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
 #: Code for `build_argv` that runs a module of this room. What that imports stays to the end: the
 #: garbage collector would look for nothing there.
 RUN = (

@@ -16,9 +16,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checks import check_flag, check_integer, set_fields
 from ..errors import UsageError
@@ -28,7 +26,10 @@ from ..search.tree import Leaf
 from ..trial import Status, canonical_json
 from .protocol import Observation, Problem, import_extra
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 class NumberedSampler:
@@ -216,6 +217,8 @@ class _SobolPoints:
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         stats = import_extra("scipy.stats", "samplers.Random(quasi=True)", "SciPy", "model")
+        import numpy as np
+
         self._leaves = [leaf for leaf in space.leaves if leaf.space.seed is None][:_MAX_AXES]
         n_axes = max(len(self._leaves), 1)  # the sequence has no fewer
         self._sequence = stats.qmc.Sobol(n_axes, scramble=True, seed=np.random.default_rng(seed))

@@ -22,15 +22,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import CodeType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UsageTypeError
 from ..trial import canonical_json
 from .priors import compute_share
 from .search_space import SearchSpace
 from .tree import Leaf
+
+if TYPE_CHECKING:  # a job that joins a sweep draws nothing, and loads none
+    import numpy as np
 
 
 class Streams:
@@ -42,6 +43,8 @@ class Streams:
     """
 
     def __init__(self, seed: int, path: str = "") -> None:
+        import numpy as np
+
         words = [seed]
         if path:
             words += hashlib.blake2s(path.encode("utf-8", "surrogatepass")).digest()
@@ -164,6 +167,8 @@ def check_where(space: SearchSpace) -> str | None:
     """
     if space.where is None:
         return None
+    import numpy as np
+
     rng, n_allowed = np.random.default_rng(0), 0
     for n_drawn in range(1, MAX_DRAWS + 1):
         n_allowed += space.allows(space.sample(rng))
@@ -315,9 +320,8 @@ def fill_points(
     """
     if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
         raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")
-    streams = Streams(seed, "points")
     return tuple(
-        _fill(point, name or f"points_to_evaluate[{i}]", space, streams.go_to(i))
+        _fill(point, name or f"points_to_evaluate[{i}]", space, Streams(seed, "points").go_to(i))
         for i, point in enumerate(points)
     )
 

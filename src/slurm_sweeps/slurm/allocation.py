@@ -87,6 +87,8 @@ class Allocation:
         notices: What could not be learnt, for the user to read.
         max_steps: How many steps it may have in all; None for any number.
         srun_ports: How many ports there are for sruns on its first node; None for any number.
+        ends_at: When it ends at the latest, as was told when it was read, in seconds since 1970;
+            None: never, or that is unknown.
     """
 
     job_id: str
@@ -99,6 +101,7 @@ class Allocation:
     notices: tuple[str, ...] = ()
     max_steps: int | None = None
     srun_ports: int | None = None
+    ends_at: float | None = None
 
     def find_node(self, name: str) -> Node:
         """Return the node of this name, which is one of the job's."""

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from ..errors import AllocationError
 from .allocation import Allocation, parse_allocation
@@ -28,6 +27,7 @@ from .text import (
     Fate,
     JobSight,
     parse_fate,
+    parse_job_left,
     parse_jobs,
     parse_kill_wait,
     parse_step_limits,
@@ -64,53 +64,62 @@ class Reply:
 
 def ask(env: Mapping[str, str], *argv: str) -> Reply:
     """Run a command of Slurm; one that does not answer within 20 s has failed."""
-    return _run(build_command_environment(env), argv)
+    return _start(build_command_environment(env), argv)()
 
 
-def _run(env: Mapping[str, str], argv: Sequence[str]) -> Reply:
+def _start(env: Mapping[str, str], argv: Sequence[str]) -> Callable[[], Reply]:
+    """Start a command; return what waits for its reply."""
+    command, pipe = f"`{' '.join(argv)}`", subprocess.PIPE
     try:
-        done = subprocess.run(
-            argv,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
+        process = subprocess.Popen(
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
         )
-    except subprocess.TimeoutExpired:
-        return Reply("", f"`{' '.join(argv)}` has not answered within {TIMEOUT_S:.0f} s")
     except OSError as error:
-        return Reply("", f"`{' '.join(argv)}` failed ({error})")
-    if done.returncode == 0:
-        return Reply(done.stdout)
-    last = " ".join(done.stderr.strip().splitlines()[-1:])
-    problem = f"`{' '.join(argv)}` failed (exit status {done.returncode}, {last})"
-    return Reply("", problem, done.stderr)
+        reply = Reply("", f"{command} failed ({error})")
+        return lambda: reply
+
+    def wait() -> Reply:
+        with process:
+            try:
+                text, said = process.communicate(timeout=TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return Reply("", f"{command} has not answered within {TIMEOUT_S:.0f} s")
+        if process.returncode == 0:
+            return Reply(text)
+        last = " ".join(said.strip().splitlines()[-1:])
+        return Reply("", f"{command} failed (exit status {process.returncode}, {last})", said)
+
+    return wait
 
 
 def ask_patiently(
-    env: Mapping[str, str], *argv: str, outage_s: float, notify: Callable[[str], None]
-) -> Reply:
-    """Run a command of Slurm, again and again while Slurm is away; say that it is, and was.
+    env: Mapping[str, str], commands: Sequence[str], outage_s: float, notify: Callable[[str], None]
+) -> list[Reply]:
+    """Run commands of Slurm at once, and again while Slurm is away; say that it is, and was.
 
     Raises:
         AllocationError: It is away for longer than `outage_s` seconds.
     """
+    env = build_command_environment(env)
     began, pause_s = time.monotonic(), FIRST_PAUSE_S
-    while is_outage((reply := ask(env, *argv)).problem):
+    while True:
+        replies = [wait() for wait in [_start(env, each.split()) for each in commands]]
+        problem = next((reply.problem for reply in replies if is_outage(reply.problem)), "")
+        if not problem:
+            break
         if time.monotonic() - began + pause_s > outage_s:
             raise AllocationError(
-                f"Slurm is away, and nothing can be asked of it: {reply.problem}. "
+                f"Slurm is away, and nothing can be asked of it: {problem}. "
                 "SlurmCfg(outage_in_sec=...) says how long to wait for it"
             )
         if pause_s == FIRST_PAUSE_S:
-            notify(f"Slurm is away, and waited for: {reply.problem}")
+            notify(f"Slurm is away, and waited for: {problem}")
         time.sleep(pause_s)
         pause_s = min(2.0 * pause_s, LONGEST_PAUSE_S)
     if pause_s > FIRST_PAUSE_S:
         notify(f"Slurm is back, after {time.monotonic() - began:.0f} s")
-    return reply
+    return replies
 
 
 def read_allocation(
@@ -132,13 +141,18 @@ def read_allocation(
     """
     if parse_allocation(env) is None:
         return None
-    ask_for = partial(ask_patiently, env, outage_s=outage_s, notify=notify)
-    job = ask_for("scontrol", "show", "job", "-d", env["SLURM_JOB_ID"])
-    nodes = ask_for("scontrol", "--oneliner", "show", "node", env["SLURM_JOB_NODELIST"])
-    max_steps, ports = parse_step_limits(ask(env, "scontrol", "show", "config").text)
+    commands = (
+        f"scontrol show job -d {env['SLURM_JOB_ID']}",
+        f"scontrol --oneliner show node {env['SLURM_JOB_NODELIST']}",
+        "scontrol show config",
+    )
+    job, nodes, config = ask_patiently(env, commands, outage_s, notify)
+    left_s = parse_job_left(job.text)
+    ends_at = None if left_s is None else time.time() + left_s
+    max_steps, ports = parse_step_limits(config.text)
     allocation = parse_allocation(env, job.text, nodes.text)
     if allocation is not None:
-        allocation = replace(allocation, max_steps=max_steps, srun_ports=ports)
+        allocation = replace(allocation, max_steps=max_steps, srun_ports=ports, ends_at=ends_at)
     problem = job.problem or nodes.problem
     if not problem and "NodeName=" not in nodes.text:  # a site may hide its nodes
         problem = "`scontrol show node` tells nothing"
@@ -153,8 +167,7 @@ def read_allocation(
 
 def read_fate(job_id: str, outage_s: float, notify: Callable[[str], None]) -> Fate:
     """Ask what will become of the job that this process runs in; as `ask_patiently`."""
-    ask_for = partial(ask_patiently, os.environ, outage_s=outage_s, notify=notify)
-    reply = ask_for("scontrol", "show", "job", job_id)
+    (reply,) = ask_patiently(os.environ, [f"scontrol show job {job_id}"], outage_s, notify)
     return parse_fate(reply.text, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
 
 
@@ -168,17 +181,10 @@ def is_job_over(job_id: str) -> bool | None:
     return not states & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
 
 
-def read_job_end(job_id: str) -> float | None:
-    """Ask when a job ends at the latest, in seconds since 1970; None: never, or unknown."""
-    reply = ask(os.environ, "squeue", "--noheader", f"--jobs={job_id}", "--format=%L")
-    left_s = parse_time_left(reply.text)
-    return None if left_s is None else time.time() + left_s
-
-
 def requeue_job(job_id: str, outage_s: float, notify: Callable[[str], None]) -> str:
     """Have Slurm queue a job again, as `ask_patiently`; return what went wrong, if anything did."""
-    ask_for = partial(ask_patiently, os.environ, outage_s=outage_s, notify=notify)
-    return ask_for("scontrol", "requeue", job_id).problem
+    (reply,) = ask_patiently(os.environ, [f"scontrol requeue {job_id}"], outage_s, notify)
+    return reply.problem
 
 
 def cancel_step(step_id: str) -> None:
@@ -353,7 +359,7 @@ class Submission:
 
 def submit_job(argv: Sequence[str]) -> Submission:
     """Submit a job (`jobs.build_sbatch_argv`), with nothing of the job around this process."""
-    reply = _run(build_submission_environment(os.environ), argv)
+    reply = _start(build_submission_environment(os.environ), argv)()
     job_id = parse_job_id(reply.text)
     if job_id is not None:
         return Submission(job_id)

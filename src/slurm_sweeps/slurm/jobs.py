@@ -7,7 +7,6 @@ Slurm, and kept nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -136,6 +135,8 @@ _SBATCH = Grammar("sbatch", "the jobs", "-p gpu --gres=gpu:1 -t 60", _SHORT, _AL
 
 def build_job_name(experiment: str, folder: str) -> str:
     """Name an experiment's jobs, as no other's are; `folder` is the experiment's, absolute."""
+    import hashlib  # not in a job that lends, which loads this module: it loads OpenSSL
+
     readable = re.sub(r"[^\w.-]", "_", experiment, flags=re.ASCII)[:_NAME_CHARACTERS]
     return f"{readable}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
 

@@ -149,6 +149,13 @@ def parse_time_left(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
+def parse_job_left(text: str) -> float | None:
+    """Read in `scontrol show job` how many seconds a job has left; None: any number, or unknown."""
+    fields = dict(re.findall(r"(\w+)=(\S*)", text))
+    run_s, limit_s = (parse_time_left(fields.get(name, "")) for name in ("RunTime", "TimeLimit"))
+    return None if run_s is None or limit_s is None else max(0.0, limit_s - run_s)
+
+
 def parse_kill_wait(text: str) -> float | None:
     """Find KillWait in what `scontrol show config` prints, as seconds."""
     match = re.search(r"^KillWait\s*=\s*(\d+)", text, re.MULTILINE)
@@ -186,9 +193,7 @@ def parse_fate(text: str, restarts: int) -> Fate:
         return Fate.REQUEUED
     if fields.get("JobState") not in ("CANCELLED", "COMPLETING"):
         return Fate.UNKNOWN
-    run_s = parse_time_left(fields.get("RunTime", ""))
-    limit_s = parse_time_left(fields.get("TimeLimit", ""))
-    is_over_limit = run_s is not None and limit_s is not None and run_s >= limit_s
+    is_over_limit = parse_job_left(text) == 0.0
     is_preempted = fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
     return Fate.UNKNOWN if is_over_limit or is_preempted else Fate.CANCELLED
 

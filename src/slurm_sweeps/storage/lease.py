@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ def build_owner(job_id: str | None = None) -> LeaseOwner:
         pid=os.getpid(),
         job_id=job_id,
         start=read_process_start(os.getpid()),
-        nonce=secrets.token_hex(8),
+        nonce=os.urandom(8).hex(),
     )
 
 

@@ -8,7 +8,7 @@
 - `trials` holds what a trial is and what it is at; where, when and how it ran stands in `attempts`,
   one row for each run, and is joined from there.
 - Which trials are infeasible, as no best one is, is asked at any moment, and so has an index, which
-  takes nothing where none is.
+  takes nothing where none is. So have the requests that the driver has not seen.
 - A row of `metrics` needs no foreign key of its own, which would cost a quarter of the speed: the
   aggregate that is written with it has one.
 - `runs` has a row for each driver that worked on an experiment: of which code, and where.
@@ -125,6 +125,7 @@ CREATE TABLE requests (
     created_at REAL NOT NULL,
     seen_at REAL
 );
+CREATE INDEX requests_unseen ON requests (experiment_id) WHERE seen_at IS NULL;
 CREATE TABLE jobs (
     experiment_id INTEGER NOT NULL REFERENCES experiments (id),
     since REAL NOT NULL,

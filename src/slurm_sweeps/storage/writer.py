@@ -39,8 +39,8 @@ COMMIT_INTERVAL_S = 0.1
 LOCK_TIMEOUT_S = 1.0
 #: A lock that is held for so long is worth telling.
 NOTICE_AFTER_S = 3.0
-#: How often requests from outside are looked for.
-POLL_INTERVAL_S = 1.0
+#: How often requests from outside are looked for: jobs that lend their nodes wait for it.
+POLL_INTERVAL_S = 0.2
 #: Beyond so many rows in memory `put` waits.
 MAX_ROWS = 500_000
 #: When nothing at all was written for so long, waiting for it ends with an error.
