@@ -49,8 +49,8 @@ TIMEOUT_S = 1.0
 #: What waits for a terminal in the end has so long while nothing is shown, in seconds.
 TERMINAL_S = 5.0
 
-#: The width of a table in a notebook, in characters.
-NOTEBOOK_WIDTH = 110
+#: The width of a table in a notebook, in characters: what a page of 1000 pixels shows of a cell.
+NOTEBOOK_WIDTH = 100
 
 #: Lines of a terminal that are no rows of the table: head, bar, counts, best, titles, failure, …
 _OTHER_LINES = 14
