@@ -223,7 +223,7 @@ def look_at_all(folder: str, when: str) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         if view[0] == "watch":
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # a job in the background may be deaf to SIGINT
         process.stdout.read()
         show(f"{view[0]}, {when}", process, began)
 
@@ -232,7 +232,7 @@ def show(figure: str, process: subprocess.Popen[bytes], began: float) -> None:
     """Wait for a process; print what it took as a line of JSON."""
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 130):  # a live view that is over, or was interrupted
+    if process.returncode not in (0, -signal.SIGTERM):  # a live view that is over, or was ended
         raise SystemExit(f"{process.args} has ended with {process.returncode}")
     wall_s, cpu_s = time.perf_counter() - began, used.ru_utime + used.ru_stime
     said = {"figure": figure, "wall_s": round(wall_s, 2), "cpu_s": round(cpu_s, 2)}
