@@ -306,7 +306,9 @@ def test_a_sweep_that_goes_on_knows_the_same_pace(
                 report = ReportRecord(0, attempt, iteration, {"loss": 1.0}, now)
                 write_records(database, record.id, [report])
         cfg = RunCfg(1, 1, 0, fail_fast=True, grace_period_s=1.0)
-        sweep = search.build_sweep(database, record, owner, cfg, slots=1, notify=print)
+        sweep = search.build_sweep(
+            database, record, owner, cfg, slots=1, more_slots=0, notify=print
+        )
     restored = sweep.assign(now)
     assert restored is not None
     assert lived.seconds == restored.pace.seconds == seconds

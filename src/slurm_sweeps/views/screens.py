@@ -52,8 +52,8 @@ TERMINAL_S = 5.0
 #: The width of a table in a notebook, in characters: what a page of 1000 pixels shows of a cell.
 NOTEBOOK_WIDTH = 100
 
-#: Lines of a terminal that are no rows of the table: head, bar, counts, best, titles, failure, …
-_OTHER_LINES = 14
+#: Lines of a terminal that are no rows: head, bar, counts, best, titles, failure, a hint of two, …
+_OTHER_LINES = 15
 
 #: Rows where nothing else is said and there is no terminal to be filled.
 _ROWS = 10
