@@ -108,6 +108,7 @@ def test_a_multirun_that_is_pruned_and_goes_on(app: Scripts) -> None:
     told = [
         "hydra.sweeper.asha={metric:loss,mode:min}",
         "hydra.sweeper.restore=auto",
+        "hydra.sweeper.seed=1",
         "hydra.sweeper.max_concurrent_trials=1",
         "model.lr=range(1, 9)",
         "kind=glob(*)",

@@ -431,15 +431,16 @@ class Spawner:
         """From now on, every trial gets a fresh interpreter."""
         self._loaded = self._loaded._replace(train=None)
         self.is_due = False
-        self._drop_spare()
+        self.drop_spare()
 
     def note_imports(self, handlers: Mapping[signal.Signals, Any]) -> None:
         """From now on, fork what this process has imported meanwhile, and the handlers that set."""
         self._loaded = self._loaded._replace(handlers={**self._loaded.handlers, **handlers})
         self._has_ends = has_ends()
-        self._drop_spare()
+        self.drop_spare()
 
-    def _drop_spare(self) -> None:
+    def drop_spare(self) -> None:
+        """Let the process that waits for a trial go."""
         if self.spare is not None:
             self.note_end(self.spare.pid)  # that its link is closed ends it
 

@@ -54,6 +54,9 @@ FORK_DELAY_S = 0.002
 #: the second number of seconds the worker gives up.
 FORK_AGAIN_S, FORK_S = 1.0, 600.0
 
+#: How long a process waits for a trial before it makes room for those of other slots, in s.
+REST_S = 5.0
+
 
 def _find_start(run: Record) -> int:
     """Find the iteration that an attempt goes on from: if it has a checkpoint, the last logged."""
@@ -95,6 +98,7 @@ class Worker(Parent):
         self._trial: RunningTrial | None = None
         self._fork_at = 0.0  # when to try again to start a trial
         self._no_fork_since: float | None = None
+        self._rest_at = math.inf  # when the process that waits for a trial is let go
         self._oom_kills = 0
         self._alive_at = math.inf  # when to say next that it is there
         self._told_children = ""  # how they reach this worker
@@ -109,6 +113,9 @@ class Worker(Parent):
             is_quiet = not self._take_events(self._choose_timeout_ms())
             if is_quiet and self._spawner is not None:
                 self._spawner.prepare()
+                if self._clock() >= self._rest_at:
+                    self._rest_at = math.inf
+                    self._spawner.drop_spare()
             if self._trial is not None:
                 self._trial.go_further()
                 self._look_for_standstill(self._trial)
@@ -192,6 +199,7 @@ class Worker(Parent):
             self._say_alive()  # from now on it is missed
         self._say({"kind": "ready", **self._describe_place()})
         self._spawner.prepare()
+        self._rest_at = self._clock() + REST_S
         self._oom_kills = count_oom_kills()  # while the driver looks for a trial
 
     def _describe_place(self) -> Record:
@@ -217,7 +225,7 @@ class Worker(Parent):
         except OSError as error:
             self._wait_to_fork(told, error)
             return
-        self._no_fork_since = None
+        self._no_fork_since, self._rest_at = None, math.inf
         child.link.setblocking(False)
         is_new = self._spawner.forks and not child.has_run
         watch = Standstill(self._clock()) if is_new else None
@@ -383,7 +391,8 @@ class Worker(Parent):
     # --- how a trial ends ---------------------------------------------------------------------
 
     def _choose_timeout_ms(self) -> float | None:
-        at = self._alive_at if self._no_fork_since is None else min(self._alive_at, self._fork_at)
+        at = min(self._alive_at, self._rest_at)
+        at = at if self._no_fork_since is None else min(at, self._fork_at)
         wait_s = max(0.0, at - self._clock())
         if self._trial is not None:
             wait_s = min(wait_s, self._trial.choose_wait_s())
@@ -473,7 +482,7 @@ class Worker(Parent):
     def _forget_trial(self) -> None:
         for fd in list(self._relay.callers):
             self._hang_up(fd)
-        self._trial = None
+        self._trial, self._rest_at = None, self._clock() + REST_S
 
     def _end_leftovers(self) -> None:
         spare = self._spawner.spare if self._spawner is not None else None
