@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import signal
 import sqlite3
 import statistics
@@ -88,6 +89,14 @@ with LocalCluster(worker_config=WorkerConfig(cores={SLOTS})) as cluster:
     client.wait_for_jobs([client.submit(job)])
 """
 
+#: In the place of sbatch: a queue that lets one job in after the other, as where others wait, too.
+QUEUE = """#!/bin/sh
+exec 9>>"$MARKS/.queue"; flock 9
+now=$(date +%s); next=$(( $(tail -n 1 "$MARKS/.queue" || true) + {every_s} ))
+[ $next -gt $now ] || next=$now; echo $next >&9
+exec {sbatch} --begin=now+$((next - now)) "$@"
+"""
+
 
 def run(cluster: SlurmCluster, folder: Path, argv: str, jobs: int, every_s: float) -> list[int]:
     """Hand in a job every few seconds; wait until all have come to their end."""
@@ -104,13 +113,19 @@ def run(cluster: SlurmCluster, folder: Path, argv: str, jobs: int, every_s: floa
 
 
 def run_outside(
-    cluster: SlurmCluster, folder: Path, argv: str, jobs: int, at_once: int
+    cluster: SlurmCluster, folder: Path, argv: str, jobs: int, every_s: float
 ) -> list[int]:
     """Let a driver submit its jobs, until so many are over; return those."""
-    marks = folder / "marks"
+    marks, path = folder / "marks", cluster.env["PATH"]
     marks.mkdir()
-    env = {**cluster.env, "MARKS": str(marks)}
-    command = [*argv.split(), str(at_once)]
+    submit = folder / "bin" / "sbatch"
+    submit.parent.mkdir()
+    submit.write_text(
+        QUEUE.format(every_s=round(every_s), sbatch=shutil.which("sbatch", path=path))
+    )
+    submit.chmod(0o755)
+    env = {**cluster.env, "MARKS": str(marks), "PATH": f"{submit.parent}:{path}"}
+    command = [*argv.split(), str(round(60 / every_s))]
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL) as driver:
         ids: list[int] = []
         while len(ids) < jobs:
@@ -179,7 +194,6 @@ def main() -> None:
     parser.add_argument("--hyperqueue", type=Path, metavar="PYTHON")
     parser.add_argument("--source", type=Path, default=Path(__file__).resolve().parents[1] / "src")
     options = parser.parse_args()
-    at_once = round(60 / options.every)
     ways = options.ways + ["hyperqueue"] * (options.hyperqueue is not None)
     with SlurmCluster(label="lent_jobs") as cluster, tempfile.TemporaryDirectory() as made:
         for way in ways:
@@ -189,7 +203,7 @@ def main() -> None:
                 (folder / name).write_text(text)
             argv = f"env PYTHONPATH={options.source} {sys.executable} sweep.py"
             if way == "outside":
-                ids = run_outside(cluster, folder, argv, options.jobs, at_once)
+                ids = run_outside(cluster, folder, argv, options.jobs, options.every)
             else:
                 argv = argv if way == "array" else f"{options.hyperqueue} serve.py"
                 ids = run(cluster, folder, argv, options.jobs, options.every)
