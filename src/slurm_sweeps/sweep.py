@@ -22,13 +22,7 @@ from .errors import OUT_OF_MEMORY, UsageError
 from .rules.feasible import is_infeasible
 from .rules.protocol import Decision, DoubtingPruner, PromotingPruner, Pruner
 from .samplers import Observation, Sampler, StudyingSampler, SuggestingSampler
-from .sweep_types import Answer as Answer
-from .sweep_types import Ended as Ended
-from .sweep_types import Outcome as Outcome
-from .sweep_types import PastEvent as PastEvent
-from .sweep_types import Prospects
-from .sweep_types import SweepCfg as SweepCfg
-from .sweep_types import TrialState as TrialState
+from .sweep_types import Answer, Ended, Outcome, PastEvent, Prospects, SweepCfg, TrialState
 from .timing import Times, WaitingLine
 from .trial import TRANSITIONS, Status, compute_trial_id
 

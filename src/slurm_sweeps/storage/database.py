@@ -339,11 +339,7 @@ class Database:
     def add_request(self, experiment_id: int, kind: str, argument: str | None, now: float) -> None:
         """Ask something of the driver of an experiment, from outside; see `Request`."""
         with self.writing() as connection:
-            connection.execute(
-                "INSERT INTO requests (experiment_id, kind, argument, created_at) "
-                "VALUES (?, ?, ?, ?)",
-                (experiment_id, kind, argument, now),
-            )
+            write_request(connection, experiment_id, kind, argument, now)
 
     def requests(self, experiment_id: int, unseen_only: bool = False) -> list[Request]:
         """What was asked of the driver, the oldest first."""
@@ -432,6 +428,16 @@ def _write_lease(
         "UPDATE experiments SET updated_at = ?, lease_host = ?, lease_pid = ?, lease_job_id = ?, "
         "lease_start = ?, lease_nonce = ? WHERE id = ?",
         (now, host, owner.pid, owner.job_id, owner.start, owner.nonce, experiment_id),
+    )
+
+
+def write_request(
+    connection: sqlite3.Connection, experiment_id: int, kind: str, argument: str | None, now: float
+) -> None:
+    """Write what is asked of a driver, within a transaction; see `Database.add_request`."""
+    connection.execute(
+        "INSERT INTO requests (experiment_id, kind, argument, created_at) VALUES (?, ?, ?, ?)",
+        (experiment_id, kind, argument, now),
     )
 
 

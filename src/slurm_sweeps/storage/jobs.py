@@ -14,11 +14,10 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .database import Database
+from .database import Database, write_request
 from .faults import DatabaseBusyError
 from .records import ExperimentRecord, JobRecord, JobState
 
@@ -111,40 +110,27 @@ def tell_driver(database: Database, experiment_id: int, kind: str, job: JobRecor
     Raises:
         DatabaseBusyError: The file was locked for minutes.
     """
-
-    def write() -> None:
-        with database.writing() as connection:
-            write_job(connection, experiment_id, job)
-            connection.execute(
-                "INSERT INTO requests (experiment_id, kind, argument, created_at) "
-                "VALUES (?, ?, ?, ?)",
-                (experiment_id, kind, encode_job(job), time.time()),
-            )
-
-    _try_patiently(database, write)
+    _write_patiently(database, experiment_id, job, kind)
 
 
 def put_job(database: Database, experiment_id: int, job: JobRecord) -> None:
-    """Write a job's record, where there is no driver to do so.
-
-    Raises:
-        DatabaseBusyError: The file was locked for minutes.
-    """
-
-    def write() -> None:
-        with database.writing() as connection:
-            write_job(connection, experiment_id, job)
-
-    _try_patiently(database, write)
+    """Write a job's record, where there is no driver to do so; raises as `tell_driver`."""
+    _write_patiently(database, experiment_id, job)
 
 
-def _try_patiently(database: Database, write: Callable[[], None]) -> None:
+def _write_patiently(
+    database: Database, experiment_id: int, job: JobRecord, kind: str | None = None
+) -> None:
     give_up_at, pause_s = time.monotonic() + _TRY_S, _FIRST_PAUSE_S
     database.set_timeout(0.0)  # who waits for the lock in SQLite keeps the driver from it
     try:
         while True:
             try:
-                return write()
+                with database.writing() as connection:
+                    write_job(connection, experiment_id, job)
+                    if kind is not None:
+                        write_request(connection, experiment_id, kind, encode_job(job), time.time())
+                return
             except DatabaseBusyError:
                 if time.monotonic() > give_up_at:
                     raise

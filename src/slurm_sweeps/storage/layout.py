@@ -123,74 +123,30 @@ class Layout:
 
     DATABASE = "slurm-sweeps.db"
 
-    __slots__ = ("local_dir", "name")
-
     def __init__(self, local_dir: str | os.PathLike[str] | None, name: str) -> None:
         if local_dir is None:
             local_dir = os.environ.get(DIR_VARIABLE) or DEFAULT_DIR
         self.local_dir = Path(local_dir)
         self.name = check_name(name)
-
-    @property
-    def database(self) -> Path:
-        """The database, shared by all experiments of this `local_dir`."""
-        return build_database_path(self.local_dir)
-
-    @property
-    def folder(self) -> Path:
-        """The experiment's folder."""
-        return self.local_dir / self.name
-
-    @property
-    def train(self) -> Path:
-        """The pickled `train`; only workers read it."""
-        return self.folder / "train.pkl"
-
-    @property
-    def code(self) -> Path:
-        """The copy of the code that the experiment is of, where it has one."""
-        return self.folder / "code"
-
-    @property
-    def track(self) -> Path:
-        """The folder of what was sent to trackers."""
-        return self.folder / "track"
-
-    @property
-    def report(self) -> Path:
-        """The HTML report that a running sweep keeps up to date."""
-        return self.folder / "report.html"
-
-    @property
-    def slots(self) -> Path:
-        """The folder of the slots' logs."""
-        return self.folder / "slots"
+        self.database = build_database_path(self.local_dir)  # of all experiments of this folder
+        self.folder = self.local_dir / self.name
+        self.train = self.folder / "train.pkl"  # only workers read it
+        self.code = self.folder / "code"  # the copy that the experiment is of, where it has one
+        self.track = self.folder / "track"  # what was sent to trackers
+        self.report = self.folder / "report.html"  # that a running sweep keeps up to date
+        self.slots = self.folder / "slots"  # their logs, and their journals
+        self.jobs = self.folder / "jobs"  # that the driver submits
+        self.job_script = self.jobs / "job.sh"
 
     @property
     def without_trials(self) -> tuple[Path, ...]:
         """What the experiment's folder may hold before its first trial has begun."""
         written = (self.train, self.code)
-        return (
-            *written,
-            *map(build_draft_path, written),
-            self.report,
-            self.track,
-            self.slots,
-            self.jobs,
-        )
-
-    @property
-    def jobs(self) -> Path:
-        """The folder of the jobs that the driver submits."""
-        return self.folder / "jobs"
-
-    @property
-    def job_script(self) -> Path:
-        """Their script."""
-        return self.jobs / "job.sh"
+        drafts = map(build_draft_path, written)
+        return (*written, *drafts, self.report, self.track, self.slots, self.jobs)
 
     def job_log(self, job_id: str) -> Path:
-        """What one of them has printed; its id may be Slurm's pattern for it."""
+        """What one of the driver's jobs has printed; its id may be Slurm's pattern for it."""
         return self.jobs / f"job-{job_id}.log"
 
     def slot_log(self, slot: int) -> Path:
