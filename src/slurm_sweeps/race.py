@@ -45,15 +45,10 @@ FACTOR = 2
 
 @dataclass(slots=True, eq=False)
 class Configuration:
-    """A configuration and its trials.
+    """A configuration and its trials."""
 
-    Args:
-        number: That of its first trial.
-        cfg: As its first trial had it.
-    """
-
-    number: int
-    cfg: dict[str, Any]
+    number: int  # that of its first trial
+    cfg: dict[str, Any]  # as its first trial had it
     trials: dict[int, int] = field(default_factory=dict)  # the place of each one's value, by number
     statuses: dict[int, Status] = field(default_factory=dict)
     n_given: int = 0  # values that some trial has, or was asked for

@@ -83,13 +83,9 @@ class TimeLimits:
 
 @dataclass(eq=False, repr=False)
 class RunningTrial:
-    """A trial as its worker holds it: its process, its socket, and how far ending it has gone.
+    """A trial as its worker holds it: its process, its socket, and how far ending it has gone."""
 
-    Args:
-        init: The `init` record of its worker.
-    """
-
-    init: Record
+    init: Record  # of its worker
     run: Record
     pid: int
     own: Caller  # its own process; its children call at the worker's relay

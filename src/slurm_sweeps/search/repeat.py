@@ -60,17 +60,11 @@ def _read_values(given: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """The Repeat of a search space.
+    """The Repeat of a search space."""
 
-    Args:
-        path: Its dotted name.
-        values: What a configuration is run with, in this order.
-        space: The search space with the first value in its place.
-    """
-
-    path: str
-    values: tuple[Any, ...]
-    space: SearchSpace
+    path: str  # its dotted name
+    values: tuple[Any, ...]  # what a configuration is run with, in this order
+    space: SearchSpace  # with the first value in its place
 
     def write(self, cfg: Mapping[str, Any], place: int) -> dict[str, Any]:
         """Return a configuration with the value of a place, from 0."""

@@ -33,23 +33,14 @@ _SPECIAL_STEP_IDS = {"4294967290", "4294967291", "4294967292"}
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What the job has on one node.
+    """What the job has on one node."""
 
-    Args:
-        name: The node's name in Slurm.
-        cpus: CPUs (hardware threads, unless the job was asked for one thread a core).
-        tasks: Tasks that Slurm lays on the node; 0 where the job names no number of tasks.
-        mem_mb: Memory in MB; None where Slurm does not count it or none could be learnt.
-        gres: Generic resources, GPUs among them.
-        threads_per_core: CPUs that are only given away together.
-    """
-
-    name: str
-    cpus: int
-    tasks: int = 0
-    mem_mb: int | None = None
-    gres: tuple[Gres, ...] = ()
-    threads_per_core: int = 1
+    name: str  # in Slurm
+    cpus: int  # hardware threads, unless the job was asked for one thread a core
+    tasks: int = 0  # that Slurm lays on the node; 0 where the job names no number of tasks
+    mem_mb: int | None = None  # None where Slurm does not count it or none could be learnt
+    gres: tuple[Gres, ...] = ()  # generic resources, GPUs among them
+    threads_per_core: int = 1  # CPUs that are only given away together
 
     @property
     def gpus(self) -> int:
@@ -74,34 +65,19 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A job's resources.
-
-    Args:
-        job_id: The job's id.
-        nodes: Its nodes, in Slurm's order.
-        ntasks: The number of tasks it was asked for; None where it names none.
-        cpus_per_task: The job's `--cpus-per-task`; None where it names none.
-        mem_per_cpu_mb: The job's `--mem-per-cpu`, in MB; None where it names none.
-        mem_per_gpu_mb: The job's `--mem-per-gpu`, in MB; None where it names none.
-        has_gres: Whether it has generic resources of any kind.
-        notices: What could not be learnt, for the user to read.
-        max_steps: How many steps it may have in all; None for any number.
-        srun_ports: How many ports there are for sruns on its first node; None for any number.
-        ends_at: When it ends at the latest, as was told when it was read, in seconds since 1970;
-            None: never, or that is unknown.
-    """
+    """A job's resources; None where it names no number."""
 
     job_id: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node, ...]  # in Slurm's order
     ntasks: int | None = None
     cpus_per_task: int | None = None
     mem_per_cpu_mb: int | None = None
     mem_per_gpu_mb: int | None = None
-    has_gres: bool = False
-    notices: tuple[str, ...] = ()
-    max_steps: int | None = None
-    srun_ports: int | None = None
-    ends_at: float | None = None
+    has_gres: bool = False  # generic resources of any kind
+    notices: tuple[str, ...] = ()  # what could not be learnt, for the user to read
+    max_steps: int | None = None  # how many steps it may have in all; None for any number
+    srun_ports: int | None = None  # how many there are on its first node; None for any number
+    ends_at: float | None = None  # at the latest, in seconds since 1970; None: never, or unknown
 
     def find_node(self, name: str) -> Node:
         """Return the node of this name, which is one of the job's."""

@@ -283,15 +283,11 @@ def _count_gpus_per_node(cfg: SlurmCfg, said: Mapping[str, int]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """What is read of `SlurmCfg.args`.
+    """What is read of `SlurmCfg.args`."""
 
-    Args:
-        tokens: The options as srun gets them.
-        said: The parts of a trial's share that they set, as `Demand` names them; `gpus_per_node`,
-            `gpus_per_task` and `gpus` are those of a node, of a task, and of the whole step.
-    """
-
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...]  # as srun gets them
+    # The parts of a trial's share that they set, as `Demand` names them; `gpus_per_node`,
+    # `gpus_per_task` and `gpus` are those of a node, of a task, and of the whole step.
     said: Mapping[str, int]
 
     def sets(self, part: str) -> bool:

@@ -214,19 +214,12 @@ def may_be_accepted_later(refusal: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class JobQueue:
-    """The jobs of a sweep that Slurm knows, by id.
+    """The jobs of a sweep that Slurm knows, by id; reasons are in Slurm's word."""
 
-    Args:
-        waiting: Those that have not begun, oldest first.
-        running: Those that have, and have not ended.
-        reason: Why the oldest one waits, in Slurm's word.
-        failed: Those that have failed within the last minutes, with the reason in Slurm's word.
-    """
-
-    waiting: tuple[str, ...] = ()
-    running: tuple[str, ...] = ()
-    reason: str = ""
-    failed: Mapping[str, str] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()  # those that have not begun, oldest first
+    running: tuple[str, ...] = ()  # those that have, and have not ended
+    reason: str = ""  # why the oldest one waits
+    failed: Mapping[str, str] = field(default_factory=dict)  # within the last minutes, and why
 
     @property
     def ids(self) -> set[str]:

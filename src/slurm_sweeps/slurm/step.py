@@ -48,33 +48,20 @@ _RANKS = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place where one trial runs at a time.
+    """A place where one trial runs at a time."""
 
-    Args:
-        index: 0 and up, each once.
-        nodes: Names of the nodes it spans.
-        ntasks: Tasks of a trial, the same number on each node.
-        cpus_per_task: CPUs of a task: how many threads it should have.
-        mem_mb: Memory on each node, in MB; None for no limit of its own.
-        gpus: GPUs that a trial sees on each node.
-        visible_gpus: Which of the GPUs that the step sees a trial may use, by position; None where
-            they are its own, and it may use all.
-        exclusive: Whether no other slot has the same CPUs.
-        step_cpus_per_task: The CPUs that a step is started with; more than `cpus_per_task` where
-            the slots of a node overlap.
-        gres: The GRES that a step is started with on each node; "none" where the job has some but
-            a trial gets none, and None where there is nothing to say.
-    """
-
-    index: int
-    nodes: tuple[str, ...]
-    ntasks: int
-    cpus_per_task: int
-    mem_mb: int | None = None
-    gpus: int = 0
+    index: int  # 0 and up, each once
+    nodes: tuple[str, ...]  # the names of those it spans
+    ntasks: int  # tasks of a trial, the same number on each node
+    cpus_per_task: int  # how many threads a task should have
+    mem_mb: int | None = None  # on each node; None for no limit of its own
+    gpus: int = 0  # that a trial sees on each node
+    # Which of the step's GPUs a trial may use, by position; None where they are its own.
     visible_gpus: tuple[int, ...] | None = None
-    exclusive: bool = True
-    step_cpus_per_task: int = 0
+    exclusive: bool = True  # whether no other slot has the same CPUs
+    step_cpus_per_task: int = 0  # what a step is started with: more where a node's slots overlap
+    # What a step is started with on each node; "none" where the job has some but a trial gets none,
+    # and None where there is nothing to say.
     gres: str | None = None
 
     @property

@@ -200,15 +200,10 @@ def parse_fate(text: str, restarts: int) -> Fate:
 
 @dataclass(frozen=True, slots=True)
 class JobSight:
-    """What Slurm says of a job.
+    """What Slurm says of a job."""
 
-    Args:
-        state: Its state, such as "RUNNING".
-        left_s: Seconds until its time limit; None for no limit.
-    """
-
-    state: str
-    left_s: float | None
+    state: str  # such as "RUNNING"
+    left_s: float | None  # until its time limit; None for no limit
 
     @property
     def is_there(self) -> bool:
@@ -266,22 +261,14 @@ class Grammar:
 
     An unknown option passes, for the command knows; a word that is none, nor the value of one,
     would be taken for the program to run.
-
-    Args:
-        command: Its name.
-        runs: What it is to run, in words.
-        example: Options as one may well say them.
-        short: Short options that concern us, all of which take a value, by their long names.
-        alone: Options that take no value, or only one behind `=`: no word belongs to them.
-        refused: Options that can't be handed through, with the remedy.
     """
 
     command: str
-    runs: str
-    example: str
-    short: Mapping[str, str]
-    alone: frozenset[str]
-    refused: Mapping[str, str]
+    runs: str  # what it is to run, in words
+    example: str  # options as one may well say them
+    short: Mapping[str, str]  # the long names of those that concern us; all of them take a value
+    alone: frozenset[str]  # those without a value, or one behind `=`: no word belongs to them
+    refused: Mapping[str, str]  # those that can't be handed through, with the remedy
 
     def split(self, args: str, where: str) -> list[str]:
         """Split a text as a shell splits; `where` is how the user wrote it.

@@ -47,19 +47,12 @@ _AT_HAND = (JobState.WAITING, JobState.LENDING)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a job finds when it looks.
-
-    Args:
-        experiment: The experiment.
-        job: Its own record; None where it is there no more.
-        rank: How many jobs that could drive last longer than it, or as long and came before it.
-        look_s: After how many seconds it should look again.
-    """
+    """What a job finds when it looks."""
 
     experiment: ExperimentRecord
-    job: JobRecord | None
-    rank: int
-    look_s: float
+    job: JobRecord | None  # its own; None where it is there no more
+    rank: int  # how many that could drive last longer, or as long and came before it
+    look_s: float  # after how many seconds it should look again
 
 
 def write_job(connection: sqlite3.Connection, experiment_id: int, job: JobRecord) -> None:

@@ -1,6 +1,7 @@
 """What goes into the database and what comes out, as plain records.
 
-Times are seconds since 1970 (UTC) as floats. A metric's value may be NaN or infinite.
+Times are seconds since 1970 (UTC) as floats; memory is in MiB. A metric's value may be NaN or
+infinite.
 """
 
 from __future__ import annotations
@@ -21,38 +22,25 @@ BY_A_PERSON = ("SIGINT", STOP_REQUEST)
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One run of a trial: where, when, and how it ended.
+    """One run of a trial: where, when, and how it ended."""
 
-    Args:
-        number: The trial's position in its sweep, from 0; with the experiment it is the key.
-        attempt: 1 for the first run, 2 and more for retries.
-        host: The (first) host it runs or ran on.
-        job_id: The Slurm job that it runs or ran in, if any.
-        gpus: The GPUs it was given, as in CUDA_VISIBLE_DEVICES.
-        last_iteration: That of the trial's latest report, when this was written.
-        error: Why it failed or was lost.
-        memory_mb: Its peak, in MiB; of its largest process where its job step has no cgroup.
-        cpu_s: CPU time, with that of processes that it has waited for.
-        gpu_memory_mb: The peak of what it took of GPUs, in MiB.
-    """
-
-    number: int
+    number: int  # the trial's position in its sweep, from 0; with the experiment it is the key
     _: KW_ONLY
     status: Status
-    attempt: int = 1
+    attempt: int = 1  # 2 and more for retries
     slot: int | None = None
-    job_id: str | None = None
-    host: str | None = None
-    gpus: str | None = None
+    job_id: str | None = None  # of the Slurm job that it runs or ran in, if any
+    host: str | None = None  # the first one
+    gpus: str | None = None  # those it was given, as in CUDA_VISIBLE_DEVICES
     start_time: float | None = None
     end_time: float | None = None
-    last_iteration: int | None = None
-    error: TrialError | None = None
+    last_iteration: int | None = None  # of the trial's latest report, when this was written
+    error: TrialError | None = None  # why it failed or was lost
     exit_code: int | None = None
     signal: int | None = None
-    memory_mb: float | None = None
-    cpu_s: float | None = None
-    gpu_memory_mb: float | None = None
+    memory_mb: float | None = None  # peak; of its largest process where its step has no cgroup
+    cpu_s: float | None = None  # with that of processes that it has waited for
+    gpu_memory_mb: float | None = None  # peak of what it took of GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +48,13 @@ class TrialRecord(AttemptRecord):
     """The state of a trial from now on, written once for every change of its status.
 
     What it is as an attempt is its latest one; a scheduled trial has not begun that.
-
-    Args:
-        trial_id: 12 hex digits, unique in the experiment.
-        repetition: How many trials with an equal cfg came before.
-        cfg_json: The configuration as JSON text.
-        lost_count: How many of its attempts were lost.
     """
 
-    trial_id: str
-    repetition: int
-    cfg_json: str
+    trial_id: str  # 12 hex digits, unique in the experiment
+    repetition: int  # how many trials with an equal cfg came before
+    cfg_json: str  # the configuration as JSON text
     _: KW_ONLY
-    lost_count: int = 0
+    lost_count: int = 0  # how many of its attempts were lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +70,19 @@ class ReportRecord:
 
 @dataclass(frozen=True, slots=True)
 class StateRecord:
-    """The state of the whole experiment from now on, such as "running" or "completed".
-
-    Args:
-        ended_by: What has ended it before all trials were done, such as "time budget".
-    """
+    """The state of the whole experiment from now on, such as "running" or "completed"."""
 
     state: str
-    ended_by: str | None = None
+    ended_by: str | None = None  # before all trials were done, such as "time budget"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """Of what code a driver ran, and where.
+    """Of what code a driver ran, and where."""
 
-    Args:
-        started_at: When it began, unique in the experiment.
-        told: What is known, JSON-able; see `experiment/provenance.py`.
-        diff: What of the code was not committed, as text.
-    """
-
-    started_at: float
-    told: Mapping[str, Any]
-    diff: str = ""
+    started_at: float  # unique in the experiment
+    told: Mapping[str, Any]  # what is known, JSON-able; see `experiment/provenance.py`
+    diff: str = ""  # what of the code was not committed
 
 
 class JobState(str, Enum):
@@ -132,32 +104,20 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A Slurm job whose nodes are a sweep's, from now on.
-
-    Args:
-        restarts: How often Slurm had queued it again when it came; with its id it is the key.
-        can_drive: Whether it goes on with the sweep when the driver's job has ended.
-        nodes: The names of its nodes, for people.
-        offer: What it has, as JSON text; see `describe_allocation`.
-        since: When it came, in seconds since 1970.
-        slots: How many trials run there at once; None before that is known.
-        ends_at: When Slurm ends it at the latest; None where that isn't known, or never.
-        ended_at: When the sweep stopped using it.
-        note: Why it is refused, or has gone.
-    """
+    """A Slurm job whose nodes are a sweep's, from now on."""
 
     job_id: str
-    restarts: int
+    restarts: int  # how often Slurm had queued it again when it came; with its id it is the key
     state: JobState
     _: KW_ONLY
-    can_drive: bool
-    nodes: str
-    offer: str
-    since: float
-    slots: int | None = None
-    ends_at: float | None = None
-    ended_at: float | None = None
-    note: str | None = None
+    can_drive: bool  # whether it goes on with the sweep when the driver's job has ended
+    nodes: str  # their names, for people
+    offer: str  # what it has, as JSON text; see `describe_allocation`
+    since: float  # when it came
+    slots: int | None = None  # how many trials run there at once; None before that is known
+    ends_at: float | None = None  # when Slurm ends it at the latest; None: never, or unknown
+    ended_at: float | None = None  # when the sweep stopped using it
+    note: str | None = None  # why it is refused, or has gone
 
 
 #: What a writer takes.
@@ -166,20 +126,13 @@ Record = TrialRecord | ReportRecord | StateRecord | RunRecord | JobRecord
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """The driver that works on an experiment.
-
-    Args:
-        job_id: Its Slurm job, if it runs in one.
-        start: Which process this pid is: the machine's boot, the process's PID namespace and its
-            start, so that no other process of this pid is taken for it; empty if unknown.
-        nonce: Unique for each time a lease is taken.
-    """
+    """The driver that works on an experiment."""
 
     host: str
     pid: int
-    job_id: str | None
-    start: str
-    nonce: str
+    job_id: str | None  # of its Slurm job, if it runs in one
+    start: str  # which process this pid is: see `lease.read_process_start`
+    nonce: str  # unique for each time a lease is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,24 +145,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentRecord:
-    """One experiment.
-
-    Args:
-        name: Unique in the database.
-        created_at: When it was first run.
-        updated_at: When a driver last wrote to it.
-        state: What it is at, in the driver's words.
-        settings: What the driver wrote down about the sweep.
-        lease: Who works on it, None when nobody does.
-    """
+    """One experiment."""
 
     id: int
-    name: str
-    created_at: float
-    updated_at: float
-    state: str
-    settings: Mapping[str, Any]
-    lease: Lease | None
+    name: str  # unique in the database
+    created_at: float  # when it was first run
+    updated_at: float  # when a driver last wrote to it
+    state: str  # what it is at, in the driver's words
+    settings: Mapping[str, Any]  # what the driver wrote down about the sweep
+    lease: Lease | None  # who works on it, None when nobody does
 
 
 @dataclass(frozen=True, slots=True)

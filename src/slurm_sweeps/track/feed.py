@@ -27,15 +27,10 @@ from ..views.summary import Sight, get_best, look_at_driver
 
 @dataclass(frozen=True, slots=True)
 class SweepNews:
-    """What is told of an experiment.
+    """What is told of an experiment."""
 
-    Args:
-        record: What is stored of it; `state` is what it is at by now.
-        run: Of what code its latest driver is, if that is known.
-    """
-
-    record: ExperimentRecord
-    run: RunRecord | None
+    record: ExperimentRecord  # `state` is what it is at by now
+    run: RunRecord | None  # of what code its latest driver is, if that is known
 
     @property
     def name(self) -> str:
@@ -55,21 +50,13 @@ class SweepNews:
 
 @dataclass(frozen=True, slots=True)
 class TrialNews:
-    """What is new of a trial.
+    """What is new of a trial."""
 
-    Args:
-        record: What is stored of it; `status` is what it is at by now.
-        cfg: Keys of nested dicts joined by dots.
-        points: (metric, iteration, value, when it was logged), by iteration.
-        best: Its best value of each metric that the sweep is after, where it has one.
-        place: Where the tracker keeps it, as `send` has returned; None where it does not yet.
-    """
-
-    record: TrialRecord
-    cfg: Mapping[str, Any]
-    points: list[tuple[str, int, float, float]]
-    best: Mapping[str, float]
-    place: str | None
+    record: TrialRecord  # `status` is what it is at by now
+    cfg: Mapping[str, Any]  # keys of nested dicts joined by dots
+    points: list[tuple[str, int, float, float]]  # (metric, iteration, value, when), by iteration
+    best: Mapping[str, float]  # of each metric that the sweep is after, where it has one
+    place: str | None  # where the tracker keeps it, as `send` has returned; None: not yet
 
     @property
     def runs(self) -> bool:
@@ -90,15 +77,12 @@ class Sink(Protocol):
 
     def begin(self, sweep: SweepNews, place: str | None) -> str:
         """Open what stands for the experiment, at its old place if that is there still."""
-        ...
 
     def send(self, trial: TrialNews) -> str:
         """Take news of a trial; return its place."""
-        ...
 
     def end(self, sweep: SweepNews) -> None:
         """Keep what the experiment is at; it may go on later."""
-        ...
 
 
 @runtime_checkable
@@ -110,7 +94,6 @@ class Tracker(Protocol):
 
     def open(self) -> Sink:
         """Import what is needed, and open it."""
-        ...
 
 
 def check_tracker(tracker: Any) -> None:
