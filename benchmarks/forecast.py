@@ -32,12 +32,12 @@ from slurm_sweeps.checks import Goal
 from slurm_sweeps.experiment.arguments import describe_pruner
 from slurm_sweeps.replay import forecast as forecasting
 from slurm_sweeps.replay.forecast import Outlook, forecast
-from slurm_sweeps.replay.story import Report, Story, Turn
+from slurm_sweeps.replay.story import Story
 from slurm_sweeps.samplers import Problem, bind_sampler
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.storage.records import TrialRecord
 from slurm_sweeps.sweep import Sweep
-from slurm_sweeps.sweep_types import SweepCfg
+from slurm_sweeps.sweep_types import Report, SweepCfg, Turn
 from slurm_sweeps.trial import Status
 
 #: How many trials a sweep has, by its rule and the number of workers.

@@ -32,7 +32,8 @@ MAY_IMPORT["samplers"] = {"errors", "trial", "checks", "search"}
 MAY_IMPORT["timing"] = set()
 MAY_IMPORT["race"] = {"trial", "rules", "search", "samplers"}
 MAY_IMPORT["sweep_types"] = {"errors", "checks", "rules", "trial"}
-MAY_IMPORT["sweep"] = {"errors", "trial", "checks", "rules", "samplers", "timing", "sweep_types"}
+MAY_IMPORT["prospects"] = {"errors", "trial", "sweep_types"}
+MAY_IMPORT["sweep"] = {*MAY_IMPORT["sweep_types"], "samplers", "timing", "sweep_types", "prospects"}
 MAY_IMPORT["storage"] = {"errors", "trial"}
 MAY_IMPORT["slurm"] = {"errors", "checks"}
 MAY_IMPORT["replay"] = {*MAY_IMPORT["race"], *MAY_IMPORT["sweep_types"]} | {
@@ -130,6 +131,7 @@ PURE = [
     "rules",
     "search",
     "samplers",
+    "prospects.py",
     "race.py",
     "sweep.py",
     "sweep_types.py",

@@ -19,10 +19,11 @@ from typing import Any
 
 from .checks import Goal
 from .errors import OUT_OF_MEMORY, UsageError
+from .prospects import Prospects
 from .rules.feasible import is_infeasible
 from .rules.protocol import Decision, DoubtingPruner, PromotingPruner, Pruner
 from .samplers import Observation, Sampler, StudyingSampler, SuggestingSampler
-from .sweep_types import Answer, Ended, Outcome, PastEvent, Prospects, SweepCfg, TrialState
+from .sweep_types import Answer, Ended, Outcome, Report, SweepCfg, TrialState, Turn
 from .timing import Times, WaitingLine
 from .trial import TRANSITIONS, Status, compute_trial_id
 
@@ -426,7 +427,7 @@ class Sweep:
         trials: Iterable[TrialState],
         unfinished: Iterable[int],
         logged: Iterable[str] = (),
-        past: Iterable[PastEvent] = (),
+        past: Iterable[Report | Turn] = (),
         named_from: float = math.inf,
     ) -> None:
         """Take up trials of an earlier run, in the order of their numbers, before any event.
@@ -467,7 +468,7 @@ class Sweep:
             self._wait(trial)
 
     def _retell(
-        self, trials: Mapping[int, TrialState], past: Iterable[PastEvent]
+        self, trials: Mapping[int, TrialState], past: Iterable[Report | Turn]
     ) -> Collection[int]:
         """Tell the sampler of trials what it was told while they ran; return their numbers."""
         then: dict[int, TrialState] = {}
@@ -475,7 +476,7 @@ class Sweep:
             now = trials[event.number]
             fresh = TrialState(now.number, now.trial_id, now.repetition, now.cfg, drawn=now.drawn)
             trial = then.setdefault(event.number, fresh)
-            if event.status is None:
+            if isinstance(event, Report):
                 trial.pace.note(event.iteration, event.at)
                 if not trial.curve.note(event.iteration, event.value):
                     continue

@@ -20,9 +20,10 @@ import slurm_sweeps as ss
 from slurm_sweeps.replay.courses import Outcomes, find_likely, fit_tail, read_courses
 from slurm_sweeps.replay.forecast import MIN_PLAYS, Outlook, find_span, forecast
 from slurm_sweeps.replay.simulation import Simulation
-from slurm_sweeps.replay.story import Report, Story, Turn
+from slurm_sweeps.replay.story import Story
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.storage.records import TrialRecord
+from slurm_sweeps.sweep_types import Report, Turn
 from slurm_sweeps.trial import Status
 from sweep_scripts import Scripts
 

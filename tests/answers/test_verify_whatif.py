@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import slurm_sweeps as ss
-from slurm_sweeps.replay.story import Report, Story, Turn
+from slurm_sweeps.replay.story import Story
 from slurm_sweeps.replay.verify import verify
 from slurm_sweeps.replay.whatif import judge_again
 from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.storage.records import TrialRecord
+from slurm_sweeps.sweep_types import Report, Turn
 from slurm_sweeps.trial import Status, canonical_json, compute_trial_id
 from sweep_scripts import Scripts
 

@@ -15,7 +15,7 @@ from slurm_sweeps.rules.protocol import Decision
 from slurm_sweeps.samplers import Problem, forest
 from slurm_sweeps.search.search_space import SearchSpace
 from slurm_sweeps.sweep import Sweep
-from slurm_sweeps.sweep_types import Ended, PastEvent, SweepCfg, TrialState
+from slurm_sweeps.sweep_types import Ended, Report, SweepCfg, TrialState, Turn
 from slurm_sweeps.trial import Status
 
 SPACES: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ class Live:
         self.sweep, self.student, self.slots = sweep, sweep.student, slots
         self.student.studies_apart = True
         self.study: Any = None
-        self.past: list[PastEvent] = []
+        self.past: list[Report | Turn] = []
         self.cfgs: dict[int, dict[str, Any]] = {}
         self.settle()
 
@@ -64,7 +64,7 @@ class Live:
             if trial is None:
                 break
             self.cfgs[trial.number] = trial.cfg
-            self.past.append(PastEvent(now, trial.number, Status.RUNNING, trial.attempt))
+            self.past.append(Turn(now, trial.number, trial.attempt, Status.RUNNING))
         self.study = self.study or self.student.plan_study()
 
     def end_fit(self) -> None:
@@ -79,34 +79,34 @@ class Live:
         if ends:
             how = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
             status = how.get(trial.told, Status.COMPLETED)  # type: ignore[arg-type] # may be None
-            self.past.append(PastEvent(now, number, status, trial.attempt))
+            self.past.append(Turn(now, number, trial.attempt, status))
             self.sweep.end(number, Ended(Status.PRUNED if trial.told else status))
         else:
             iteration = (trial.last_iteration or 0) + 1
             value = judge(number, iteration)
-            self.past.append(PastEvent(now, number, None, iteration=iteration, value=value))
+            self.past.append(Report(now, number, iteration, value))
             self.sweep.report(number, iteration, {"loss": value}, now)
         self.settle()
 
 
-def replay(sweep: Sweep, past: Iterable[PastEvent]) -> dict[int, dict[str, Any]]:
+def replay(sweep: Sweep, past: Iterable[Report | Turn]) -> dict[int, dict[str, Any]]:
     """Have the events again, each fit made where it is needed; return what was proposed."""
     cfgs = {}
-    for at, number, status, _attempt, iteration, value in past:
-        if status is Status.RUNNING:
-            trial = sweep.assign(at)
+    for event in past:
+        if isinstance(event, Report):
+            sweep.report(event.number, event.iteration, {"loss": event.value}, event.at)
+        elif event.status is Status.RUNNING:
+            trial = sweep.assign(event.at)
             assert trial is not None
-            assert trial.number == number
-            cfgs[number] = trial.cfg
-        elif status is None:
-            sweep.report(number, iteration, {"loss": value}, at)
+            assert trial.number == event.number
+            cfgs[trial.number] = trial.cfg
         else:
-            told = sweep.running[number].told
-            sweep.end(number, Ended(Status.PRUNED if told else status))
+            told = sweep.running[event.number].told
+            sweep.end(event.number, Ended(Status.PRUNED if told else event.status))
     return cfgs
 
 
-def restore(sweep: Sweep, live: Live, past: list[PastEvent]) -> None:
+def restore(sweep: Sweep, live: Live, past: list[Report | Turn]) -> None:
     """Take up in another process what was stored, and what ran then."""
     states: dict[int, TrialState] = {}
     for event in past:

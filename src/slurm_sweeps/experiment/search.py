@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import heapq
 import json
 import math
 import secrets
@@ -18,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -58,7 +56,7 @@ from ..storage.rows import (
     write_records,
 )
 from ..sweep import Sweep
-from ..sweep_types import PastEvent, SweepCfg, TrialState
+from ..sweep_types import Report, SweepCfg, TrialState, Turn
 from ..trial import Status, compute_trial_id, compute_trial_seed
 from ..views.formats import say_how_to_retry
 from .arguments import RunCfg, describe_pruner, list_constant_lists
@@ -343,7 +341,13 @@ class Search:
                     "nothing was logged before, and no trial has come to its end: the "
                     f"{these} run again"
                 )
-            past = self._read_past(database, record.id, trials) if sweep.student else ()
+            past: Sequence[Report | Turn] = ()
+            if sweep.student:
+                from ..replay.story import read_events
+
+                names = tuple(goal.metric for goal in self.goals)
+                attempts = read_attempts(database, record.id)
+                past = read_events(database, record.id, names, trials, attempts)
             named_from = record.settings.get("completed_before", 0)
             sweep.restore(states, unfinished, logged, past, named_from)
             if left := sum(state.status is Status.FAILED for state in states):
@@ -461,28 +465,6 @@ class Search:
                 state.pace.note(iteration, logged_at)
             yield state
 
-    def _read_past(
-        self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
-    ) -> Iterator[PastEvent]:
-        """Read what happened to stored trials, in its order."""
-        events = []
-        for attempt in read_attempts(database, experiment_id):
-            for at, status in (
-                (attempt.start_time, Status.RUNNING),
-                (attempt.end_time, attempt.status),
-            ):
-                if at is not None:
-                    events.append(PastEvent(at, attempt.number, status, attempt.attempt))
-        names = tuple(goal.metric for goal in self.goals)
-        numbers = [trial.number for trial in trials]
-        reports = list(read_values(database, experiment_id, names, numbers))
-        reported = (
-            PastEvent(at, number, None, iteration=iteration, value=value)
-            for number, iteration, value, at in sorted(reports, key=itemgetter(3))
-        )
-        # What was reported comes before what was seen at the same time: it led to that.
-        return heapq.merge(reported, sorted(events, key=_get_time), key=_get_time)
-
 
 @contextlib.contextmanager
 def _paused_collector() -> Iterator[None]:
@@ -493,10 +475,6 @@ def _paused_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _get_time(event: PastEvent) -> float:
-    return event.at
 
 
 def _replay(

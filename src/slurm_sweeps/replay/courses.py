@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..storage.records import AttemptRecord, TrialRecord
+from ..sweep_types import Report, Turn
 from ..trial import Status
-from .story import Report, Story, Turn
+from .story import Story
 
 Array = npt.NDArray[np.float64]
 

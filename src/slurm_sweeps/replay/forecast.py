@@ -33,7 +33,7 @@ from .courses import (
     read_courses,
 )
 from .simulation import Simulation
-from .story import Report, Story, build_plan
+from .story import Story, build_plan
 
 #: With fewer trials that have reported, or none that has come to its end, nothing is said.
 MIN_TRIALS = 10
@@ -246,11 +246,9 @@ class Start:
     def _hear(self) -> Pruner | None:
         """Let the rule hear all that was reported."""
         pruner = self._plan.build_pruner() if self._plan else None
-        infeasible = {t.number for t in self._story.trials if t.status is Status.INFEASIBLE}
-        reports = [event for event in self._story.events if isinstance(event, Report)]
-        last = {report.number: report for report in reports}
-        for each in reports if pruner else ():
-            if each.number not in infeasible or each is not last[each.number]:
+        unheard = self._story.unheard
+        for each in self._story.reports if pruner else ():
+            if each is not unheard.get(each.number):
                 value = each.value if len(self._names) == 1 else each.value[-1]
                 pruner.report(each.number, each.iteration, value)  # type: ignore[union-attr] # above
         return pruner

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import UsageError
 from ..race import Race, build_pruner
@@ -19,30 +19,13 @@ from ..search.search_space import SearchSpace
 from ..storage.database import Database
 from ..storage.records import AttemptRecord, ExperimentRecord, TrialRecord
 from ..storage.rows import read_attempts, read_trials, read_values
+from ..sweep_types import Report, Turn
 from ..trial import Status
 
 #: The rules that can be made of an experiment's settings.
 RULES: dict[str, Callable[..., PrunerPlan]] = {
     rule.__name__: rule for rule in (ASHA, Hyperband, MedianStopping)
 }
-
-
-class Report(NamedTuple):
-    """A value of the metric that trials are judged by."""
-
-    at: float  # seconds since 1970
-    number: int  # the trial's
-    iteration: int
-    value: Any  # a float, or of several metrics a tuple
-
-
-class Turn(NamedTuple):
-    """The start or the end of an attempt."""
-
-    at: float
-    number: int
-    attempt: int
-    status: Status  # RUNNING: it starts
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,17 @@ class Story:
     asked: frozenset[str] = frozenset()
     has_added: bool = False
 
+    @property
+    def reports(self) -> list[Report]:
+        """The reports among the events."""
+        return [event for event in self.events if isinstance(event, Report)]
+
+    @property
+    def unheard(self) -> dict[int, Report]:
+        """By number, that by which a trial is infeasible: it is none of the rule's business."""
+        infeasible = {t.number for t in self.trials if t.status is Status.INFEASIBLE}
+        return {each.number: each for each in self.reports if each.number in infeasible}
+
 
 def read_story(
     database: Database, record: ExperimentRecord, metric: str | tuple[str, ...] | None
@@ -74,23 +68,37 @@ def read_story(
         record: The experiment.
         metric: Whose reports, or a tuple of several that are judged together; None for no reports.
     """
-    trials = read_trials(database, record.id)
-    numbers = [trial.number for trial in trials]
+    trials, attempts = read_trials(database, record.id), read_attempts(database, record.id)
     names = metric if isinstance(metric, tuple) else (metric or "",)  # "": none has that name
-    rows = read_values(database, record.id, names, numbers)
-    reports: list[Report | Turn] = [Report(at, n, i, v) for n, i, v, at in rows]
-    attempts = read_attempts(database, record.id)
-    turns: list[Report | Turn] = [*_list_turns(attempts)]
     requests = database.requests(record.id)
     asked = {each.argument for each in requests if each.kind == "prune"}
     return Story(
         record.settings,
         trials,
         attempts,
-        sorted(reports + turns, key=attrgetter("at")),  # stable: reports come first
+        read_events(database, record.id, names, trials, attempts),
         frozenset(filter(None, asked)),
         any(each.kind == "add" for each in requests),
     )
+
+
+def read_events(
+    database: Database,
+    experiment_id: int,
+    names: tuple[str, ...],
+    trials: Iterable[TrialRecord],
+    attempts: Iterable[AttemptRecord],
+) -> list[Report | Turn]:
+    """Read what trials, by number, have reported of some metrics; see `Story` for the order."""
+    rows = read_values(database, experiment_id, names, [trial.number for trial in trials])
+    events: list[Report | Turn] = [Report(at, n, i, value) for n, i, value, at in rows]
+    for each in attempts:
+        if each.start_time is not None:
+            events.append(Turn(each.start_time, each.number, each.attempt, Status.RUNNING))
+        if each.end_time is not None:
+            events.append(Turn(each.end_time, each.number, each.attempt, each.status))
+    events.sort(key=attrgetter("at"))  # stable: reports come first
+    return events
 
 
 def build_judge(story: Story, plan: PrunerPlan) -> Pruner:
@@ -110,14 +118,6 @@ def build_race(story: Story) -> Race | None:
     for trial in story.trials:
         race.note(trial.number, json.loads(trial.cfg_json))
     return race
-
-
-def _list_turns(attempts: Sequence[AttemptRecord]) -> Iterator[Turn]:
-    for each in attempts:
-        if each.start_time is not None:
-            yield Turn(each.start_time, each.number, each.attempt, Status.RUNNING)
-        if each.end_time is not None:
-            yield Turn(each.end_time, each.number, each.attempt, each.status)
 
 
 def build_plan(described: Mapping[str, Any]) -> PrunerPlan:

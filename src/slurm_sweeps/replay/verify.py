@@ -22,8 +22,9 @@ from ..search.extension import build_template
 from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord
+from ..sweep_types import Report
 from ..trial import Status, canonical_json, compute_trial_id, split_cfg
-from .story import Report, Story, build_judge, build_race
+from .story import Story, build_judge, build_race
 
 #: What an attempt may count as that was told so; to leave for good is the graver.
 _OBEYED = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
@@ -187,15 +188,13 @@ class _Judge:
         """Let the rule hear all reports."""
         pruner = build_judge(story, self.plan)
         promoter = pruner if isinstance(pruner, PromotingPruner) else None
-        infeasible = {t.number for t in story.trials if t.status is Status.INFEASIBLE}
-        last = {event.number: event for event in story.events if isinstance(event, Report)}
+        unheard = story.unheard
         current: dict[int, _Attempt] = {}
         paused: set[int] = set()
         for event in story.events:
             number = event.number
             if isinstance(event, Report):
-                # The report by which a trial is infeasible is none of the rule's business.
-                if not (number in infeasible and event is last[number]):
+                if event is not unheard.get(number):
                     attempt = current.setdefault(number, _Attempt())
                     decision = pruner.report(number, event.iteration, event.value)
                     self._note(attempt, event, decision)
@@ -259,9 +258,8 @@ def _find_unsure(story: Story) -> list[tuple[float, float]]:
     They begin with the attempt whose reports were replaced, and end when all of them had been.
     """
     reports: dict[int, list[Report]] = {}
-    for event in story.events:
-        if isinstance(event, Report):
-            reports.setdefault(event.number, []).append(event)
+    for report in story.reports:
+        reports.setdefault(report.number, []).append(report)
     spans = []
     for each in story.attempts:
         begun, ended, last = each.start_time, each.end_time, each.last_iteration

@@ -9,7 +9,7 @@ from ..errors import UsageError, say_count
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..storage.records import TrialRecord
 from ..trial import Status
-from .story import Report, Story, build_judge
+from .story import Story, build_judge
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def judge_again(story: Story, plan: PrunerPlan) -> WhatIf:
         )
     sign = -1 if plan.mode == "max" else 1
     trials = {trial.number: trial for trial in story.trials}
-    reports = [event for event in story.events if isinstance(event, Report)]
+    reports = story.reports
     last = {report.number: report for report in reports}
     stopped: dict[int, Stopped] = {}
     saved = 0
