@@ -342,7 +342,7 @@ def test_near_the_limit_of_processes_slots_wait_and_the_sweep_goes_on(tmp_path: 
     tmp_path.chmod(0o777)
     user = [f"--{which}=54321" for which in ("reuid", "regid")]
     may_read = [f"--{which}-caps=+dac_override,+dac_read_search" for which in ("inh", "ambient")]
-    limited = ["setpriv", *user, *may_read, "--clear-groups", "prlimit", "--nproc=13"]
+    limited = ["setpriv", *user, *may_read, "--clear-groups", "prlimit", "--nproc=12"]
     done = subprocess.run(
         [*limited, sys.executable, "sweep.py"],
         cwd=tmp_path,

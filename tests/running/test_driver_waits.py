@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import slurm_sweeps as ss
+from cluster_tools.processes import wait_until
 from slurm_sweeps.errors import StorageError, SweepFailedError
 from slurm_sweeps.running import driver
 from slurm_sweeps.running.background import Background, StopSignals
@@ -256,7 +258,15 @@ def test_jobs_are_done_in_order_and_the_first_error_is_kept() -> None:
         background.check()
 
 
-def test_nothing_to_do_takes_no_thread() -> None:
-    background = Background("test")
-    assert background._thread is None
+def test_nothing_to_do_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the first job nor after the last; and no job is lost as a thread goes."""
+    monkeypatch.setattr("slurm_sweeps.running.background.REST_S", 0.0)
+    background, done = Background("test-rests"), list[int]()
+    threads = lambda: [t for t in threading.enumerate() if t.name == "test-rests"]  # noqa: E731
+    assert background.close(0.0)
+    assert not threads()
+    for number in range(500):
+        assert background.put(partial(done.append, number))
+    wait_until(lambda: not threads(), TIMEOUT_S, lambda: f"{threads()} stays")
+    assert done == list(range(500))
     assert background.close(0.0)

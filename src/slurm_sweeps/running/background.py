@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,17 @@ if TYPE_CHECKING:  # a job that only lends its nodes waits for signals, and load
 #: So many jobs may wait for one thread; then what it works on is taken to hang.
 MAX_WAITING = 10_000
 
+#: A thread with nothing to do for so long, in s, makes room for a trial's process (`ulimit -u`).
+#: The terminal's has a job more often, and stays: it might find no room again.
+REST_S = 1.0
+
 #: Ctrl-C; the end of a job, `scancel` or preemption; `sbatch --signal=B:USR1@300`; a terminal that
 #: was closed.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Background:
-    """Does one job after the other in a thread of its own, which starts with the first one.
+    """Does one job after the other in a thread of its own, which rests when there is none.
 
     Where the system starts no thread for now, jobs wait until it does.
 
@@ -43,6 +47,7 @@ class Background:
         self._name = name
         self._max_waiting = max_waiting
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()  # of `_thread`, which may only go while no job comes
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._is_at_work = False
@@ -61,9 +66,9 @@ class Background:
         return True
 
     def _see_to_thread(self) -> None:
-        if self._thread is None and not self._jobs.empty():
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            with contextlib.suppress(RuntimeError):  # of `ulimit -u`, until other processes end
+        with self._lock, contextlib.suppress(RuntimeError):  # of `ulimit -u`, for a while
+            if self._thread is None and not self._jobs.empty():
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 thread.start()
                 self._thread = thread
 
@@ -80,11 +85,11 @@ class Background:
             timeout_s: How long to wait while nothing gets done.
         """
         self._see_to_thread()
-        thread = self._thread
-        if thread is None:
-            return self._jobs.empty()
-        self._jobs.put(None)
-        waiting = -1
+        with self._lock:
+            thread, waiting = self._thread, -1
+            if thread is None:
+                return self._jobs.empty()
+            self._jobs.put(None)
         while thread.is_alive() and self._jobs.qsize() != waiting:
             waiting = self._jobs.qsize()
             thread.join(timeout_s)
@@ -94,13 +99,22 @@ class Background:
         return True
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._take()) is not None:
             self._is_at_work = True
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread's border: `check` raises it
                 self._error = self._error or error
             self._is_at_work = False
+
+    def _take(self) -> Callable[[], object] | None:
+        while True:
+            with contextlib.suppress(Empty):
+                return self._jobs.get(timeout=REST_S)
+            with self._lock:
+                if self._jobs.empty():
+                    self._thread = None
+                    return None
 
 
 class Rounds:
