@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from worker_process import start_worker
 
-from slurm_sweeps.running.slots import judge_ends
+from slurm_sweeps.running.attempts import judge_ends
 from slurm_sweeps.running.step_place import find_address
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import StorageError
+from ..running.attempts import judge_ends, parse_end
 from ..running.channel import Record as Said
 from ..running.journal import read_journals
-from ..running.slots import judge_ends, parse_end
 from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.records import LeaseOwner, Record, ReportRecord, TrialRecord

@@ -9,7 +9,6 @@ killed here. A turn of the loop costs the same however many slots there are.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -27,19 +26,27 @@ from ..errors import StorageError, SweepFailedError, TrainError, UsageError
 from ..rules.protocol import Decision
 from ..slurm.client import JobClock
 from ..storage.layout import Layout
-from ..storage.records import STOP_REQUEST, ReportRecord, Request, TrialRecord
+from ..storage.records import STOP_REQUEST, ReportRecord, Request
 from ..storage.writer import Writer
 from ..sweep import Sweep
 from ..sweep_types import Answer, Ended, TrialState
-from ..trial import Status, canonical_json, compute_trial_seed, make_storable
+from ..trial import Status, make_storable
+from .attempts import (
+    HOWS,
+    build_run,
+    build_trial_record,
+    complete_record,
+    judge_ends,
+    parse_end,
+)
 from .background import Background, BackgroundFit, StopSignals
 from .channel import Connection, Record, append_to
 from .deadlines import STACKS_S, Clock, Patience, StopPlan, compute_end_margin, plan_stop
 from .launchers import Launcher
 from .lent import Lending, Lent
-from .slots import Loss, Slots, SlotState, build_trial_record, judge_ends, parse_end
-from .train import check_there, describe_cfg
-from .usage import FIELDS, Gauge, sum_usage
+from .slots import Loss, Slots, SlotState
+from .train import check_there
+from .usage import Gauge, sum_usage
 
 #: Said of a worker that nobody has told to go.
 ENDED = "ended by itself"
@@ -73,9 +80,6 @@ LEASE_GAP_S = 30.0
 #: What Slurm says of the job is believed for so long before a silent worker is ended, in seconds.
 TRUST_S = 5.0
 
-#: What a worker may say of a trial's end.
-HOWS = frozenset({"completed", "pruned", "failed", "lost", "interrupted"})
-
 
 class Driver:
     """See the module's docstring.
@@ -84,10 +88,8 @@ class Driver:
         digest: Of the pickled `train`.
         notify: Tells the user something, in a line or a few; does not wait for a terminal.
         limit: When the job ends; None outside of Slurm.
-        requests: What others ask of the driver, as it comes in.
         budget_s: How long the sweep may take, in seconds; None for as long as it does.
         path: What workers have on their import path before all else.
-        lending: What is to be known of other jobs that lend their nodes.
 
     Attributes:
         stopped_by: What ended the sweep before it was done: a signal, "time limit", or one of the
@@ -118,7 +120,7 @@ class Driver:
         self._patience = patience
         self._limit = limit
         self._requests: SimpleQueue[Request] = requests or SimpleQueue()
-        self._folder = Path(os.path.abspath(layout.folder))
+        self._absolute = Layout(os.path.abspath(layout.local_dir), layout.name)
         self._selector = selectors.DefaultSelector()
         self._folder_watch = Background("slurm-sweeps-folder")
         self._logs = Background("slurm-sweeps-logs", MAX_NOISE)
@@ -286,7 +288,7 @@ class Driver:
         self._folder_watch.check()
         if self._folder_watch.is_idle and now - self._looked_at > FOLDER_S:
             self._looked_at = now
-            self._folder_watch.put(partial(check_there, self._folder / self._layout.train.name))
+            self._folder_watch.put(partial(check_there, self._absolute.train))
 
     def _advance_fit(self) -> None:
         """Let the sampler learn beside; if it can't, it draws at random or the sweep ends."""
@@ -361,12 +363,7 @@ class Driver:
         except (UsageError, ValueError) as error:
             self._notify(f"what someone asked to add is left out ({part}): {error}", again=True)
             return
-        cfg_json = canonical_json(trial.cfg)
-        self._writer.put(
-            TrialRecord(
-                trial.number, trial.trial_id, trial.repetition, cfg_json, status=trial.status
-            )
-        )
+        self._writer.put(build_trial_record(trial, trial.status))
         self._notify(f"trial {trial.trial_id} is added as someone asked", again=True)
         self._fill_idle()
 
@@ -416,19 +413,17 @@ class Driver:
     # --- what workers say ---------------------------------------------------------------------
 
     def _build_init(self) -> dict[str, Any]:
-        limits = {
-            "max_trial_s": self._patience.max_trial_s,
-            "max_silence_s": self._patience.max_silence_s,
-        }
-        return {
-            **{name: limit for name, limit in limits.items() if limit is not None},
-            "train": str(self._folder / self._layout.train.name),
+        init = {
+            "train": str(self._absolute.train),
             "digest": self._digest,
             "path": list(self._path),
             "prune_grace_s": self._patience.prune_grace_s,
             "exit_grace_s": self._patience.exit_grace_s,
             "term_grace_s": self._patience.term_grace_s,
+            "max_trial_s": self._patience.max_trial_s,
+            "max_silence_s": self._patience.max_silence_s,
         }
+        return {name: value for name, value in init.items() if value is not None}
 
     def _attend(self, connection: Connection, fd: int, events: int) -> None:
         """Send what a pipe takes again, and hear what is there to read."""
@@ -525,7 +520,7 @@ class Driver:
         decided = {"kind": "decision", "slot": slot.place.number, "iteration": 0, "do": "go_on"}
         decided |= {"number": trial.number, "attempt": trial.attempt, "answer": answer}
         connection.answer(fd, decided)
-        self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
+        self._writer.put(build_trial_record(trial, Status.RUNNING, slot))
 
     def _follow_answer(self, trial: TrialState, answer: Answer) -> None:
         """Do what follows from a report for others than the trial."""
@@ -603,27 +598,8 @@ class Driver:
             return
         self._slots.begin(slot, trial)
         self._lent.note_begun(slot)
-        journal = self._layout.slot_journal(slot.number).relative_to(self._layout.folder)
-        slot.send(
-            {
-                "kind": "run",
-                "trial_id": trial.trial_id,
-                "number": trial.number,
-                "attempt": trial.attempt,
-                "dir": str(self._folder / trial.trial_id),
-                "seed": compute_trial_seed(self._sweep.cfg.seed, trial.number),
-                "journal": str(self._folder / journal),
-                "repetition": trial.repetition,
-                "host": slot.host,
-                "at": trial.began_at,
-                "iteration": trial.last_iteration or 0,
-                "has_logged": trial.last_iteration is not None,
-                "metric": self._sweep.cfg.goal.metric if self._sweep.cfg.goal else "value",
-                **slot.found,
-                **describe_cfg(trial.cfg),
-            }
-        )
-        self._writer.put(build_trial_record(slot, trial, Status.RUNNING))
+        slot.send(build_run(slot, trial, self._sweep.cfg, self._absolute))
+        self._writer.put(build_trial_record(trial, Status.RUNNING, slot))
 
     def _keep_noise(self, log: Path, noise: bytes) -> None:
         if not self._logs.put(partial(append_to, log, noise)):
@@ -636,37 +612,21 @@ class Driver:
         trial = slot.trial
         if trial is None:
             return
-        record = build_trial_record(slot, trial, ended.status)
+        begun, now = build_trial_record(trial, ended.status, slot), time.time()
         slot.trial = slot.trial_pid = slot.deadline = None
         is_silent = trial.last_iteration is None
-        outcome = self._sweep.end(trial.number, ended, time.time())
+        outcome = self._sweep.end(trial.number, ended, now)
         if outcome.status is Status.COMPLETED:
             self._completed += 1
             self._silent += is_silent
-            runtime_s, lent = time.time() - (record.start_time or 0.0), slot.launcher
+            runtime_s, lent = now - (begun.start_time or 0.0), slot.launcher
             self._gauge.note(used, runtime_s, lent.cpus_of_trial, lent.mem_mb_of_trial)
-        self._writer.put(
-            dataclasses.replace(
-                record,
-                status=outcome.status,
-                lost_count=trial.lost_count,
-                end_time=max(time.time(), record.start_time or 0.0),  # a clock may be set back
-                error=ended.error,
-                exit_code=ended.exit_code,
-                signal=ended.signal,
-                **{name: used[name] for name in FIELDS if name in used},
-            )
-        )
+        self._writer.put(complete_record(begun, trial, outcome.status, ended, used, now))
         self._fail_if_fatal()
         for text in outcome.notices:
             self._notify(text)
         if outcome.runs_again:
-            again = build_trial_record(slot, trial, Status.SCHEDULED)
-            self._writer.put(
-                dataclasses.replace(
-                    again, slot=None, job_id=None, host=None, gpus=None, start_time=None
-                )
-            )
+            self._writer.put(build_trial_record(trial, Status.SCHEDULED))
         if outcome.runs_again or outcome.status is Status.PAUSED:
             self._fill_idle()
 

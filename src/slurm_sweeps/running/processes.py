@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +178,30 @@ def _flush_libraries() -> None:
     if h5f is not None:
         for file in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE):
             h5f.flush(file)
+
+
+@functools.cache  # once for all trials of a process
+def take_term(handle: Callable[..., None]) -> None:
+    """Have TERM handled in this process, and let it end the children that this forks.
+
+    `multiprocessing` counts on that. Python forgets signals that come to a child before it has
+    taken its first steps; so that one which comes then isn't lost, TERM waits meanwhile.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def let_go_in_child() -> None:
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    _signal.signal(signal.SIGTERM, handle)
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
 
 
 #: The signals by which Slurm's `--signal` warns of the end of a job: the driver's business.

@@ -17,20 +17,15 @@ Only the standard library is imported here: every trial pays for what this modul
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # as in `processes`
 import contextlib
-import functools
 import json
 import os
 import select
-import signal
 import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
@@ -38,6 +33,7 @@ from ..storage.layout import TrialLayout
 from .channel import MALFORMED, Decoder, Record, encode, encode_bounded
 from .journal import Journal, build_head
 from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
+from .processes import take_term
 from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
 from .usage import Meter
@@ -88,8 +84,6 @@ class Session:
     """The trial's end of the channel.
 
     Args:
-        link: The socket to the worker.
-        context: Which trial this is.
         direct: A socket straight to the driver for reports, or None to report through the worker.
         is_child: Whether this is a process that the trial has started.
 
@@ -108,6 +102,7 @@ class Session:
         is_child: bool = False,
     ) -> None:
         self.context = context
+        self._attempt: Record = {"number": context.number, "attempt": context.attempt}
         self._is_child = is_child
         self._is_shared = is_child  # whether others report for this trial too
         self._link = link
@@ -141,18 +136,17 @@ class Session:
 
     def suggest(self, ask: dict[str, Any]) -> Any:
         """See `suggest` below."""
-        attempt = {"number": self.context.number, "attempt": self.context.attempt}
         end_watch()
         with self._lock:
-            self._ask(encode_bounded({"kind": "suggest", **attempt, "ask": ask}))
+            self._ask(encode_bounded({"kind": "suggest", **self._attempt, "ask": ask}))
             while not self._decisions:
                 self._receive(self._reports)
             answer = self._decisions.popleft()["answer"]
             if "error" in answer:
                 raise UsageError(answer["error"])
             if self.journal is not None:
-                told = {"kind": "suggest", **attempt, "ask": {**ask, "value": answer["value"]}}
-                self.journal.append(encode(told))
+                drawn = {**ask, "value": answer["value"]}
+                self.journal.append(encode({"kind": "suggest", **self._attempt, "ask": drawn}))
                 self._settle_journal()
         return answer["value"]
 
@@ -237,19 +231,11 @@ class Session:
         """
         if not self._is_shared:
             self._hear(self._link)
-        iteration = min(self._logged + 1, MAX_ITERATION)
-        return (
-            {"iteration": iteration, "counts": True}
-            if self._is_shared
-            else {"iteration": iteration}
-        )
+        counted: Record = {"iteration": min(self._logged + 1, MAX_ITERATION)}
+        return {**counted, "counts": True} if self._is_shared else counted
 
     def hang_up(self, loaded: Record | None = None) -> None:
-        """Tell the worker that nothing more comes: all that is left of this process is its exit.
-
-        Args:
-            loaded: What else it should know.
-        """
+        """Tell the worker that nothing more comes: all that is left of this process is its exit."""
         if self.is_here:
             self._write_end_down()
             if loaded is not None:
@@ -295,19 +281,12 @@ class Session:
             return {"kind": "await", "iteration": iteration or 0}
         counted: Record = self._count() if iteration is None else {"iteration": iteration}
         self._logged = max(self._logged, counted["iteration"])
-        return {
-            "kind": "report",
-            "number": self.context.number,
-            "attempt": self.context.attempt,
-            **counted,
-            "metrics": metrics,
-        }
+        return {"kind": "report", **self._attempt, **counted, "metrics": metrics}
 
     def _describe_end(self, end: Record) -> Record:
         return {
             **end,
-            "number": self.context.number,
-            "attempt": self.context.attempt,
+            **self._attempt,
             "rank": self.context.rank,
             "world_size": self.context.world_size,
             "do": self._told or "go_on",
@@ -446,39 +425,12 @@ def activate(session: Session) -> None:
     """Make `session` the one that the functions below speak to, and TERM a request to stop."""
     global _active
     _active = session
-    _take_term()
+    take_term(_note_term)
 
 
-@functools.cache  # once for all trials of a process
-def _take_term() -> None:
-    def handle_term(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's
-        if _active is not None:
-            _active.ask_to_stop()
-
-    _signal.signal(signal.SIGTERM, handle_term)
-    _give_term_back_to_children(handle_term)
-
-
-def _give_term_back_to_children(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Let TERM end the children that `train` forks, as multiprocessing counts on.
-
-    Python forgets signals that come to a child before it has taken its first steps; so that one
-    which comes then isn't lost, TERM waits meanwhile.
-    """
-    masks = threading.local()
-
-    def hold() -> None:
-        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def let_go() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
-
-    def let_go_in_child() -> None:
-        if signal.getsignal(signal.SIGTERM) is handler:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        let_go()
-
-    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
+def _note_term(*_: object) -> None:
+    if _active is not None:
+        _active.ask_to_stop()
 
 
 def is_in_trial() -> bool:

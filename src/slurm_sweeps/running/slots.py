@@ -16,9 +16,7 @@ waits in heaps. A `SlotState` knows what it is at, and only `Slots` changes that
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import selectors
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OUT_OF_MEMORY, LaunchError
-from ..storage.records import TrialRecord
 from ..sweep_types import Ended, TrialState
-from ..trial import Status, TrialError, describe_value, make_storable
+from ..trial import Status, TrialError
 from .channel import ALIVE_EVERY_S, Connection, Record
 from .deadlines import LEAVE_S
 from .launchers import Launcher, SlotPlace
@@ -71,15 +68,6 @@ TAKEN_S = 15.0
 
 #: Slurm has this long to end the step around a worker that was told to go after its one trial.
 EXIT_S = 30.0
-
-#: How a rank fails that has lost another one: Python's errors, and what gloo and NCCL say.
-_LOST_PEER = re.compile(
-    r"Connection\w*Error|BrokenPipe|EOFError|DistNetworkError|ncclRemoteError|Broken pipe"
-    r"|connection (was )?(closed|reset|refused|aborted|lost)|(closed|reset) by (remote )?peer",
-    re.IGNORECASE,
-)
-
-_encode_json = json.JSONEncoder(default=describe_value).encode
 
 
 class SlotStatus(Enum):
@@ -140,65 +128,6 @@ class SlotState:
 def compute_pause(failures: int) -> float:
     """Return after how many seconds a worker is started again, that many having died in a row."""
     return double(FIRST_PAUSE_S, LONGEST_PAUSE_S, failures)
-
-
-def judge_ends(ends: Mapping[int, Record]) -> Record:
-    """Decide how a trial of several ranks ended, from what each rank's worker said.
-
-    The first rank that failed or was killed decides: what the others say then follows from it. One
-    that lost a connection speaks only where no other reason is known: as a rank unwinds its stack
-    it hangs up, and the others may fail of that before it has come to its end. A killed rank is a
-    failure of the trial: the others live and its worker saw it, so nothing is unknown. One that met
-    a problem no attempt can get around speaks before all others. Where no rank failed, rank 0
-    speaks for all.
-
-    Args:
-        ends: The `ended` records by rank; `at` in them is when that was (seconds since 1970).
-    """
-    if len(ends) == 1:
-        return next(iter(ends.values()))
-    for end in ends.values():
-        if "problem" in end:
-            return end
-    broken = [end for end in ends.values() if end["how"] in ("failed", "lost")]
-    if not broken:
-        return ends[0]
-    first = min(broken, key=lambda end: (_is_lost_peer(end), end.get("at") or float("inf")))
-    message = f"rank {first.get('rank', 0)}: {first.get('message', '')}"
-    return {**first, "how": "failed", "message": message}
-
-
-def _is_lost_peer(end: Record) -> bool:
-    said = f"{end.get('error_type', '')}: {end.get('message', '')}"
-    return end["how"] == "failed" and _LOST_PEER.search(said) is not None
-
-
-def build_trial_record(slot: SlotState, trial: TrialState, status: Status) -> TrialRecord:
-    """Describe a trial in this slot for the database."""
-    return TrialRecord(
-        number=trial.number,
-        trial_id=trial.trial_id,
-        repetition=trial.repetition,
-        cfg_json=_encode_json(trial.whole_cfg),
-        status=status,
-        attempt=trial.attempt,
-        lost_count=trial.lost_count,
-        slot=slot.number,
-        job_id=slot.launcher.job_id,
-        host=slot.host,
-        gpus=slot.found.get("gpus"),
-        start_time=trial.began_at,
-        last_iteration=trial.last_iteration,
-    )
-
-
-def parse_end(end: Record) -> Ended:
-    """Read an `ended` record."""
-    error = None
-    if end.get("error_type"):
-        texts = (end.get("error_type"), end.get("message"), end.get("traceback"))
-        error = TrialError(*(make_storable(text or "") for text in texts))
-    return Ended(Status(end["how"]), error, end.get("exit_code"), end.get("signal"))
 
 
 @dataclass(frozen=True, slots=True)
