@@ -33,7 +33,7 @@ from ..rules.protocol import PrunerPlan
 from ..running.background import StopSignals
 from ..running.deadlines import Patience
 from ..running.driver import TARGET, TIME_BUDGET, Driver
-from ..running.launchers import Launcher, open_launcher, requeue, watch_time_limit
+from ..running.launchers import Launcher, open_launcher, watch_time_limit
 from ..running.lent import Lending
 from ..running.script import describe_left_out, end_if_under_way
 from ..running.session import fail, is_in_child
@@ -43,7 +43,7 @@ from ..search.draws import check_where, fill_points, list_guesses
 from ..search.repeat import find_repeats
 from ..search.search_space import SearchSpace
 from ..slurm.allocation import Allocation
-from ..slurm.client import end_steps_of_slots
+from ..slurm.client import end_steps_of_slots, requeue
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..storage.database import Database
 from ..storage.jobs import read_jobs

@@ -22,7 +22,8 @@ from .. import samplers
 from ..errors import UsageError, say_count
 from ..samplers.designs import describe_units
 from ..samplers.protocol import import_extra
-from ..samplers.simple import build_point, digest
+from ..samplers.simple import build_point
+from ..search.draws import digest
 from ..search.extension import build_template
 from ..search.search_space import SearchSpace
 from ..storage.records import TrialRecord

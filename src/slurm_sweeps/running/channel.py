@@ -121,10 +121,7 @@ KINDS = {
     "init": {"train", "digest", "prune_grace_s", "exit_grace_s", "term_grace_s"},  # load it
     "run": {"trial_id", "number", "attempt", "dir", "cfg"},  # an attempt at a trial
     "decision": {"number", "attempt", "iteration", "do"},  # on a report or ask; goes to the trial
-    "stop": {
-        "number",
-        "grace_s",
-    },  # the trial, at its next report, else after the grace; passed on too
+    "stop": {"number", "grace_s"},  # the trial, at its next report or after the grace; passed on
     "overrun": {"number", "error_type", "message"},  # of its limits by a trial: end it; see below
     "kill": set(),  # the worker of a slot, where several share a process
     # Worker to driver.

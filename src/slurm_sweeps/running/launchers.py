@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import AllocationError, LaunchError
+from ..errors import LaunchError
 from ..slurm.allocation import Allocation, check_not_inside_a_step
 from ..slurm.client import (
     JobClock,
@@ -31,8 +31,6 @@ from ..slurm.client import (
     cancel_step,
     check_can_submit,
     read_allocation,
-    read_fate,
-    requeue_job,
 )
 from ..slurm.config import LocalCfg, SlurmCfg
 from ..slurm.jobs import wrap_in_setup
@@ -51,7 +49,6 @@ from ..slurm.step import (
     parse_refusal,
     parse_step_error,
 )
-from ..slurm.text import Fate
 from ..storage.layout import Layout
 from .channel import Connection, Record, start_process
 from .host import build_host_argv
@@ -86,7 +83,6 @@ class Launcher(ABC):
     """Starts hosts, each for the slots that see the same of a machine.
 
     Args:
-        layout: Where files go.
         see: Returns what is the same for slots that share a host, and for no others.
 
     Attributes:
@@ -164,11 +160,7 @@ class LocalLauncher(Launcher):
     """One host on this machine, or one for each set of GPUs that slots are dealt.
 
     Args:
-        slots: How many trials run at once.
-        layout: Where files go.
-        cfg: What each trial gets.
-        gpus: The GPUs to deal out, as they are named in CUDA_VISIBLE_DEVICES.
-        notices: What the user should know about that.
+        gpus: Those to deal out, as they are named in CUDA_VISIBLE_DEVICES.
     """
 
     def __init__(
@@ -251,11 +243,6 @@ class SlurmLauncher(Launcher):
     """Starts hosts as job steps, with the share of the allocation that is their slots'.
 
     Args:
-        allocation: The job.
-        plan: Its slots.
-        cfg: What the user asked for each trial.
-        layout: Where files go.
-        notify: Tells the user something.
         lent_from: The number of its first slot where the job is another than the driver's; None
             for the driver's own.
     """
@@ -404,10 +391,6 @@ def open_launcher(
     """Choose where trials run: in the allocation around this process, else on this machine.
 
     Args:
-        layout: Where files go.
-        slurm_cfg: What each trial gets of an allocation.
-        local_cfg: What each trial gets of this machine.
-        max_concurrent_trials: How many run at once at most.
         early: Start the first host at once, where that costs nobody anything, on this machine:
             Python boots while the caller does other things.
         notify: Tells the user that Slurm is waited for, and no more.
@@ -450,27 +433,6 @@ def watch_time_limit() -> AbstractContextManager[JobClock | None]:
     """Know when the job ends, if this process runs in one."""
     job_id = os.environ.get("SLURM_JOB_ID")
     return nullcontext() if job_id is None else JobClock(job_id)
-
-
-def requeue(job_id: str, outage_s: float, notify: Callable[[str], None]) -> None:
-    """Have this job queued again, unless somebody has cancelled it or Slurm does so by itself.
-
-    A Slurm that is away is waited for, as long as `outage_s` seconds or until it ends the job.
-    """
-    problem = ""
-    try:
-        fate = read_fate(job_id, outage_s, notify)
-        if fate is Fate.CANCELLED:
-            notify(f"job {job_id} was cancelled: it is not queued again")
-            return
-        if fate is not Fate.REQUEUED:
-            problem = requeue_job(job_id, outage_s, notify)
-    except AllocationError as error:
-        problem = str(error)
-    if not problem:
-        notify(f"job {job_id} is queued again; it goes on where it stopped")
-    else:
-        notify(f"job {job_id} could not be queued again: {problem}")
 
 
 def find_gpus() -> tuple[str, ...]:

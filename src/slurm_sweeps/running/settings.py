@@ -73,6 +73,8 @@ def _pandas(name: str) -> Setting:
     return Setting("pandas", name, read, lambda pandas, value: pandas.set_option(name, value), None)
 
 
+_LOCALE = ("LC_NUMERIC", "LC_COLLATE", "LC_MONETARY", "LC_TIME")
+
 SETTINGS = (
     Setting(
         "torch",
@@ -156,19 +158,12 @@ SETTINGS = (
     Setting(
         "locale",
         "setlocale",
-        lambda locale: [
-            locale.setlocale(kind)
-            for kind in (locale.LC_NUMERIC, locale.LC_COLLATE, locale.LC_MONETARY, locale.LC_TIME)
-        ],
+        lambda locale: [locale.setlocale(getattr(locale, kind)) for kind in _LOCALE],
         lambda locale, names: [
-            locale.setlocale(kind, name)
-            for kind, name in zip(
-                (locale.LC_NUMERIC, locale.LC_COLLATE, locale.LC_MONETARY, locale.LC_TIME),
-                names,
-                strict=True,
-            )
+            locale.setlocale(getattr(locale, kind), name)
+            for kind, name in zip(_LOCALE, names, strict=True)
         ],
-        ["C"] * 4,
+        ["C"] * len(_LOCALE),
     ),
 )
 

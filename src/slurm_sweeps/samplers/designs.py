@@ -23,18 +23,23 @@ def _import_qmc(design: Design) -> Any:
     return import_extra("scipy.stats", f"samplers.{design!r}", "SciPy", "model").qmc
 
 
-def _doubt_power(design: Design) -> Iterator[str]:
-    """Say of a Sobol sequence that it is balanced after a power of two only."""
-    if design.n & (design.n - 1):
-        below = 1 << (design.n.bit_length() - 1)
-        yield (
-            f"samplers.{design!r}: a Sobol sequence is balanced where n is a power of two; "
-            f"better than {design.n} are {below} or {2 * below}"
-        )
+class _SobolDesign(Design):
+    """What is made of a Sobol sequence, which is balanced after a power of two only."""
+
+    __slots__ = ()
+
+    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
+        if self.n & (self.n - 1):
+            below = 1 << (self.n.bit_length() - 1)
+            yield (
+                f"samplers.{self!r}: a Sobol sequence is balanced where n is a power of two; "
+                f"better than {self.n} are {below} or {2 * below}"
+            )
+        yield from Design.list_doubts(self, space, asked, left)
 
 
 @dataclass(frozen=True, slots=True)
-class Sobol(Design):
+class Sobol(_SobolDesign):
     """Run the points of a scrambled Sobol sequence, which fill the space evenly.
 
     The sweep's seed scrambles it. Best are powers of two. A restored sweep with a larger `n` goes
@@ -56,10 +61,6 @@ class Sobol(Design):
         sequence = _import_qmc(self).Sobol(len(space.leaves), scramble=True, seed=rng)
         units: Array = sequence.random_base2((self.n - 1).bit_length())[: self.n]
         return units
-
-    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
-        yield from _doubt_power(self)
-        yield from Design.list_doubts(self, space, asked, left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class LatinHypercube(Design):
 
 
 @dataclass(frozen=True, slots=True)
-class Saltelli(Design):
+class Saltelli(_SobolDesign):
     """Run Saltelli's design, from which first-order and total sensitivity indices follow.
 
     With D spaces in the cfg it has n (D + 2) points, or n (2 D + 2) with `second_order`; see
@@ -132,10 +133,6 @@ class Saltelli(Design):
     def per_point(self, n_leaves: int) -> int:
         """How many points there are for each base point."""
         return (2 if self.second_order else 1) * n_leaves + 2
-
-    def list_doubts(self, space: SearchSpace, asked: int | None, left: int) -> Iterator[str]:
-        yield from _doubt_power(self)
-        yield from Design.list_doubts(self, space, asked, left)
 
 
 def describe_units(space: SearchSpace) -> dict[str, Any]:

@@ -11,7 +11,6 @@ same, as whole numbers and options do, are run once. Which designs there are sta
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..checks import check_flag, check_integer, set_fields
 from ..errors import UsageError
-from ..search.draws import Draw, Unseen, draw_allowed
+from ..search.draws import Draw, Unseen, digest, draw_allowed
 from ..search.search_space import SearchSpace
 from ..search.tree import Leaf
-from ..trial import Status, canonical_json
+from ..trial import Status
 from .protocol import Observation, Problem, import_extra
 
 if TYPE_CHECKING:
@@ -51,9 +50,7 @@ class NumberedSampler:
     def warm_up(self, cfg: dict[str, Any], value: Any) -> None:
         """Take a point that another sweep tried as tried, and learn from it.
 
-        Args:
-            cfg: The configuration.
-            value: The metric, of several a tuple, or None.
+        `value` is the metric, of several a tuple, or None.
         """
         self.skip(cfg)
         self._n_warm += 1
@@ -311,8 +308,3 @@ def build_point(space: SearchSpace, row: Array) -> dict[str, Any]:
     """Return the configuration at a row of a design, a unit for each leaf."""
     units = dict(zip(space.leaves, row.tolist(), strict=True))
     return space.build(units.__getitem__)
-
-
-def digest(cfg: dict[str, Any]) -> bytes:
-    """Return what tells configurations apart, shorter than their text."""
-    return hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()

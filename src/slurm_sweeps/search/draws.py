@@ -294,10 +294,10 @@ class Unseen:
             self._begin_round()
 
     def _take(self, cfg: dict[str, Any]) -> bool:
-        digest = hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()
-        if digest in self._seen:
+        key = digest(cfg)
+        if key in self._seen:
             return False
-        self._seen.add(digest)
+        self._seen.add(key)
         return True
 
     def _begin_round(self) -> None:
@@ -305,6 +305,11 @@ class Unseen:
         if self._space.size is not None:
             self._seen.clear()
         self._position = 0
+
+
+def digest(cfg: dict[str, Any]) -> bytes:
+    """Return what tells configurations apart, shorter than their text."""
+    return hashlib.blake2s(canonical_json(cfg).encode(), digest_size=8).digest()
 
 
 #: How often what a partial point leaves open is drawn, until it fits the options the point names.

@@ -127,10 +127,7 @@ def read_allocation(
 ) -> Allocation | None:
     """Learn the allocation that an environment describes, asking scontrol for the rest.
 
-    Args:
-        env: The environment.
-        outage_s: How long to wait for a Slurm that is away, in seconds.
-        notify: Tells the user that it is waited for, and when it is back.
+    A Slurm that is away is waited for, as by `ask_patiently`.
 
     Returns:
         The allocation, or None outside of Slurm. If scontrol can't be run, or tells nothing, what
@@ -165,12 +162,6 @@ def read_allocation(
     return replace(allocation, notices=(notice, *allocation.notices))
 
 
-def read_fate(job_id: str, outage_s: float, notify: Callable[[str], None]) -> Fate:
-    """Ask what will become of the job that this process runs in; as `ask_patiently`."""
-    (reply,) = ask_patiently(os.environ, [f"scontrol show job {job_id}"], outage_s, notify)
-    return parse_fate(reply.text, int(os.environ.get("SLURM_RESTART_COUNT") or 0))
-
-
 def is_job_over(job_id: str) -> bool | None:
     """Ask whether a job has ended; None if Slurm can't be asked."""
     options = ("--noheader", f"--jobs={job_id}", "--format=%T", "--states=all")
@@ -181,10 +172,29 @@ def is_job_over(job_id: str) -> bool | None:
     return not states & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
 
 
-def requeue_job(job_id: str, outage_s: float, notify: Callable[[str], None]) -> str:
-    """Have Slurm queue a job again, as `ask_patiently`; return what went wrong, if anything did."""
-    (reply,) = ask_patiently(os.environ, [f"scontrol requeue {job_id}"], outage_s, notify)
-    return reply.problem
+def requeue(job_id: str, outage_s: float, notify: Callable[[str], None]) -> None:
+    """Have this job queued again, unless somebody has cancelled it or Slurm does so by itself.
+
+    A Slurm that is away is waited for, as long as `outage_s` seconds or until it ends the job.
+    """
+
+    def ask_of_job(verb: str) -> Reply:
+        return ask_patiently(os.environ, [f"scontrol {verb} {job_id}"], outage_s, notify)[0]
+
+    problem, restarts = "", int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    try:
+        fate = parse_fate(ask_of_job("show job").text, restarts)
+        if fate is Fate.CANCELLED:
+            notify(f"job {job_id} was cancelled: it is not queued again")
+            return
+        if fate is not Fate.REQUEUED:
+            problem = ask_of_job("requeue").problem
+    except AllocationError as error:
+        problem = str(error)
+    if not problem:
+        notify(f"job {job_id} is queued again; it goes on where it stopped")
+    else:
+        notify(f"job {job_id} could not be queued again: {problem}")
 
 
 def cancel_step(step_id: str) -> None:
