@@ -186,10 +186,7 @@ class Race:
 class RacingSampler:
     """Proposes the next run of whoever leads, else what a sampler proposes; see the module.
 
-    Args:
-        sampler: What proposes configurations, of the space without the Repeat.
-        race: Who leads.
-        repeats: The Repeat.
+    That sampler's are configurations of the space without the Repeat.
     """
 
     asks_again = True  # somebody may lead when a run has ended

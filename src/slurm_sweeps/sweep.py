@@ -371,9 +371,7 @@ class Sweep:
     def suggest(self, number: int, ask: Mapping[str, Any]) -> Any:
         """Draw a value for a running trial; the same again where it has asked for it before.
 
-        Args:
-            number: The trial's.
-            ask: The arguments of `SuggestingSampler.suggest`.
+        `ask` are the arguments of `SuggestingSampler.suggest`.
 
         Raises:
             TypeError, ValueError: The sampler can't draw it.

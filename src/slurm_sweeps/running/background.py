@@ -37,10 +37,6 @@ class Background:
     """Does one job after the other in a thread of its own, which rests when there is none.
 
     Where the system starts no thread for now, jobs wait until it does.
-
-    Args:
-        name: The thread's.
-        max_waiting: How many jobs may wait.
     """
 
     def __init__(self, name: str, max_waiting: int = MAX_WAITING) -> None:
@@ -121,7 +117,6 @@ class Rounds:
     """Does one job again and again in a thread of its own while entered, and once more in the end.
 
     Args:
-        name: The thread's.
         job: What is done; an error of its own is for it to handle.
         pause_s: Seconds between two rounds, and ten times what the last one took at the least.
         last_s: How long the last round may take, in seconds; then it is left to itself.
@@ -154,9 +149,6 @@ class Rounds:
 
 class BackgroundFit:
     """Fits a sampler's model, one fit at a time; nothing where the sampler does not learn.
-
-    Args:
-        sweep: Says when there is something to compute, and takes what was found.
 
     Attributes:
         fd: Becomes readable when a fit has ended: a slot may wait for it.

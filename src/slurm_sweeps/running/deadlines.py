@@ -26,9 +26,6 @@ class Clock:
     """Seconds that pass while a loop runs: none do while its process is held up.
 
     So whoever had ten seconds to answer when a job was suspended has ten when it goes on.
-
-    Args:
-        read: Tells the time, such as `time.monotonic`.
     """
 
     def __init__(self, read: Callable[[], float]) -> None:

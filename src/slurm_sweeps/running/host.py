@@ -163,9 +163,7 @@ class Host(Parent):
     """One of several slots: see the module's docstring.
 
     Args:
-        channel_in: File descriptor to read the driver's records from.
-        channel_out: File descriptor that all workers write to.
-        loaded, begin_anew: As for `Parent`.
+        channel_in, channel_out, loaded, begin_anew: As for `Parent`; all workers write there.
         direct: The sockets over which trials report straight to the driver, by slot. They stay open
             here, for workers that are started again.
     """

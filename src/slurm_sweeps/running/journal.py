@@ -53,7 +53,6 @@ class Journal:
     written when it can be.
 
     Args:
-        path: The file.
         head: What goes before the first record: the trial's `run`.
     """
 

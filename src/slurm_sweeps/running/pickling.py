@@ -49,7 +49,6 @@ def dumps(thing: object, with_script: bool = False) -> bytes:
     """Write an object as bytes for `loads`.
 
     Args:
-        thing: The object.
         with_script: Let the other process run the script's top level, and have its settings.
 
     Raises:
@@ -65,10 +64,6 @@ def dumps(thing: object, with_script: bool = False) -> bytes:
 
 def loads(data: bytes, notify: Callable[[str], object] = print) -> Any:
     """Read what `dumps` wrote; in a worker or trial, `__main__` becomes the script's.
-
-    Args:
-        data: What it wrote.
-        notify: Tells the user something about the script.
 
     Raises:
         Exception: Whatever unpickling raises, a missing module for instance.
@@ -205,13 +200,7 @@ def _note_classes(scope: Mapping[str, Any]) -> None:
 
 
 def explain(error: Exception, thing: object, name: str) -> str:
-    """Say that a thing can't be pickled, why, which part of it is to blame, and what to do.
-
-    Args:
-        error: What `dumps` has raised.
-        thing: What it has failed on.
-        name: What to call it.
-    """
+    """Say that a thing can't be pickled, why, which part of it is to blame, and what to do."""
     path, where = name, ""
     for _ in range(MAX_DEPTH):
         parts = islice(_list_parts(thing), MAX_PARTS)

@@ -75,11 +75,8 @@ class Recruiter:
     """See the module's docstring.
 
     Args:
-        jobs: What the user says of them.
         slots_per_job: What one is taken to hold until the first has come.
-        layout: Where files go.
         outage_s: How long there may be no job, as Slurm takes none, until the sweep ends.
-        notify: Tells the user something, once.
     """
 
     def __init__(
@@ -112,11 +109,7 @@ class Recruiter:
         self._without_since: float | None = None  # since when there is none, though there should be
 
     def begin(self) -> None:
-        """Write the jobs' script.
-
-        Raises:
-            StorageError: That can't be done.
-        """
+        """Write the jobs' script, or raise StorageError."""
         layout = self._layout
         join = [*_JOIN, f"--local-dir={layout.local_dir}", f"--wait-in-sec={WAIT_S:g}"]
         join += ["--", layout.name]

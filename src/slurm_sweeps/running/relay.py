@@ -33,7 +33,6 @@ class Caller:
     """Who calls `log` in a trial, as the worker holds it: its own process, or a child.
 
     Args:
-        link: The socket to it.
         child: Its number among those that call, from 1; 0 is the trial's own process.
 
     Attributes:

@@ -102,12 +102,7 @@ def _leave_out_guard(node: Any) -> list[ast.stmt]:
 
 
 def run_script(code: bytes, folder: str) -> str | None:
-    """Run a script's top level in `__main__`; return what is to be said of it.
-
-    Args:
-        code: What `read_script` gave.
-        folder: Where the driver ran it.
-    """
+    """Run in `__main__` what `read_script` gave where the driver ran; return what is to be said."""
     global _is_under_way
     main = sys.modules["__main__"]
     _is_under_way = True

@@ -116,11 +116,9 @@ def load_train(
     """Get ready to call `train` in forked trials.
 
     Args:
-        path, digest: The pickle; see `read_train`.
         ahead: Load it here, with all that it imports, so that every trial finds it loaded. If
             False the trial loads it in its own process: where there is only one trial nothing is
             saved by that, and MPI must be started by the trial itself, once in a job step.
-        notify: Tells the user something about the script.
 
     Raises:
         TrainError: See `read_train`.
@@ -136,10 +134,6 @@ def load_train(
 
 def read_train(path: Path, digest: str, notify: Callable[[str], object] = print) -> Train:
     """Unpickle `train`, after a look at who could have written it.
-
-    Args:
-        path: The pickle.
-        digest: What `write_train` has returned.
 
     Raises:
         TrainError: The folder or file belongs to, or can be written by, somebody else; or it is not
@@ -244,11 +238,7 @@ def _find_function(train: Any) -> FunctionType | None:
 
 
 def check_travels(template: dict[str, Any], example: dict[str, Any]) -> None:
-    """See that cfgs reach a worker.
-
-    Args:
-        template: A cfg with spaces in it.
-        example: A cfg drawn from it.
+    """See that cfgs reach a worker: one with spaces in it, and an example that was drawn of it.
 
     Raises:
         UsageTypeError: A cfg, or what a space in it may give, can't be pickled.

@@ -354,8 +354,6 @@ class Spawner:
     """Makes the processes of a worker's trials.
 
     Args:
-        task: Which task of a trial they are.
-        loaded: What they call.
         train_file: Where a fresh interpreter finds `train`, and its digest.
         own_fds: The worker's own file descriptors, which a fork must not keep.
         relay: Where children of its trials call, which has some more.

@@ -72,7 +72,6 @@ class Worker(Parent):
 
     Args:
         channel_in, channel_out, loaded, begin_anew: As for `Parent`.
-        task: Which task of its slot's trials it runs.
         slot: Its slot's number, if the workers of other slots write to `channel_out` too.
     """
 

@@ -81,9 +81,7 @@ class Encoding:
     nothing until a neighbour of the configuration picks its option.
 
     Attributes:
-        space: The space.
-        columns: The column of each leaf.
-        n_columns: How many leaves the space has.
+        columns: The column of each leaf; `n_columns` are all of them.
         counts: How many options each leaf has, 0 where it is a number; [n_columns].
     """
 

@@ -24,12 +24,9 @@ from .tree import BranchNode, ConstantNode, Leaf, Node, OptionsNode, format_plac
 
 
 def check_extends(old: Any, space: SearchSpace, values: Mapping[str, Any]) -> None:
-    """Raise UsageError, which names the place, unless `space` holds all of an older one.
+    """Raise UsageError, which names the place, unless `space` holds all of an `old` description.
 
-    Args:
-        old: The older one's description.
-        space: The one of now.
-        values: What its new parameters were before, nested as the cfg is.
+    `values` are what its new parameters were before, nested as the cfg is.
     """
     if unknown := flatten_cfg(values).keys() - space.names:
         raise UsageError(

@@ -30,8 +30,6 @@ class SearchSpace:
             not ask it: who proposes does (`allows`, or `draws.draw_allowed`).
 
     Attributes:
-        template: As given.
-        where: As given.
         leaves: All places that hold a space, in the template's order, those in options included.
         names: The dotted names of all values that a configuration may have.
         grids: The leaves that are Grids.

@@ -144,11 +144,7 @@ def build_job_name(experiment: str, folder: str) -> str:
 def build_sbatch_argv(jobs: Jobs, name: str, log: str, script: str) -> list[str]:
     """Build the command that submits one job.
 
-    Args:
-        jobs: What the user says of it.
-        name: The job's.
-        log: The file for what it prints, with `%j` for its id and each other % twice.
-        script: The file of its script.
+    `log` is the file for what it prints, with `%j` for its id and each other % twice.
     """
     return [
         *("sbatch", "--parsable", f"--job-name={name}", f"--output={log}"),
@@ -162,8 +158,6 @@ def format_job_script(
     """Write the script of the jobs, for Slurm and for people.
 
     Args:
-        experiment: The experiment's name.
-        setup: The user's lines.
         submit: The command that submits it.
         folder: Where to be when `join` starts: Python looks for modules there.
         join: The command that lends the job's nodes.
@@ -260,10 +254,8 @@ def plan_hiring(queue: JobQueue, work: int, slots_per_job: int, most: int) -> Hi
     """Say what to do for as many jobs as there is work for, and no more.
 
     Args:
-        queue: What there is.
         work: Trials that run, or could be started now.
         slots_per_job: How many of them one job holds.
-        most: How many jobs there may be.
 
     Returns:
         Jobs that run are never cancelled: they go by themselves when there is nothing for them. Of

@@ -56,8 +56,6 @@ def plan_slots(
     """Divide an allocation into slots that Slurm starts all at once.
 
     Args:
-        allocation: What the job has.
-        cfg: What a trial asks for.
         max_concurrent_trials: The most slots to make; None for the job's tasks divided by those of
             a trial. A smaller number does not make the slots larger. A job that names no tasks, or
             one big task a node, is divided by this number instead; None then is one slot for each
@@ -420,9 +418,7 @@ def count_local_slots(
     """Count the slots of one machine that is used without Slurm.
 
     Args:
-        cpus: CPUs that this process may use.
-        gpus: GPUs that it may use.
-        cfg: What a trial gets.
+        cpus, gpus: Those that this process may use.
         max_concurrent_trials: The number of slots; None for as many as there is room for.
 
     Returns:

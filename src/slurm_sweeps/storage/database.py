@@ -76,7 +76,6 @@ class Database:
         """Open a database.
 
         Args:
-            path: The file.
             create: Make the file and its folder if they are not there.
             read_only: Refuse to write. Such a connection still rolls back what a killed driver
                 left half-written, where the file and its folder can be written.
@@ -154,7 +153,6 @@ class Database:
         Args:
             experiment_id: Whose lease to renew first; used, as `now`, with `owner` only.
             owner: The driver that must hold that lease; None where none is needed.
-            now: The time.
         """
         with translate_errors(self.path), self._transaction("BEGIN IMMEDIATE"):
             if owner is not None:
@@ -277,9 +275,6 @@ class Database:
         this one, while all that comes later is.
 
         Args:
-            experiment_id: The experiment.
-            owner: The driver.
-            now: The time.
             found: The lease that was there, of a driver that is gone; None if it was free.
 
         Returns:

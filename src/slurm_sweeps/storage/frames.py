@@ -26,7 +26,6 @@ def build_trials_frame(
     """Tabulate trials; `Result.to_dataframe` names the columns.
 
     Args:
-        trials: The trials, by number.
         aggregates: Their `AGGREGATE_FIELDS`, by the metric's name.
         modes: "min" or "max" for the metrics where it is known which is best.
         now: Until when trials run that have no end, seconds since 1970.

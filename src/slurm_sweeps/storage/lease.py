@@ -81,8 +81,6 @@ def is_gone(
     """Decide whether the driver that holds a lease does not run any more.
 
     Args:
-        lease: The lease.
-        now: The time, seconds since 1970.
         here: Who asks, such as the driver that would like to have it.
         is_job_over: Asks Slurm about a job id: over, not over, or None for unknown. Asked only for
             a driver whose process can't be seen from here.
@@ -156,7 +154,6 @@ def remove_folder(folder: Path, renew: Callable[[], None]) -> None:
     Links inside are removed and not followed.
 
     Args:
-        folder: The folder; it may be missing.
         renew: Called before anything is removed and every `HEARTBEAT_INTERVAL_S` from then on; what
             it raises ends the removal.
 

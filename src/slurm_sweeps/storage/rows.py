@@ -92,17 +92,7 @@ def read_trials(
     newest_first: bool = False,
     limit: int | None = None,
 ) -> list[TrialRecord]:
-    """Read trials of an experiment, by number.
-
-    Args:
-        database: The database.
-        experiment_id: The experiment.
-        statuses: Only trials of these statuses; None for all.
-        number: Only the trial of this number.
-        id_prefix: Only trials whose id begins like this.
-        newest_first: Turn the order round.
-        limit: How many at most.
-    """
+    """Read trials of an experiment, by number: those to which all that is given applies."""
     where, table = ["trials.experiment_id = ?"], _TRIALS
     bound: list[int | str] = [experiment_id]
     if statuses is not None:  # SQLite would read all trials, for their order
@@ -382,11 +372,9 @@ def read_metrics_of_trial(
 def read_points(
     database: Database, experiment_id: int, number: int, after: Mapping[str, int]
 ) -> list[tuple[str, int, float, float]]:
-    """Read what one trial has logged later on: metric, iteration, value, when; by iteration.
+    """Read what one trial has logged: metric, iteration, value, when; by iteration.
 
-    Args:
-        database, experiment_id, number: Of which trial.
-        after: An iteration of each metric: only what follows is read.
+    Only what follows an iteration of each metric, as `after` has it.
     """
     found = []
     for name, metric_id in read_metric_ids(database, experiment_id).items():
@@ -423,11 +411,7 @@ def read_first_reports(
 def read_reports(
     database: Database, experiment_id: int, metric: str, numbers: Sequence[int]
 ) -> Iterator[npt.NDArray[np.void]]:
-    """Read what trials have logged of one metric, and when.
-
-    Args:
-        database, experiment_id, metric: Of which metric.
-        numbers: The trials' numbers, rising.
+    """Read what trials, of rising numbers, have logged of one metric, and when.
 
     Yields:
         Structured arrays with `REPORT_FIELDS`, by trial and iteration, each of a portion of the

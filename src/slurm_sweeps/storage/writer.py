@@ -57,19 +57,15 @@ class Writer:
     """Writes records of one experiment from a thread and through a connection of its own.
 
     Args:
-        path: The database, which is there.
-        experiment_id: Whose records they are.
         owner: Whose lease to renew with every transaction, and at least every
             `HEARTBEAT_INTERVAL_S`; None to write without a lease.
-        clock: Tells the time for the lease, seconds since 1970.
         on_notice: Called with a sentence when the file has been locked for `NOTICE_AFTER_S`, and
             when it is free again. All callbacks are called from the writer's thread, and must not
             wait for anything: the lease is renewed there.
         on_request: Called with each request from outside.
-        max_rows: Beyond so many rows in memory `put` waits until some are written.
 
     Raises:
-        StorageError: The database can't be opened.
+        StorageError: The database can't be opened. So do the methods, see above.
     """
 
     def __init__(
@@ -124,11 +120,7 @@ class Writer:
         return self._committed
 
     def put(self, record: Record) -> None:
-        """Hand a record over; returns at once unless `max_rows` are waiting.
-
-        Raises:
-            StorageError: The writer has failed, see `check`; or there was no room for `STUCK_S`.
-        """
+        """Hand a record over; returns at once unless `max_rows` are waiting."""
         rows = _count_rows(record)
         with self._changed:
             if self._rows >= self._max_rows:
@@ -146,19 +138,13 @@ class Writer:
     def check(self) -> None:
         """Raise what went wrong for good, if anything did.
 
-        Raises:
-            StorageError: With the file and the remedy; `ExperimentLockedError` if another driver
-                has taken the experiment over.
+        It is an `ExperimentLockedError` if another driver has taken the experiment over.
         """
         if self._failure is not None:
             raise self._failure
 
     def flush(self) -> None:
-        """Wait until all that was put before is committed.
-
-        Raises:
-            StorageError: The writer has failed, or has written nothing for `STUCK_S`.
-        """
+        """Wait until all that was put before is committed."""
         with self._changed:
             goal = self._put
             self._hurry()
@@ -166,11 +152,7 @@ class Writer:
             self.check()
 
     def renew(self) -> None:
-        """Renew the lease, and wait for it.
-
-        Raises:
-            StorageError: As `check` does; or it could not be renewed in `STUCK_S`.
-        """
+        """Renew the lease, and wait for it."""
         if self._owner is None:
             return
         with self._changed:
@@ -182,11 +164,7 @@ class Writer:
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is left, end the thread and close its connection.
 
-        Args:
-            timeout_s: How long to wait while another process has the file locked.
-
-        Raises:
-            StorageError: Something could not be written.
+        Another process that has the file locked is waited for as long as `timeout_s`.
         """
         with self._changed:
             if self._give_up_at is None:

@@ -118,13 +118,7 @@ class _Known:
 
 
 class Feed:
-    """Sends an experiment to one tracker.
-
-    Args:
-        layout: Where the experiment is.
-        tracker: Where to send it.
-        sink: That tracker, open.
-    """
+    """Sends an experiment to one tracker, whose open sink comes with it."""
 
     def __init__(self, layout: Layout, tracker: Any, sink: Sink) -> None:
         self._layout = layout

@@ -45,11 +45,6 @@ LAST_S, HURRY_S, ALONE_S = 120.0, 5.0, 120
 class Follower:
     """Sends a running sweep to a tracker while entered.
 
-    Args:
-        tracker: Where to.
-        layout: Where the sweep is.
-        notify: Tells the user something.
-
     Raises:
         UsageError: What it needs is not installed.
     """
