@@ -376,8 +376,7 @@ class Driver:
                 self._ask_to_leave(slot, self._patience.prune_grace_s)
 
     def _get_time_left(self) -> float:
-        left_s = None if self._limit is None else self._limit.get_time_left(time.monotonic())
-        return math.inf if left_s is None else left_s
+        return math.inf if self._limit is None else self._limit.get_time_left()
 
     def _watch_time(self, now: float) -> None:
         """Stop when the job is about to end, or the user's time is up."""

@@ -1,4 +1,4 @@
-"""What can be logged: names of metrics, their values, iterations. Pure."""
+"""What can be logged, or returned by `train`: names of metrics, their values, iterations. Pure."""
 
 from __future__ import annotations
 
@@ -72,6 +72,26 @@ def read_number(value: Any) -> float | None:
     if isinstance(value, Real) or not isinstance(value, Complex):  # Decimal is neither of them
         return float(cast(SupportsFloat, value))
     return None
+
+
+def read_returned(returned: Any, name: str) -> dict[str, float]:
+    """Return the metrics that `train` has returned, empty for none; `name` is that of a number.
+
+    Raises:
+        UsageTypeError, UsageError: It returned a dict, but not one of metrics.
+    """
+    metrics = returned if type(returned) is dict else {}
+    try:
+        if (number := read_number(returned)) is not None:
+            metrics = {name: number}
+        return check_metrics(metrics)
+    except OverflowError:
+        raise UsageError("train returned a number that is too large for a float") from None
+    except (UsageError, UsageTypeError) as error:
+        raise type(error)(
+            f"a dict that train returns is its last report, and this is none: {error}. Return "
+            "a number, a dict of numbers, or anything but a dict"
+        ) from None
 
 
 def _unpack(value: Any) -> Any:

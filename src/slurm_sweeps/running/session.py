@@ -28,11 +28,11 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError, UsageTypeError
+from ..errors import SlurmSweepsError, TrialInterrupted, TrialPruned, UsageError
 from ..storage.layout import TrialLayout
 from .channel import MALFORMED, Decoder, Record, encode, encode_bounded
 from .journal import Journal, build_head
-from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_number
+from .metrics import MAX_ITERATION, check_iteration, check_metrics, read_returned
 from .processes import take_term
 from .relay import TRIAL_VARIABLE, call, hear_run
 from .standstill import answer_with_stack, end_watch
@@ -203,23 +203,8 @@ class Session:
                 self._write_end_down()
 
     def describe_final(self, returned: Any) -> Record:
-        """Describe what `train` returned as a report that comes with its end; empty if it is none.
-
-        Raises:
-            UsageTypeError, UsageError: It returned a dict, but not one of metrics.
-        """
-        metrics = returned if type(returned) is dict else {}
-        try:
-            if (number := read_number(returned)) is not None:
-                metrics = {self.context.metric: number}
-            values = check_metrics(metrics)
-        except OverflowError:
-            raise UsageError("train returned a number that is too large for a float") from None
-        except (UsageError, UsageTypeError) as error:
-            raise type(error)(
-                f"a dict that train returns is its last report, and this is none: {error}. Return "
-                "a number, a dict of numbers, or anything but a dict"
-            ) from None
+        """Describe what `train` returned as the report that comes with its end; empty for none."""
+        values = read_returned(returned, self.context.metric)
         if not values or self.context.rank > 0:
             return {}
         return {**self._count(), "metrics": values}

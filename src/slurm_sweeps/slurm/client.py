@@ -297,7 +297,7 @@ class JobClock:
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
         self.kill_wait_s = KILL_WAIT_S
-        self._ends_at: float | None = None
+        self._ends_at = math.inf  # by `time.monotonic`
         self._state = ""
         self._asked_at = -math.inf  # when Slurm was asked what it has answered
         self._is_over = False
@@ -312,13 +312,13 @@ class JobClock:
         self._is_over = True
         self._wake.set()
 
-    def get_time_left(self, now: float) -> float | None:
-        """Seconds from `now` (`time.monotonic()`) until the job ends; None: unknown or never."""
-        return None if self._ends_at is None else self._ends_at - now
+    def get_time_left(self) -> float:
+        """Seconds until the job ends; infinite: unknown or never."""
+        return self._ends_at - time.monotonic()
 
     def forget(self) -> None:
         """Believe nothing that was heard before now: the job may have been suspended."""
-        self._ends_at, self._asked_at = None, -math.inf
+        self._ends_at, self._asked_at = math.inf, -math.inf
         self._wake.set()
 
     def runs(self, since: float) -> bool | None:
@@ -342,7 +342,7 @@ class JobClock:
             left, _, state = reply.text.strip().partition(" ")
             if not is_outage(reply.problem):
                 left_s = parse_time_left(left)
-                self._ends_at = None if left_s is None else time.monotonic() + left_s
+                self._ends_at = math.inf if left_s is None else time.monotonic() + left_s
                 self._state, self._asked_at = state, asked_at
             time.sleep(SOON_S)
             self._wake.wait(REFRESH_S)
