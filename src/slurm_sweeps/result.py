@@ -14,20 +14,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checks import Goal, check_goal, check_integer, check_real
+from .checks import Goal, check_integer, check_real
 from .errors import ExperimentNotFoundError, StorageError, UsageError, raises_short
 from .storage import rows
 from .storage.database import Database
 from .storage.faults import describe_old
 from .storage.layout import Layout
 from .storage.records import ExperimentRecord, TrialRecord
-from .trial import Status, Trial
+from .trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +68,8 @@ class Result:
     ) -> None:
         self._layout = Layout(local_dir, experiment)
         self._revive = revive
-        with self._open() as database:
-            database.experiment(experiment)
+        with self._open():
+            pass  # says at once what is wrong
 
     if not TYPE_CHECKING:
 
@@ -89,7 +89,7 @@ class Result:
         from .views.summary import read_summary
 
         now = time.time()
-        with self._open() as database:
+        with self._open() as (database, _):
             return draw_html(read_summary(database, self._layout, 10, now), True, now)
 
     @property
@@ -109,12 +109,12 @@ class Result:
         Read anew each time: keep it in a variable to go through it. For millions of metric rows
         `to_dataframe` and `metrics_dataframe` need much less memory.
         """
-        from .views.summary import look_at_driver
+        from .views.ranking import list_goals
+        from .views.sight import look_at_driver
 
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
+        with self._open() as (database, experiment):
             key, sight = experiment.id, look_at_driver(experiment, time.time())
-            goal = next((Goal(*each) for each in _find_modes(experiment.settings).items()), None)
+            goal = next(iter(list_goals(experiment.settings)), None)
             # no snapshot of all: it would hold up the writer for as long as this takes
             trials = []
             for record in map(sight.settle, rows.read_trials(database, key)):
@@ -131,8 +131,8 @@ class Result:
         `host`, `job_id`, `platform`, `python`, `executable`, `slurm_sweeps`, `packages` (name and
         version), `started_at` (a datetime in UTC).
         """
-        with self._open() as database:
-            runs = rows.read_driver_runs(database, database.experiment(self.experiment).id)
+        with self._open() as (database, experiment):
+            runs = rows.read_driver_runs(database, experiment.id)
         return {
             name: value
             for run in runs[-1:]
@@ -194,19 +194,19 @@ class Result:
 
         See `best_trial` for the other arguments, and for what is raised.
         """
-        from .views.summary import find_failures, look_at_driver, read_ranking
+        from .views.ranking import choose_goal, describe_unlogged, read_ranking
+        from .views.sight import look_at_driver
+        from .views.summary import find_failures
 
         limit = check_integer("best_trials", "k", k, 1)
 
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
-            goal, repeat = choose_goal(experiment, metric, mode), experiment.settings.get("repeat")
+        with self._open() as (database, experiment):
+            goal = choose_goal(experiment, metric, mode)
             with database.reading():
                 key, sight = experiment.id, look_at_driver(experiment, time.time())
-                chosen = (*goal, limit, scope, completed_only, repeat)
-                ranking = read_ranking(database, key, *chosen)
+                ranking = read_ranking(database, experiment, goal, limit, scope, completed_only)
                 if not ranking:
-                    told = self._format_unlogged(goal.metric, database, key, completed_only)
+                    told = describe_unlogged(database, experiment, goal.metric, completed_only)
                     failures = find_failures(database, key, self._layout, is_over=True)
                     why = [f"newest failure, {each.title}; see {each.log}" for each in failures[:1]]
                     raise UsageError("; ".join([told, *why]))
@@ -272,23 +272,21 @@ class Result:
             UsageError: The cfg has no Repeat, nothing was logged yet, or SciPy is missing.
         """
         from .views.compare import compare
-        from .views.summary import read_configurations
+        from .views.ranking import choose_goal, describe_unlogged, read_configurations
 
         limit = check_integer("compare", "top", top, 1)
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
-            repeat = experiment.settings.get("repeat")
-            if repeat is None:
+        with self._open() as (database, experiment):
+            if experiment.settings.get("repeat") is None:
                 raise UsageError(
                     f"experiment {self.experiment!r} has run each configuration once: give its cfg "
                     "a Repeat, such as 'seed': ss.Repeat(5), to compare them by several runs"
                 )
-            metric, mode = choose_goal(experiment, metric, mode)
+            goal = choose_goal(experiment, metric, mode)
             with database.reading():
-                found = read_configurations(database, experiment.id, metric, mode, repeat)
+                found = read_configurations(database, experiment, goal)
                 if not found:
-                    raise UsageError(self._format_unlogged(metric, database, experiment.id, False))
-        return compare(found[:limit], metric)
+                    raise UsageError(describe_unlogged(database, experiment, goal.metric))
+        return compare(found[:limit], goal.metric)
 
     def front(self, completed_only: bool = False) -> list[Trial]:
         """Find the trials that no other one dominates, where the sweep has several objectives.
@@ -309,12 +307,11 @@ class Result:
         Raises:
             ValueError: The experiment has no several objectives.
         """
-        from .views.front import list_objectives, read_front
+        from .views.ranking import list_goals, read_front
 
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
-            objectives = list_objectives(experiment.settings)
-            if not objectives:
+        with self._open() as (database, experiment):
+            objectives = list_goals(experiment.settings)
+            if len(objectives) < 2:
                 raise UsageError(
                     f"experiment {self.experiment!r} has no several objectives: best_trial() has "
                     "the best by its metric; pass metric=[…] and mode=[…] to the experiment"
@@ -349,8 +346,7 @@ class Result:
         from .replay.story import read_story
         from .replay.whatif import judge_again
 
-        with self._open() as database:
-            record = database.experiment(self.experiment)
+        with self._open() as (database, record):
             return judge_again(read_story(database, record, rule.metric), rule)
 
     @raises_short
@@ -385,7 +381,7 @@ class Result:
         from .replay.forecast import forecast, list_metrics
         from .replay.story import read_story
         from .storage.jobs import read_jobs
-        from .views.summary import add_slots, look_at_driver
+        from .views.sight import look_at_driver
 
         wanted = [slots] if isinstance(slots, int) else list(slots or ())
         wanted = [check_integer("forecast", "slots", each, 1) for each in wanted]
@@ -394,11 +390,9 @@ class Result:
             if check_real("forecast", "hours", each) <= 0:
                 raise UsageError(f"forecast: hours must be more than 0, got {each!r}")
         seed = check_integer("forecast", "seed", seed, 0)
-        with self._open() as database:
-            record = database.experiment(self.experiment)
+        with self._open() as (database, record):
             names = list_metrics(record.settings)[-1]
-            sight = look_at_driver(record, time.time())
-            sight = add_slots(sight, read_jobs(database, record.id))
+            sight = look_at_driver(record, time.time()).add_slots(read_jobs(database, record.id))
             story = read_story(database, record, names if len(names) > 1 else names[0])
         story = replace(story, trials=[sight.settle(trial) for trial in story.trials])
         slots = sight.slots or record.settings.get("more_slots") or 1
@@ -417,8 +411,7 @@ class Result:
         from .replay.verify import verify
         from .storage.aggregates import list_wrong
 
-        with self._open() as database:
-            record = database.experiment(self.experiment)
+        with self._open() as (database, record):
             wrong = list_wrong(database.fetch, record.id)
             described = record.settings.get("asha")
             plan = build_plan(described) if described else None
@@ -476,20 +469,19 @@ class Result:
               which of them is best: the experiment's, and the one that is passed
         """
         from .storage.frames import build_trials_frame
-        from .views.summary import look_at_driver
+        from .views.ranking import choose_goal, list_goals
+        from .views.sight import look_at_driver
 
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
-            modes = _find_modes(experiment.settings)
+        with self._open() as (database, experiment):
+            goals = [*list_goals(experiment.settings)]
             if metric is not None:
-                metric, mode = choose_goal(experiment, metric, mode)
-                modes[metric] = mode
+                goals.append(choose_goal(experiment, metric, mode))
             sight = look_at_driver(experiment, time.time())
             with database.reading():
                 stored = rows.read_trial_rows(database, experiment.id)
                 aggregates = rows.read_aggregate_tables(database, experiment.id)
         trials = [sight.settle_row(row) for row in stored]
-        return build_trials_frame(trials, aggregates, modes, sight.last_sign)
+        return build_trials_frame(trials, aggregates, dict(goals), sight.last_sign)
 
     def metrics_dataframe(self) -> pd.DataFrame:
         """Tabulate all that was logged.
@@ -501,8 +493,8 @@ class Result:
         """
         from .storage.frames import build_metrics_frame
 
-        with self._open() as database:
-            key = database.experiment(self.experiment).id
+        with self._open() as (database, experiment):
+            key = experiment.id
             table = rows.read_metric_rows(database, key)
             # after the rows: what was added meanwhile is among them
             names = {number: name for name, number in rows.read_metric_ids(database, key).items()}
@@ -587,18 +579,19 @@ class Result:
 
         if mode is not None and mode not in MODES:
             raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")
-        with self._open() as database:
-            experiment = database.experiment(self.experiment)
+        with self._open() as (database, experiment):
             return read_sweep_data(database, experiment, time.time(), metric, mode)
 
-    def _open(self) -> Database:
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tuple[Database, ExperimentRecord]]:
         path = self._layout.database
         if not path.exists():
             raise ExperimentNotFoundError(
                 f"there is no experiment {self.experiment!r}: {path} does not exist; "
                 f"check local_dir{describe_old(path.parent)}"
             )
-        return Database.open(path, read_only=True)
+        with Database.open(path, read_only=True) as database:
+            yield database, database.experiment(self.experiment)
 
     def _build_trial(
         self,
@@ -614,55 +607,6 @@ class Result:
             with contextlib.suppress(UsageError):  # of another space: begun anew meanwhile
                 trial.cfg = self._revive(trial.cfg)
         return trial
-
-    def _format_unlogged(
-        self, metric: str, database: Database, key: int, completed_only: bool
-    ) -> str:
-        names = list(rows.read_metric_ids(database, key))
-        where = f"experiment {self.experiment!r} in {self._layout.database}"
-        if metric in names:
-            are_beyond = Status.INFEASIBLE in rows.count_trials(database, key)
-            which = "completed " if completed_only else "feasible " if are_beyond else ""
-            return f"no {which}trial of {where} has logged a finite value of {metric!r}"
-        if not names:
-            return f"no trial of {where} has logged anything yet, so none of {metric!r}"
-        return f"no trial of {where} has logged {metric!r}; logged are {names!r}"
-
-
-def choose_goal(experiment: ExperimentRecord, metric: str | None, mode: str | None) -> Goal:
-    """Complete a metric and a mode by what the experiment was set up with.
-
-    Raises:
-        UsageError: One of them is missing in both, or the mode is neither "min" nor "max".
-    """
-    modes = _find_modes(experiment.settings)
-    if metric is None and len(modes) > 1:
-        raise UsageError(
-            f"experiment {experiment.name!r} is after several metrics, {list(modes)!r}, so that no "
-            "one trial is the best: Result.front() has those that no other one dominates; or pass "
-            "metric= for the best by one of them"
-        )
-    if metric is None:
-        metric = next(iter(modes), None)
-    if metric is None:
-        raise UsageError(
-            f"experiment {experiment.name!r} names no metric, nor has it an ASHA that does; "
-            "pass metric= and mode='min' or mode='max'"
-        )
-    mode = modes.get(metric) if mode is None else mode
-    if mode is None:
-        raise UsageError(
-            f"experiment {experiment.name!r} does not say whether a low or a high {metric!r} is "
-            "best; pass mode='min' or mode='max'"
-        )
-    return check_goal("best", metric, mode)
-
-
-def _find_modes(settings: Mapping[str, Any]) -> dict[str, str]:
-    if objectives := settings.get("objectives"):
-        return dict(objectives)
-    metric, mode = settings.get("metric"), settings.get("mode")
-    return {} if metric is None or mode is None else {metric: mode}
 
 
 def _find_best(

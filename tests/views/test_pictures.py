@@ -36,7 +36,8 @@ from slurm_sweeps.views.pictures.parameters import (
 )
 from slurm_sweeps.views.pictures.slots import compute_occupation
 from slurm_sweeps.views.report import compute_savings, group_failures
-from slurm_sweeps.views.summary import describe_error, read_rows, read_runs
+from slurm_sweeps.views.sight import read_runs
+from slurm_sweeps.views.summary import describe_error, read_rows
 from views_samples import START, write_sample
 
 MIXED = [Status.COMPLETED, Status.PRUNED, Status.FAILED, Status.PRUNED, Status.RUNNING]

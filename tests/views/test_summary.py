@@ -23,10 +23,10 @@ from slurm_sweeps.storage.lease import build_owner, read_process_start
 from slurm_sweeps.storage.records import JobRecord, JobState
 from slurm_sweeps.trial import Status
 from slurm_sweeps.views.formats import list_parameters
+from slurm_sweeps.views.sight import look_at_driver
 from slurm_sweeps.views.summary import (
     Row,
     Summary,
-    look_at_driver,
     read_first_rows,
     read_rows,
     read_summary,

@@ -26,7 +26,7 @@ from ..storage.records import ExperimentRecord, JobRecord, JobState
 from ..storage.rows import read_attempts
 from ..trial import Status
 from ..views.formats import format_age, format_span
-from ..views.summary import look_at_driver
+from ..views.sight import look_at_driver
 from .common import json_option, on_experiment, open_store, print_columns, print_json
 
 

@@ -13,22 +13,20 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from ..result import choose_goal
 from ..storage.database import Database
 from ..storage.layout import Layout, build_database_path
 from ..storage.rows import read_driver_runs, read_metric_ids
 from ..trial import Status
 from ..views.formats import format_age, format_number, format_provenance, format_yaml
+from ..views.ranking import SCOPES, choose_goal, read_ranking
+from ..views.sight import look_at_driver
 from ..views.summary import (
-    SCOPES,
     Row,
     Summary,
     check_columns,
     format_share,
     format_state,
-    look_at_driver,
     read_first_rows,
-    read_ranking,
     read_rows,
     read_summary,
     sort_rows,
@@ -241,20 +239,20 @@ def best(
     """
     with open_store(local_dir, name) as store:
         database, experiment = store.database, store.experiment
-        names, repeat = read_metric_ids(database, experiment.id), experiment.settings.get("repeat")
+        names = read_metric_ids(database, experiment.id)
         logged = ", ".join(map(repr, names)) or "nothing yet"
         if metric is not None and metric not in names:
             raise UsageError(f"no trial has logged {metric!r}; logged: {logged}")
-        metric, mode = choose_goal(experiment, metric, mode)
+        goal = choose_goal(experiment, metric, mode)
         sight = look_at_driver(experiment, time.time())
-        ranking = read_ranking(database, experiment.id, metric, mode, top, scope, completed, repeat)
+        ranking = read_ranking(database, experiment, goal, top, scope, completed)
     if not ranking:
-        raise UsageError(f"no trial has logged a finite value of {metric!r}; logged: {logged}")
+        raise UsageError(f"no trial has logged a finite value of {goal.metric!r}; logged: {logged}")
     found = [
         {
             **asdict(best),
             "status": sight.settle(trial).status.value,
-            "metric": metric,
+            "metric": goal.metric,
             "cfg": json.loads(trial.cfg_json),
         }
         for trial, best in ranking
@@ -264,7 +262,7 @@ def best(
         return
     for number, each in enumerate(found):
         click.echo("---\n" if number else "", nl=False)
-        value = f"{metric} {format_number(each['value'])} at iteration {each['iteration']}"
+        value = f"{goal.metric} {format_number(each['value'])} at iteration {each['iteration']}"
         value += f", mean of {each['runs']} runs" if each["runs"] > 1 else ""
         print_lines([f"# trial {each['trial_id']} ({each['status']}): {value}"])
         click.echo(format_yaml(each["cfg"]))

@@ -19,7 +19,7 @@ from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
 from ..views.formats import AGAIN, list_constants, list_spaces
-from ..views.summary import look_at_driver
+from ..views.sight import look_at_driver
 from .common import Store, complete_trial, find_trial, on_experiment, open_store
 
 #: How long `stop` waits for the driver to take note, in seconds.

@@ -18,7 +18,7 @@ from ..storage.records import AttemptRecord, TrialRecord
 from ..storage.rows import read_earlier_s, read_metrics_of_trial, read_trial
 from ..trial import Status
 from ..views.formats import clean, draw_sparkline, format_duration, format_number, format_yaml
-from ..views.summary import compute_runtime_s, look_at_driver, read_runs
+from ..views.sight import compute_runtime_s, look_at_driver, read_runs
 from .common import (
     Store,
     find_trial,

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -22,7 +22,8 @@ from ..storage.database import Database
 from ..storage.layout import Layout
 from ..storage.records import ExperimentRecord, RunRecord, TrialRecord
 from ..trial import Status, flatten_cfg
-from ..views.summary import Sight, get_best, look_at_driver
+from ..views.ranking import get_best, list_goals
+from ..views.sight import Sight, look_at_driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,9 @@ class SweepNews:
         return self.record.name
 
     @property
-    def goals(self) -> list[tuple[str, str]]:
-        """What the sweep is after: metrics and modes; none where nobody has said."""
-        if objectives := self.record.settings.get("objectives"):
-            return [(metric, mode) for metric, mode in objectives]
-        metric, mode = (self.record.settings.get(name) for name in ("metric", "mode"))
-        if metric is None or mode is None:
-            return []
-        return [(metric, mode)]
+    def goals(self) -> Sequence[tuple[str, str]]:
+        """What the sweep is after; none where nobody has said."""
+        return list_goals(self.record.settings)
 
 
 @dataclass(frozen=True, slots=True)

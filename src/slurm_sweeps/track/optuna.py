@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -41,7 +41,7 @@ class _Study:
         self._storage = storage
         self._name = name
         self._study_id = 0
-        self._goals: list[tuple[str, str]] = []
+        self._goals: Sequence[tuple[str, str]] = []
         self._spaces: Mapping[str, Mapping[str, Any]] = {}
         self._open: dict[int, Status] = {}
 

@@ -3,9 +3,6 @@
 Whatever the size of the sweep, a summary reads only as many trials as are shown; the counts are
 made by SQLite. All of it is read in one snapshot of some milliseconds, since a reader holds up the
 writer.
-
-What a killed driver could not write down stays `running` in the database until a restore. Views
-show it as interrupted, at the driver's last sign of life: see `look_at_driver`.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from ..checks import Goal
 from ..errors import OUT_OF_MEMORY, SAID_LAST, UsageError
@@ -25,21 +22,11 @@ from ..storage import rows
 from ..storage.database import Database
 from ..storage.jobs import read_jobs
 from ..storage.layout import Layout
-from ..storage.lease import SILENT_S, build_owner, is_gone
-from ..storage.records import (
-    Aggregate,
-    AttemptRecord,
-    ExperimentRecord,
-    JobRecord,
-    JobState,
-    TrialRecord,
-)
+from ..storage.records import Aggregate, ExperimentRecord, JobState, TrialRecord
 from ..trial import Status, flatten_cfg
 from .formats import clean, format_age, format_number, list_parameters
-from .front import list_objectives, read_front
-
-if TYPE_CHECKING:
-    from .compare import Runs
+from .ranking import Best, get_best, list_goals, read_front, read_ranking
+from .sight import Sight, compute_runtime_s, look_at_driver
 
 #: What an attempt used: memory in MiB, CPU time in seconds.
 USAGE = ("memory_mb", "cpu_s", "gpu_memory_mb")
@@ -47,15 +34,8 @@ USAGE = ("memory_mb", "cpu_s", "gpu_memory_mb")
 #: What rows tell of a trial's run beside what they have fields for.
 _MORE = ("number", "attempt", "slot", "host", "gpus", "start_time", "end_time", *USAGE)
 
-#: What a trial is chosen by: its best value, or its last one.
-SCOPES = ("best", "last")
-
 #: So many of the latest failed trials are grouped by their reason; so many in the end.
 _FAILURES, _FAILURES_AT_END = 50, 1000
-
-#: A trial with its latest attempt, or an attempt.
-Run = TypeVar("Run", TrialRecord, AttemptRecord)
-
 
 #: What is said of so many jobs, in this order.
 _SAID = {
@@ -67,16 +47,6 @@ _SAID = {
     JobState.REFUSED: ("was refused", "were refused"),
     JobState.GONE: ("has gone", "have gone"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best value so far; of several runs of a configuration their mean, and the best trial."""
-
-    trial_id: str
-    value: float
-    iteration: int
-    runs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +255,11 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
     with database.reading():
         record = database.experiment(layout.name)
         settings = record.settings
-        metric, mode = settings.get("metric"), settings.get("mode")
-        ranking = []
-        objectives = list_objectives(settings)
+        ranking, goals = [], list_goals(settings)
+        objectives = goals if len(goals) > 1 else ()
         front = read_front(database, record.id, objectives)
-        if not objectives and metric is not None and mode is not None:
-            most, repeat = max(1, n_rows), settings.get("repeat")
-            ranking = read_ranking(database, record.id, metric, mode, most, repeat=repeat)
+        if len(goals) == 1:
+            ranking = read_ranking(database, record, goals[0], max(1, n_rows))
         best = [trial for trial, _ in ranking] or [
             trial
             for number in islice(front, n_rows)
@@ -301,14 +269,14 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         jobs = read_jobs(database, record.id)
         alone = JobState.DRIVING, JobState.GONE  # one job after the other is nothing to tell
         is_shared = any(job.can_drive or job.state not in alone for job in jobs)
-        sight = add_slots(look_at_driver(record, now), jobs)
+        sight = look_at_driver(record, now).add_slots(jobs)
         found = _read_few_rows(database, record, shown, sight)
         space = list_parameters(settings.get("space"), (row.cfg for row in found))
         return Summary(
             name=record.name,
             state=sight.state,
             ended_by=settings.get("ended_by"),
-            silent_s=_compute_silence(record, sight),
+            silent_s=sight.silent_s,
             counts=sight.settle_counts(rows.count_trials(database, record.id)),
             out_of_memory=rows.count_errors(database, record.id, OUT_OF_MEMORY),
             n_trials=settings.get("n_trials"),
@@ -318,8 +286,8 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
             started_at=settings.get("started_at"),
             ended_at=_find_end(database, record, sight),
             done_before=settings.get("done_before", 0),
-            metric=metric,
-            mode=mode,
+            metric=settings.get("metric"),
+            mode=settings.get("mode"),
             best=ranking[0][1] if ranking else None,
             objectives=objectives,
             front=front,
@@ -331,91 +299,6 @@ def read_summary(database: Database, layout: Layout, n_rows: int, now: float) ->
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What can be told of an experiment's driver at a moment, and what follows for its trials.
-
-    Args:
-        now: The moment, in seconds since 1970.
-        is_at_work: Whether a driver holds the experiment and is there, as `stop` judges it too.
-        last_sign: When a driver was last known to be alive: now, unless it is gone or silent.
-        state: As in `Summary`.
-        begun_at: When the latest run began; what ran before does not run any more.
-        slots: How many trials run at once at the most; None where that isn't known yet.
-    """
-
-    now: float
-    is_at_work: bool
-    last_sign: float
-    state: str
-    begun_at: float
-    slots: int | None
-
-    def settle(self, run: Run) -> Run:
-        """What a driver that is gone has left running is interrupted, at its last sign of life."""
-        start = run.start_time
-        if run.status is not Status.RUNNING or start is None:
-            return run
-        if not self.is_at_work:
-            return replace(run, status=Status.INTERRUPTED, end_time=max(start, self.last_sign))
-        return replace(run, status=Status.INTERRUPTED) if start < self.begun_at else run
-
-    def settle_row(self, row: rows.TrialRow) -> rows.TrialRow:
-        """The same for a trial's row of a table."""
-        number, trial_id, status, start, end, memory_mb, cpu_s, gpu_memory_mb, cfg = row
-        if status != Status.RUNNING.value:
-            return row
-        run = AttemptRecord(number, status=Status.RUNNING, start_time=start, end_time=end)
-        settled = self.settle(run)
-        status, end = settled.status.value, settled.end_time
-        return number, trial_id, status, start, end, memory_mb, cpu_s, gpu_memory_mb, cfg
-
-    def settle_counts(self, counts: Mapping[Status, int]) -> dict[Status, int]:
-        """The same for the numbers of trials; no more than the slots have room for do run."""
-        settled = dict(counts)
-        running = settled.pop(Status.RUNNING, 0)
-        most = running if self.slots is None else min(running, self.slots)
-        runs = most if self.is_at_work else 0
-        for status, count in ((Status.RUNNING, runs), (Status.INTERRUPTED, running - runs)):
-            if count:
-                settled[status] = settled.get(status, 0) + count
-        return settled
-
-
-def look_at_driver(record: ExperimentRecord, now: float) -> Sight:
-    """Judge whether a driver is at work on an experiment; asks nobody but this host."""
-    lease, here, settings = record.lease, build_owner(), record.settings
-    is_this = lease is not None and (lease.owner.host, lease.owner.pid) == (here.host, here.pid)
-    is_at_work = lease is not None and (is_this or not is_gone(lease, now, here=here))
-    is_heard = is_at_work and now - record.updated_at <= SILENT_S
-    # One that has given its lease back has said all that it had to say, but for that it runs.
-    lost = record.state == "running" or (record.state == "created" and lease is not None)
-    return Sight(
-        now=now,
-        is_at_work=is_at_work,
-        last_sign=now if is_heard else min(now, record.updated_at),
-        state="interrupted" if lost and not is_at_work else record.state,
-        begun_at=settings.get("started_at") or 0.0,
-        slots=settings.get("slots"),
-    )
-
-
-def add_slots(sight: Sight, jobs: Iterable[JobRecord]) -> Sight:
-    """Count the slots that other jobs than the driver's lend."""
-    lent = [job.slots for job in jobs if job.state in (JobState.LENDING, JobState.LEAVING)]
-    return (
-        sight
-        if sight.slots is None
-        else replace(sight, slots=sight.slots + sum(filter(None, lent)))
-    )
-
-
-def _compute_silence(record: ExperimentRecord, sight: Sight) -> float | None:
-    """For how long nothing was heard of a driver that should be at work, if that is long."""
-    is_long = sight.state == "running" and sight.last_sign < sight.now
-    return sight.now - record.updated_at if is_long or sight.state == "interrupted" else None
-
-
 def _find_end(database: Database, record: ExperimentRecord, sight: Sight) -> float | None:
     """When a run that is over ended: with its last trial, whoever holds the lease later."""
     if sight.state in ("created", "running"):
@@ -423,124 +306,6 @@ def _find_end(database: Database, record: ExperimentRecord, sight: Sight) -> flo
     if sight.state == "interrupted":
         return sight.last_sign
     return rows.read_last_end(database, record.id) or record.updated_at
-
-
-def read_runs(
-    database: Database, experiment: ExperimentRecord, now: float, number: int | None = None
-) -> list[AttemptRecord]:
-    """Read the attempts of one trial or of all, by trial and attempt.
-
-    What a driver that is gone has left running is interrupted: at its last sign of life or, where a
-    later attempt followed, at the last report before that one began.
-    """
-    sight = look_at_driver(experiment, now)
-    found = rows.read_attempts(database, experiment.id, number)
-    followers = {(each.number, each.attempt - 1): each for each in found}
-    closed = []
-    for each in found:
-        start, follower = each.start_time, followers.get((each.number, each.attempt))
-        if each.status is Status.RUNNING and start is not None and follower is not None:
-            until = follower.start_time or now
-            end = max(start, _find_last_report(database, experiment.id, each.number, until))
-            each = replace(each, status=Status.INTERRUPTED, end_time=end)
-        closed.append(sight.settle(each))
-    return closed
-
-
-def _find_last_report(database: Database, experiment_id: int, number: int, until: float) -> float:
-    """When a trial logged last before a time; 0 if it never did."""
-    names = rows.read_metric_ids(database, experiment_id)
-    times = [
-        time
-        for name in names
-        for table in rows.read_reports(database, experiment_id, name, [number])
-        for time in table["logged_at"].tolist()
-    ]
-    return max((time for time in times if time <= until), default=0.0)
-
-
-def read_ranking(
-    database: Database,
-    experiment_id: int,
-    metric: str,
-    mode: str,
-    limit: int,
-    scope: str = "best",
-    completed_only: bool = False,
-    repeat: Mapping[str, Any] | None = None,
-) -> list[tuple[TrialRecord, Best]]:
-    """Read the trials with the best finite values of a metric, the best first.
-
-    Args:
-        repeat: What the settings say of the `Repeat`, if there is one: configurations are ranked
-            then, and of each its best trial is returned, with the mean of its runs.
-        scope: "best" goes by each trial's best value, "last" by its last one.
-        completed_only: Leave out all but completed trials.
-
-    Raises:
-        UsageError: `scope` is neither.
-    """
-    if scope not in SCOPES:
-        raise UsageError(f"scope must be 'best' or 'last', got {scope!r}")
-    if repeat is not None:
-        found = read_configurations(
-            database, experiment_id, metric, mode, repeat, scope, completed_only
-        )
-        return [
-            (each.best[0], Best(each.best[0].trial_id, each.mean, each.best[2], each.n))
-            for each in found[:limit]
-        ]
-    return _read_best_trials(database, experiment_id, metric, mode, limit, scope, completed_only)
-
-
-def read_configurations(
-    database: Database,
-    experiment_id: int,
-    metric: str,
-    mode: str,
-    repeat: Mapping[str, Any],
-    scope: str = "best",
-    completed_only: bool = False,
-) -> list[Runs]:
-    """Read and rank configurations of several runs; see `read_ranking` for the arguments."""
-    from .compare import rank_configurations  # only sweeps with a Repeat need it
-
-    count = sum(rows.count_trials(database, experiment_id).values())
-    found = _read_best_trials(database, experiment_id, metric, mode, count, scope, completed_only)
-    return rank_configurations(
-        ((trial, best.value, best.iteration) for trial, best in found), repeat, mode
-    )
-
-
-def _read_best_trials(
-    database: Database,
-    experiment_id: int,
-    metric: str,
-    mode: str,
-    limit: int,
-    scope: str,
-    completed_only: bool,
-) -> list[tuple[TrialRecord, Best]]:
-    ranking, by_last = [], scope == "last"
-    statuses = [Status.COMPLETED] if completed_only else None
-    for aggregate in rows.read_best(
-        database, experiment_id, metric, mode, limit, by_last=by_last, statuses=statuses
-    ):
-        trial = rows.read_trial(database, experiment_id, aggregate.number)
-        last = aggregate.last_value, aggregate.last_iteration
-        found = last if by_last else get_best(aggregate, mode)
-        if trial is not None and found is not None:
-            ranking.append((trial, Best(trial.trial_id, *found)))
-    return ranking
-
-
-def get_best(aggregate: Aggregate, mode: str | None) -> tuple[float, int] | None:
-    """The better extreme of a metric and its iteration, None where nobody knows which is better."""
-    value, iteration = {
-        "min": (aggregate.min_value, aggregate.min_iteration),
-        "max": (aggregate.max_value, aggregate.max_iteration),
-    }.get(mode or "", (None, None))
-    return None if value is None or iteration is None else (value, iteration)
 
 
 def _choose_shown(
@@ -627,15 +392,14 @@ def _sort_numbers(
     database: Database, experiment: ExperimentRecord, numbers: list[int], reverse: bool
 ) -> list[int]:
     """Sort trials as `read_first_rows` gives them."""
-    metric, mode = experiment.settings.get("metric"), experiment.settings.get("mode")
-    objectives = list_objectives(experiment.settings)
-    if objectives or metric is None or mode is None:
-        place = {n: at for at, n in enumerate(read_front(database, experiment.id, objectives))}
+    goals = list_goals(experiment.settings)
+    if len(goals) != 1:
+        place = {n: at for at, n in enumerate(read_front(database, experiment.id, goals))}
         numbers = numbers[::-1] if reverse else numbers
         return sorted(numbers, key=lambda number: place.get(number, len(place)))
-    best = rows.read_known_values(database, experiment.id, metric, mode)
+    best = rows.read_known_values(database, experiment.id, *goals[0])
     known = [number for number in numbers if number in best]
-    known.sort(key=best.__getitem__, reverse=reverse != (mode == "max"))
+    known.sort(key=best.__getitem__, reverse=reverse != (goals[0].mode == "max"))
     return known + [number for number in numbers if number not in best]
 
 
@@ -661,24 +425,6 @@ def _build_row(
             "error": None if trial.error is None else str(trial.error),
         },
     )
-
-
-def compute_runtime_s(
-    trial: TrialRecord, last_sign: float, earlier: Mapping[int, float]
-) -> float | None:
-    """How long a trial ran, or has run by its driver's last sign of life, in all of its attempts.
-
-    Args:
-        earlier: How long those before the latest ran, of `read_earlier_s`.
-    """
-    before_s = earlier.get(trial.number)
-    if trial.start_time is None:
-        return before_s
-    if trial.end_time is not None:
-        return trial.end_time - trial.start_time + (before_s or 0.0)
-    if trial.status is not Status.RUNNING:
-        return before_s
-    return max(0.0, last_sign - trial.start_time) + (before_s or 0.0)
 
 
 def find_failures(database: Database, key: int, layout: Layout, is_over: bool) -> list[Failure]:

@@ -17,8 +17,8 @@ from ...storage.records import AttemptRecord, ExperimentRecord, RunRecord, Trial
 from ...trial import Status, flatten_cfg
 from ..compare import Runs, rank_configurations
 from ..formats import Parameter, list_parameters
-from ..front import list_objectives
-from ..summary import get_best, look_at_driver, read_runs
+from ..ranking import get_best, list_goals
+from ..sight import look_at_driver, read_runs
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -66,7 +66,8 @@ class SweepData:
     @property
     def objectives(self) -> tuple[Goal, ...]:
         """Where the sweep is after several metrics, all of them; else none."""
-        return list_objectives(self.experiment.settings)
+        goals = list_goals(self.experiment.settings)
+        return goals if len(goals) > 1 else ()
 
     @property
     def statuses(self) -> list[str]:
@@ -137,11 +138,8 @@ def read_sweep_data(
     """Read a sweep, by default to look at its own metric, else at the first that was logged."""
     own = experiment.settings.get("metric")
     metric = metric or own or next(iter(rows.read_metric_ids(database, experiment.id)), None)
-    if mode is None and metric == own:
-        mode = experiment.settings.get("mode")
-    for goal in list_objectives(experiment.settings):
-        if mode is None and metric == goal.metric:
-            mode = goal.mode
+    if mode is None and metric is not None:
+        mode = dict(list_goals(experiment.settings)).get(metric)
     sight = look_at_driver(experiment, now)
     trials = [sight.settle(trial) for trial in rows.read_trials(database, experiment.id)]
     best, best_iteration = _read_best(database, experiment.id, metric, mode, trials)

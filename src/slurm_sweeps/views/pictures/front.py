@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...checks import Goal
-from ..front import choose_front
+from ..ranking import choose_front
 from . import (
     COLORS,
     SYMBOLS,
