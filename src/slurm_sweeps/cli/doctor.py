@@ -51,19 +51,12 @@ _MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was looked at."""
 
-    Args:
-        topic: What.
-        verdict: "ok", "note" (worth knowing) or "bad" (a sweep would not run, or not well).
-        text: What was found, and the remedy.
-        short: What people are shown of a long text.
-    """
-
-    topic: str
-    verdict: str
-    text: str
-    short: str = ""
+    topic: str  # what
+    verdict: str  # "ok", "note" (worth knowing) or "bad" (a sweep would not run, or not well)
+    text: str  # what was found, and the remedy
+    short: str = ""  # what people are shown of a long text
 
 
 @click.command()

@@ -39,17 +39,11 @@ _MAX_SAID = 10
 
 
 class Code(NamedTuple):
-    """What workers run.
+    """What workers run."""
 
-    Args:
-        digest: Of the pickled `train`.
-        path: What they have on their import path before all else.
-        notices: What the user should know.
-    """
-
-    digest: str
-    path: Sequence[str] = ()
-    notices: Sequence[str] = ()
+    digest: str  # of the pickled `train`
+    path: Sequence[str] = ()  # what they have on their import path before all else
+    notices: Sequence[str] = ()  # what the user should know
 
 
 def write_code(

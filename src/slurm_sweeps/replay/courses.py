@@ -51,26 +51,17 @@ _CLEARLY = 3.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Course:
-    """How a trial goes.
+    """How a trial goes."""
 
-    Args:
-        iterations: At which it reports, rising; [n].
-        values: What, for each metric; of the first, which the sweep is after, low is good; [n, m].
-        lows: The lowest finite value of that one since the report before, also of those that
-            thinning has left out; infinite without one; [n].
-        clock: Seconds of work up to each report; [n].
-        rest_s: Seconds from the last one to the end.
-        end: What it ends as; None if it was cut short.
-        is_stopped: Whether that was by the rule, which would do it again.
-    """
-
-    iterations: npt.NDArray[np.int64]
-    values: Array
+    iterations: npt.NDArray[np.int64]  # at which it reports, rising; [n]
+    values: Array  # for each metric; of the first, which the sweep is after, low is good; [n, m]
+    # The lowest finite value of that one since the report before, also of those that thinning has
+    # left out; infinite without one; [n].
     lows: Array
-    clock: Array
-    rest_s: float
-    end: Status | None
-    is_stopped: bool = False
+    clock: Array  # seconds of work up to each report; [n]
+    rest_s: float  # from the last one to the end
+    end: Status | None  # None if it was cut short
+    is_stopped: bool = False  # cut short by the rule, which would do it again
 
     @property
     def score(self) -> float:
@@ -225,19 +216,12 @@ def measure_starts(story: Story, courses: Mapping[int, Course]) -> tuple[float, 
 
 
 class Tail(NamedTuple):
-    """What the leaders leave possible of how values lie below the best.
+    """What the leaders leave possible of how values lie below the best."""
 
-    Args:
-        distance: From the best to the threshold, above which nothing is looked at.
-        shapes: Of a generalised Pareto distribution of distances below it; [k].
-        scales: The same; [k].
-        weights: How likely these are; [k].
-    """
-
-    distance: float
-    shapes: Array
-    scales: Array
-    weights: Array
+    distance: float  # from the best to the threshold, above which nothing is looked at
+    shapes: Array  # of a generalised Pareto distribution of distances below it; [k]
+    scales: Array  # the same; [k]
+    weights: Array  # how likely these are; [k]
 
     def choose(self, rng: np.random.Generator) -> Tail:
         """Choose one shape and scale."""

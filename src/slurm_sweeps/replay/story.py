@@ -30,21 +30,16 @@ RULES: dict[str, Callable[..., PrunerPlan]] = {
 
 @dataclass(frozen=True)
 class Story:
-    """What is stored of a sweep.
-
-    Attributes:
-        events: Reports, and starts and ends of attempts, in their order. What was reported comes
-            before what was seen at the same time, for it led to that.
-        asked: The ids of trials that were pruned as someone asked.
-        has_added: Whether someone has added configurations while it ran.
-    """
+    """What is stored of a sweep."""
 
     settings: Mapping[str, Any]
     trials: Sequence[TrialRecord]
     attempts: Sequence[AttemptRecord]
+    # In their order. What was reported comes before what was seen at the same time, for it led to
+    # that.
     events: Sequence[Report | Turn]
-    asked: frozenset[str] = frozenset()
-    has_added: bool = False
+    asked: frozenset[str] = frozenset()  # the ids of trials that were pruned as someone asked
+    has_added: bool = False  # whether someone has added configurations while it ran
 
     @property
     def reports(self) -> list[Report]:

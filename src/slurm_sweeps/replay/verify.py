@@ -171,15 +171,10 @@ class _Attempt:
 
 @dataclass
 class _Judge:
-    """Plays a story to a rule, and compares what that says to what became of it.
-
-    Args:
-        plan: The rule.
-        unsure: Spans of time in which something was judged that may have been logged over.
-    """
+    """Plays a story to a rule, and compares what that says to what became of it."""
 
     plan: PrunerPlan
-    unsure: list[tuple[float, float]]
+    unsure: list[tuple[float, float]]  # spans in which something was judged that may be logged over
     attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
     n_reports: int = 0
     n_unsure: int = 0

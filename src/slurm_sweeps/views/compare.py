@@ -27,17 +27,11 @@ ALPHA = 0.05
 
 @dataclass(slots=True)
 class Runs:
-    """A configuration, and what its trials came to.
+    """A configuration, and what its trials came to."""
 
-    Args:
-        key: The configuration, as JSON with dotted names.
-        values: The mean value of its trials that count, by the value of its Repeat.
-        best: The trial with the best value, of those that count if any does, and where.
-    """
-
-    key: str
-    values: dict[Any, float]
-    best: tuple[TrialRecord, float, int]
+    key: str  # the configuration, as JSON with dotted names
+    values: dict[Any, float]  # the mean of its trials that count, by the value of its Repeat
+    best: tuple[TrialRecord, float, int]  # of those that count if any does: value, iteration
 
     @property
     def n(self) -> int:

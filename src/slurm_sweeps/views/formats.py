@@ -209,17 +209,11 @@ def _average(values: Sequence[float], width: int) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One thing that varies in a sweep.
+    """One thing that varies in a sweep."""
 
-    Args:
-        name: Its place in the cfg, keys joined by dots.
-        is_log: Whether its values spread over orders of magnitude.
-        text: The space as the user would write it.
-    """
-
-    name: str
-    is_log: bool
-    text: str
+    name: str  # its place in the cfg, keys joined by dots
+    is_log: bool  # whether its values spread over orders of magnitude
+    text: str  # the space as the user would write it
 
 
 def list_parameters(description: Any, cfgs: Iterable[Mapping[str, Any]] = ()) -> list[Parameter]:

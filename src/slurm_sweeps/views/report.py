@@ -218,17 +218,11 @@ def _pack_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What pruning saved.
+    """What pruning saved."""
 
-    Args:
-        run: The iterations that were run.
-        full: The iterations that they would have been, had no trial been pruned.
-        saved_s: The time that the pruned trials would have taken further, each at its own pace.
-    """
-
-    run: int
-    full: int
-    saved_s: float
+    run: int  # the iterations that were run
+    full: int  # what they would have been, had no trial been pruned
+    saved_s: float  # the time that the pruned trials would have taken further, each at its own pace
 
 
 def compute_savings(data: SweepData) -> Savings:

@@ -22,25 +22,15 @@ Run = TypeVar("Run", TrialRecord, AttemptRecord)
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What can be told of an experiment's driver at a moment, and what follows for its trials.
+    """What can be told of an experiment's driver at a moment, and what follows for its trials."""
 
-    Args:
-        now: The moment, in seconds since 1970.
-        is_at_work: Whether a driver holds the experiment and is there, as `stop` judges it too.
-        last_sign: When a driver was last known to be alive: now, unless it is gone or silent.
-        state: As in `Summary`.
-        begun_at: When the latest run began; what ran before does not run any more.
-        slots: How many trials run at once at the most; None where that isn't known yet.
-        silent_s: As in `Summary`.
-    """
-
-    now: float
-    is_at_work: bool
-    last_sign: float
-    state: str
-    begun_at: float
-    slots: int | None
-    silent_s: float | None
+    now: float  # the moment, in seconds since 1970
+    is_at_work: bool  # a driver holds the experiment and is there, as `stop` judges it too
+    last_sign: float  # when a driver was last known to be alive: now, unless it is gone or silent
+    state: str  # as in `Summary`
+    begun_at: float  # the latest run; what ran before does not run any more
+    slots: int | None  # how many trials run at once at the most; None where that isn't known yet
+    silent_s: float | None  # as in `Summary`
 
     def settle(self, run: Run) -> Run:
         """What a driver that is gone has left running is interrupted, at its last sign of life."""

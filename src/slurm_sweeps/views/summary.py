@@ -51,25 +51,16 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A trial as the table shows it.
-
-    Args:
-        iteration: Its latest iteration, None before its first report.
-        runtime_s: How long it has run by now, all of its attempts together.
-        best: Its best value of the sweep's metric; None if it is infeasible.
-        cfg: Its cfg, nested keys joined by dots.
-        metrics: The last value of each metric.
-        more: What else is known, by name; times in seconds since 1970.
-    """
+    """A trial as the table shows it."""
 
     trial_id: str
     status: Status
-    iteration: int | None
-    runtime_s: float | None
-    best: float | None
-    cfg: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    more: Mapping[str, Any] = field(default_factory=dict)
+    iteration: int | None  # the latest; None before its first report
+    runtime_s: float | None  # by now, all of its attempts together
+    best: float | None  # its best value of the sweep's metric; None if it is infeasible
+    cfg: Mapping[str, Any]  # nested keys joined by dots
+    metrics: Mapping[str, float]  # the last value of each
+    more: Mapping[str, Any] = field(default_factory=dict)  # what else is known; seconds since 1970
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -103,59 +94,34 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A sweep at one moment.
-
-    Args:
-        name: The experiment.
-        state: What its driver said last: created, running, completed, stopped or failed; or
-            interrupted, where it is gone without a word.
-        ended_by: What has ended it before all trials were done; None where nothing has.
-        silent_s: For how long nothing was heard of its driver, where it is gone, or that is too
-            long; else None.
-        counts: How many trials have each status.
-        out_of_memory: How many of them ran out of memory, of each status.
-        n_trials: How many there are to be; None where that isn't known yet.
-        n_runs: How many drivers have worked on it, one after the other.
-        slots: How many run at once; None where that isn't known yet.
-        jobs: What the Slurm jobs are to it that have had a part in it.
-        started_at: When this run began, in seconds since 1970.
-        ended_at: When it ended; None while it runs.
-        done_before: How many trials were done when this run began.
-        metric: The sweep's metric.
-        mode: "min" or "max".
-        best: The best value so far; None where there are several objectives.
-        objectives: Where the sweep is after several metrics, all of them; `metric` is the first.
-        front: The trials that no other one dominates, see `read_front`.
-        parameters: The names of what varies in the cfg.
-        metrics: The names of all metrics.
-        rows: The best trials, then the running ones.
-        failures: The latest failures by reason: that of the newest, then those of most trials.
-        again: What runs it again, where its settings say so.
-    """
+    """A sweep at one moment."""
 
     name: str
+    # What its driver said last: created, running, completed, stopped or failed; or interrupted,
+    # where it is gone without a word.
     state: str
-    ended_by: str | None = None
+    ended_by: str | None = None  # before all trials were done
+    # For how long nothing was heard of its driver, where it is gone, or that is too long.
     silent_s: float | None = None
-    counts: Mapping[Status, int] = field(default_factory=dict)
-    out_of_memory: Mapping[Status, int] = field(default_factory=dict)
-    n_trials: int | None = None
-    n_runs: int = 1
-    slots: int | None = None
-    jobs: Sequence[JobState] = ()
-    started_at: float | None = None
-    ended_at: float | None = None
-    done_before: int = 0
-    metric: str | None = None
+    counts: Mapping[Status, int] = field(default_factory=dict)  # how many trials
+    out_of_memory: Mapping[Status, int] = field(default_factory=dict)  # how many of these
+    n_trials: int | None = None  # how many there are to be; None where that isn't known yet
+    n_runs: int = 1  # how many drivers have worked on it, one after the other
+    slots: int | None = None  # how many trials run at once; None where that isn't known yet
+    jobs: Sequence[JobState] = ()  # what the Slurm jobs are to it that have had a part in it
+    started_at: float | None = None  # when this run began, in seconds since 1970
+    ended_at: float | None = None  # when it ended; None while it runs
+    done_before: int = 0  # how many trials were done when this run began
+    metric: str | None = None  # the first of several
     mode: str | None = None
-    best: Best | None = None
-    objectives: Sequence[Goal] = ()
-    front: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-    parameters: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    rows: Sequence[Row] = ()
-    failures: Sequence[Failure] = ()
-    again: str | None = None
+    best: Best | None = None  # the best value so far; None where there are several objectives
+    objectives: Sequence[Goal] = ()  # where the sweep is after several metrics
+    front: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # see `read_front`
+    parameters: Sequence[str] = ()  # the names of what varies in the cfg
+    metrics: Sequence[str] = ()  # the names of all
+    rows: Sequence[Row] = ()  # the best trials, then the running ones
+    failures: Sequence[Failure] = ()  # the latest by reason: the newest, then those of most trials
+    again: str | None = None  # what runs it again, where its settings say so
 
     @property
     def done(self) -> int:

@@ -44,17 +44,11 @@ _HOVER_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The curve of one trial.
+    """The curve of one trial."""
 
-    Args:
-        trial: The trial's position in `SweepData.trials`.
-        iteration: Rising.
-        value: As many; NaN where it was no finite number.
-    """
-
-    trial: int
-    iteration: Ints
-    value: Floats
+    trial: int  # its position in `SweepData.trials`
+    iteration: Ints  # rising
+    value: Floats  # as many; NaN where it was no finite number
 
 
 def compute_curves(data: SweepData) -> list[Curve]:
@@ -189,19 +183,12 @@ def _build_rungs(data: SweepData, longest: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Each improvement of the best value, and the end.
+    """Each improvement of the best value, and the end."""
 
-    Args:
-        elapsed_s: Seconds since the first trial began.
-        iterations: How many iterations all trials together had run by then.
-        value: The best value so far.
-        trial: The position in `SweepData.trials` of the trial that has it.
-    """
-
-    elapsed_s: Floats
-    iterations: Ints
-    value: Floats
-    trial: Ints
+    elapsed_s: Floats  # since the first trial began
+    iterations: Ints  # how many all trials together had run by then
+    value: Floats  # the best so far
+    trial: Ints  # the position in `SweepData.trials` of the one that has it
 
 
 def compute_progress(data: SweepData) -> Progress:

@@ -26,42 +26,25 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class SweepData:
-    """A sweep as arrays, one entry a trial, in the order of `trials`.
-
-    Args:
-        experiment: The experiment.
-        metric: The metric that the pictures are about; None where nothing was ever logged.
-        mode: "min" or "max"; None where nobody said which is best.
-        now: When this was read, seconds since 1970.
-        last_sign: When its driver was last known to be alive; `now` while it is.
-        trials: The trials by number.
-        cfgs: Their cfgs, nested keys joined by dots.
-        best: The best finite value of the metric (the last one where `mode` is None), else NaN;
-            an infeasible trial has none.
-        best_iteration: Where that was; -1 where there is none.
-        last: The latest value of each metric by name, NaN where it was not logged.
-        iterations: How many iterations each has logged.
-        reports: A structured array of `REPORT_FIELDS` of the metric, by trial and iteration.
-        attempts: All attempts, by trial, see `read_runs`.
-        parameters: What varies.
-        driver_runs: Of what code each driver ran.
-    """
+    """A sweep as arrays, one entry a trial, in the order of `trials`."""
 
     experiment: ExperimentRecord
-    metric: str | None
-    mode: str | None
-    now: float
-    last_sign: float
-    trials: Sequence[TrialRecord]
-    cfgs: Sequence[Mapping[str, Any]]
+    metric: str | None  # that the pictures are about; None where nothing was ever logged
+    mode: str | None  # "min" or "max"; None where nobody said which is best
+    now: float  # when this was read, seconds since 1970
+    last_sign: float  # when its driver was last known to be alive; `now` while it is
+    trials: Sequence[TrialRecord]  # by number
+    cfgs: Sequence[Mapping[str, Any]]  # nested keys joined by dots
+    # The best finite value of the metric, the last one where `mode` is None; else NaN, as of an
+    # infeasible trial.
     best: Floats
-    best_iteration: Ints
-    last: Mapping[str, Floats]
-    iterations: Ints
-    reports: npt.NDArray[np.void]
-    attempts: Sequence[AttemptRecord]
-    parameters: Sequence[Parameter]
-    driver_runs: Sequence[RunRecord] = ()
+    best_iteration: Ints  # where that was; -1 where there is none
+    last: Mapping[str, Floats]  # the latest value of each metric, NaN where it was not logged
+    iterations: Ints  # how many each has logged
+    reports: npt.NDArray[np.void]  # structured: `REPORT_FIELDS` of the metric, by trial, iteration
+    attempts: Sequence[AttemptRecord]  # all, by trial, see `read_runs`
+    parameters: Sequence[Parameter]  # what varies
+    driver_runs: Sequence[RunRecord] = ()  # of what code each driver ran
 
     @property
     def objectives(self) -> tuple[Goal, ...]:

@@ -34,19 +34,12 @@ MIN_SCORE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """The importance of each parameter.
+    """The importance of each parameter."""
 
-    Args:
-        names: The parameters, the most important first.
-        shares: Their shares, which add up to 1 (or all 0).
-        score: How much of the ranks' variance the forest explains for trials that it has not seen.
-        reason: Why nothing can be said, or what to take into account; empty if all is well.
-    """
-
-    names: Sequence[str] = ()
-    shares: Sequence[float] = ()
-    score: float = 0.0
-    reason: str = ""
+    names: Sequence[str] = ()  # the most important first
+    shares: Sequence[float] = ()  # these add up to 1, or all are 0
+    score: float = 0.0  # how much of the ranks' variance the forest explains for trials unseen
+    reason: str = ""  # why nothing can be said, or what to take into account
 
 
 def compute_importance(data: SweepData) -> Importance:

@@ -49,20 +49,14 @@ _PANEL_HEIGHT = 250
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One parameter of all trials.
-
-    Args:
-        name: The parameter.
-        positions: Where each trial stands: the value itself, its logarithm to base 10, or the
-            number of its category; NaN where the trial has no such parameter.
-        is_log: Whether positions are logarithms.
-        categories: What the numbers of categories mean; None for numbers.
-    """
+    """One parameter of all trials."""
 
     name: str
+    # Where each trial stands: the value itself, its logarithm to base 10, or the number of its
+    # category; NaN where the trial has no such parameter.
     positions: Floats
-    is_log: bool
-    categories: Sequence[str] | None
+    is_log: bool  # whether positions are logarithms
+    categories: Sequence[str] | None  # what their numbers mean; None for numbers
 
     @property
     def ticks(self) -> tuple[list[float], list[str]]:

@@ -41,20 +41,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Occupation:
-    """All slots.
+    """All slots."""
 
-    Args:
-        stretches: By trial and attempt.
-        labels: The name of each slot: its number and the host it was last seen on; with several
-            Slurm jobs that of its job too, and slots are those of a job in one of its stays.
-        end_s: When the last attempt ended.
-        busy: The share of the slots' time that was used, between 0 and 1. With several jobs the
-            time of each is from its first attempt to the end of its last one.
-    """
-
-    stretches: Sequence[Stretch]
+    stretches: Sequence[Stretch]  # by trial and attempt
+    # The name of each slot: its number and the host it was last seen on; with several Slurm jobs
+    # that of its job too, and slots are those of a job in one of its stays.
     labels: Sequence[str]
-    end_s: float
+    end_s: float  # when the last attempt ended
+    # The share of the slots' time that was used, from 0 to 1. With several jobs the time of each is
+    # from its first attempt to the end of its last one.
     busy: float
 
 
