@@ -13,15 +13,16 @@ import click
 from .. import __version__
 from .common import Commands, early_local_dir_option
 
-#: Those of each module, in the order in which the help lists them.
+#: Those of each module, in the order in which the help lists them, and their functions where these
+#: have other names.
 _VERBS = {
-    "run_file": "run log",
-    "list_show_watch_best": "list show watch best",
-    "trial_logs": "trial logs",
+    "run_file": "run=run_file log=log_metrics",
+    "list_show_watch_best": "list=list_experiments show watch best",
+    "trial_logs": "trial=show_trial logs",
     "verify_whatif": "compare whatif verify sensitivity forecast",
     "export_report": "export report",
     "join_jobs": "join jobs",
-    "stop_retry_rm": "stop retry add rm",
+    "stop_retry_rm": "stop retry add rm=remove",
     "doctor": "doctor",
     "common": "completion",
 }

@@ -44,7 +44,8 @@ class Commands(click.Group):
 
     def __init__(self, verbs: Mapping[str, str], **settings: Any) -> None:
         super().__init__(**settings)
-        self._homes = {verb: home for home, its in verbs.items() for verb in its.split()}
+        words = ((home, *word.partition("=")) for home in verbs for word in verbs[home].split())
+        self._homes = {verb: (home, function or verb) for home, verb, _, function in words}
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb: 2 for what the caller got wrong, 1 for what could not be done."""
@@ -72,9 +73,11 @@ class Commands(click.Group):
         return list(self._homes)
 
     def get_command(self, ctx: click.Context, verb: str) -> click.Command | None:  # noqa: ARG002
-        home = importlib.import_module(f".{self._homes.get(verb, 'common')}", __package__)
-        found = (each for each in vars(home).values() if isinstance(each, click.Command))
-        return next((each for each in found if each.name == verb), None)
+        if verb not in self._homes:
+            return None
+        home, function = self._homes[verb]
+        found: click.Command = getattr(importlib.import_module(f".{home}", __package__), function)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

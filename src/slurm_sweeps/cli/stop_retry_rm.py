@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ..errors import SlurmSweepsError, UsageError, say_count
+from ..search.search_space import nest
 from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.rows import count_trials, read_trials
 from ..trial import Status
@@ -154,7 +155,7 @@ def add(name: str, local_dir: Path, values: tuple[str, ...]) -> None:
     with open_store(local_dir, name, write=True) as store:
         check_driver(store, "nobody would run it; points_to_evaluate and restore do, or wait")
         _check_names(store, part)
-        text = json.dumps(_nest(part))
+        text = json.dumps(nest(part))
         store.database.add_request(store.experiment.id, "add", text, time.time())
         seen = wait_until_seen(store)
     told = "the driver is told" if seen else "the driver has not looked yet, it may be busy or gone"
@@ -182,14 +183,3 @@ def _check_names(store: Store, part: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
             raise UsageError(f"the cfg of {store.experiment.name!r} has no {name!r}; {hint}")
-
-
-def _nest(part: dict[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, value in part.items():
-        *parents, key = name.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[key] = value
-    return nested

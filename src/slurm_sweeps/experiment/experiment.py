@@ -96,7 +96,6 @@ Held = tuple[Database, ExperimentRecord, LeaseOwner]
 #: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
 #: that is to be submitted again (EX_TEMPFAIL of sysexits.h).
 EXIT_STOPPED = 75
-_BY_ITSELF = "with SlurmCfg(requeue=True) it is queued again by itself"
 #: Exit code after Ctrl-C, as shells have it.
 EXIT_CTRL_C = 130
 
@@ -246,8 +245,11 @@ class Experiment:
         self._local_cfg = local_cfg or LocalCfg()
         self._claim = Claim(self._layout, restore, overwrite, self._search.describe)
         self._claim.check()
-        #: How messages are worded; a sweep file has words of its own.
         self._say: Callable[[str], str] = str
+
+    def _tell_as(self, say: Callable[[str], str], again: str) -> None:
+        """Word messages as `say` does, and name the command that goes on: that of a sweep file."""
+        self._say, self._search = say, dataclasses.replace(self._search, again=again)
 
     @property
     def name(self) -> str:
@@ -581,7 +583,10 @@ class Experiment:
         if job_id and self._slurm_cfg.requeue and stopped_by not in BY_A_PERSON:
             requeue(job_id, self._slurm_cfg.outage_in_sec, notify)
         elif job_id and not self._join and stopped_by not in BY_A_PERSON:
-            notify(f"to go on, submit the job again{self._with_restore}; {_BY_ITSELF}")
+            notify(
+                f"to go on, submit the job again{self._with_restore}; with SlurmCfg(requeue=True) "
+                "it is queued again by itself"
+            )
         raise SweepStopped(EXIT_CTRL_C if stopped_by == "SIGINT" else EXIT_STOPPED)
 
 

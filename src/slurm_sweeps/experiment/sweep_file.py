@@ -8,7 +8,6 @@ Errors name the line.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import inspect
 import json
@@ -145,9 +144,7 @@ def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experime
         arguments.setdefault("restore", "auto")
     with at("cfg", "command", "cwd", "env", *OF_EXPERIMENT):
         experiment = Experiment(train, **arguments)
-    experiment._say = partial(say_as_in_file, path)
-    again = f"'slurm-sweeps run {path.absolute()}'"
-    experiment._search = dataclasses.replace(experiment._search, again=again)
+    experiment._tell_as(partial(say_as_in_file, path), f"'slurm-sweeps run {path.absolute()}'")
     return experiment, {key: told[key] for key in OF_RUN if key in told}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, UsageTypeError, say_count
 from ..result import Result
-from ..search.search_space import SearchSpace, join_path
+from ..search.search_space import SearchSpace, join_path, nest
 from ..search.spaces import Space
 from ..search.tree import Leaf
 from ..trial import Status, compute_trial_id
@@ -162,7 +162,7 @@ def _read_frame(
         numbers = [None if value is None else float(value) for value in last]
         value = _choose_value(numbers, row.get("status") == Status.INFEASIBLE)
         choices = (nones | restored, restored, present)
-        yield [_nest(each) for each in choices], value
+        yield [nest(each) for each in choices], value
 
 
 def _walk_constants(template: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,16 +187,3 @@ def _restore(value: Any, constants: list[Any] | tuple[()]) -> Any:
         same = (each for each in constants if type(each) is int and each == value)
         return next(same, value)
     return value.item() if hasattr(value, "item") else value
-
-
-def _nest(cells: Mapping[str, Any]) -> dict[str, Any]:
-    cfg: dict[str, Any] = {}
-    for path, value in cells.items():
-        *parents, key = path.split(".")
-        place = cfg
-        for parent in parents:
-            if not isinstance(place.get(parent), dict):
-                place[parent] = {}
-            place = place[parent]
-        place[key] = value
-    return cfg

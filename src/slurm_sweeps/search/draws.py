@@ -325,8 +325,11 @@ def fill_points(
     """
     if isinstance(points, (str, Mapping)) or not isinstance(points, Sequence):
         raise UsageTypeError(f"points_to_evaluate must be a list of dicts, got {points!r}")
+    if not points:
+        return ()
+    streams = Streams(seed, "points")
     return tuple(
-        _fill(point, name or f"points_to_evaluate[{i}]", space, Streams(seed, "points").go_to(i))
+        _fill(point, name or f"points_to_evaluate[{i}]", space, streams.go_to(i))
         for i, point in enumerate(points)
     )
 

@@ -252,6 +252,20 @@ def join_path(path: str, text: str) -> str:
     return f"{path}.{text}" if path else text
 
 
+def nest(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a cfg of values by their dotted names."""
+    cfg: dict[str, Any] = {}
+    for path, value in cells.items():
+        *parents, key = path.split(".")
+        place = cfg
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[key] = value
+    return cfg
+
+
 def _write_keys(template: dict[Any, Any], path: str) -> dict[str, Any]:
     """Return the dict's keys by the text that JSON writes for each."""
     texts = {_write_key(key, path): key for key in template}
