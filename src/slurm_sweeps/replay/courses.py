@@ -118,11 +118,7 @@ def write_script(course: Course) -> Script:
 
 
 #: So a trial ends when nothing cuts it short.
-_ENDS = {
-    Status.COMPLETED: Status.COMPLETED,
-    Status.FAILED: Status.FAILED,
-    Status.INFEASIBLE: Status.INFEASIBLE,
-}
+_ENDS = (Status.COMPLETED, Status.FAILED, Status.INFEASIBLE)
 
 
 def read_courses(story: Story, sign: float) -> dict[int, Course]:
@@ -158,7 +154,7 @@ def _choose_kept(n: int) -> npt.NDArray[np.int64]:
 def _read_course(
     trial: TrialRecord, reports: list[Report], starts: list[float], sign: float, kept: set[int]
 ) -> Course:
-    end = _ENDS.get(trial.status)
+    end = trial.status if trial.status in _ENDS else None
     reports = sorted(reports, key=lambda each: each.iteration)
     if end is Status.INFEASIBLE:  # no rule hears the report by which it is
         del reports[-1:]

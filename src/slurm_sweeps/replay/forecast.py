@@ -201,9 +201,7 @@ class Start:
     """Where all plays begin: the sweep as it stands.
 
     Args:
-        story: See `forecast`.
-        now: The same.
-        seed: The same.
+        story, now, seed: See `forecast`.
 
     Attributes:
         goal: What the sweep is after.

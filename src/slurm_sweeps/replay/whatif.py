@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import UsageError, say_count
 from ..rules.protocol import Decision, PromotingPruner, PrunerPlan
 from ..storage.records import TrialRecord
+from ..sweep_types import Report
 from ..trial import Status
 from .story import Story, build_judge
 
@@ -111,44 +113,36 @@ def judge_again(story: Story, plan: PrunerPlan) -> WhatIf:
     reports = story.reports
     last = {report.number: report for report in reports}
     stopped: dict[int, Stopped] = {}
-    saved = 0
-    best, seen = _Best(), _Best()
+    heard: list[Report] = []
     for report in reports:
         number, trial = report.number, trials[report.number]
-        best.note(number, sign * report.value)
         if number in stopped:
-            saved += 1
             continue
-        seen.note(number, sign * report.value)
+        heard.append(report)
         decision = pruner.report(number, report.iteration, report.value)
         at_its_end = report is last[number] and trial.status is Status.COMPLETED
         if decision is Decision.PRUNE and not at_its_end:
             stopped[number] = Stopped(trial, report.iteration, report.at)
+    best, seen = _find_best(reports, sign), _find_best(heard, sign)
     cut_short = (trial for trial in story.trials if trial.status.is_cut_short)
     return WhatIf(
         plan,
         tuple(stopped.values()),
         len(last),
         len(reports),
-        saved,
+        len(reports) - len(heard),
         sum(map(_compute_rest_s, stopped.values())),
         tuple(trial for trial in cut_short if trial.number not in stopped),
-        None if best.number is None else trials[best.number],
-        None if best.number is None else stopped.get(best.number),
-        None if seen.number is None else sign * seen.value,
+        best and trials[best.number],
+        best and stopped.get(best.number),
+        seen and seen.value,
     )
 
 
-@dataclass
-class _Best:
-    """The lowest finite value so far, and whose it is: of equal ones the first."""
-
-    value: float = math.inf
-    number: int | None = None
-
-    def note(self, number: int, value: float) -> None:
-        if math.isfinite(value) and value < self.value:
-            self.value, self.number = value, number
+def _find_best(reports: Iterable[Report], sign: float) -> Report | None:
+    """Find the best finite value, of equal ones the first."""
+    finite = (each for each in reports if math.isfinite(each.value))
+    return min(finite, key=lambda each: sign * each.value, default=None)
 
 
 def _compute_rest_s(stopped: Stopped) -> float:
