@@ -233,12 +233,10 @@ class Result:
         metrics) and, if there is one, the sweep's `report.html`. What else `train` wrote into its
         working directory is in `best_trial().path`.
 
+        See `best_trial` for the other arguments.
+
         Args:
             path: The folder, which is made; it may be there if it is empty.
-            metric: As in `best_trial`, and so are the others.
-            mode: See there.
-            scope: See there.
-            completed_only: See there.
 
         Returns:
             The path.
@@ -262,8 +260,7 @@ class Result:
 
         Args:
             top: How many configurations; 1 or more.
-            metric: As in `best_trial`.
-            mode: See there.
+            metric, mode: As in `best_trial`.
 
         Returns:
             What came out; printed, it is a table and a sentence.
@@ -599,14 +596,31 @@ class Result:
         metrics: dict[str, dict[int, float]],
         best: tuple[float | None, int | None],
     ) -> Trial:
-        files = self._layout.trial(record.trial_id)
-        trial = build_trial(record, metrics)
-        trial.value, trial.best_iteration = best
-        trial.path, trial.checkpoint_dir = files.folder, files.checkpoints
+        cfg, files = json.loads(record.cfg_json), self._layout.trial(record.trial_id)
         if self._revive is not None:
             with contextlib.suppress(UsageError):  # of another space: begun anew meanwhile
-                trial.cfg = self._revive(trial.cfg)
-        return trial
+                cfg = self._revive(cfg)
+        value, best_iteration = best
+        return Trial(
+            cfg=cfg,
+            start_time=_build_time(record.start_time),
+            end_time=_build_time(record.end_time),
+            status=record.status,
+            metrics=metrics,
+            repetition=record.repetition,
+            number=record.number,
+            attempt=record.attempt,
+            host=record.host,
+            error=record.error,
+            value=value,
+            best_iteration=best_iteration,
+            path=files.folder,
+            checkpoint_dir=files.checkpoints,
+            _id=record.trial_id,
+            memory_mb=record.memory_mb,
+            cpu_sec=record.cpu_s,
+            gpu_memory_mb=record.gpu_memory_mb,
+        )
 
 
 def _find_best(
@@ -653,26 +667,6 @@ def copy_trial(trial: Trial, layout: Layout, target: Path) -> None:
         raise StorageError(
             f"trial {trial.trial_id} can't be copied to {target}: {error}"
         ) from error
-
-
-def build_trial(record: TrialRecord, metrics: dict[str, dict[int, float]] | None) -> Trial:
-    """Make the public `Trial` of a stored one; times are in UTC."""
-    return Trial(
-        cfg=json.loads(record.cfg_json),
-        start_time=_build_time(record.start_time),
-        end_time=_build_time(record.end_time),
-        status=record.status,
-        metrics=metrics,
-        repetition=record.repetition,
-        number=record.number,
-        attempt=record.attempt,
-        host=record.host,
-        error=record.error,
-        _id=record.trial_id,
-        memory_mb=record.memory_mb,
-        cpu_sec=record.cpu_s,
-        gpu_memory_mb=record.gpu_memory_mb,
-    )
 
 
 def _build_time(seconds: float | None) -> datetime | None:

@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,19 @@ from ..storage.records import ExperimentRecord, LeaseOwner
 from ..storage.rows import read_trials
 
 
+@dataclass
 class Claim:
-    """The claim of one `Experiment` on its name.
+    """The claim of one `Experiment` on its name."""
 
-    Args:
-        layout: Where the experiment is.
-        restore: Go on with what is there: True, False or "auto".
-        overwrite: Delete what is there.
-        describe_settings: Gives the settings of a new experiment.
-    """
+    _layout: Layout  # where the experiment is
+    _restore: bool | str  # go on with what is there: True, False or "auto"
+    _overwrite: bool  # delete what is there
+    _describe_search: Callable[[], dict[str, Any]]  # gives the settings of a new experiment
+    _notice: str | None = None
 
-    def __init__(
-        self,
-        layout: Layout,
-        restore: bool | str,
-        overwrite: bool,
-        describe_settings: Callable[[], dict[str, Any]],
-    ) -> None:
-        self._layout = layout
-        self._name = layout.name
-        self._restore = restore
-        self._overwrite = overwrite
-        self._describe_search = describe_settings
-        self._notice: str | None = None
+    @property
+    def _name(self) -> str:
+        return self._layout.name
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,8 +200,8 @@ class Experiment:
         restore = restore or ("auto" if join else False)
         self._join = join
         self._with_restore = "" if restore else ', with restore="auto"'
-        if not join:  # one that joins may draw nothing; else `run` is not to wait for it
-            importlib.import_module("numpy")
+        if not join:  # one that joins may draw nothing
+            import numpy  # noqa: F401 - is loaded by now when `run` begins
         seed = check_seed("Experiment", seed)
         changed = choose_changed(changed_space, restore)
         self._train = train

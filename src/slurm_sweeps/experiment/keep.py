@@ -11,7 +11,7 @@ worst, which the next one takes up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..checks import Goal, check_integer, set_fields
 from ..errors import StorageError
@@ -58,27 +58,16 @@ class Keep:
         set_fields(self, best=check_integer("Keep", "best", self.best, 0))
 
 
+@dataclass
 class Keeper:
-    """Deletes checkpoints of one experiment as a `Keep` says.
+    """Deletes checkpoints of one experiment as a `Keep` says."""
 
-    Args:
-        notify: Told in a sentence what can't be deleted, once.
-    """
-
-    def __init__(
-        self,
-        keep: Keep,
-        goal: Goal,
-        layout: Layout,
-        experiment_id: int,
-        notify: Callable[[str], object],
-    ) -> None:
-        self._keep = keep
-        self._goal = goal
-        self._layout = layout
-        self._experiment_id = experiment_id
-        self._notify = notify
-        self._done: set[int] = set()
+    _keep: Keep
+    _goal: Goal
+    _layout: Layout
+    _experiment_id: int
+    _notify: Callable[[str], object]  # told in a sentence what can't be deleted, once
+    _done: set[int] = field(default_factory=set)
 
     def begin(self) -> Rounds:
         """Return a thread that looks again and again while entered."""

@@ -80,15 +80,12 @@ class Screen(Protocol):
 
     def show(self, summary: Summary, now: float) -> None:
         """Show the summary of now."""
-        ...
 
     def notify(self, text: str) -> None:
         """Show a message, which stays."""
-        ...
 
     def close(self) -> None:
         """Leave what was shown last, readable."""
-        ...
 
 
 class PlainScreen:
@@ -103,7 +100,6 @@ class PlainScreen:
         self._shown: Summary | None = None
 
     def show(self, summary: Summary, now: float) -> None:
-        """Write a block of lines."""
         from .table import format_summary
 
         bare = _without_clocks(summary)
@@ -113,7 +109,6 @@ class PlainScreen:
         self._write("\n".join(format_summary(summary, self._columns, _PLAIN_WIDTH, now)))
 
     def notify(self, text: str) -> None:
-        """Write the text."""
         self._write(clean_lines(text))
 
     def close(self) -> None:
@@ -146,7 +141,6 @@ class TerminalScreen:
 
     @property
     def room(self) -> int:
-        """What the terminal's height leaves."""
         return max(0, self._console.size.height - _OTHER_LINES)
 
     def show(self, summary: Summary, now: float) -> None:
@@ -165,7 +159,6 @@ class TerminalScreen:
                 self._live.update(drawn, refresh=True)
 
     def notify(self, text: str) -> None:
-        """Print above the table."""
         with contextlib.suppress(*_STREAM_ERRORS):
             lines = wrap_words(clean_lines(text), self._console.size.width)
             self._console.print(lines, markup=False, soft_wrap=True)
@@ -190,7 +183,6 @@ class NotebookScreen:
         self._handle: Any = None
 
     def show(self, summary: Summary, now: float) -> None:
-        """Replace the table."""
         from .table import format_summary
 
         lines = format_summary(summary, self._columns, NOTEBOOK_WIDTH, now)
@@ -205,7 +197,6 @@ class NotebookScreen:
                 self._handle.update(bundle, raw=True)
 
     def notify(self, text: str) -> None:
-        """Print into the cell."""
         with contextlib.suppress(Exception):  # as above
             print(clean_lines(text))
 
