@@ -28,7 +28,7 @@ from ..storage.database import Database
 from ..storage.layout import DEFAULT_DIR, DIR_VARIABLE, Layout, build_database_path
 from ..storage.records import ExperimentRecord, TrialRecord
 from ..storage.rows import read_trials
-from ..views.formats import clean, clean_lines, wrap_words
+from ..views.formats import clean, clean_lines, format_columns, wrap_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -141,12 +141,7 @@ def _fit(text: str, stream: TextIO) -> str:
 
 def print_columns(lines: Iterable[Sequence[str]]) -> None:
     """Print lines of cells as columns, titles first."""
-    table = [[clean(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    print_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
+    print_lines(format_columns([clean(cell) for cell in line] for line in lines))
 
 
 def print_json(data: Any) -> None:

@@ -261,10 +261,8 @@ def list_constant_lists(template: Any, all_kinds: bool, path: str = "") -> Itera
     """Say which lists in a cfg look like values to try, though each is one value.
 
     Args:
-        template: The cfg.
         all_kinds: Take tuples for such lists too: they are what a value is written as (a kernel's
             size, betas), so only where nothing else varies.
-        path: Where in the cfg.
     """
     for key, value in template.items():
         name = f"{path}{key}"

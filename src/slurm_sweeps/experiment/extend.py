@@ -99,13 +99,7 @@ def list_refused(
 def keep_draws(
     before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, n_trials: int
 ) -> Mapping[str, Any] | None:
-    """Say how configurations are drawn, from a trial on: those before were drawn otherwise.
-
-    Args:
-        before: How they were.
-        now: How they are.
-        n_trials: How many there are by now.
-    """
+    """Say how configurations are drawn, from a trial on: those before were drawn otherwise."""
     if now is None:
         return None
     same = before is not None and {**before, "points": 0} == {**now, "points": 0}

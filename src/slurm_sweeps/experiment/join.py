@@ -79,7 +79,6 @@ def decide(
     """Decide what a job that lends does next. Pure.
 
     Args:
-        found: What it has found.
         can_drive: Whether it can take the driver's place.
         silent_s: For how long no driver has given a sign of life, in seconds; that one gives its
             lease back is the last.
@@ -157,10 +156,7 @@ class Lender:
     """One job that lends its nodes to an experiment, which is there.
 
     Args:
-        layout: Where that is.
-        allocation: What the job has.
         can_drive: Whether it can take the driver's place, as one that runs the same script.
-        notify: Tells the user something.
         wait_s: How long it stays without a driver, in seconds.
     """
 

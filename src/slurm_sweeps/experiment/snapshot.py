@@ -53,8 +53,6 @@ def write_code(
 
     Args:
         train, pickled: The function or program, and as it travels.
-        snapshot: Whether a snapshot is wanted.
-        layout: Where to.
         runs: Of what code earlier drivers were.
 
     Raises:

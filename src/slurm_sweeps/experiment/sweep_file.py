@@ -89,11 +89,8 @@ KEYS = {*OF_PROGRAM, *OF_RUN, *OF_EXPERIMENT, *BUILDS}
 def read_sweep_file(path: Path, local_dir: Path | None = None) -> tuple[Experiment, dict[str, Any]]:
     """Read a file: the experiment, and the arguments of its `run`.
 
-    What exists of this name is restored, unless the file says `restore` or `overwrite`.
-
-    Args:
-        path: The file.
-        local_dir: Takes the place of the file's.
+    What exists of this name is restored, unless the file says `restore` or `overwrite`. A
+    `local_dir` takes the place of the file's.
 
     Raises:
         UsageError: It can't be read, or something in it makes no sense.
@@ -281,9 +278,7 @@ def build_arguments(
 ) -> dict[str, Any]:
     """Make arguments of `Experiment` of what is told under their names and those of `BUILDS`.
 
-    Args:
-        told: By name; others are left alone.
-        at: Entered, says of an error where it is.
+    Other names are left alone. `at`, entered, says of an error where it is.
     """
     arguments = {key: told[key] for key in OF_EXPERIMENT if key in told}
     for key, (argument, build) in BUILDS.items():

@@ -41,7 +41,6 @@ def read_warm_start(
 
     Args:
         source: A `Result`, or the frame that its `to_dataframe` returns.
-        space: The search space.
         metrics: The metric of this sweep, or several.
         tell: Told in a sentence if some of the trials are no such configurations.
 
@@ -89,12 +88,10 @@ def read_skipped(
     """Return the configurations of this space that other sweeps have tried, by their ids.
 
     Args:
-        results: A list of `Result`.
-        space: The search space.
         tell: Told in a sentence what is skipped.
 
     Raises:
-        UsageTypeError: They are none.
+        UsageTypeError: `results` is no list of `Result`.
     """
     if not isinstance(results, list | tuple) or not all(isinstance(r, Result) for r in results):
         raise UsageTypeError(

@@ -125,8 +125,7 @@ def compute_sensitivity(
     Args:
         settings: The experiment's.
         trials: All, by number.
-        metric: The metric's name.
-        values: Its last value in each of the trials, NaN where there is none; [trials].
+        values: The last of the metric in each of the trials, NaN where there is none; [trials].
 
     Raises:
         UsageError: The sweep's points say nothing of the kind, too many lack a value, or SALib is

@@ -24,10 +24,6 @@ class Game(Protocol[Run]):
 class Simulation(Generic[Run]):
     """Events in the order of their time, O(log slots) each; of equal times the lower slot's first.
 
-    Args:
-        game: What is played.
-        slots: How many runs there are at a time.
-
     Attributes:
         now: When the latest event was, in seconds from 0.
     """

@@ -56,13 +56,7 @@ class Story:
 def read_story(
     database: Database, record: ExperimentRecord, metric: str | tuple[str, ...] | None
 ) -> Story:
-    """Read what is stored of an experiment.
-
-    Args:
-        database: Where.
-        record: The experiment.
-        metric: Whose reports, or a tuple of several that are judged together; None for no reports.
-    """
+    """Read what is stored; the reports are of a metric, or of several that are judged together."""
     trials, attempts = read_trials(database, record.id), read_attempts(database, record.id)
     names = metric if isinstance(metric, tuple) else (metric or "",)  # "": none has that name
     requests = database.requests(record.id)

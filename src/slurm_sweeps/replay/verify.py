@@ -73,8 +73,8 @@ def verify(story: Story, plan: PrunerPlan | None, wrong: Sequence[tuple[str, str
     """Derive what is stored of a sweep once more, and compare.
 
     Args:
-        story: What is stored; its reports are those of the rule's metric.
-        plan: The rule that it was judged by; None if there was none.
+        story: Its reports are those of the rule's metric.
+        plan: The rule that it was judged by, if there was one.
         wrong: Trials and metrics whose aggregates are not those of their reports.
     """
     differences = [

@@ -88,11 +88,7 @@ class WhatIf:
 
 
 def judge_again(story: Story, plan: PrunerPlan) -> WhatIf:
-    """Let another rule hear a sweep's reports.
-
-    Args:
-        story: What is stored; its reports are those of the rule's metric.
-        plan: The rule.
+    """Let another rule hear a sweep's reports, which are those of its metric.
 
     Raises:
         UsageError: The rule pauses trials.

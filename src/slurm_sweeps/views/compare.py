@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import UsageError
 from ..storage.records import TrialRecord
 from ..trial import Status, split_cfg
-from .formats import format_number, format_value, shorten
+from .formats import format_columns, format_number, format_value, shorten
 
 #: Of differences with a larger p-value it is not said that there are any.
 ALPHA = 0.05
@@ -52,7 +52,6 @@ def rank_configurations(
     Args:
         found: Trials with what each is worth, and at which iteration.
         repeat: What the experiment's settings say of its Repeat.
-        mode: "min" or "max".
     """
     sign = -1.0 if mode == "max" else 1.0
     groups: dict[str, list[tuple[Any, tuple[TrialRecord, float, int]]]] = {}
@@ -153,12 +152,7 @@ class Comparison:
         """Say it in a table and a sentence."""
         head = ("trial", "runs", "mean", "spread", "95 % interval", "to best", "p", "cfg")
         cells = [head, *map(format_row, self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(head) - 1)]
-        lines = [
-            "  ".join([*(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)), row[-1]])
-            for row in cells
-        ]
-        return "\n".join([*lines, self.sentence])
+        return "\n".join([*format_columns(cells), self.sentence])
 
 
 def format_row(row: Compared) -> tuple[str, ...]:

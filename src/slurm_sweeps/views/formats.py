@@ -171,6 +171,16 @@ def shorten_name(name: str, width: int) -> str:
     return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}"
 
 
+def format_columns(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Write lines of cells as columns, each as wide as its widest cell."""
+    table = list(lines)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+
+
 def draw_sparkline(values: Sequence[float], width: int = 40) -> str:
     """Draw values from left to right as bars between their lowest and their highest.
 

@@ -285,14 +285,12 @@ class LiveView:
     """Shows a running sweep while entered.
 
     Args:
-        database: The database file.
-        name: The experiment.
         interval_s: Seconds between two summaries; an animated screen is brought up to date more
             often where reading is cheap.
         rows: Rows of the table of trials; None for as many as a terminal has room for, else 10.
         columns: True for all cfg and metric columns that fit, False for none, or the names of some.
         stream: Where to write; None for standard output, or the cell of a notebook.
-        report: A file to keep an HTML report in, None for no report.
+        report: A file to keep an HTML report in.
         say: Rewords the messages.
 
     Raises:

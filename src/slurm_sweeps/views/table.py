@@ -247,7 +247,6 @@ def fit_columns(
     """Choose and fill the columns of a summary's table.
 
     Args:
-        summary: The sweep.
         columns: True for cfg and metrics as far as they fit, False for none of them, or the names
             of those to show, in their order.
         width: The cells that a line may have.
