@@ -102,7 +102,7 @@ def _leave_out_guard(node: Any) -> list[ast.stmt]:
 
 
 def run_script(code: bytes, folder: str) -> str | None:
-    """Run in `__main__` what `read_script` gave where the driver ran; return what is to be said."""
+    """Run what `read_script` gave in `__main__`, and in that folder; return what went wrong."""
     global _is_under_way
     main = sys.modules["__main__"]
     _is_under_way = True

@@ -81,7 +81,7 @@ class Encoding:
     nothing until a neighbour of the configuration picks its option.
 
     Attributes:
-        columns: The column of each leaf; `n_columns` are all of them.
+        columns: The column of each leaf, of `n_columns`.
         counts: How many options each leaf has, 0 where it is a number; [n_columns].
     """
 

@@ -374,7 +374,7 @@ def read_points(
 ) -> list[tuple[str, int, float, float]]:
     """Read what one trial has logged: metric, iteration, value, when; by iteration.
 
-    Only what follows an iteration of each metric, as `after` has it.
+    Of each metric only what comes after the iteration that `after` has for it.
     """
     found = []
     for name, metric_id in read_metric_ids(database, experiment_id).items():

@@ -65,7 +65,7 @@ class Writer:
         on_request: Called with each request from outside.
 
     Raises:
-        StorageError: The database can't be opened. So do the methods, see above.
+        StorageError: The database can't be opened; methods raise it as the module's docstring says.
     """
 
     def __init__(
