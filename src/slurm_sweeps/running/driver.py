@@ -323,10 +323,10 @@ class Driver:
     def _fail_if_fatal(self) -> None:
         """Let all trials leave when going on makes no sense; `run` says why."""
         if self._sweep.fatal is not None and not self._stopping:
-            self._stop(self._plan_failure())
+            self._fail()
 
-    def _plan_failure(self) -> StopPlan:
-        return StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s)
+    def _fail(self) -> None:
+        self._stop(StopPlan(FAILURE_GRACE_S, FAILURE_GRACE_S + self._patience.answer_s))
 
     # --- told to stop -------------------------------------------------------------------------
 
@@ -538,7 +538,7 @@ class Driver:
         slot.ends[record.get("rank", 0)] = record
         if "problem" in record and self._problem is None:
             self._problem = make_storable(record["problem"])
-            self._stop(self._plan_failure())
+            self._fail()
         if len(slot.ends) < slot.launcher.world_size:
             if len(slot.ends) == 1:
                 crashed = record["how"] in ("failed", "lost")

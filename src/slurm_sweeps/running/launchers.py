@@ -84,28 +84,18 @@ class Launcher(ABC):
 
     Args:
         see: Returns what is the same for slots that share a host, and for no others.
-
-    Attributes:
-        slots: What it lends.
-        world_size: How many tasks a trial has.
-        fresh_workers: Whether every trial gets a worker of its own.
-        cpus_of_trial, mem_mb_of_trial: What a trial has for itself, over all its nodes, if it does.
-        outage_s: How long Slurm may start no worker at all until the sweep ends, in seconds.
-        allocation: The Slurm job that they are in, if any; its id is `job_id`.
-        is_lent: Whether that is another job than the driver's: it may go at any moment.
-        notices: What the user should know about how trials share the machine.
     """
 
-    slots: Sequence[SlotPlace]
-    world_size = 1
-    fresh_workers = False
-    cpus_of_trial: int | None = None
+    slots: Sequence[SlotPlace]  # what it lends
+    world_size = 1  # how many tasks a trial has
+    fresh_workers = False  # whether every trial gets a worker of its own
+    cpus_of_trial: int | None = None  # these two: for itself, over all its nodes, if it has some
     mem_mb_of_trial: int | None = None
-    outage_s = 0.0
-    allocation: Allocation | None = None
+    outage_s = 0.0  # how long Slurm may start no worker at all until the sweep ends
+    allocation: Allocation | None = None  # the Slurm job that they are in, if any
     job_id: str | None = None
-    is_lent = False
-    notices: tuple[str, ...] = ()
+    is_lent = False  # whether that is another job than the driver's: it may go at any moment
+    notices: tuple[str, ...] = ()  # what the user should know about how trials share the machine
 
     def __init__(self, layout: Layout, see: Callable[[int], object]) -> None:
         self._layout = layout
