@@ -77,8 +77,8 @@ ALL = tuple(
 #: One slot, so that all events come in the same order; who loses a trial too often changes it.
 ORDERLY = Setting(PRUNERS[1], RANDOM, checkpoints=False, slots=1, roles=("driver",))
 
-#: A slurmstepd that is killed keeps its CPUs in Slurm's eyes until the job ends: with two of them a
-#: small job waits for minutes.
+#: A slurmstepd that is killed keeps its CPUs in Slurm's eyes until the job ends: with one of them a
+#: job of two slots goes on with the other, which takes its time.
 IN_JOB = SLURM if IS_CHAOS else tuple(role for role in SLURM if role != "slurmstepd")
 
 JOBS = (
