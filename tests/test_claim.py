@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import slurm_sweeps as ss
 from cluster_tools.processes import wait_until
+from slurm_sweeps.cli import main
 from slurm_sweeps.experiment import experiment as experiment_module
 from slurm_sweeps.samplers import Problem, Sampler
 from slurm_sweeps.storage import writer as writer_module
@@ -168,6 +170,34 @@ def test_a_local_dir_of_somebody_else_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, -1)
     with pytest.raises(ss.UsageError, match=r"belongs to user 4711, not to you \(0\): refused"):
         run(tmp_path, "a")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_sweep_of_somebody_else_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of root that all can write, and where nobody else may enter."""
+    tmp_path.chmod(0o1777)
+    run(tmp_path, "a")
+    os.chown(tmp_path / "a", 4711, -1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    where = ["a", "--local-dir", str(tmp_path)]
+    show = CliRunner().invoke(main, ["show", *where])
+    assert show.exit_code == 0  # what it imports is out of reach, too, later
+    for refuses in (lambda: run(tmp_path, "a"), lambda: run(tmp_path, "a", join=True)):
+        with pytest.raises(ss.UsageError, match=r"belongs to user 4711, not to you \(0\): only"):
+            refuses()
+    refused = CliRunner().invoke(main, ["join", *where])
+    assert (refused.exit_code, refused.output.count("belongs to user 4711, not to")) == (2, 1)
+    tmp_path.chmod(0o700)
+    os.seteuid(4711)
+    try:
+        with pytest.raises(ss.UsageError, match=r"out of your reach \(user 4711, Permission denie"):
+            run(tmp_path, "a", join=True)
+        told = [CliRunner().invoke(main, [verb, *where]).output for verb in ("join", "show")]
+    finally:
+        os.seteuid(0)
+    assert all("is out of your reach (user 4711, Permission denied)" in text for text in told), told
 
 
 # Deleting

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,17 @@ from slurm_sweeps.experiment.join import (
     ASK_AFTER_S,
     ASK_LATER_S,
     LEAVE_S,
+    Lender,
     Step,
     check_python,
     decide,
 )
+from slurm_sweeps.running.background import StopSignals
+from slurm_sweeps.slurm.allocation import Allocation, Node
 from slurm_sweeps.storage.database import Database
-from slurm_sweeps.storage.jobs import Standing, look, put_job
+from slurm_sweeps.storage.faults import DatabaseBusyError
+from slurm_sweeps.storage.jobs import Standing, look, put_job, tell_driver
+from slurm_sweeps.storage.layout import Layout
 from slurm_sweeps.storage.lease import build_owner
 from slurm_sweeps.storage.records import (
     ExperimentRecord,
@@ -184,3 +192,68 @@ def test_jobs_tells_where_a_driver_is_that_is_in_no_job(
         database.create_experiment("e", {}, time.time(), owner)
     told = CliRunner().invoke(main, ["jobs", "e", "--local-dir", str(tmp_path)])
     assert f"the driver is process {owner.pid} on {owner.host}\n" in told.output
+
+
+def lend(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> tuple[Step, list[str]]:
+    """Lend to the sweep of a folder; do something once the offer is made; return what was told."""
+
+    def tell(*given: Any) -> None:
+        tell_driver(*given)
+        meanwhile()
+
+    monkeypatch.setattr("slurm_sweeps.experiment.join.tell_driver", tell)
+    told: list[str] = []
+    job = Allocation("7", (Node("n1", 2),))
+    with StopSignals() as signals:
+        step = Lender(Layout(folder, "big"), job, False, told.append).lend(signals)
+    return step, told
+
+
+def begin(folder: Path) -> Path:
+    file = Layout(folder, "big").database
+    with Database.open(file, create=True) as database:
+        database.create_experiment("big", {}, time.time(), LEASE.owner)
+    return file
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_job_ends_whose_sweep_was_removed_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    """Which it has open still; there may be another one in its place."""
+    file = begin(tmp_path)
+
+    def remove() -> None:
+        file.rename(tmp_path / "old")
+        if another:
+            begin(tmp_path)
+
+    step, told = lend(tmp_path, monkeypatch, remove)
+    assert step is Step.END
+    assert told[1:] == ["experiment 'big' was removed: there is nothing to lend for"]
+
+
+def test_a_job_waits_while_the_file_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than one look does, as the driver does."""
+    file, waited = begin(tmp_path), []
+    monkeypatch.setattr("slurm_sweeps.storage.jobs.LOOK_TIMEOUT_S", 0.01)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+
+        def fail(*given: Any) -> Standing:
+            """Look, and free the file after the third failure."""
+            try:
+                return look(*given)
+            except DatabaseBusyError:
+                waited.append(given)
+                if len(waited) == 3:
+                    other.execute("UPDATE experiments SET state = 'completed', lease_nonce = NULL")
+                    other.execute("COMMIT")
+                raise
+
+        monkeypatch.setattr("slurm_sweeps.experiment.join.look", fail)
+        step, _ = lend(tmp_path, monkeypatch, lambda: other.execute("BEGIN EXCLUSIVE"))
+    assert (step, len(waited)) == (Step.END, 3)

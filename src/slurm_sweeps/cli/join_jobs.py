@@ -47,7 +47,7 @@ def join(name: str, local_dir: Path, wait_in_sec: float) -> None:
     to do, and with 75 when the job was told to end, or a person has stopped the sweep.
     """
     check_not_inside_a_step(os.environ)
-    check_owned(local_dir)
+    check_owned(Layout(local_dir, name))
     with open_store(local_dir, name):  # says what is wrong before Slurm is asked
         pass
     allocation = read_allocation(os.environ)

@@ -53,7 +53,7 @@ class Claim:
 
     def check(self) -> None:
         """Say early what `run` will say again, when it holds the lease."""
-        check_owned(self._layout.local_dir)
+        check_owned(self._layout)
         exists = False
         if self._layout.database.exists():
             # A driver that was killed, or the disk full, as it was made, has left it empty.
@@ -116,7 +116,7 @@ class Claim:
         What an earlier driver has not stored any more is handed in. `updated_at` of the experiment
         is when that was last heard of.
         """
-        check_owned(self._layout.local_dir)
+        check_owned(self._layout)
         owner = build_owner(_find_job())
         with Database.open(self._layout.database, create=True) as database:
             found = self._take(database, owner, notify)
@@ -198,23 +198,38 @@ def _was_begun_by_this_job(record: ExperimentRecord) -> bool:
     return job_id is not None and job_id == _find_job() and _was_queued_again()
 
 
-def check_owned(local_dir: Path) -> None:
-    """Refuse a folder in which others could exchange the experiment's: trials would run their code.
+def check_owned(layout: Layout) -> None:
+    """Refuse an experiment of another user, and a folder in which others could exchange it.
 
-    Where it is sticky they can't: each moves only what is his own. Nobody else is in a user's own
-    group, by which many systems make folders writable (umask 002).
+    Trials would run their code. Where the folder is sticky they can't: each moves only what is his
+    own. Nobody else is in a user's own group, by which many systems make folders writable (umask
+    002).
 
     Raises:
-        UsageError: The folder is another user's, or others can write it.
+        UsageError: The folder is another user's, or others can write it, or it is out of reach.
     """
+    local_dir, me = layout.local_dir, os.geteuid()
+    status, its_owner = None, me
     try:
         status = local_dir.stat()
-    except OSError:  # it is made later, or the database can't be, which says more
-        return
-    reason = "an experiment's folder in it could be exchanged, and its trials run code of others"
-    if status.st_uid not in (0, os.geteuid()):
+        its_owner = layout.folder.stat().st_uid
+    except PermissionError as error:
         raise UsageError(
-            f"local_dir {local_dir} belongs to user {status.st_uid}, not to you ({os.geteuid()}): "
+            f"{error.filename} is out of your reach (user {me}, {error.strerror}): a sweep, and "
+            "the jobs that lend to it, are of one user"
+        ) from error
+    except OSError:  # it is made later, or the database can't be, which says more
+        if status is None:
+            return
+    if its_owner != me:
+        raise UsageError(
+            f"the experiment in {layout.folder} belongs to user {its_owner}, not to you ({me}): "
+            "only its owner's jobs can lend to it, and go on with it"
+        )
+    reason = "an experiment's folder in it could be exchanged, and its trials run code of others"
+    if status.st_uid not in (0, me):
+        raise UsageError(
+            f"local_dir {local_dir} belongs to user {status.st_uid}, not to you ({me}): "
             f"refused, since {reason}. Use a local_dir of your own"
         )
     others = stat.S_IWOTH | (0 if _is_own_group(status.st_gid) else stat.S_IWGRP)

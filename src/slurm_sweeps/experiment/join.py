@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from ..errors import (
@@ -37,6 +38,7 @@ from ..slurm.allocation import Allocation, describe_allocation
 from ..slurm.client import cancel_waiting_jobs, is_job_over
 from ..slurm.jobs import build_job_name
 from ..storage.database import Database
+from ..storage.faults import DatabaseBusyError
 from ..storage.jobs import Standing, look, put_job, tell_driver
 from ..storage.layout import Layout
 from ..storage.lease import HEARTBEAT_INTERVAL_S, build_owner, is_gone
@@ -152,6 +154,14 @@ def _is_same_environment(one: str, other: str) -> bool:
     return os.path.samefile(os.path.dirname(one), os.path.dirname(other))
 
 
+def _is_still(path: Path, file: os.stat_result) -> bool:
+    """Whether a path leads to a file: one that was removed is open still, and nobody writes it."""
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except FileNotFoundError:
+        return False
+
+
 class Lender:
     """One job that lends its nodes to an experiment, which is there.
 
@@ -193,6 +203,7 @@ class Lender:
         """
         name = self._layout.name
         with Database.open(self._layout.database) as database:
+            file = os.stat(database.path)
             found = look(database, name, self._record)
             experiment = found.experiment
             check_python(experiment.settings, self._record.can_drive)
@@ -202,7 +213,15 @@ class Lender:
                     tell_driver(database, experiment.id, "lend", self._record)
                 try:
                     found = look(database, name, self._record)
+                    was_removed = not _is_still(database.path, file)
                 except ExperimentNotFoundError:
+                    was_removed = True
+                except DatabaseBusyError:  # its driver waits for that, too
+                    if time.monotonic() - self._heard_at > self._wait_s:
+                        raise
+                    step = Step.STAY
+                    continue
+                if was_removed:
                     self._notify(f"experiment {name!r} was removed: there is nothing to lend for")
                     return Step.END
                 experiment, step = found.experiment, self._choose(found)

@@ -89,14 +89,8 @@ class Database:
         if create:
             _make_folder(file.parent)
             _make_private(file)
-        elif not os.path.exists(file):
-            with contextlib.suppress(OSError):  # of a current folder that is gone
-                file = file.absolute()
-            raise StorageError(
-                f"there is no database at {file} (a sweep makes it when it first runs); "
-                f"check local_dir: --local-dir or {DIR_VARIABLE} say it, else it is {DEFAULT_DIR} "
-                f"in the current folder{describe_old(file.parent)}"
-            )
+        else:
+            _check_is_there(file)
         with translate_errors(file):
             connection = _connect(file, create, timeout_s)
             try:
@@ -356,6 +350,24 @@ class Database:
                     [(now, request.id) for request in waiting],
                 )
         return waiting
+
+
+def _check_is_there(file: Path) -> None:
+    try:
+        os.stat(file)
+    except PermissionError as error:
+        raise StorageError(
+            f"{file} is out of your reach (user {os.geteuid()}, {error.strerror}): who owns it may "
+            "let you in, or hand you a report"
+        ) from error
+    except OSError as error:
+        with contextlib.suppress(OSError):  # of a current folder that is gone
+            file = file.absolute()
+        raise StorageError(
+            f"there is no database at {file} (a sweep makes it when it first runs); "
+            f"check local_dir: --local-dir or {DIR_VARIABLE} say it, else it is {DEFAULT_DIR} "
+            f"in the current folder{describe_old(file.parent)}"
+        ) from error
 
 
 def _make_folder(folder: Path) -> None:
