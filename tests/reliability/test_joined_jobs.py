@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from reliable_sweeps import (
     assert_complete,
     count_status,
     read_attempts,
+    read_curves,
     read_trials,
 )
 from reliable_trains import succeed
@@ -31,9 +33,10 @@ import slurm_sweeps as ss
 from cluster_tools import SlurmCluster
 from cluster_tools.jobs import FINAL_STATES
 from cluster_tools.processes import wait_until
+from frameworks import require_package
 from slurm_sweeps.storage.database import Database
 from slurm_sweeps.storage.jobs import read_jobs
-from slurm_sweeps.storage.records import JobRecord
+from slurm_sweeps.storage.records import AttemptRecord, JobRecord
 from slurm_sweeps.trial import Status
 
 pytestmark = pytest.mark.cluster
@@ -99,6 +102,18 @@ class JoinedSweep(Script):
             return []
         with Database.open(self.database, read_only=True, timeout_s=30) as opened:
             return read_jobs(opened, opened.experiment(NAME).id)
+
+    def show(self) -> tuple[list[list[str]], list[str]]:
+        """What the verb `jobs` prints: the cells of each job, and what is said of some."""
+        argv = [sys.executable, "-m", "slurm_sweeps", "jobs", NAME, "--local-dir", "out"]
+        done = subprocess.run(argv, cwd=self.folder, capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+        titles = next(at for at, line in enumerate(lines) if line.startswith("job  "))
+        count = len(self.rows())
+        assert titles == (1 if self.driver() else 0), done.stdout
+        assert max(map(len, lines[: titles + 1 + count])) <= 80, done.stdout
+        rows, notes = lines[titles + 1 :][:count], lines[titles + 1 + count :]
+        return [row.split() for row in rows], notes
 
     def driver(self) -> int:
         """The job that drives; 0 where none does."""
@@ -214,6 +229,10 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
     assert over == {*sweep.jobs} - {first, second, cancelled}, (ends, sweep.tell_all())
     printed = "".join(map(sweep.read, sweep.jobs))
     assert printed.count("\ndone\n") == 1, sweep.tell_all()  # what follows `run` is done once
+    shown, notes = sweep.show()
+    assert {row[1] for row in shown} == {"gone", "released"}
+    assert sum(int(row[-1]) for row in shown) == len(read_attempts(sweep.database)), shown
+    assert f"{queued_again}: it was queued again" in notes
     assert not [a for a in read_attempts(sweep.database) if a.status is Status.LOST]
     lost = [trial for trial in read_trials(sweep.database) if trial.lost_count]
     assert not lost, (lost, read_attempts(sweep.database), sweep.tell_all())
@@ -291,8 +310,9 @@ NAMES = ["SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_STEP_NUM_TASKS", "CUDA_VIS
 
 def train(cfg):
     if os.environ.get("SLURM_PROCID", "0") == "0":
-        with open(ss.trial_dir() / "seen", "w") as file:
-            json.dump({name: os.environ.get(name) for name in NAMES}, file)
+        seen = ss.trial_dir() / "seen"
+        seen.with_name("new").write_text(json.dumps({n: os.environ.get(n) for n in NAMES}))
+        seen.with_name("new").rename(seen)
     deadline = time.monotonic() + 100
     hold = int(os.environ.get("HOLD", "1"))
     while cfg["x"] < hold and time.monotonic() < deadline:
@@ -339,7 +359,10 @@ def test_the_last_trial_keeps_no_other_job(cluster: SlurmCluster, tmp_path: Path
 def test_jobs_of_other_shapes_are_divided_by_the_same_rule(
     cluster: SlurmCluster, tmp_path: Path
 ) -> None:
-    """One task, a step for each node, and trials over two nodes."""
+    """One task, a step for each node, and trials over two nodes; each trial has GPUs of its own.
+
+    Those of the job that lends have a type.
+    """
     cfgs = ["ss.SlurmCfg()", "ss.SlurmCfg(share_imports=True)", "ss.SlurmCfg(nodes=2, ntasks=2)"]
     sweeps = [
         JoinedSweep(cluster, tmp_path / str(at), SHOW, N_TRIALS=7, HOLD=7, SLURM_CFG=cfg)
@@ -349,9 +372,15 @@ def test_jobs_of_other_shapes_are_divided_by_the_same_rule(
         sweep.submit("-N2", "-n2", "--mem=1G", "--gres=gpu:1", "-wn[1-2]")
     for sweep in sweeps:
         sweep.wait_for_driver()
-        sweep.lend("-N2", "-n4", "--ntasks-per-node=2", "-c3", "--gres=gpu:2", "-wn[3-4]")
-    for sweep, slots in zip(sweeps, (6, 6, 3), strict=True):
-        sweep.wait_for(Status.RUNNING, slots)
+        sweep.lend("-N2", "-n4", "--ntasks-per-node=2", "-c3", "--gres=gpu:a100:2", "-wn[3-4]")
+    for sweep, slots, devices in zip(sweeps, (6, 6, 3), (4, 4, 2), strict=True):
+        sweep.wait(lambda: len(read_seen(sweep)) >= slots, f"not {slots} trials")  # noqa: B023
+        gpus = {
+            (each["SLURM_JOB_NODELIST"], each["CUDA_VISIBLE_DEVICES"])
+            for each in read_seen(sweep)
+            if each["SLURM_JOB_ID"] == str(sweep.jobs[1])
+        }
+        assert len(gpus) == devices, sweep.tell_all()  # of trials that run at once
         (sweep.folder / "release").touch()
     for sweep in sweeps:
         assert set(sweep.wait_until_over().values()) == {("COMPLETED", 0)}, sweep.tell_all()
@@ -368,11 +397,18 @@ def test_jobs_of_other_shapes_are_divided_by_the_same_rule(
         assert len(steps) <= 2 or sweep is sweeps[0]
 
 
+#: Who was refused is asked again soon.
+HASTY = "from slurm_sweeps.running import nodes\nnodes.LONGEST_PAUSE_S = 0.2\n"
+
+
 def test_a_job_that_can_not_be_used_says_why(cluster: SlurmCluster, tmp_path: Path) -> None:
-    sweep = JoinedSweep(cluster, tmp_path, SHOW, N_TRIALS=4, SLURM_CFG="ss.SlurmCfg(gpus=1)")
-    sweep.submit("--gres=gpu:2", "-wn1")
+    cfg = 'ss.SlurmCfg(args="--gres=gpu:a100:1")'
+    sweep = JoinedSweep(cluster, tmp_path, HASTY + SHOW, N_TRIALS=4, HOLD=4, SLURM_CFG=cfg)
+    sweep.submit("--gres=gpu:a100:2", "-wn3")
     sweep.wait_for_driver()
-    small, unknown = sweep.lend(), sweep.lend(name="sweap")
+    small, unknown, untyped = sweep.lend(), sweep.lend(name="sweap"), sweep.lend("--gres=gpu:1")
+    join = f"{sys.executable} -m slurm_sweeps join {NAME} --local-dir"
+    astray = sweep.submit(command=f"{join} elsewhere")
     (tmp_path / "older.py").write_text(sweep.path.read_text().replace('"x"', '"y"'))
     older = sweep.submit("--gres=gpu:1", command=f"{sys.executable} {tmp_path / 'older.py'}")
     (tmp_path / "python").symlink_to(sys.executable)  # an environment of its own
@@ -383,13 +419,103 @@ def test_a_job_that_can_not_be_used_says_why(cluster: SlurmCluster, tmp_path: Pa
     behind = sweep.submit(
         "--gres=gpu:1", command=f"{sys.executable} {tmp_path / 'release_before.py'}"
     )
-    wrong = [small, unknown, older, apart, behind]
+    wrong = [small, unknown, untyped, astray, older, apart, behind]
     ends = sweep.wait_until_over(*wrong)
     assert {state for state, _ in ends.values()} == {"FAILED"}, sweep.tell_all()
-    assert "can't be used by the driver of 'sweep'" in sweep.read(small)
+    assert "can't be used by the driver of 'sweep': not one trial fits" in sweep.read(small)
     assert "did you mean 'sweep'" in sweep.read(unknown)
+    why = "can't be used by the driver of 'sweep': Step requested GRES (gpu:a100) not found"
+    assert why in sweep.read(untyped)
+    assert f"there is no database at {tmp_path / 'elsewhere'}" in sweep.read(astray)
     assert "was begun with another search space" in sweep.read(older)
     assert f"this script runs {tmp_path / 'python'}, and the sweep that it" in sweep.read(apart)
     assert "was written by a newer slurm_sweeps" in sweep.read(behind)
+    shown, notes = sweep.show()
+    assert (shown[0][:2], shown[0][3], shown[0][-1]) == ([str(sweep.jobs[0]), "driving"], "2", "0")
+    refused = {str(small): "not one trial fits", str(untyped): "Step requested GRES"}
+    assert {(row[0], row[1]) for row in shown[1:]} == {(job, "refused") for job in refused}
+    assert all(refused[note[: note.index(":")]] in note for note in notes), notes
     (tmp_path / "release").touch()
     assert sweep.wait_until_over(sweep.jobs[0]) == {sweep.jobs[0]: ("COMPLETED", 0)}
+
+
+#: Ranks that reduce over two nodes, until they are told to end; they go on from their checkpoint.
+REDUCE = """
+import os, pathlib, time
+import slurm_sweeps as ss
+
+def train(cfg):
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    rank, state = dist.get_rank(), ss.checkpoint_dir() / "epoch"
+    epoch = first = 1 + int(state.read_text() if state.exists() else 0)
+    try:
+        while True:
+            told = os.path.exists("../../../release")
+            seen = torch.tensor([cfg["x"] * (rank + 1.0), float(told)])
+            dist.all_reduce(seen)
+            if rank == 0:
+                state.with_name("new").write_text(str(epoch))
+                state.with_name("new").rename(state)
+            ss.log({"sum": seen[0].item(), "size": dist.get_world_size(), "first": first}, epoch)
+            if seen[1] > 0:
+                return
+            epoch += 1
+            time.sleep(0.1)
+    except ss.TrialPruned:
+        pathlib.Path(f"left.{rank}.{os.environ['SLURMD_NODENAME']}").write_text(str(epoch))
+        raise
+
+if __name__ == "__main__":
+    cfg = ss.SlurmCfg(nodes=2, ntasks=2)
+    experiment = ss.Experiment(
+        train, {"x": ss.Grid([1.0, 2.0, 3.0])}, "sweep", "out", join=True, slurm_cfg=cfg
+    )
+    experiment.run(None, summary_interval_in_sec=1)
+"""
+
+
+def test_ranks_over_two_nodes_find_each_other_in_a_job_that_lends(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """They are pruned together; those whose job goes are run elsewhere from where they were."""
+    require_package("torch")
+    sweep = JoinedSweep(cluster, tmp_path, REDUCE)
+    wide = "-N2", "--ntasks-per-node=1", "--mem=1G"
+    sweep.submit(*wide, "-wn[1-2]")
+    sweep.wait_for_driver()
+    lent = sweep.lend(*wide, "-wn[3-4]")
+
+    def find(job: int) -> list[AttemptRecord]:
+        return [each for each in read_attempts(sweep.database) if each.job_id == str(job)]
+
+    def reports(attempt: AttemptRecord) -> int:
+        return len(read_curves(sweep.database, "sum")[attempt.number])
+
+    sweep.wait(lambda: find(lent) and reports(find(lent)[0]) > 2, "no trial in the lent job")
+    (pruned,) = find(lent)
+    trial_id = read_trials(sweep.database)[pruned.number].trial_id
+    with Database.open(sweep.database, timeout_s=30) as opened:
+        opened.add_request(opened.experiment(NAME).id, "prune", trial_id, time.time())
+    sweep.wait(lambda: len(find(lent)) > 1 and reports(find(lent)[1]) > 2, "none after it")
+    left = sorted((tmp_path / "out" / NAME / trial_id).glob("left.*"))
+    assert [path.name for path in left] == ["left.0.n3", "left.1.n4"], sweep.tell_all()
+    assert left[0].read_text() == left[1].read_text()
+    cluster.cancel(lent)
+    sweep.wait(lambda: f"job {lent} lends n3,n4 no more" in sweep.read(sweep.jobs[0]), "not missed")
+    (tmp_path / "release").touch()
+    assert sweep.wait_until_over(sweep.jobs[0]) == {sweep.jobs[0]: ("COMPLETED", 0)}
+    trials = ss.Result(NAME, tmp_path / "out").trials
+    assert count_status(sweep.database, Status.COMPLETED) == 2, sweep.tell_all()
+    moved = trials[find(lent)[1].number]
+    assert [a.job_id for a in read_attempts(sweep.database) if a.number == moved.number] == [
+        str(lent),
+        str(sweep.jobs[0]),
+    ]
+    assert moved.metrics["first"][max(moved.metrics["first"])] > 2, sweep.tell_all()
+    assert not [trial for trial in read_trials(sweep.database) if trial.lost_count]
+    for trial in trials:
+        assert set(trial.metrics["size"].values()) == {2.0}
+        assert set(trial.metrics["sum"].values()) == {3 * trial.cfg["x"]}

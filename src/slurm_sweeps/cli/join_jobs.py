@@ -27,7 +27,7 @@ from ..storage.rows import read_attempts
 from ..trial import Status
 from ..views.formats import format_age, format_span
 from ..views.sight import look_at_driver
-from .common import json_option, on_experiment, open_store, print_columns, print_json
+from .common import json_option, on_experiment, open_store, print_columns, print_json, print_lines
 
 
 @click.command()
@@ -77,6 +77,7 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         click.echo(f"the driver is process {lease.owner.pid} on {lease.owner.host}")
     if found:
         print_columns(format_job_rows(found, now))
+        print_lines(f"{each.job.job_id}: {note}" for each in found if (note := each.note))
     else:
         click.echo(f"no Slurm job has lent its nodes to {name!r}")
 
@@ -90,6 +91,12 @@ class JobRow(NamedTuple):
     job: JobRecord
     running: int
     ended: int
+
+    @property
+    def note(self) -> str:
+        """What else is to be said of it: why it has gone, say."""
+        restart = f"restart {self.job.restarts}" if self.job.restarts else ""
+        return "; ".join(filter(None, (restart, self.job.note)))
 
     def describe(self) -> dict[str, Any]:
         """Describe it, JSON-able; times in seconds since 1970."""
@@ -124,13 +131,14 @@ def _find_stay(jobs: Sequence[JobRecord], job_id: str | None, at: float | None) 
 
 
 def format_job_rows(rows: Sequence[JobRow], now: float) -> Iterator[tuple[str, ...]]:
-    """Write jobs as cells of a table, with the titles first."""
-    yield ("job", "state", "nodes", "slots", "came", "ends", "running", "ended", "")
+    """Write jobs as cells of a table, with the titles first; it is to fit into 80 columns."""
+    yield ("job", "state", "nodes", "slots", "came", "ends", "runs", "ended")
     for row, running, ended in rows:
-        job = f"{row.job_id} (restart {row.restarts})" if row.restarts else row.job_id
+        first, *others = row.nodes.split(",")
+        nodes = f"{first} +{len(others)}" if others else first
         left = "-" if row.ends_at is None else f"in {format_span(row.ends_at - now)}"
-        if row.ended_at is not None:
-            left = f"{format_age(now - row.ended_at)} ago"
+        if row.state.is_over:
+            left = "-" if row.ended_at is None else f"{format_age(now - row.ended_at)} ago"
         slots = "-" if row.slots is None else str(row.slots)
         came, counts = f"{format_age(now - row.since)} ago", (str(running), str(ended))
-        yield (job, row.state.value, row.nodes, slots, came, left, *counts, row.note or "")
+        yield (row.job_id, row.state.value, nodes, slots, came, left, *counts)

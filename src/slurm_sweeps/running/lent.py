@@ -183,8 +183,7 @@ class Lent:
         try:
             launcher = self._build_launcher(job)
         except AllocationError as error:
-            self._notify(f"job {job.job_id} on {job.nodes} can't be used: {error}")
-            self._keep_end(job, JobState.REFUSED, str(error))
+            self._refuse(job, str(error))
             return
         self._slots.lend(launcher)
         allow_open_files(FILES + FILES_PER_SLOT * len(self._slots))
@@ -372,6 +371,11 @@ class Lent:
     def _look_at_one(self, job: LentJob, now: float, need_s: float) -> None:
         self._mind_end(job, now)
         left_s, slots = self._get_time_left(job, now), self._slots.list_lent(job.launcher)
+        refusal = self._slots.find_refusal(slots)
+        if refusal and not job.is_held:
+            self._remove(job)
+            self._refuse(job.record, refusal)
+            return
         is_of_use = need_s < math.inf and left_s >= need_s
         is_short = need_s < math.inf and not is_of_use
         if is_short:
@@ -454,6 +458,10 @@ class Lent:
         loss = self._slots.withdraw(self._slots.list_lent(job.launcher))
         self._take_loss(loss)
         return len(loss.ends)
+
+    def _refuse(self, job: JobRecord, why: str) -> None:
+        self._keep_end(job, JobState.REFUSED, why)
+        self._notify(f"job {job.job_id} on {job.nodes} can't be used: {why}")
 
     def _keep_end(self, job: JobRecord, state: JobState, note: str | None = None) -> None:
         self._put(dataclasses.replace(job, state=state, ended_at=time.time(), note=note))

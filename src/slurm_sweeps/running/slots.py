@@ -103,6 +103,7 @@ class SlotState:
     worker_since: float = 0.0  # when its latest worker was started
     deadline: float | None = None  # when what is to end here is waited for no more
     heard_at: dict[int, float] = field(default_factory=dict)  # when each rank said it is there
+    refusal: str | None = None  # why Slurm did not start the latest, where that won't pass
 
     def send(self, record: Mapping[str, Any]) -> None:
         """Say something to the slot's worker, if there is one."""
@@ -493,6 +494,16 @@ class Slots:
             )
         return [slot for slot, begun_at in begun if now - begun_at > LOAD_S]
 
+    def find_refusal(self, slots: Iterable[SlotState]) -> str | None:
+        """Return why Slurm starts no worker on any of these; None if it ever has, or may yet."""
+        why = None
+        for slot in slots:
+            if slot.host is not None:
+                return None
+            if slot.refusal and self._nodes.count_refusals(slot.place.nodes) >= MAX_REFUSALS:
+                why = slot.refusal
+        return why
+
     def _find_begin(self, slot: SlotState) -> float:
         """Return since when a slot's worker, which is not ready, loads `train`; if it does yet."""
         if slot.connection is None or slot.connection.begun_at is None:
@@ -564,6 +575,8 @@ class Slots:
             is_fault = is_lent or diagnosis.is_outage or (diagnosis.may_pass and is_new)
             is_over = diagnosis.is_final and self._n_with_worker == len(group) and not is_lent
             if refusal and (self.any_ready or is_fault) and not is_over:
+                may_pass = diagnosis.is_outage or diagnosis.may_pass
+                group[0].refusal = None if may_pass else refusal
                 self._wait_out(group, refusal)
                 continue
             for slot in group:
