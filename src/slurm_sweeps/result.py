@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from .views.compare import Comparison
     from .views.pictures.data import SweepData
 
-MODES = ("min", "max")
-
 
 class Result:
     """The trials of one experiment.
@@ -574,7 +572,7 @@ class Result:
     def _read_sweep(self, metric: str | None, mode: str | None) -> SweepData:
         from .views.pictures.data import read_sweep_data
 
-        if mode is not None and mode not in MODES:
+        if mode not in (None, "min", "max"):
             raise UsageError(f"mode must be 'min' or 'max', not {mode!r}")
         with self._open() as (database, experiment):
             return read_sweep_data(database, experiment, time.time(), metric, mode)

@@ -36,6 +36,9 @@ from ..storage.lease import acquire_lease, build_owner, remove_folder
 from ..storage.records import ExperimentRecord, LeaseOwner
 from ..storage.rows import read_trials
 
+#: An experiment that is held: its database, what it is, and as whom.
+Held = tuple[Database, ExperimentRecord, LeaseOwner]
+
 
 @dataclass
 class Claim:
@@ -108,9 +111,7 @@ class Claim:
         return next((file for file in files if file.name not in own), None)
 
     @contextmanager
-    def hold(
-        self, notify: Callable[[str], None]
-    ) -> Iterator[tuple[Database, ExperimentRecord, LeaseOwner]]:
+    def hold(self, notify: Callable[[str], None]) -> Iterator[Held]:
         """Open the database and hold the experiment's lease.
 
         What an earlier driver has not stored any more is handed in. `updated_at` of the experiment

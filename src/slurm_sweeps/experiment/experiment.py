@@ -51,7 +51,6 @@ from ..storage.records import (
     BY_A_PERSON,
     ExperimentRecord,
     JobState,
-    LeaseOwner,
     Request,
     RunRecord,
     StateRecord,
@@ -74,7 +73,7 @@ from .arguments import (
     choose_pruner,
     choose_steps,
 )
-from .claim import Claim
+from .claim import Claim, Held
 from .join import Lender, Step, describe_job
 from .keep import Keep, Keeper
 from .on_end import OnEnd
@@ -88,9 +87,6 @@ if TYPE_CHECKING:
 
 #: What a sweep is stopped by that ended as its user wanted; None is nothing.
 AS_WANTED = (None, TIME_BUDGET, TARGET)
-
-#: An experiment that is held: its database, what it is, and as whom.
-Held = tuple[Database, ExperimentRecord, LeaseOwner]
 
 #: Exit code of a script whose sweep was stopped before it was done, by other than Ctrl-C: a job
 #: that is to be submitted again (EX_TEMPFAIL of sysexits.h).

@@ -1,30 +1,24 @@
-"""The search of one experiment: its space, its sampler, its rule; and the sweep made of them.
-
-A sweep that goes on is brought to where it stopped from the database: the sampler is told of all
-earlier trials, and the rule hears all their metrics again.
-"""
+"""The search of one experiment: its space, its sampler, its rule; and the sweep made of them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import gc
-import json
-import math
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..checks import Goal
-from ..errors import UsageError, say_count
+from ..errors import UsageError
 from ..rules.asha import ASHA, Hyperband
-from ..rules.feasible import Bound, is_infeasible
-from ..rules.protocol import Decision, Pruner, PrunerPlan
+from ..rules.feasible import Bound
+from ..rules.protocol import PrunerPlan
 from ..running.processes import PYTHON
 from ..samplers import (
     HOW_TO_NAME_A_GOAL,
@@ -43,22 +37,11 @@ from ..search.draws import describe_where, fill_points, list_guesses
 from ..search.repeat import Repeats
 from ..search.search_space import SearchSpace, list_differences
 from ..storage.database import Database
-from ..storage.records import ExperimentRecord, LeaseOwner, Request, TrialRecord
-from ..storage.rows import (
-    count_failed_attempts,
-    read_attempts,
-    read_first_reports,
-    read_last_iterations,
-    read_metric_ids,
-    read_reports,
-    read_trials,
-    read_values,
-    write_records,
-)
+from ..storage.records import ExperimentRecord, LeaseOwner, TrialRecord
+from ..storage.rows import read_trials
 from ..sweep import Sweep
-from ..sweep_types import Report, SweepCfg, TrialState, Turn
-from ..trial import Status, compute_trial_id, compute_trial_seed
-from ..views.formats import say_how_to_retry
+from ..sweep_types import SweepCfg
+from ..trial import compute_trial_id, compute_trial_seed
 from .arguments import RunCfg, describe_pruner, list_constant_lists
 from .warm_start import Known
 
@@ -182,7 +165,7 @@ class Search:
         """
         settings = dict(record.settings)
         if self.check_same(record.name, settings):
-            from .extend import extend
+            from .restore import extend
 
             settings = extend(database, record, owner, self.space, self.changed or {}, notify)
         is_seeded = settings.get("is_seeded", self.seed is not None)
@@ -227,12 +210,17 @@ class Search:
             self._fill_points(settings["seed"]),
             partial(self._complete, settings["seed"]),
         )
-        with _paused_collector():  # of all that is read nothing is garbage
-            now_known = dataclasses.replace(record, settings=settings)
-            trials = self._restore(sweep, pruner, race, database, now_known, notify)
         now = self.describe()
+        with _paused_collector():  # of all that is read nothing is garbage
+            trials: Sequence[TrialRecord] = read_trials(database, record.id)
+            if trials:
+                from .restore import restore
+
+                known = dataclasses.replace(record, settings=settings)
+                parts = sweep, self.space, pruner, race, database, known
+                trials = restore(*parts, trials, self.again, notify)
         if trials:
-            from .extend import keep_draws, list_refused
+            from .restore import keep_draws, list_refused
 
             for text in list_refused(settings, now, self.space, trials):
                 notify(text)
@@ -304,56 +292,6 @@ class Search:
         """Make a configuration of a part that somebody adds; the same for the same number."""
         (cfg,) = fill_points([part], self.proposed, compute_trial_seed(seed, number), "the cfg")
         return cfg
-
-    def _restore(
-        self,
-        sweep: Sweep,
-        pruner: Pruner | None,
-        race: Race | None,
-        database: Database,
-        record: ExperimentRecord,
-        notify: Callable[[str], None],
-    ) -> Sequence[TrialRecord]:
-        """Bring a sweep and its rule to where they stopped; return the trials that there are."""
-        trials = read_trials(database, record.id)
-        if trials:
-            states = list(self._revive(database, record.id, trials))
-            if race is not None:
-                for state in states:
-                    race.note(state.number, state.cfg)
-            beyond = _find_infeasible(database, record.id, trials, self.feasible)
-            judged = _replay(database, record.id, states, pruner, sweep.cfg, beyond)
-            closed = {
-                trial.number: _close(trial, state, pruner, judged, beyond, record.updated_at)
-                for trial, state in zip(trials, states, strict=True)
-                if trial.status is Status.RUNNING
-                or (trial.number in beyond and trial.status is not Status.INFEASIBLE)
-            }
-            write_records(database, record.id, list(closed.values()))
-            trials = [closed.get(trial.number, trial) for trial in trials]
-            logged = read_metric_ids(database, record.id)
-            unfinished = set(_find_unfinished(trials, database.requests(record.id)))
-            failed = {each.number for each in trials if each.status is Status.FAILED}
-            if failed - unfinished and not logged and _have_all_failed(trials):
-                unfinished |= failed
-                these = say_count(len(failed), "trial that failed is", "trials that failed are")
-                notify(
-                    "nothing was logged before, and no trial has come to its end: the "
-                    f"{these} run again"
-                )
-            past: Sequence[Report | Turn] = ()
-            if sweep.student:
-                from ..replay.story import read_events
-
-                names = tuple(goal.metric for goal in self.goals)
-                attempts = read_attempts(database, record.id)
-                past = read_events(database, record.id, names, trials, attempts)
-            named_from = record.settings.get("completed_before", 0)
-            sweep.restore(states, unfinished, logged, past, named_from)
-            if left := sum(state.status is Status.FAILED for state in states):
-                stay = ("failed trial stays as it is", "failed trials stay as they are")
-                notify(f"{say_count(left, *stay)}: {say_how_to_retry(record.name, self.again)}")
-        return trials
 
     def _build_sampler(self, problem: Problem) -> Sampler:
         sampler: Any = bind_sampler(self.sampler, problem)
@@ -430,40 +368,11 @@ class Search:
             )
         if differences:
             from ..search.extension import check_extends
-            from .extend import told_what_to_do
+            from .restore import told_what_to_do
 
             with told_what_to_do(name):
                 check_extends(settings["space"], self.space, self.changed or {})
         return bool(differences)
-
-    def _revive(
-        self, database: Database, experiment_id: int, trials: Sequence[TrialRecord]
-    ) -> Iterator[TrialState]:
-        """Make states of stored trials."""
-        goal = self.goal
-        firsts = read_first_reports(database, experiment_id, goal.metric) if goal else {}
-        latest = read_last_iterations(database, experiment_id)
-        failed = count_failed_attempts(database, experiment_id)
-        for trial in trials:
-            cfg = json.loads(trial.cfg_json)
-            drawn = {} if self.space.template else cfg  # by the trial itself
-            state = TrialState(
-                number=trial.number,
-                trial_id=trial.trial_id,
-                repetition=trial.repetition,
-                cfg=self.space.revive({} if drawn else cfg),
-                drawn=drawn,
-                status=trial.status,
-                attempt=trial.attempt,
-                lost_count=trial.lost_count,
-                failed_count=failed.get(trial.number, 0),
-                last_iteration=latest.get(trial.number),
-            )
-            if trial.number in firsts:
-                iteration, attempt, started_at, logged_at = firsts[trial.number]
-                state.pace.begin(attempt, started_at)
-                state.pace.note(iteration, logged_at)
-            yield state
 
 
 @contextlib.contextmanager
@@ -475,103 +384,3 @@ def _paused_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _replay(
-    database: Database,
-    experiment_id: int,
-    states: Iterable[TrialState],
-    pruner: Pruner | None,
-    cfg: SweepCfg,
-    beyond: Mapping[int, int],
-) -> dict[int, tuple[int, Any]]:
-    """Let the rule, and the trials themselves, hear again what each has logged.
-
-    Of what an infeasible trial logged neither hears from the iteration on that it is `beyond` a
-    bound.
-
-    Returns:
-        The last iteration and value that the rule has heard of, by trial.
-    """
-    curves = {state.number: state.curve for state in states}
-    goal, judged_by = cfg.goal_names, cfg.judged_names
-    judged: dict[int, tuple[int, Any]] = {}
-    for names in {goal, judged_by}:
-        listener = pruner if names == judged_by else None
-        is_kept = names == goal
-        for number, iteration, value, _ in read_values(database, experiment_id, names, [*curves]):
-            if beyond and iteration >= beyond.get(number, math.inf):
-                continue
-            if listener is not None:
-                listener.report(number, iteration, value)
-                judged[number] = iteration, value
-            if is_kept:
-                curves[number].note(iteration, value)
-    return judged
-
-
-def _find_infeasible(
-    database: Database,
-    experiment_id: int,
-    trials: Sequence[TrialRecord],
-    bounds: Mapping[str, Bound],
-) -> dict[int, int]:
-    """Find the trials that have reported a value beyond its bound, and the first iteration of it.
-
-    What its driver did not live to say is told by the reports alone.
-    """
-    first: dict[int, int] = {}
-    for name in bounds:
-        for table in read_reports(database, experiment_id, name, [t.number for t in trials]):
-            for number, iteration, value, _ in table.tolist():
-                if is_infeasible(bounds, {name: value}):
-                    first[number] = min(iteration, first.get(number, iteration))
-    return first
-
-
-def _have_all_failed(trials: Sequence[TrialRecord]) -> bool:
-    """Whether no trial has ended by itself or was stopped by a rule."""
-    return all(each.status is Status.FAILED or each.status.is_unfinished for each in trials)
-
-
-#: What an attempt counts as that was told so.
-_TOLD = {Decision.PRUNE: Status.PRUNED, Decision.PAUSE: Status.PAUSED}
-
-
-def _close(
-    trial: TrialRecord,
-    state: TrialState,
-    pruner: Pruner | None,
-    judged: Mapping[int, tuple[int, Any]],
-    beyond: Mapping[int, int],
-    seen_at: float,
-) -> TrialRecord:
-    """End an attempt whose driver died; its last report is answered as if it came now."""
-    trial = dataclasses.replace(trial, last_iteration=state.last_iteration)
-    if trial.number in beyond:
-        state.status = Status.INFEASIBLE
-        end_time = trial.end_time or max(seen_at, trial.start_time or 0.0)
-        return dataclasses.replace(trial, status=state.status, end_time=end_time)
-    state.status = Status.INTERRUPTED
-    if pruner is not None and trial.number in judged:
-        decision = pruner.report(trial.number, *judged[trial.number])
-        state.status = _TOLD.get(decision, state.status)
-    end_time = max(seen_at, trial.start_time or 0.0)
-    return dataclasses.replace(trial, status=state.status, end_time=end_time)
-
-
-def _find_unfinished(trials: Sequence[TrialRecord], requests: Sequence[Request]) -> list[int]:
-    """Number the trials to run again: the unfinished, and the failed ones that were marked.
-
-    A mark counts until the trial is run again: it must be younger than the trial's end.
-    """
-    marked = {each.argument: each.created_at for each in requests if each.kind == "retry"}
-    return [
-        trial.number
-        for trial in trials
-        if trial.status.is_unfinished
-        or (
-            trial.status is Status.FAILED
-            and marked.get(trial.trial_id, -1.0) >= (trial.end_time or 0.0)
-        )
-    ]
