@@ -219,6 +219,12 @@ def test_a_sweep_outlives_all_that_happens_to_its_jobs(
     cluster.wait_job(urgent, WAIT_S)
     cluster.cancel(second)
     third = sweep.wait_for_driver(second)
+    find_states = lambda: {row[0]: row[1] for row in sweep.show()[0]}  # noqa: E731 # at last
+    left = [str(job) for job in (first, second, cancelled)]
+    sweep.wait(lambda: {find_states()[job] for job in left} <= {"gone", "released"}, "not told")
+    states = find_states()
+    assert states[str(third)] == "driving"
+    assert states[str(queued_again)] in ("waiting", "lending", "driving"), states
     down = next(n for n in ("n1", "n2") if n != cluster.job(third)["NodeList"])
     with node_down(cluster, down):
         (sweep.folder / "held").unlink()

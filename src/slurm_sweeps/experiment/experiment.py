@@ -517,10 +517,13 @@ class Experiment:
     ) -> Lending:
         """Tell the driver of its own job and of those that lend; end what is left in these."""
         job, own = launcher.allocation, None
+        jobs = read_jobs(database, record.id)
         if job is not None:
             own = describe_job(job, JobState.DRIVING, self._join)
-            own = dataclasses.replace(own, slots=len(launcher.slots))
-        jobs = read_jobs(database, record.id)
+            key = own.job_id, own.restarts
+            before = [each.since for each in jobs if (each.job_id, each.restarts) == key]
+            since = min([*before, own.since])  # it may have lent until now
+            own = dataclasses.replace(own, slots=len(launcher.slots), since=since)
         used = {each.job_id for each in jobs if each.state in (JobState.LENDING, JobState.LEAVING)}
         used -= set() if job is None else {job.job_id}
         problem = end_steps_of_slots(used) if used else ""

@@ -53,6 +53,12 @@ LOOK_S, LOOK_SOON_S, IDLE_S = 1.0, 0.25, 3.0
 #: An end that moves by less, in seconds, is not written down again.
 _SAME_S = 60.0
 
+#: Why jobs that an earlier driver has left so have no part any more.
+_LEFT_BEHIND = {
+    JobState.DRIVING: "another job has taken its place",
+    JobState.LEAVING: "it was about to end",
+}
+
 #: Why a job is let go that could go on.
 _NOT_NEEDED = "it is needed no more"
 
@@ -156,8 +162,8 @@ class Lent:
             if own is not None and job.job_id == own.job_id:
                 if job.restarts != own.restarts and not job.state.is_over:
                     self._keep_end(job, JobState.GONE, "it was queued again")
-            elif job.state is JobState.DRIVING:
-                self._keep_end(job, JobState.GONE, "another job has taken its place")
+            elif job.state in _LEFT_BEHIND:
+                self._keep_end(job, JobState.GONE, _LEFT_BEHIND[job.state])
             elif job.state in (JobState.WAITING, JobState.LENDING):
                 self._welcome(job)
 
