@@ -126,5 +126,5 @@ def test_all_jobs_are_read_at_once() -> None:
 
 
 def test_only_steps_of_slots_are_ours() -> None:
-    text = "1.0 slot-0\n1.1 slot-12\n1.batch batch\n2.0 bash\n3.0 slot-0-mine\n"
-    assert parse_steps(text) == [("1", "0"), ("1", "1")]
+    text = "1.0 slot-0\n1_4.1 slot-12\n1.batch batch\n2.0 bash\n3.0 slot-0-mine\n"
+    assert parse_steps(text) == [("1", "0"), ("1_4", "1")]

@@ -126,7 +126,8 @@ def _look_at_allocation(cfg: SlurmCfg, local_dir: Path) -> Iterator[Finding]:
         return
     nodes = ", ".join(node.name for node in allocation.nodes)
     trials = say_count(len(plan.slots), "trial")
-    yield Finding("allocation", "ok", f"job {allocation.job_id} on {nodes}: {trials} at once")
+    job = allocation.array_task or allocation.job_id
+    yield Finding("allocation", "ok", f"job {job} on {nodes}: {trials} at once")
     yield Finding("share of a trial", "ok", _format_share(plan.slots[0]))
     yield from _doubt_share(plan.slots)
     host = build_host_argv(world_size=cfg.ntasks)

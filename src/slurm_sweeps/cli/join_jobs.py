@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -77,7 +78,7 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         click.echo(f"the driver is process {lease.owner.pid} on {lease.owner.host}")
     if found:
         print_columns(format_job_rows(found, now))
-        print_lines(f"{each.job.job_id}: {note}" for each in found if (note := each.note))
+        print_lines(f"{each.name}: {note}" for each in found if (note := each.note))
     else:
         click.echo(f"no Slurm job has lent its nodes to {name!r}")
 
@@ -91,6 +92,12 @@ class JobRow(NamedTuple):
     job: JobRecord
     running: int
     ended: int
+
+    @property
+    def name(self) -> str:
+        """Its id; of an array's task what squeue shows, as the array's number is the id of one."""
+        found: str | None = json.loads(self.job.offer).get("array_task")
+        return found or self.job.job_id
 
     @property
     def note(self) -> str:
@@ -133,7 +140,8 @@ def _find_stay(jobs: Sequence[JobRecord], job_id: str | None, at: float | None) 
 def format_job_rows(rows: Sequence[JobRow], now: float) -> Iterator[tuple[str, ...]]:
     """Write jobs as cells of a table, with the titles first; it is to fit into 80 columns."""
     yield ("job", "state", "nodes", "slots", "came", "ends", "runs", "ended")
-    for row, running, ended in rows:
+    for each in rows:
+        row, running, ended = each
         first, *others = row.nodes.split(",")
         nodes = f"{first} +{len(others)}" if others else first
         left = "-" if row.ends_at is None else f"in {format_span(row.ends_at - now)}"
@@ -141,4 +149,4 @@ def format_job_rows(rows: Sequence[JobRow], now: float) -> Iterator[tuple[str, .
             left = "-" if row.ended_at is None else f"{format_age(now - row.ended_at)} ago"
         slots = "-" if row.slots is None else str(row.slots)
         came, counts = f"{format_age(now - row.since)} ago", (str(running), str(ended))
-        yield (row.job_id, row.state.value, nodes, slots, came, left, *counts)
+        yield (each.name, row.state.value, nodes, slots, came, left, *counts)

@@ -78,6 +78,7 @@ class Allocation:
     max_steps: int | None = None  # how many steps it may have in all; None for any number
     srun_ports: int | None = None  # how many there are on its first node; None for any number
     ends_at: float | None = None  # at the latest, in seconds since 1970; None: never, or unknown
+    array_task: str | None = None  # `<array>_<task>`, as which squeue shows a task of an array
 
     def find_node(self, name: str) -> Node:
         """Return the node of this name, which is one of the job's."""
@@ -124,8 +125,10 @@ def parse_allocation(
     env = _drop_contradictions(env, job_text)
     nodes = _build_nodes(env, job_text, node_text)
     job_gres = re.search(r"^\s*JOB_GRES=(?!\(null\))\S", job_text, re.MULTILINE)
+    task = re.search(rf"JobId={env['SLURM_JOB_ID']} ArrayJobId=(\d+) ArrayTaskId=(\d+) ", job_text)
     return Allocation(
         job_id=env["SLURM_JOB_ID"],
+        array_task=task and "_".join(task.groups()),
         nodes=nodes,
         ntasks=_read_int(env, "SLURM_NTASKS"),
         cpus_per_task=_read_int(env, "SLURM_CPUS_PER_TASK"),

@@ -139,7 +139,7 @@ def read_allocation(
     if parse_allocation(env) is None:
         return None
     commands = (
-        f"scontrol show job -d {env['SLURM_JOB_ID']}",
+        f"scontrol show job -d {_name_job(env['SLURM_JOB_ID'])}",
         f"scontrol --oneliner show node {env['SLURM_JOB_NODELIST']}",
         "scontrol show config",
     )
@@ -162,14 +162,24 @@ def read_allocation(
     return replace(allocation, notices=(notice, *allocation.notices))
 
 
+def _name_job(job_id: str) -> str:
+    """Say a job's id so that Slurm takes it for that job alone.
+
+    One task of an array has the array's number as its id, by which `squeue --jobs`, `scontrol show
+    job` and `scontrol requeue` take all of its tasks (22.05).
+    """
+    is_own_array = os.environ.get("SLURM_ARRAY_JOB_ID") == os.environ.get("SLURM_JOB_ID") == job_id
+    return f"{job_id}_{os.environ['SLURM_ARRAY_TASK_ID']}" if is_own_array else job_id
+
+
 def is_job_over(job_id: str) -> bool | None:
     """Ask whether a job has ended; None if Slurm can't be asked."""
-    options = ("--noheader", f"--jobs={job_id}", "--format=%T", "--states=all")
+    options = ("--noheader", f"--jobs={job_id}", JOBS_FORMAT, "--states=all")
     reply = ask(os.environ, "squeue", *options)
     if reply.problem:
         return True if "Invalid job id" in reply.problem else None
-    states = set(reply.text.split())
-    return not states & {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"}
+    sight = parse_jobs(reply.text).get(job_id)  # of an array's number all of its tasks are shown
+    return sight is None or not (sight.is_there or sight.state == "COMPLETING")
 
 
 def requeue(job_id: str, outage_s: float, notify: Callable[[str], None]) -> None:
@@ -179,7 +189,8 @@ def requeue(job_id: str, outage_s: float, notify: Callable[[str], None]) -> None
     """
 
     def ask_of_job(verb: str) -> Reply:
-        return ask_patiently(os.environ, [f"scontrol {verb} {job_id}"], outage_s, notify)[0]
+        command = f"scontrol {verb} {_name_job(job_id)}"
+        return ask_patiently(os.environ, [command], outage_s, notify)[0]
 
     problem, restarts = "", int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     try:
@@ -217,11 +228,14 @@ def end_steps_of_slots(jobs: Collection[str], timeout_s: float = TIMEOUT_S) -> s
     Returns:
         What went wrong, or is there still; empty if all is well.
     """
-    options = ("--noheader", f"--user={os.getuid()}", "--steps", "--format=%i %j")
+    mine, what = ("squeue", "--noheader", f"--user={os.getuid()}"), ("--steps", "--format=%i %j")
     deadline, ended = time.monotonic() + timeout_s, False
+    # The steps of an array's tasks are shown by the tasks' names, `<array>_<task>`.
+    ids = dict(each.split() for each in ask(os.environ, *mine, "--format=%i %A").text.splitlines())
     while True:
-        reply = ask(os.environ, "squeue", *options)
-        left = [f"{job}.{step}" for job, step in parse_steps(reply.text) if job in jobs]
+        reply = ask(os.environ, *mine, *what)
+        found = [(ids.get(job, job), step) for job, step in parse_steps(reply.text)]
+        left = [f"{job}.{step}" for job, step in found if job in jobs]
         if reply.problem or not left:
             return reply.problem
         if time.monotonic() > deadline:
@@ -335,7 +349,7 @@ class JobClock:
     def _run(self) -> None:
         config = ask(os.environ, "scontrol", "show", "config")
         self.kill_wait_s = parse_kill_wait(config.text) or KILL_WAIT_S
-        options = ("--noheader", f"--jobs={self._job_id}", "--format=%L %T")
+        options = ("--noheader", f"--jobs={_name_job(self._job_id)}", "--format=%L %T")
         while not self._is_over:
             asked_at = time.monotonic()
             reply = ask(os.environ, "squeue", *options)

@@ -222,8 +222,8 @@ def parse_jobs(text: str) -> dict[str, JobSight]:
 
 
 def parse_steps(text: str) -> list[tuple[str, str]]:
-    """Read `squeue --steps --format="%i %j"`: (job's id, step's id) of the steps of slots."""
-    return re.findall(r"^(\d+)\.(\d+) slot-\d+$", text, re.MULTILINE)
+    """Read `squeue --steps --format="%i %j"`: (job as shown, step's id) of the steps of slots."""
+    return re.findall(r"^(\d+(?:_\d+)?)\.(\d+) slot-\d+$", text, re.MULTILINE)
 
 
 def parse_job_nodes(text: str) -> dict[str, tuple[int | None, tuple[Gres, ...]]]:
