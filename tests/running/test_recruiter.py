@@ -99,6 +99,15 @@ def test_as_many_as_there_is_work_for(office: Office) -> None:
     assert any("wait in the queue (Priority)" in text for text in office.told)
 
 
+def test_jobs_that_may_never_begin_are_told_of(office: Office) -> None:
+    office.go_round()
+    queue = office.folder / "queue"
+    queue.write_text(queue.read_text().replace("Priority", "PartitionConfig"))
+    office.go_round()
+    assert any("(PartitionConfig): they may never begin" in text for text in office.told)
+    assert not any("(Priority): " in text for text in office.told)
+
+
 def test_a_wrong_option_ends_the_sweep_at_once(office: Office) -> None:
     (office.folder / "refusal").write_text("sbatch: error: invalid partition specified: gpu\n")
     words = "sbatch submits no job: invalid partition specified: gpu. Mend SlurmCfg"

@@ -80,7 +80,7 @@ def jobs(name: str, local_dir: Path, as_json: bool) -> None:
         print_columns(format_job_rows(found, now))
         print_lines(f"{each.name}: {note}" for each in found if (note := each.note))
     else:
-        click.echo(f"no Slurm job has lent its nodes to {name!r}")
+        click.echo(f"no Slurm job has lent its nodes to {name!r}; squeue --me shows what waits")
 
 
 class JobRow(NamedTuple):

@@ -330,9 +330,10 @@ class Search:
                 f"{n_trials} are run"
             )
         elif self._is_grid and asked not in (None, points) and self._n_runs == 1:
+            said = "" if asked == 1 else f" ({asked})"  # by default
             yield (
                 f"the grids in cfg have {points} points, each of which is run once, whatever "
-                f"n_trials ({asked}) says; sampler=ss.samplers.Random() draws n_trials of them"
+                f"n_trials{said} says; sampler=ss.samplers.Random() draws n_trials of them"
             )
         if isinstance(self.sampler, Design):
             left = (n_trials or 0) - len(self.points)
