@@ -258,7 +258,8 @@ class Result:
 
         Args:
             top: How many configurations; 1 or more.
-            metric, mode: As in `best_trial`.
+            metric: What to compare by; None for the sweep's.
+            mode: Which is good, as in `best_trial`.
 
         Returns:
             What came out; printed, it is a table and a sentence.

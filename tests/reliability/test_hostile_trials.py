@@ -10,7 +10,7 @@ import reliable_trains as trains
 from reliable_sweeps import IS_CHAOS, TRAIN, Runs, Script, read_curves, read_trials
 
 import slurm_sweeps as ss
-from slurm_sweeps.errors import TrainError
+from slurm_sweeps.errors import UsageError
 from slurm_sweeps.trial import Status
 
 MakeScript = Callable[..., Script]
@@ -64,7 +64,7 @@ def test_records_that_are_cut_short_or_edited_are_ignored_and_counted(
 def test_a_folder_of_somebody_else_is_refused_before_anything_is_unpickled(runs: Runs) -> None:
     runs.run(trains.succeed, 1)
     os.chown(runs.folder / "sweep", 4711, -1)
-    with pytest.raises(TrainError, match="belongs to user 4711, not to you"):
+    with pytest.raises(UsageError, match="belongs to user 4711, not to you"):
         runs.run(trains.succeed, 2)
     assert runs.statuses() == [Status.COMPLETED]
 

@@ -112,7 +112,7 @@ def restore(sweep: Sweep, live: Live, past: list[Report | Turn]) -> None:
     for event in past:
         fresh = TrialState(event.number, str(event.number), 0, live.cfgs[event.number])
         state = states.setdefault(event.number, fresh)
-        if event.status is None:
+        if isinstance(event, Report):
             state.last_iteration = event.iteration
             state.curve.note(event.iteration, event.value)
             state.pace.note(event.iteration, event.at)
