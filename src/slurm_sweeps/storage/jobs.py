@@ -30,7 +30,7 @@ _UPSERT = (
 )
 
 #: How long a job tries to write its row, and pauses the first time that the file is locked.
-_TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.05, 15.0
+_TRY_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 0.05, 4.0
 
 #: How long a job that looks waits for the lock: its driver may be behind with its writing.
 LOOK_TIMEOUT_S = 60.0
