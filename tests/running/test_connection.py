@@ -98,11 +98,12 @@ def test_a_log_that_can_not_be_written_does_no_harm(start: Start, tmp_path: Path
     assert connection.tail == b"noise"
 
 
-def test_a_worker_that_does_not_listen_holds_nothing_up(start: Start) -> None:
-    # It waits for a sign, given when the driver has long said more than the pipe holds.
+def test_a_worker_that_does_not_listen_holds_nothing_up(start: Start, tmp_path: Path) -> None:
+    # It waits for a sign, given when the driver has said more than the pipe holds.
+    sign = tmp_path / "sign"
     connection = start(
-        "sys.stdin.buffer.raw.read(1)\n"
-        "data = b'?'\n"
+        f"while not os.path.exists({str(sign)!r}): time.sleep(0.01)\n"
+        "data = b''\n"
         "while not data.endswith(b'\\n') or data.count(b'\\n') < 50: data += os.read(0, 65536)\n"
         "say(b'%d\\n' % len(data))\n"
     )
@@ -110,6 +111,7 @@ def test_a_worker_that_does_not_listen_holds_nothing_up(start: Start) -> None:
     for record in records:
         connection.send(record)
     assert connection.send_rest()
+    sign.touch()
     deadline = time.monotonic() + TIMEOUT_S
     while connection.send_rest():
         assert time.monotonic() < deadline
