@@ -45,10 +45,6 @@ MAX_USELESS = 5
 #: How long a job stays while no driver is heard of, in seconds.
 WAIT_S = 45.0
 
-#: Slurm's reasons that pass only when jobs ask for something else, or the cluster is changed.
-_LASTING = ("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
-_MAY_LAST = "they may never begin, unless SlurmCfg(jobs=ss.Jobs(args=…)) asks for what there is"
-
 _JOIN = (sys.executable, "-m", "slurm_sweeps", "join")
 _GO_ON = "restore=True goes on from here"
 
@@ -223,9 +219,11 @@ class Recruiter:
             self._without_since = None
             self._refusals = 0 if found.submitted else self._refusals
         if found.queue.waiting and not found.queue.running and found.queue.reason != "None":
-            reason = found.queue.reason
-            hint = f": {_MAY_LAST}" if reason in _LASTING else ""
-            self._notify(f"no job of this sweep runs: they wait in the queue ({reason}){hint}")
+            text = f"no job of this sweep runs: they wait in the queue ({found.queue.reason})"
+            if found.queue.may_never_begin:
+                text += ": they may never begin, unless SlurmCfg(jobs=ss.Jobs(args=…)) asks for "
+                text += "what there is"
+            self._notify(text)
 
     def _judge_ended(
         self, ended: Collection[str], failed: Mapping[str, str], now: float, goes_on: bool

@@ -206,6 +206,10 @@ def may_be_accepted_later(refusal: str) -> bool:
     return is_outage(refusal) or _MAY_PASS.search(refusal) is not None
 
 
+#: Slurm's reasons that pass only when jobs ask for something else, or the cluster is changed.
+_LASTING = ("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
+
+
 @dataclass(frozen=True, slots=True)
 class JobQueue:
     """The jobs of a sweep that Slurm knows, by id; reasons are in Slurm's word."""
@@ -219,6 +223,11 @@ class JobQueue:
     def ids(self) -> set[str]:
         """All that have not ended."""
         return {*self.waiting, *self.running}
+
+    @property
+    def may_never_begin(self) -> bool:
+        """Whether the oldest one waits for what waiting doesn't bring."""
+        return self.reason in _LASTING
 
 
 #: How jobs are asked for, and what `parse_job_queue` reads. Slurm knows those that have ended for
